@@ -1,0 +1,5 @@
+"""The `millstream` command."""
+
+
+def main() -> None:
+    """Run the command line."""
