@@ -73,6 +73,10 @@ verify: setup ## What CI checks besides tests: format, lint, types, layers, cont
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
+	$(BIN)/python proto/generate.py --image $(VENV)/contract.binpb
+	$(BIN)/buf lint $(VENV)/contract.binpb
+	$(BIN)/buf format --diff --exit-code proto
+	$(BIN)/buf breaking $(VENV)/contract.binpb --against proto/baseline.binpb
 
 .PHONY: format
 format: setup ## Format Python and proto files, fix what the linter can
