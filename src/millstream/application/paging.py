@@ -1,0 +1,88 @@
+"""Pages of lists: what callers ask for, and what they are told."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from millstream.domain.errors import ValidationFailed
+
+T = TypeVar("T")
+
+DEFAULT_PAGE_SIZE = 50
+EXACT_TOTAL = 10_000
+"""Totals beyond this are estimates, so that a count never scans a large table."""
+PAGE_BYTES = 3 * 1024 * 1024
+"""A page ends at this many bytes of payload, below gRPC's message limit of 4 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """Which page: page and page_size, limit and offset, or page_token. None is "not given"."""
+
+    page: int | None = None
+    page_size: int | None = None
+    page_token: str | None = None
+    limit: int | None = None
+    offset: int | None = None
+
+    def check(self) -> None:
+        """Raise ValidationFailed where two styles are mixed."""
+        by_page = self.page is not None
+        by_token = bool(self.page_token)
+        by_offset = self.limit is not None or self.offset is not None
+        if by_page + by_token + by_offset > 1 or (by_offset and self.page_size is not None):
+            field = "page_token" if by_token else "page"
+            raise ValidationFailed.of(
+                field, "give one of page with page_size, page_token with page_size, or limit with offset"
+            )
+
+    @property
+    def size(self) -> int:
+        """Items at most."""
+        return self.limit or self.page_size or DEFAULT_PAGE_SIZE
+
+    @property
+    def skip(self) -> int:
+        """Items to pass over."""
+        if self.page is not None:
+            return (self.page - 1) * self.size
+        return self.offset or 0
+
+
+@dataclass(frozen=True, slots=True)
+class PageInfo:
+    """Where a page stands; None fields are not shown."""
+
+    total: int | None = None
+    page: int | None = None
+    page_size: int | None = None
+    total_pages: int | None = None
+    limit: int | None = None
+    offset: int | None = None
+    next_page_token: str | None = None
+    total_is_estimate: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Items with where they stand."""
+
+    items: list[T]
+    info: PageInfo
+
+
+def encode_token(*parts: str | int) -> str:
+    """An opaque page token of the parts."""
+    return base64.urlsafe_b64encode("\x1f".join(map(str, parts)).encode()).decode().rstrip("=")
+
+
+def decode_token(token: str, count: int) -> list[str]:
+    """The parts of a page token. Raises ValidationFailed on one that this service did not make."""
+    try:
+        parts = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode().split("\x1f")
+    except (binascii.Error, UnicodeDecodeError, ValueError):
+        parts = []
+    if len(parts) != count:
+        raise ValidationFailed.of("page_token", "is not a token of this list; start again without it")
+    return parts

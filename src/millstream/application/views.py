@@ -1,0 +1,268 @@
+"""What use cases take and give, beside the domain's own values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from millstream.domain.agents import AgentSpec
+from millstream.domain.artifacts import Artifact, NewArtifact
+from millstream.domain.errors import MillstreamError
+from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
+from millstream.domain.runs import Failure, RunKind, RunStatus, Task, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An idempotency key of a call.
+
+    Attributes:
+        value: 1 to 255 printable ASCII characters.
+        rpc: Name of the RPC, its scope beside tenant and principal.
+        fingerprint: 16 bytes that tell this request from others.
+    """
+
+    value: str
+    rpc: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where an artifact went."""
+
+    artifact_id: str
+    correlation_id: str
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Outcomes of a batch call in request order."""
+
+    results: "list[Published | CreatedTask | MillstreamError]"
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What a cascade made; `next_page_token` is set where it was truncated."""
+
+    correlation_id: str
+    artifacts: list[Artifact]
+    completed: bool
+    duration_ms: float
+    failures: list[Failure]
+    next_page_token: str = ""
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactQuery:
+    """Which artifacts; "" and 0 are "any". Times are microseconds, from inclusive, to exclusive."""
+
+    type: str = ""
+    produced_by: str = ""
+    correlation_id: str = ""
+    tag: str = ""
+    from_us: int = 0
+    to_us: int = 0
+    visibility: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumption:
+    """That an agent consumed an artifact."""
+
+    artifact_id: str
+    consumer: str
+    run_id: str
+    consumed_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListedArtifact:
+    """An artifact of a list; `consumptions` is None unless asked for."""
+
+    artifact: Artifact
+    consumptions: list[Consumption] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of artifacts. Times are microseconds, 0 where there is none."""
+
+    total: int
+    by_type: dict[str, int]
+    by_producer: dict[str, int]
+    by_visibility: dict[str, int]
+    tag_counts: dict[str, int]
+    earliest_us: int
+    latest_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A standalone task as its creator gave it.
+
+    Attributes:
+        input: google.protobuf.Value in wire form, b"" for null.
+        run_at_us: Not before this time, microseconds since the epoch; 0 for now.
+        delay_us: Not before this long from now; 0 for now.
+        labels: JSON object as text, or "".
+    """
+
+    kind: str
+    input: bytes = b""
+    queue: str = "default"
+    priority: int = 0
+    run_at_us: int = 0
+    delay_us: int = 0
+    retry: RetryPolicy = DEFAULT_RETRY
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    labels: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedTask:
+    """A task just made."""
+
+    task: Task
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task with its output (google.protobuf.Value in wire form, b"" for none)."""
+
+    task: Task
+    output: bytes = b""
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskQuery:
+    """Which tasks; None, "" and 0 are "any"."""
+
+    status: TaskStatus | None = None
+    kind: str = ""
+    queue: str = ""
+    run_id: str = ""
+    created_after_us: int = 0
+    created_before_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunQuery:
+    """Which runs; None and 0 are "any"."""
+
+    status: RunStatus | None = None
+    kind: RunKind | None = None
+    created_after_us: int = 0
+    created_before_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TypeSpec:
+    """A type to register; `schema` is a JSON Schema as JSON text, "" for anything."""
+
+    name: str
+    schema: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRef:
+    """A lease by its fence."""
+
+    task_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who a worker is and what it serves."""
+
+    worker_id: str
+    name: str
+    kinds: tuple[str, ...]
+    queues: tuple[str, ...]
+    agents: tuple[AgentSpec, ...]
+    types: tuple[TypeSpec, ...]
+    held: tuple[LeaseRef, ...]
+    slots: int
+
+
+@dataclass(slots=True)
+class Completion:
+    """A task done: its output (google.protobuf.Value in wire form) and what it publishes."""
+
+    task_id: str
+    attempt: int
+    output: bytes = b""
+    artifacts: list[NewArtifact] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailure:
+    """An attempt failed; retryable None leaves it to the policy."""
+
+    task_id: str
+    attempt: int
+    code: str
+    message: str
+    retryable: bool | None = None
+    retry_after_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a task is."""
+
+    task_id: str
+    attempt: int
+    fraction: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """What a worker reports in one message; each kind may be empty."""
+
+    completions: tuple[Completion, ...] = ()
+    failures: tuple[AttemptFailure, ...] = ()
+    progress: tuple[Progress, ...] = ()
+    heartbeats: tuple[LeaseRef, ...] = ()
+    delivered: tuple[LeaseRef, ...] = ()
+    released: tuple[LeaseRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportResult:
+    """What became of a report; error None is "stored"."""
+
+    task_id: str
+    attempt: int
+    error: MillstreamError | None = None
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A task for a worker with the artifacts it is given."""
+
+    task: Task
+    attempt: int
+    artifacts: list[Artifact]
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """A lease to give up; reason "CANCELLED" or "LEASE_LOST"."""
+
+    task_id: str
+    attempt: int
+    reason: str
+
+
+Push = Callable[[list[Lease], list[Cancellation], bool], None]
+"""How a worker's connection is told: leases, cancellations, and whether the server drains. Never blocks."""

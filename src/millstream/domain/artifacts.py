@@ -1,0 +1,120 @@
+"""Artifacts and who may see them."""
+
+from dataclasses import dataclass
+
+EXTERNAL = "external"
+"""Producer of what clients publish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Who may see an artifact; the publisher always may.
+
+    Attributes:
+        kind: "Public", "Private", "Labelled", "Tenant" or "After".
+        agents: For Private.
+        required_labels: For Labelled.
+        tenant_id: For Tenant; "" means the publisher's own.
+        ttl_us: For After, in microseconds from publication.
+        then: For After, what follows; None means Public.
+    """
+
+    kind: str = "Public"
+    agents: tuple[str, ...] = ()
+    required_labels: tuple[str, ...] = ()
+    tenant_id: str = ""
+    ttl_us: int = 0
+    then: "Visibility | None" = None
+
+
+PUBLIC = Visibility()
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Whom a visibility is judged for.
+
+    Attributes:
+        tenant: Its tenant.
+        agent: Its agent name, or "".
+        labels: Its labels.
+    """
+
+    tenant: str
+    agent: str = ""
+    labels: frozenset[str] = frozenset()
+
+
+def delay_us(visibility: Visibility) -> int:
+    """Microseconds from publication until the visibility is no longer After."""
+    total = 0
+    while visibility.kind == "After":
+        total += visibility.ttl_us
+        visibility = visibility.then or PUBLIC
+    return total
+
+
+def settled(visibility: Visibility) -> Visibility:
+    """The visibility that stays once every After has passed."""
+    while visibility.kind == "After":
+        visibility = visibility.then or PUBLIC
+    return visibility
+
+
+def visible(visibility: Visibility, reader: Reader, owner_tenant: str, age_us: int) -> bool:
+    """Whether the reader may see an artifact of this age (microseconds since publication)."""
+    while visibility.kind == "After":
+        if age_us < visibility.ttl_us:
+            return False
+        age_us -= visibility.ttl_us
+        visibility = visibility.then or PUBLIC
+    match visibility.kind:
+        case "Public":
+            return True
+        case "Private":
+            return reader.agent != "" and reader.agent in visibility.agents
+        case "Labelled":
+            return set(visibility.required_labels) <= reader.labels
+        case "Tenant":
+            return reader.tenant == (visibility.tenant_id or owner_tenant)
+        case _:
+            return False
+
+
+@dataclass(slots=True)
+class NewArtifact:
+    """An artifact as its publisher gave it.
+
+    Attributes:
+        type: Name of its type.
+        payload: A google.protobuf.Struct in wire form; b"" is {}.
+        visibility: Who may see it.
+        tags: Its channels.
+        partition_key: The caller's, or "".
+        correlation_id: The cascade to join, a UUID in canonical lower-case form, or "" for a new one.
+    """
+
+    type: str
+    payload: bytes = b""
+    visibility: Visibility = PUBLIC
+    tags: tuple[str, ...] = ()
+    partition_key: str = ""
+    correlation_id: str = ""
+
+
+@dataclass(slots=True)
+class Artifact:
+    """A stored artifact. Times are microseconds since the epoch; `seq` is its event's number in the run."""
+
+    id: str
+    tenant: str
+    run_id: str
+    seq: int
+    type: str
+    version: int
+    payload: bytes
+    produced_by: str
+    visibility: Visibility
+    tags: tuple[str, ...]
+    partition_key: str
+    created_us: int

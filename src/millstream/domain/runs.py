@@ -1,0 +1,213 @@
+"""Runs, tasks, attempts and events: the state the engine keeps.
+
+The numbers of the enums are those of the contract, so that nothing maps them. Times are microseconds since the
+epoch, 0 meaning "not yet". Run and Task are mutable: a batch decides thousands of commands over the same
+rows, and a copy per step was a third of its time; a batch that fails drops them and reads them again.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
+
+DAY_US = 86_400_000_000
+
+
+class RunKind(IntEnum):
+    """What planned a run."""
+
+    CASCADE = 1
+    SINGLE = 2
+
+
+class RunStatus(IntEnum):
+    """Where a run stands."""
+
+    RUNNING = 1
+    CANCELLING = 2
+    COMPLETED = 3
+    FAILED = 4
+    CANCELLED = 5
+
+
+class TaskStatus(IntEnum):
+    """Where a task stands."""
+
+    SCHEDULED = 1
+    PENDING = 2
+    RUNNING = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+
+
+class AttemptStatus(IntEnum):
+    """Where an attempt stands."""
+
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    TIMED_OUT = 4
+    LOST = 5
+    CANCELLED = 6
+
+
+class EventType(IntEnum):
+    """What happened in a run."""
+
+    RUN_CREATED = 1
+    ARTIFACT_PUBLISHED = 2
+    TASK_CREATED = 3
+    TASK_STARTED = 4
+    TASK_COMPLETED = 5
+    TASK_RETRY = 6
+    TASK_FAILED = 7
+    TASK_CANCELLED = 8
+    TASK_RELEASED = 9
+    RUN_COMPLETED = 10
+    RUN_FAILED = 11
+    RUN_CANCELLING = 12
+    RUN_CANCELLED = 13
+    RUN_REOPENED = 14
+    CASCADE_LIMIT = 15
+
+
+@dataclass(slots=True)
+class Run:
+    """State of a run.
+
+    Attributes:
+        day: Day of its creation, days since the epoch; leads the keys of rows dropped by time.
+        cancel_by_us: While CANCELLING, when it is ended by force.
+        keep_until_us: Retention leaves it alone until then (a live idempotency key needs it).
+        waiters: Lanes of replicas where a caller waits for its end.
+    """
+
+    id: str
+    tenant: str
+    kind: RunKind
+    created_us: int
+    created_by: str = ""
+    status: RunStatus = RunStatus.RUNNING
+    updated_us: int = 0
+    finished_us: int = 0
+    last_seq: int = 0
+    open_tasks: int = 0
+    task_count: int = 0
+    failed_tasks: int = 0
+    artifact_count: int = 0
+    cancel_by_us: int = 0
+    keep_until_us: int = 0
+    labels: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    waiters: tuple[str, ...] = ()
+
+    @property
+    def day(self) -> int:
+        """Day of its creation, days since the epoch."""
+        return self.created_us // DAY_US
+
+
+@dataclass(slots=True)
+class Task:
+    """State of a task.
+
+    Attributes:
+        attempt: Number of the latest lease, the fence; it only grows.
+        tries: Attempts that counted, that is, whose lease arrived.
+        depth: Steps from the cascade's first artifact.
+        limited: Its agent bounds how many run at once, so it is never handed off past the count.
+        owner: Lane of the server that holds the lease, or "".
+        worker_id: The worker's own id, or "".
+        lease_until_us: The lease is reclaimed then: the earliest of its renewal, deadline and heartbeat.
+        deadline_us: End of the attempt by start_to_close, or 0.
+        beat_by_us: The next sign of life is due by then, or 0.
+        delivered: The worker has acknowledged the lease, so the attempt counts.
+        input: google.protobuf.Value in wire form.
+        labels: JSON object as text, or "".
+    """
+
+    id: str
+    run_id: str
+    tenant: str
+    kind: str
+    queue: str
+    created_us: int
+    day: int
+    status: TaskStatus = TaskStatus.PENDING
+    priority: int = 0
+    run_at_us: int = 0
+    start_by_us: int = 0
+    attempt: int = 0
+    tries: int = 0
+    started_us: int = 0
+    finished_us: int = 0
+    lease_until_us: int = 0
+    deadline_us: int = 0
+    beat_by_us: int = 0
+    owner: str = ""
+    worker_id: str = ""
+    worker_name: str = ""
+    delivered: bool = False
+    cancelling: bool = False
+    depth: int = 1
+    limited: bool = False
+    agent: str = ""
+    artifact_ids: tuple[str, ...] = ()
+    input: bytes = b""
+    retry: RetryPolicy = DEFAULT_RETRY
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    labels: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    progress: float = 0.0
+    progress_message: str = ""
+
+    @property
+    def open(self) -> bool:
+        """It has not ended."""
+        return self.status <= TaskStatus.RUNNING
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at a task."""
+
+    task_id: str
+    number: int
+    day: int
+    status: AttemptStatus
+    started_us: int
+    finished_us: int
+    worker_name: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    output: bytes = b""
+
+
+@dataclass(slots=True)
+class Event:
+    """Something that happened in a run; `data` is a JSON object as text, or ""."""
+
+    run_id: str
+    day: int
+    seq: int
+    type: EventType
+    at_us: int
+    task_id: str = ""
+    artifact_id: str = ""
+    attempt: int = 0
+    data: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A finally failed task of a cascade, as callers are told."""
+
+    agent: str
+    task_id: str
+    code: str
+    message: str
+    attempts: int = 0
+    artifact_ids: tuple[str, ...] = field(default_factory=tuple)
