@@ -5,8 +5,8 @@
     gen/buf/validate/         the field rules' own messages, which the contract imports
     envoy/millstream.binpb    the descriptor set for Envoy's transcoder
 
-It works offline: Google's .proto files come with the googleapis-common-protos and grpcio-tools wheels, and the
-one of buf.validate, which no wheel carries, is taken out of protovalidate as a descriptor.
+It works offline: Google's .proto files come with the googleapis-common-protos and grpcio-tools wheels, and
+that of buf.validate, which no wheel carries, is taken out of protovalidate as a descriptor.
 """
 
 import argparse
@@ -32,7 +32,7 @@ DESCRIPTORS = Path("envoy/millstream.binpb")
 GENERATED = (Path("gen/millstream"), Path("gen/buf"), DESCRIPTORS)
 VALIDATE = "buf/validate/validate.proto"
 
-# Google's files that the contract may import. error_details and status are not imported by it, but Envoy needs
+# Google's files that the contract may import. It does not import error_details and status, but Envoy needs
 # them to understand the details of an error.
 GOOGLE = (
     "google/api/annotations.proto",
@@ -58,8 +58,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="compare with what is there, change nothing")
-    what.add_argument("--baseline", action="store_true", help=f"write {BASELINE.name}, the contract of a release")
-    what.add_argument("--image", type=Path, metavar="FILE", help="write an image for buf lint and buf breaking")
+    what.add_argument(
+        "--baseline", action="store_true", help=f"write {BASELINE.name}, the contract of a release"
+    )
+    what.add_argument(
+        "--image", type=Path, metavar="FILE", help="write an image for buf lint and buf breaking"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="millstream-gen-") as scratch:
         if arguments.image or arguments.baseline:
@@ -80,14 +84,18 @@ def _generate(target: Path, scratch: Path) -> None:
     (target / DESCRIPTORS).parent.mkdir(parents=True)
     dependencies = _dependencies(scratch)
     contract = _contract_files()
-    plugins = [f"--plugin=protoc-gen-{name}={_script(f'protoc-gen-{name}')}" for name in ("mypy", "mypy_grpc")]
+    plugins = [
+        f"--plugin=protoc-gen-{name}={_script(f'protoc-gen-{name}')}" for name in ("mypy", "mypy_grpc")
+    ]
     messages = [f"--python_out={gen}", f"--mypy_out=quiet:{gen}"]
     services = [f"--grpc_python_out={gen}", f"--mypy_grpc_out=quiet:{gen}"]
     sources = [f"--descriptor_set_in={dependencies}", f"--proto_path={PROTO}"]
 
     _protoc(*sources, *plugins, *messages, VALIDATE, *contract)
     _protoc(*sources, *plugins, *services, *[name for name in contract if name.endswith("_service.proto")])
-    _protoc(*sources, "--include_imports", f"--descriptor_set_out={target / DESCRIPTORS}", *contract, *FOR_ENVOY)
+    _protoc(
+        *sources, "--include_imports", f"--descriptor_set_out={target / DESCRIPTORS}", *contract, *FOR_ENVOY
+    )
 
     twins = twin(FileDescriptorSet.FromString((target / DESCRIPTORS).read_bytes()))
     twin_set = scratch / "twin.binpb"
@@ -100,7 +108,9 @@ def _generate(target: Path, scratch: Path) -> None:
 
 
 def _contract_files() -> list[str]:
-    files = sorted(str(path.relative_to(PROTO)) for path in (PROTO / PACKAGE.replace(".", "/")).glob("*.proto"))
+    files = sorted(
+        str(path.relative_to(PROTO)) for path in (PROTO / PACKAGE.replace(".", "/")).glob("*.proto")
+    )
     if not files:
         raise SystemExit(f"no .proto file in {PROTO / PACKAGE.replace('.', '/')}")
     return files
@@ -119,7 +129,7 @@ def _dependencies(scratch: Path) -> Path:
         *GOOGLE,
     )
     files = FileDescriptorSet.FromString(path.read_bytes())
-    files.file.append(FileDescriptorProto.FromString(validate_pb._DESC.proto.to_binary()))
+    files.file.append(FileDescriptorProto.FromString(validate_pb._DESC.proto.to_binary()))  # noqa: SLF001 (there is no public way to it)
     path.write_bytes(files.SerializeToString(deterministic=True))
     return path
 
@@ -137,7 +147,7 @@ def _write_image(target: Path, scratch: Path) -> None:
     image = FileDescriptorSet.FromString(target.read_bytes())
     imports = [file for file in image.file if file.package != PACKAGE]
     own = [file for file in image.file if file.package == PACKAGE]
-    # buf's own field 8042 of a file, `{is_import: true}`: lint and breaking then leave the imported files alone.
+    # buf's own field 8042 of a file, `{is_import: true}`: lint and breaking then leave imported files alone.
     mark = FileDescriptorProto.FromString(b"\xd2\xf6\x03\x02\x08\x01")
     for file in imports:
         file.MergeFrom(mark)
@@ -155,13 +165,12 @@ def _script(name: str) -> Path:
 
 
 def _files(root: Path) -> set[Path]:
-    found = {
+    return {
         path.relative_to(root)
         for top in GENERATED
         for path in ([root / top] if (root / top).is_file() else (root / top).rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return found
 
 
 def _differences(fresh: Path) -> list[str]:

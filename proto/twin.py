@@ -1,8 +1,9 @@
 """The bytes twin: the contract's messages with every JSON payload declared as `bytes`.
 
-A `google.protobuf.Struct` or `Value` field and a `bytes` field of the same number look the same on the wire. The
-server reads and writes the twin, so a payload of 1 MB is taken over in microseconds, is never walked by the
-validator, and keeps its key order. Everything else (names, numbers, enums, field rules) is that of the contract.
+A `google.protobuf.Struct` or `Value` field and a `bytes` field of the same number look the same on the wire.
+The server reads and writes the twin, so a payload of 1 MB is taken over in microseconds, is never walked by
+the validator, and keeps its key order. Everything else (names, numbers, enums, field rules) is the
+contract's.
 """
 
 from collections.abc import Iterable
@@ -26,8 +27,11 @@ def twin(contract: FileDescriptorSet) -> FileDescriptorSet:
 
     `contract` holds the contract's files after their imports, as protoc writes them.
     """
-    own = [file for file in contract.file if file.package == PACKAGE and (file.message_type or file.enum_type)]
-    # Extensions (the method policy) describe services; the twin has none, and two of a number cannot be loaded.
+    own = [
+        file for file in contract.file if file.package == PACKAGE and (file.message_type or file.enum_type)
+    ]
+    # Extensions (the method policy) describe services, which the twin has not; two of a number cannot be
+    # loaded.
     own = [file for file in own if not file.extension]
     names = {file.name for file in own}
     others = [file for file in contract.file if file.package != PACKAGE]
@@ -90,5 +94,5 @@ def _type_names(messages: Iterable[DescriptorProto]) -> Iterable[str]:
 
 
 def _package_prefix(file_name: str) -> str:
-    """`google/protobuf/timestamp.proto` -> `.google.protobuf.`: Google's files live in the directory of their package."""
+    """`google/protobuf/timestamp.proto` -> `.google.protobuf.`: the directory is the package."""
     return "." + file_name.rpartition("/")[0].replace("/", ".") + "."
