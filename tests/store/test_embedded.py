@@ -245,7 +245,7 @@ async def test_a_directory_in_a_private_home_is_kept_where_the_user_can_enter(
         async with server:
             await query(server, "CREATE TABLE kept ()")
         assert stat.S_IMODE(home.stat().st_mode) == 0o700
-        assert os.readlink(home / "project/postgres") == str(server.base)
+        assert (home / "project/postgres").readlink() == server.base
         async with EmbeddedPostgres(home / "project/postgres") as again:
             assert await query(again, "SELECT count(*) FROM kept") == 0
     finally:
