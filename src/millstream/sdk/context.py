@@ -1,0 +1,192 @@
+"""What a handler is told of its task, and how it talks back."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from pydantic import BaseModel
+
+from millstream.sdk.errors import TaskCancelled
+from millstream.sdk.outbox import Fence, Outbox
+from millstream.sdk.payload import JsonValue
+from millstream.sdk.policies import Visibility
+from millstream.sdk.results import Artifact
+from millstream.v1 import worker_pb2
+
+Publishable: TypeAlias = BaseModel | tuple[str, Mapping[str, JsonValue]]
+"""A model, or the name of a type with the data."""
+
+_LOG: Final = logging.getLogger("millstream.task")
+
+
+class Extra(NamedTuple):
+    """An artifact to publish beside what the handler returns."""
+
+    item: Publishable
+    tags: Sequence[str]
+    visibility: Visibility | None
+    partition_key: str
+
+
+class TaskLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds the task to every record, and keeps what the call itself adds."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Merges the task's fields with those of the call."""
+        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
+        return msg, kwargs
+
+
+class Context:
+    """One attempt at one task, from inside. All of it may be used from the thread of a sync handler too."""
+
+    __slots__ = (
+        "_cancelled", "_extras", "_lease", "_log", "_loop", "_outbox", "_thread", "cancelling", "fence", "watched",
+    )  # fmt: skip
+
+    def __init__(
+        self, lease: worker_pb2.Lease, fence: Fence, outbox: Outbox, loop: asyncio.AbstractEventLoop, thread: int
+    ) -> None:
+        """Made by the worker. `thread` is the ident of the loop's thread."""
+        self._lease = lease
+        self._outbox = outbox
+        self._loop = loop
+        self._thread = thread
+        self._log: TaskLogger | None = None
+        self._cancelled: asyncio.Event | None = None
+        self.cancelling = False
+        self._extras: list[Extra] | None = None
+        self.fence = fence
+        self.watched = False
+
+    # -- the task ---------------------------------------------------------------------------------------------
+
+    @property
+    def task_id(self) -> str:
+        """Id of the task."""
+        return self.fence.task_id
+
+    @property
+    def run_id(self) -> str:
+        """Id of its run."""
+        return self._lease.run_id
+
+    @property
+    def correlation_id(self) -> str:
+        """Id of the cascade, which is the run."""
+        return self._lease.run_id
+
+    @property
+    def kind(self) -> str:
+        """What the task is: the kind it was created with, or "agent:" and the agent's name."""
+        return self._lease.kind
+
+    @property
+    def attempt(self) -> int:
+        """Attempts counted so far, this one included."""
+        return self._lease.tries
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts in all."""
+        return self._lease.max_attempts
+
+    @property
+    def idempotency_token(self) -> str:
+        """The same for all attempts of the task: pass it on where a side effect must happen once."""
+        return self._lease.idempotency_token
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the attempt fails unless it has ended; None: never."""
+        return self._lease.deadline.ToDatetime(UTC) if self._lease.HasField("deadline") else None
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """For an agent's task, what it is given, with ids, tags and the rest."""
+        return [Artifact.from_wire(wire) for wire in self._lease.artifacts]
+
+    @property
+    def log(self) -> TaskLogger:
+        """A logger whose records carry task_id, attempt, run_id and kind."""
+        if self._log is None:
+            fields = {"task_id": self.task_id, "attempt": self.attempt, "run_id": self.run_id, "kind": self.kind}
+            self._log = TaskLogger(_LOG, fields)
+        return self._log
+
+    # -- signs of life ----------------------------------------------------------------------------------------
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Tells how far the task is, which is a heartbeat too.
+
+        Args:
+            fraction: share done, 0 to 1.
+            message: what is going on; cut at 1,000 characters.
+
+        Raises:
+            ValueError: `fraction` is outside 0 to 1.
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
+        self._on_loop(self._outbox.progress, self.fence, fraction, message[:1000])
+
+    def heartbeat(self) -> None:
+        """Shows that the code is alive, where the task has a heartbeat timeout."""
+        self._on_loop(self._outbox.heartbeat, self.fence)
+
+    # -- cancellation -----------------------------------------------------------------------------------------
+
+    @property
+    def cancelled(self) -> asyncio.Event:
+        """Set when the task is to stop. An async handler that looks at it is given the worker's
+        `cancel_grace` to stop by itself before asyncio cancels it; any other is cancelled at once."""
+        self.watched = True
+        if self._cancelled is None:
+            self._cancelled = asyncio.Event()
+            if self.cancelling:
+                self._cancelled.set()
+        return self._cancelled
+
+    def check_cancelled(self) -> None:
+        """Call it now and then in a sync handler, which nothing else can stop.
+
+        Raises:
+            TaskCancelled: the task is to stop.
+        """
+        self.watched = True
+        if self.cancelling:
+            raise TaskCancelled
+
+    def cancel(self) -> None:
+        """Called by the worker: the task is to stop."""
+        self.cancelling = True
+        if self._cancelled is not None:
+            self._cancelled.set()
+
+    # -- artifacts --------------------------------------------------------------------------------------------
+
+    def publish(
+        self,
+        item: Publishable,
+        *,
+        tags: Sequence[str] = (),
+        visibility: Visibility | None = None,
+        partition_key: str = "",
+    ) -> None:
+        """Adds an artifact to those that are stored when the task completes, all of them or none."""
+        if self._extras is None:
+            self._extras = []
+        self._extras.append(Extra(item, tags, visibility, partition_key))
+
+    def take_extras(self) -> Sequence[Extra]:
+        """Called by the worker: what `publish` gathered."""
+        return self._extras or ()
+
+    def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
+        if threading.get_ident() == self._thread:
+            call(*args)
+        else:
+            self._loop.call_soon_threadsafe(call, *args)

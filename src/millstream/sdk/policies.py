@@ -1,0 +1,145 @@
+"""What agents and tasks are registered or made with: subscriptions, visibility, retries, timeouts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+from google.protobuf.duration_pb2 import Duration as WireDuration
+from pydantic import BaseModel
+
+from millstream.v1 import agent_pb2, artifact_pb2, retry_pb2
+
+Seconds: TypeAlias = float | timedelta
+"""A length of time: a number of seconds, or a timedelta."""
+
+TypeRef: TypeAlias = type[BaseModel] | str
+"""An artifact type: the model that declares it, or the name of one registered elsewhere."""
+
+
+def type_name(ref: TypeRef) -> str:
+    """Name of the type: the model's bare name."""
+    return ref if isinstance(ref, str) else ref.__name__
+
+
+def duration(value: Seconds) -> WireDuration:
+    """The length of time as the wire has it."""
+    wire = WireDuration()
+    wire.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
+    return wire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When and how often a failed task is tried again.
+
+    Attempt n waits `initial_interval * factor^(n-1)`, at most `maximum_interval`, times a random number
+    between `1 - jitter` and `1 + jitter`. What is None is the service's default.
+    """
+
+    initial_interval: Seconds | None = None
+    """Wait before the second attempt. Default 1 s."""
+    factor: float | None = None
+    """Growth of the wait. Default 2."""
+    maximum_interval: Seconds | None = None
+    """The longest wait. Default 60 s."""
+    jitter: float | None = None
+    """Share of the wait that is random, 0 to 1. Default 0.1."""
+    max_attempts: int | None = None
+    """Attempts in all. Default 3."""
+    non_retryable_codes: Sequence[str] = ()
+    """Failures with these codes are final at once."""
+
+    def to_wire(self) -> retry_pb2.RetryPolicy:
+        """The message of the contract."""
+        return retry_pb2.RetryPolicy(
+            initial_interval=None if self.initial_interval is None else duration(self.initial_interval),
+            factor=self.factor,
+            maximum_interval=None if self.maximum_interval is None else duration(self.maximum_interval),
+            jitter=self.jitter,
+            max_attempts=self.max_attempts,
+            non_retryable_codes=self.non_retryable_codes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """How long a task may take, enforced by the service. None is its default."""
+
+    schedule_to_start: Seconds | None = None
+    """From ready to started; when it passes the task fails finally. Default: none."""
+    start_to_close: Seconds | None = None
+    """From start to the end of one attempt. Default 5 min."""
+    heartbeat: Seconds | None = None
+    """Longest silence between two heartbeats. Default: none are asked for."""
+
+    def to_wire(self) -> retry_pb2.Timeouts:
+        """The message of the contract."""
+        return retry_pb2.Timeouts(
+            schedule_to_start=None if self.schedule_to_start is None else duration(self.schedule_to_start),
+            start_to_close=None if self.start_to_close is None else duration(self.start_to_close),
+            heartbeat=None if self.heartbeat is None else duration(self.heartbeat),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visibility:
+    """Who may see an artifact, and which agents it is delivered to. The publisher always sees it."""
+
+    kind: Literal["Public", "Private", "Labelled", "Tenant", "After"] = "Public"
+    agents: Sequence[str] = ()
+    """For Private: names of agents."""
+    required_labels: Sequence[str] = ()
+    """For Labelled: labels an agent must all carry."""
+    tenant_id: str = ""
+    """For Tenant: the tenant. Empty: the publisher's own."""
+    ttl: Seconds | None = None
+    """For After: how long it stays hidden."""
+    then: "Visibility | None" = None
+    """For After: the visibility that follows. Default Public."""
+
+    def to_wire(self) -> artifact_pb2.Visibility:
+        """The message of the contract."""
+        return artifact_pb2.Visibility(
+            kind=self.kind,
+            agents=self.agents,
+            required_labels=self.required_labels,
+            tenant_id=self.tenant_id,
+            ttl=None if self.ttl is None else duration(self.ttl),
+            then=None if self.then is None else self.then.to_wire(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Which artifacts activate an agent, where the decorator's own options are not enough."""
+
+    types: TypeRef | Sequence[TypeRef]
+    """One type or several; one artifact of any of them activates."""
+    where: str = ""
+    """CEL over `payload`, `type`, `tags`, `produced_by` and `partition_key`. Empty: all."""
+    from_agents: Sequence[str] = ()
+    """Only artifacts made by these agents ("external" for clients). Empty: anyone's."""
+    tags: Sequence[str] = ()
+    """Only artifacts with at least one of these tags. Empty: with any tags or none."""
+    priority: int = 0
+    """Urgency of the tasks, -100 to 100, the higher the sooner."""
+    delivery: Literal["broadcast", "exclusive"] = "broadcast"
+    """Every agent that matches is activated, or only one of the exclusive ones."""
+
+    def refs(self) -> tuple[TypeRef, ...]:
+        """The types, always as several."""
+        if isinstance(self.types, str | type):
+            return (self.types,)
+        return tuple(self.types)
+
+    def to_wire(self) -> agent_pb2.Subscription:
+        """The message of the contract."""
+        return agent_pb2.Subscription(
+            types=[type_name(ref) for ref in self.refs()],
+            where=self.where,
+            from_agents=self.from_agents,
+            tags=self.tags,
+            priority=self.priority,
+            delivery=self.delivery,
+        )
