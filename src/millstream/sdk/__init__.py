@@ -1,5 +1,8 @@
 """What users of Millstream import: an async client, a worker, and the values they speak in."""
 
+from millstream.sdk.artifacts import NewArtifact
+from millstream.sdk.calls import Listing
+from millstream.sdk.client import Client
 from millstream.sdk.context import Context
 from millstream.sdk.errors import (
     AccessError,
@@ -18,23 +21,58 @@ from millstream.sdk.errors import (
     UnavailableError,
 )
 from millstream.sdk.policies import RetryPolicy, Subscription, Timeouts, Visibility
+from millstream.sdk.results import (
+    Agent,
+    AgentSubscription,
+    Artifact,
+    ArtifactSummary,
+    ArtifactType,
+    Attempt,
+    BatchOutcome,
+    Failure,
+    Fault,
+    Published,
+    Run,
+    RunEvent,
+    SyncResult,
+    Task,
+)
+from millstream.sdk.tasks import NewTask
 from millstream.sdk.worker import Worker
 
 __all__ = [
     "AccessError",
+    "Agent",
+    "AgentSubscription",
+    "Artifact",
+    "ArtifactSummary",
+    "ArtifactType",
+    "Attempt",
+    "BatchOutcome",
+    "Client",
     "ConflictError",
     "ConnectError",
     "Context",
     "DeadlineError",
+    "Failure",
+    "Fault",
     "FieldDetail",
     "InvalidRequestError",
+    "Listing",
     "MillstreamError",
+    "NewArtifact",
+    "NewTask",
     "NotFoundError",
     "PayloadError",
+    "Published",
     "RateLimitedError",
     "RetryPolicy",
+    "Run",
+    "RunEvent",
     "ServiceError",
     "Subscription",
+    "SyncResult",
+    "Task",
     "TaskCancelled",
     "TaskError",
     "Timeouts",

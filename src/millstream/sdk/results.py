@@ -102,7 +102,9 @@ class SyncResult:
     duration_ms: float
     failures: tuple[Failure, ...] = ()
     truncated: bool = False
-    """There is more than is returned here; list the artifacts of `correlation_id` for all of it."""
+    """There is more than is returned here."""
+    next_page_token: str = ""
+    """With truncated: lists the rest as `page_token` of `client.artifacts.list` with this correlation id."""
     replayed: bool = False
 
     def of(self, model: type[ModelT]) -> list[ModelT]:

@@ -53,9 +53,8 @@ class Session:
             grpc.aio.AioRpcError: the stream ended instead.
         """
         outbox, slots = self._outbox, self._slots
-        unsettled = outbox.unsettled()
         # Results first: should there be too many, work that still runs is what can be done again.
-        held = [*unsettled, *slots.held()][:MAX_HELD]
+        held = [*outbox.unsettled(), *slots.held()][:MAX_HELD]
         del self._hello.held[:]
         self._hello.held.extend(worker_pb2.LeaseRef(task_id=f.task_id, attempt=f.attempt) for f in held)
         patience = self._loop.call_later(HELLO_TIMEOUT_S, self._call.cancel)
@@ -68,10 +67,11 @@ class Session:
             raise _unavailable("the server ended the stream without a welcome")
         welcome = response.welcome
         still_ours = frozenset(Fence(ref.task_id, ref.attempt) for ref in welcome.held)
+        ended = sum(fence in still_ours for fence in outbox.unsettled())
         outbox.restart()
         outbox.forget(slots.keep(still_ours))
-        # The server starts with the slots less what is held: these tasks have ended here already.
-        outbox.give_credit(sum(fence in still_ours for fence in unsettled))
+        # The server starts with the slots less what is held, and these of it have ended here by now.
+        outbox.give_credit(ended)
         self._lease_s = welcome.lease.seconds + welcome.lease.nanos / 1e9 or DEFAULT_LEASE_S
         self._handle(response)
 

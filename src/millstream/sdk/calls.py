@@ -1,0 +1,202 @@
+"""One call of the service: its deadline, its idempotency key, and when it is tried again."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from millstream.sdk.errors import RateLimitedError, ServiceError, UnavailableError, from_rpc
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message, covariant=True)
+ItemT = TypeVar("ItemT")
+
+KEY_HEADER: Final = "x-idempotency-key"
+REPLAYED_HEADER: Final = "idempotency-replayed"
+PACKAGE: Final = "millstream.v1"
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 5.0
+
+MAX_BATCH_ITEMS: Final = 1_000
+"""The contract's limit on the items of one batch."""
+MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
+"""Keeps a batch well under the limit of a message, and its handling short."""
+
+
+class Response(Protocol[ResponseT]):
+    """A class of messages."""
+
+    def FromString(self, data: bytes, /) -> ResponseT:  # noqa: N802  (protobuf's name)
+        """The message that the bytes encode."""
+
+
+class Answer(NamedTuple, Generic[ItemT]):
+    """A response, and whether it is that of an earlier call with the same key."""
+
+    message: ItemT
+    replayed: bool
+
+
+class Calls:
+    """Makes calls on one channel. Every one may be repeated: it reads, or it carries an idempotency key."""
+
+    def __init__(
+        self, channel: grpc.aio.Channel, metadata: tuple[tuple[str, str], ...], timeout_s: float, retries: int
+    ) -> None:
+        """`retries`: how often a call is repeated after the first try."""
+        self._channel = channel
+        self._metadata = metadata
+        self._timeout_s = timeout_s
+        self._retries = retries
+        self._methods: dict[str, Any] = {}
+
+    async def read(
+        self, rpc: str, request: Message, response: Response[ResponseT], *, timeout_s: float | None = None
+    ) -> ResponseT:
+        """Calls an RPC that changes nothing. `rpc` is "Service/Method".
+
+        Raises:
+            ServiceError: the service refused or failed it, or could not be reached.
+        """
+        answer = await self._call(rpc, request, response, self._metadata, timeout_s or self._timeout_s)
+        return answer.message
+
+    async def write(
+        self,
+        rpc: str,
+        request: Message,
+        response: Response[ResponseT],
+        *,
+        key: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer[ResponseT]:
+        """Calls an RPC that takes an idempotency key: `key`, or one made for this call and all its tries.
+
+        Raises:
+            ServiceError: the service refused or failed it, or could not be reached.
+        """
+        metadata = (*self._metadata, (KEY_HEADER, key or str(uuid.uuid4())))
+        return await self._call(rpc, request, response, metadata, timeout_s or self._timeout_s)
+
+    async def _call(
+        self,
+        rpc: str,
+        request: Message,
+        response: Response[ResponseT],
+        metadata: tuple[tuple[str, str], ...],
+        timeout_s: float,
+    ) -> Answer[ResponseT]:
+        method = self._method(rpc, response)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_s
+        tries = 0
+        while True:
+            try:
+                call = method(request, timeout=max(deadline - clock(), 0.001), metadata=metadata)
+                message = await call
+                return Answer(message, await _replayed(call))
+            except grpc.aio.AioRpcError as failed:
+                error = from_rpc(failed)
+                pause = _pause(error, tries)
+                if pause is None or tries >= self._retries or clock() + pause >= deadline:
+                    raise error from failed
+            tries += 1
+            await asyncio.sleep(pause)
+
+    def _method(self, rpc: str, response: Response[ResponseT]) -> Any:
+        method = self._methods.get(rpc)
+        if method is None:
+            method = self._methods[rpc] = self._channel.unary_unary(
+                f"/{PACKAGE}.{rpc}", request_serializer=_serialize, response_deserializer=response.FromString
+            )
+        return method
+
+
+def _serialize(request: Message) -> bytes:
+    """Map entries in one order: a repeated call must look the same to the server, from another process too."""
+    return request.SerializeToString(deterministic=True)
+
+
+async def _replayed(call: Any) -> bool:
+    for part in (await call.initial_metadata(), await call.trailing_metadata()):
+        for name, value in part or ():
+            if name == REPLAYED_HEADER:
+                return bool(value == "true")
+    return False
+
+
+def _pause(error: ServiceError, tries: int) -> float | None:
+    """Seconds to wait before the next try; None where another one is of no use."""
+    if isinstance(error, RateLimitedError):
+        return error.retry_after
+    if isinstance(error, UnavailableError):
+        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**tries)
+        return max(error.retry_after or 0.0, pause * (0.5 + random.random() / 2))  # noqa: S311  (no secret)
+    return None
+
+
+Fetch: TypeAlias = Callable[[Any], Awaitable[tuple[list[ItemT], Any]]]
+"""Gets the page at a cursor (None: the first) and returns it with the next one's (None: it was the last)."""
+
+
+class Listing(Generic[ItemT]):
+    """A list that is fetched page by page as it is read.
+
+    async for run in client.runs.list(status="FAILED"): ...
+    """
+
+    def __init__(self, fetch: Fetch[ItemT]) -> None:
+        self._fetch = fetch
+
+    async def pages(self) -> AsyncIterator[list[ItemT]]:
+        """The pages, each as a list."""
+        cursor = None
+        while True:
+            page, cursor = await self._fetch(cursor)
+            yield page
+            if not cursor:
+                return
+
+    async def __aiter__(self) -> AsyncIterator[ItemT]:
+        async for page in self.pages():
+            for item in page:
+                yield item
+
+    async def first(self, count: int) -> list[ItemT]:
+        """The first items, at most `count`."""
+        items: list[ItemT] = []
+        async for page in self.pages():
+            items += page[: count - len(items)]
+            if len(items) >= count:
+                break
+        return items
+
+    async def all(self) -> list[ItemT]:
+        """Every item; mind the memory."""
+        return [item async for item in self]
+
+
+class Area:
+    """Calls about one kind of resource."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+
+def chunks(items: Iterable[RequestT]) -> Iterator[list[RequestT]]:
+    """The items in batches that the service takes: at most 1,000 and about 2 MiB each."""
+    chunk: list[RequestT] = []
+    size = 0
+    for item in items:
+        item_bytes = item.ByteSize()
+        if chunk and (len(chunk) >= MAX_BATCH_ITEMS or size + item_bytes > MAX_BATCH_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += item_bytes
+    if chunk:
+        yield chunk
