@@ -1,0 +1,249 @@
+-- The REST side of the proxy: requests before they are transcoded, answers after it.
+--
+-- Joined behind strict_json.lua and generated constants: BODIES (the fields of every body), MAX_BODY_BYTES, and
+-- PARAMETERS (proto name -> documented name, where they are two).
+-- What a route wants stands in its metadata: `body` (message of its JSON body, "none" or "raw") and `head` where it
+-- is for HEAD; or `allow` for a path whose methods are others; or nothing where there is no such path.
+--
+-- h:body() and h:trailers() suspend the function; header objects fetched before are dead afterwards.
+
+local CODES = {
+  ["400"] = "BAD_REQUEST", ["401"] = "UNAUTHENTICATED", ["403"] = "FORBIDDEN", ["404"] = "NOT_FOUND",
+  ["405"] = "METHOD_NOT_ALLOWED", ["408"] = "TIMEOUT", ["409"] = "CONFLICT", ["412"] = "CONFLICT",
+  ["413"] = "PAYLOAD_TOO_LARGE", ["415"] = "BAD_REQUEST", ["422"] = "VALIDATION_ERROR", ["429"] = "RATE_LIMITED",
+  ["499"] = "CANCELLED", ["500"] = "INTERNAL", ["501"] = "NOT_IMPLEMENTED", ["502"] = "UNAVAILABLE",
+  ["503"] = "UNAVAILABLE", ["504"] = "TIMEOUT",
+}
+local MESSAGES = {
+  ["400"] = "the request could not be read", ["401"] = "no credentials, or none that are known",
+  ["403"] = "the caller lacks a permission", ["404"] = "no such resource", ["409"] = "the resource's state forbids it",
+  ["413"] = "the request is too large", ["422"] = "the request breaks a rule", ["429"] = "too many requests",
+  ["499"] = "the caller went away", ["500"] = "a fault of the server; its log has it under the correlation id",
+  ["501"] = "not implemented in this version", ["502"] = "the server cannot be reached",
+  ["503"] = "the server cannot be reached", ["504"] = "the deadline passed first",
+}
+-- What a query parameter of the transcoder's type must be.
+local VALUES = {
+  TYPE_BOOL = "true or false", TYPE_UINT32 = "an integer between 0 and 4294967295",
+  TYPE_INT32 = "an integer between -2147483648 and 2147483647", TYPE_DOUBLE = "a number", TYPE_FLOAT = "a number",
+  ["type.googleapis.com/google.protobuf.Timestamp"] = "a time such as 2026-01-31T12:00:00Z",
+  ["type.googleapis.com/google.protobuf.Duration"] = "a duration such as 1.5s",
+}
+local RETRYABLE = { RATE_LIMITED = true, UNAVAILABLE = true, TIMEOUT = true }
+-- What gRPC and the server tell this file, and no REST client.
+local INTERNAL_HEADERS = {
+  "grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding", "grpc-encoding", "x-error-body",
+  "x-http-status", "x-local-reply",
+}
+
+local function unescaped_url(text)
+  return (text:gsub("%%(%x%x)", function(digits) return string.char(tonumber(digits, 16)) end))
+end
+
+local function quoted(text)
+  return '"' .. text:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end) .. '"'
+end
+
+-- The one body of every error.
+local function error_body(code, message, correlation_id, faults)
+  local details = {}
+  for i, fault in ipairs(faults or {}) do
+    details[i] = string.format('{"field":%s,"message":%s,"code":%s}', quoted(fault.field), quoted(fault.message),
+      quoted(fault.code))
+  end
+  return string.format('{"code":%s,"message":%s,"correlation_id":%s,"retryable":%s,"details":[%s]}', quoted(code),
+    quoted(message), quoted(correlation_id), tostring(RETRYABLE[code] or false), table.concat(details, ","))
+end
+
+local function validation_body(correlation_id, faults)
+  local first = faults[1]
+  local message = first.field == "" and first.message or first.field .. ": " .. first.message
+  if #faults > 1 then message = message .. string.format(" (and %d more)", #faults - 1) end
+  return error_body("VALIDATION_ERROR", message, correlation_id, faults)
+end
+
+-- ---- requests
+
+local function refuse(h, status, body, allow)
+  -- Tells the local reply mappers that the body is made already.
+  h:headers():replace("x-millstream-refused", "1")
+  h:respond({ [":status"] = status, ["content-type"] = body and "application/json", allow = allow }, body)
+end
+
+-- A path or method that the contract does not have.
+local function refuse_route(h, method, allow, id)
+  if allow == nil then return refuse(h, "404", error_body("NOT_FOUND", "no such path", id)) end
+  if method == "OPTIONS" then return refuse(h, "204", nil, allow) end
+  local message = string.format("this path takes no %s: it takes %s", method, allow)
+  refuse(h, "405", error_body("METHOD_NOT_ALLOWED", message, id), allow)
+end
+
+-- The label of the request: the caller's where it is fit for logs, else the request id.
+local function label(headers)
+  local id = headers:get("x-correlation-id")
+  if id == nil or id == "" or #id > 128 or id:find("[^%w._-]") then
+    id = headers:get("x-request-id") or ""
+    headers:replace("x-correlation-id", id)
+  end
+  return id
+end
+
+local function is_json(content_type)
+  if content_type == nil then return true end
+  local kind = content_type:lower():match("^%s*([^;%s]+)")
+  return kind == nil or kind == "application/json" or kind:find("^application/[%w.-]+%+json$") ~= nil
+end
+
+-- Why a body with these headers cannot be read: status, code and message; nothing where it can.
+local function unreadable(kind, content_type, encoding)
+  if kind == "none" then
+    return "400", "BAD_REQUEST", "this path takes no body"
+  elseif kind == "raw" then
+    return nil
+  elseif encoding ~= nil and encoding:lower() ~= "identity" then
+    return "415", "BAD_REQUEST", "a compressed body is not supported: send it without Content-Encoding"
+  elseif not is_json(content_type) then
+    return "415", "BAD_REQUEST", "the body must be JSON: send it with Content-Type: application/json"
+  end
+  return nil
+end
+
+-- What is wrong with path and query, as a fault: they become fields of type string, which hold UTF-8, and text in
+-- the database, which holds no NUL.
+local function fault_in_path(path, kind)
+  local from = path:find("?", 1, true)
+  if from and from < #path and kind ~= "none" and kind ~= "raw" then
+    local name = unescaped_url(path:match("[^=&]+", from + 1) or "")
+    if not is_utf8(name) then name = "" end
+    return { field = name, message = "must stand in the body: this path takes no query", code = "UNKNOWN_FIELD" }
+  end
+  if not path:find("[%%\128-\255]") then return nil end
+  for part in path:gmatch("[^/?&]+") do
+    local plain = unescaped_url(part)
+    if not is_utf8(plain) or plain:find("%z") then
+      local name = from and plain:match("^([%w_.]+)=") or ""
+      return { field = name, message = "must be UTF-8 without the character NUL", code = "INVALID" }
+    end
+  end
+  return nil
+end
+
+function envoy_on_request(h)
+  local headers = h:headers()
+  local id = label(headers)
+  local route = h:metadata()
+  local kind = route:get("body")
+  if kind == nil then
+    local method, native = headers:get(":method"), headers:get("content-type") or ""
+    -- gRPC comes here only to have its label replaced.
+    if native:find("^application/grpc") then return end
+    return refuse_route(h, method, route:get("allow"), id)
+  end
+  local fault = fault_in_path(headers:get(":path"), kind)
+  if fault then return refuse(h, "422", validation_body(id, { fault })) end
+  -- The transcoder knows no HEAD; the answer loses its body below.
+  if route:get("head") then headers:replace(":method", "GET") end
+  if headers:get("content-length") == "0" then return end
+  local content_type, encoding = headers:get("content-type"), headers:get("content-encoding")
+  local buffer = h:body()
+  local size = buffer and buffer:length() or 0
+  if size == 0 then return end
+  local status, code, message = unreadable(kind, content_type, encoding)
+  if size > MAX_BODY_BYTES then
+    status, code = "413", "PAYLOAD_TOO_LARGE"
+    message = string.format("the request body is over %d bytes", MAX_BODY_BYTES)
+  end
+  if status then return refuse(h, status, error_body(code, message, id)) end
+  local fields = BODIES[kind]
+  if not fields then return end
+  local wrong = scan_json(buffer:getBytes(0, size), fields)
+  if wrong == nil then return end
+  if wrong.faults then return refuse(h, "422", validation_body(id, wrong.faults)) end
+  refuse(h, "400", error_body("BAD_REQUEST",
+    string.format("malformed JSON at byte %d: %s", wrong.offset, wrong.reason), id))
+end
+
+-- ---- answers
+
+-- What the transcoder says of a path or query parameter, as a fault; its own words name types and classes.
+local function fault_of(said)
+  local field = said:match('^Could not find field "([^"]*)"')
+  if field then return { field = field, message = "is not a parameter here", code = "UNKNOWN_FIELD" } end
+  field = said:match("of the field ([%w_.]+) is conflicting with the value")
+  if field then return { field = field, message = "is another in the path", code = "INVALID" } end
+  field = said:match("Cannot set '([^']+)' for type oneof") or said:match("'([^']+)' is already set")
+  if field then return { field = field, message = "is given twice", code = "DUPLICATE_FIELD" } end
+  local kind
+  field, kind = said:match("^([%w_.]+): invalid value .* for type ([%w_./]+)$")
+  if field then
+    local expected = VALUES[kind] or "one of the values it may have"
+    return { field = field, message = "must be " .. expected, code = VALUES[kind] and "WRONG_TYPE" or "INVALID" }
+  end
+  return { field = "", message = "a parameter of the path or the query cannot be read", code = "INVALID" }
+end
+
+-- `message` of the body that the local reply mapper wrote.
+local function said_in(body)
+  local said = body:match('"message":"(.*)"[,}]') or ""
+  return (said:gsub("\\(.)", "%1"))
+end
+
+local function replace_body(h, body)
+  h:body(true):setBytes(body)
+  local headers = h:headers()
+  headers:replace("content-type", "application/json")
+  headers:replace("content-length", tostring(#body))
+end
+
+-- An error whose body did not come in the headers: the server had sent headers before, so it is in the trailers;
+-- or it never wrote one.
+local function late_error(h, status, id)
+  h:body(true)
+  local trailers, body = h:trailers(), nil
+  if trailers ~= nil then
+    body = trailers:get("x-error-body")
+    local wanted, retry_after = trailers:get("x-http-status"), trailers:get("retry-after")
+    if wanted then
+      status = wanted
+      h:headers():replace(":status", wanted)
+    end
+    if retry_after then h:headers():replace("retry-after", retry_after) end
+    for _, name in ipairs(INTERNAL_HEADERS) do trailers:remove(name) end
+  end
+  return body or error_body(CODES[status] or "INTERNAL", MESSAGES[status] or "the request failed", id)
+end
+
+local function transcoder_error(h, id)
+  local said = h:body(true)
+  local fault = fault_of(said_in(said:getBytes(0, said:length())))
+  fault.field = PARAMETERS[fault.field] or fault.field
+  h:headers():replace(":status", "422")
+  return validation_body(id, { fault })
+end
+
+function envoy_on_response(h)
+  local headers = h:headers()
+  local status, wanted = headers:get(":status"), headers:get("x-http-status")
+  local body, reply = headers:get("x-error-body"), headers:get("x-local-reply")
+  for i = 1, #INTERNAL_HEADERS do headers:remove(INTERNAL_HEADERS[i]) end
+  if wanted then
+    status = wanted
+    headers:replace(":status", wanted)
+  end
+  local id = headers:get("x-correlation-id") or ""
+  if reply then
+    if reply:find("grpc_json_transcode_failure", 1, true) then replace_body(h, transcoder_error(h, id)) end
+  elseif body then
+    replace_body(h, body)
+  elseif tonumber(status) >= 400 then
+    replace_body(h, late_error(h, status, id))
+  elseif status == "204" then
+    headers:remove("content-type")
+    headers:remove("content-length")
+    h:body(true):setBytes("")
+  elseif h:metadata():get("head") then
+    local length = headers:get("content-length")
+    h:body(true):setBytes("")
+    if length then h:headers():replace("content-length", length) end
+  end
+end

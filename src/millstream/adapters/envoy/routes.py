@@ -1,0 +1,135 @@
+"""Routes: every REST door of the contract with its own timeout, 405 and OPTIONS for its path, and native gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from millstream.adapters.envoy.descriptors import HTTP_BODY, Binding
+
+JSON = dict[str, Any]
+
+CLUSTER = "millstream"
+LUA = "envoy.filters.http.lua"
+TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+COMPRESSOR = "envoy.filters.http.compressor"
+# What a call may take beyond the wait it is made for, in seconds.
+_GRACE_S = 15
+_VALID_LABEL = "[A-Za-z0-9._-]{1,128}"
+
+
+def routes(bindings: Iterable[Binding], proxy_token: str | None, *, cors: bool) -> list[JSON]:
+    """Return the routes in the order in which Envoy tries them."""
+    found = [*([_preflight_route()] if cors else []), *_native_routes()]
+    for _, group in groupby(bindings, key=lambda binding: binding.template):
+        same_path = list(group)
+        for binding in same_path:
+            found += _rest_routes(binding, proxy_token)
+        allowed = {binding.method for binding in same_path} | {"OPTIONS"}
+        if "GET" in allowed:
+            allowed.add("HEAD")
+        found.append(_refused(_path(same_path[0]), allow=", ".join(sorted(allowed))))
+    return [*found, _refused({"prefix": "/"})]
+
+
+def _preflight_route() -> JSON:
+    # The CORS filter answers, but only where the route has a cluster.
+    names = ("origin", "access-control-request-method")
+    asked = [{"name": name, "present_match": True} for name in names]
+    return {
+        "match": {"prefix": "/", "headers": [_method_is("OPTIONS"), *asked]},
+        "route": {"cluster": CLUSTER},
+        "typed_per_filter_config": _disabled(LUA, TRANSCODER),
+    }
+
+
+def _native_routes() -> list[JSON]:
+    # The deadline is the caller's (grpc-timeout); a stream may be silent for as long as it likes.
+    action = {
+        "cluster": CLUSTER,
+        "timeout": "0s",
+        "idle_timeout": "0s",
+        "max_stream_duration": {"grpc_timeout_header_max": "0s"},
+    }
+    given = {"name": "x-correlation-id", "present_match": True}
+    unfit = {
+        "name": "x-correlation-id",
+        "string_match": {"safe_regex": {"regex": _VALID_LABEL}},
+        "invert_match": True,
+    }
+    return [
+        # A label that is unfit for logs: the slower way, through rest.lua, which replaces it.
+        {
+            "match": {
+                "prefix": "/",
+                "grpc": {},
+                "headers": [given, unfit],
+            },
+            "route": action,
+            "typed_per_filter_config": _disabled(TRANSCODER, COMPRESSOR),
+        },
+        {
+            "match": {"prefix": "/", "grpc": {}},
+            "route": action,
+            "typed_per_filter_config": _disabled(LUA, TRANSCODER, COMPRESSOR),
+        },
+    ]
+
+
+def _rest_routes(binding: Binding, proxy_token: str | None) -> list[JSON]:
+    timeout_s = 0 if binding.streaming else binding.longest_wait_s + _GRACE_S
+    headers = {} if binding.streaming else {"grpc-timeout": f"{timeout_s}S"}
+    if proxy_token is not None:
+        headers["x-millstream-proxy"] = proxy_token.replace("%", "%%")
+    route = {
+        # A body that trickles in must end too: the idle timeout is the longer one, so that waiting is no idleness.
+        "route": {
+            "cluster": CLUSTER,
+            "timeout": f"{timeout_s}s",
+            "idle_timeout": f"{timeout_s + _GRACE_S if timeout_s else 0}s",
+        },
+        # The server sees the deadline, and stops when nobody waits any longer.
+        "request_headers_to_add": [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in headers.items()
+        ],
+    }
+    body: JSON = {"body": _body_kind(binding)}
+    doors = [(binding.method, body)]
+    if binding.method == "GET":
+        doors.append(("HEAD", {**body, "head": True}))
+    return [
+        {"match": {**_path(binding), "headers": [_method_is(method)]}, "metadata": _for_lua(metadata), **route}
+        for method, metadata in doors
+    ]
+
+
+def _body_kind(binding: Binding) -> str:
+    if binding.body is None:
+        return "none"
+    return "raw" if binding.body.full_name == HTTP_BODY else binding.body.full_name
+
+
+def _refused(match: JSON, **metadata: str) -> JSON:
+    # rest.lua answers 404, or 405 and OPTIONS with the methods of `allow`. A direct response would be simpler, but
+    # the CORS filter leaves those alone, and a page could not read them.
+    return {"match": match, "metadata": _for_lua(metadata), "route": {"cluster": CLUSTER}}
+
+
+def _for_lua(metadata: JSON) -> JSON:
+    return {"filter_metadata": {LUA: metadata}}
+
+
+def _path(binding: Binding) -> JSON:
+    regex = binding.path_regex
+    return {"path": binding.template} if regex is None else {"safe_regex": {"regex": regex}}
+
+
+def _method_is(method: str) -> JSON:
+    return {"name": ":method", "string_match": {"exact": method}}
+
+
+def _disabled(*filters: str) -> JSON:
+    config = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
+    return dict.fromkeys(filters, config)

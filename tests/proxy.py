@@ -1,0 +1,119 @@
+"""A real Envoy for tests: `async with running_proxy(servers=[("127.0.0.1", port)]) as proxy: proxy.url`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from millstream.adapters.envoy import DEVELOPMENT_ORIGINS, command, render
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A running Envoy."""
+
+    host: str
+    port: int
+    pid: int
+    log: Path
+    """What Envoy wrote to its standard error."""
+    access_log: Path
+    """One JSON line a request."""
+    admin_socket: Path
+
+    @property
+    def url(self) -> str:
+        """Base of REST addresses, without a slash at the end."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """Target of a gRPC channel."""
+        return f"{self.host}:{self.port}"
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def running_proxy(
+    servers: Sequence[tuple[str, int]],
+    token: str | None = None,
+    cors_origins: Sequence[str] = DEVELOPMENT_ORIGINS,
+    concurrency: int = 1,
+    max_body_bytes: int | None = None,
+) -> AsyncIterator[Proxy]:
+    """Start Envoy before `servers` on a free port, wait until it listens and found a healthy server, and kill it after.
+
+    The wait for a healthy server ends after 5 s: a test may want none. Raises RuntimeError, with Envoy's own words,
+    where it does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="millstream-proxy-") as scratch:
+        folder, port = Path(scratch), free_port()
+        config = folder / "envoy.json"
+        limits = {} if max_body_bytes is None else {"max_body_bytes": max_body_bytes}
+        text = render(
+            listen_host="127.0.0.1",
+            listen_port=port,
+            servers=servers,
+            admin_socket=str(folder / "admin.sock"),
+            proxy_token=token,
+            cors_origins=cors_origins,
+            access_log=str(folder / "access.log"),
+            **limits,
+        )
+        config.write_text(text)
+        config.chmod(0o600)
+        with (folder / "envoy.log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(*command(config, concurrency=concurrency), stderr=log)
+        proxy = Proxy(
+            "127.0.0.1", port, process.pid, folder / "envoy.log", folder / "access.log", folder / "admin.sock"
+        )
+        try:
+            await _listening(proxy, process)
+            yield proxy
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _listening(proxy: Proxy, process: asyncio.subprocess.Process) -> None:
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        if process.returncode is not None:
+            raise RuntimeError(f"Envoy did not start:\n{proxy.log.read_text()}")
+        with contextlib.suppress(OSError):
+            if await _healthy_servers(proxy) and await _answers(proxy):
+                return
+        # Envoy tells nobody that it is up: it must be asked.
+        await asyncio.sleep(0.02)
+    if not await _answers(proxy):
+        raise RuntimeError(f"Envoy does not listen:\n{proxy.log.read_text()}")
+
+
+async def _answers(proxy: Proxy) -> bool:
+    reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+    writer.write(b"OPTIONS /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return b" 204 " in answer.partition(b"\r\n")[0]
+
+
+async def _healthy_servers(proxy: Proxy) -> bool:
+    reader, writer = await asyncio.open_unix_connection(str(proxy.admin_socket))
+    writer.write(b"GET /clusters HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return b"::health_flags::healthy" in answer
