@@ -1,0 +1,72 @@
+"""The table of commands."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+# name -> (module, attribute). The attribute is a typer.Typer, or a function that is a command by itself.
+_COMMANDS = {
+    "dev": ("dev", "app"),
+    "serve": ("serve", "app"),
+    "publish": ("artifacts", "publish"),
+    "artifacts": ("artifacts", "app"),
+    "types": ("types", "app"),
+    "agents": ("agents", "app"),
+    "runs": ("runs", "app"),
+    "tasks": ("tasks", "app"),
+    "migrate": ("migrate", "app"),
+    "config": ("config", "app"),
+    "envoy-config": ("envoy", "app"),
+    "doctor": ("doctor", "app"),
+}
+
+
+class _Lazy(TyperGroup):
+    """Imports a command's module when the command is asked for: `--help` of one does not load them all."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name, (module, _) in _COMMANDS.items() if _exists(module)]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        module, attribute = _COMMANDS.get(cmd_name, ("", ""))
+        if not module or not _exists(module):
+            return None
+        return _command(cmd_name, getattr(importlib.import_module(f"millstream.cli.{module}"), attribute))
+
+
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(f"millstream.cli.{module}") is not None
+
+
+def _command(name: str, found: typer.Typer | Callable[..., object]) -> Any:
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer()
+        found.command(name)(function)
+    found._add_completion = False  # noqa: SLF001 (completion is the whole command's, not each one's)
+    command = typer.main.get_command(found)
+    command.name = name
+    return command
+
+
+app = typer.Typer(cls=_Lazy, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(version("millstream"))
+        raise typer.Exit
+
+
+@app.callback()
+def millstream(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """A durable run engine: typed artifacts, workflows and tasks, over gRPC and REST."""

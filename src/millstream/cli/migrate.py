@@ -1,0 +1,82 @@
+"""`millstream migrate`: bring the database's tables to this version, and back."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Bring the database to the tables of this version, and back.")
+
+_T = TypeVar("_T")
+
+DatabaseUrl = Annotated[
+    str,
+    typer.Option(envvar="MILLSTREAM_DATABASE_URL", show_envvar=True, help="postgresql://user:password@host/database"),
+]
+
+
+@app.command()
+def up(database_url: DatabaseUrl, revision: Annotated[str, typer.Argument(help="How far.")] = "head") -> None:
+    """Upgrade. Safe to call from several places at once: one does it, the others wait."""
+    from millstream.store import migrations
+
+    _run(migrations.upgrade(database_url, revision))
+    _print_current(database_url)
+
+
+@app.command()
+def down(
+    database_url: DatabaseUrl,
+    revision: Annotated[str, typer.Argument(help='How far: a revision, "-1" for one step, "base" for nothing.')],
+) -> None:
+    """Downgrade. What only the newer tables hold is lost."""
+    from millstream.store import migrations
+
+    _run(migrations.downgrade(database_url, revision))
+    _print_current(database_url)
+
+
+@app.command()
+def current(database_url: DatabaseUrl) -> None:
+    """Show the database's revision and this version's newest."""
+    _print_current(database_url)
+
+
+@app.command(hidden=True)
+def new(message: Annotated[str, typer.Argument(help="What changes, in a few words.")]) -> None:
+    """Write the migration that leads from the last one to the tables in the code (for development)."""
+    from millstream.store import migrations
+    from millstream.store.embedded import EmbeddedPostgres
+
+    async def write() -> str:
+        async with EmbeddedPostgres(ephemeral=True) as server:
+            await migrations.upgrade(server.url)
+            return str(await migrations.write(server.url, message))
+
+    print(_run(write()))
+
+
+def _print_current(database_url: str) -> None:
+    from millstream.store import migrations
+
+    revision, head = _run(migrations.current(database_url)), migrations.head()
+    print(f"{revision or 'not migrated'}{' (newest)' if revision == head else f', newest is {head}'}")
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run it, and turn what the database or Alembic refuses into one line and exit code 1."""
+    import asyncpg
+    from alembic.util import CommandError
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        return asyncio.run(work)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        reason = f"cannot reach the database (--database-url): {error}"
+    except CommandError as error:
+        reason = str(error)
+    except DBAPIError as error:
+        reason = f"the database refused a migration, nothing was changed: {error.orig}"
+    typer.echo(f"millstream: {reason}", err=True)
+    raise typer.Exit(1)
