@@ -58,12 +58,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="compare with what is there, change nothing")
-    what.add_argument(
-        "--baseline", action="store_true", help=f"write {BASELINE.name}, the contract of a release"
-    )
-    what.add_argument(
-        "--image", type=Path, metavar="FILE", help="write an image for buf lint and buf breaking"
-    )
+    what.add_argument("--baseline", action="store_true", help=f"write {BASELINE.name}, the contract of a release")
+    what.add_argument("--image", type=Path, metavar="FILE", help="write an image for buf lint and buf breaking")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="millstream-gen-") as scratch:
         if arguments.image or arguments.baseline:
@@ -84,18 +80,14 @@ def _generate(target: Path, scratch: Path) -> None:
     (target / DESCRIPTORS).parent.mkdir(parents=True)
     dependencies = _dependencies(scratch)
     contract = _contract_files()
-    plugins = [
-        f"--plugin=protoc-gen-{name}={_script(f'protoc-gen-{name}')}" for name in ("mypy", "mypy_grpc")
-    ]
+    plugins = [f"--plugin=protoc-gen-{name}={_script(f'protoc-gen-{name}')}" for name in ("mypy", "mypy_grpc")]
     messages = [f"--python_out={gen}", f"--mypy_out=quiet:{gen}"]
     services = [f"--grpc_python_out={gen}", f"--mypy_grpc_out=quiet:{gen}"]
     sources = [f"--descriptor_set_in={dependencies}", f"--proto_path={PROTO}"]
 
     _protoc(*sources, *plugins, *messages, VALIDATE, *contract)
     _protoc(*sources, *plugins, *services, *[name for name in contract if name.endswith("_service.proto")])
-    _protoc(
-        *sources, "--include_imports", f"--descriptor_set_out={target / DESCRIPTORS}", *contract, *FOR_ENVOY
-    )
+    _protoc(*sources, "--include_imports", f"--descriptor_set_out={target / DESCRIPTORS}", *contract, *FOR_ENVOY)
 
     twins = twin(FileDescriptorSet.FromString((target / DESCRIPTORS).read_bytes()))
     twin_set = scratch / "twin.binpb"
@@ -108,9 +100,7 @@ def _generate(target: Path, scratch: Path) -> None:
 
 
 def _contract_files() -> list[str]:
-    files = sorted(
-        str(path.relative_to(PROTO)) for path in (PROTO / PACKAGE.replace(".", "/")).glob("*.proto")
-    )
+    files = sorted(str(path.relative_to(PROTO)) for path in (PROTO / PACKAGE.replace(".", "/")).glob("*.proto"))
     if not files:
         raise SystemExit(f"no .proto file in {PROTO / PACKAGE.replace('.', '/')}")
     return files
@@ -178,9 +168,7 @@ def _differences(fresh: Path) -> list[str]:
     lines = [f"missing: {path}" for path in sorted(there - here)]
     lines += [f"left over: {path}" for path in sorted(here - there)]
     lines += [
-        f"stale: {path}"
-        for path in sorted(here & there)
-        if not filecmp.cmp(ROOT / path, fresh / path, shallow=False)
+        f"stale: {path}" for path in sorted(here & there) if not filecmp.cmp(ROOT / path, fresh / path, shallow=False)
     ]
     return lines
 

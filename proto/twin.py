@@ -27,9 +27,7 @@ def twin(contract: FileDescriptorSet) -> FileDescriptorSet:
 
     `contract` holds the contract's files after their imports, as protoc writes them.
     """
-    own = [
-        file for file in contract.file if file.package == PACKAGE and (file.message_type or file.enum_type)
-    ]
+    own = [file for file in contract.file if file.package == PACKAGE and (file.message_type or file.enum_type)]
     # Extensions (the method policy) describe services, which the twin has not; two of a number cannot be
     # loaded.
     own = [file for file in own if not file.extension]

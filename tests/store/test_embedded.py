@@ -140,9 +140,7 @@ async def test_a_killed_parent_takes_it_with_it_where_the_kernel_does_not_help_t
     script = START_AND_PRINT.replace(
         "async def main", f"EmbeddedPostgres.environment = lambda server: {environment}\nasync def main"
     )
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, str(data_dir), stdout=subprocess.PIPE
-    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(data_dir), stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(await parent.stdout.readline())
     parent.kill()
@@ -161,9 +159,7 @@ def spoilt(data_dir: Path) -> Iterator[Path]:
 
 def test_a_directory_of_another_version_is_named_with_both_versions(spoilt: Path) -> None:
     (spoilt / "PG_VERSION").write_text("13\n")
-    with pytest.raises(
-        EmbeddedPostgresError, match=r"was made by PostgreSQL 13, not \d+: set MILLSTREAM_PG_BIN"
-    ):
+    with pytest.raises(EmbeddedPostgresError, match=r"was made by PostgreSQL 13, not \d+: set MILLSTREAM_PG_BIN"):
         EmbeddedPostgres(spoilt.parent).initialise()
 
 
@@ -265,9 +261,7 @@ def test_programs_in_a_private_home_are_copied_to_where_the_user_can_run_them(da
     copy = binaries._runnable(package / installed.parent.name / "bin", nobody)
     try:
         assert nobody.may_read(copy / "initdb")
-        subprocess.run(
-            [copy / "initdb", "--version"], check=True, user=65534, group=65534, extra_groups=[], cwd="/"
-        )
+        subprocess.run([copy / "initdb", "--version"], check=True, user=65534, group=65534, extra_groups=[], cwd="/")
         assert binaries._runnable(package / installed.parent.name / "bin", nobody) == copy
     finally:
         shutil.rmtree(copy.parents[2])

@@ -69,9 +69,7 @@ def _checked(directory: Path, source: str) -> Binaries:
     for name in ("postgres", "initdb"):
         if not os.access(directory / name, os.X_OK):
             raise EmbeddedPostgresError(f"{source} has no program {name} in {directory}")
-    answer = subprocess.run(
-        [directory / "postgres", "--version"], capture_output=True, text=True, check=False
-    )
+    answer = subprocess.run([directory / "postgres", "--version"], capture_output=True, text=True, check=False)
     found = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
     if found is None:
         reason = (answer.stderr.strip().splitlines() or ["it says nothing"])[-1]
@@ -109,9 +107,7 @@ def _runnable(bin_directory: Path, account: Account) -> Path:
             shutil.copytree(source, scratch / source.relative_to(package.parent), symlinks=True)
     for path in (scratch, *scratch.rglob("*")):
         if not path.is_symlink():
-            path.chmod(
-                path.stat().st_mode | (0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-            )
+            path.chmod(path.stat().st_mode | (0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644))
     try:
         scratch.rename(target)
     except OSError:  # another process was first

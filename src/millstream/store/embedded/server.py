@@ -124,11 +124,7 @@ class EmbeddedPostgres:
 
         The process sees `environment()` and needs no shell; SIGINT stops it at once, without losing anything.
         """
-        settings = (
-            _SETTINGS
-            | {"shared_buffers": _shared_buffers()}
-            | (_EPHEMERAL_SETTINGS if self.ephemeral else {})
-        )
+        settings = _SETTINGS | {"shared_buffers": _shared_buffers()} | (_EPHEMERAL_SETTINGS if self.ephemeral else {})
         argv = [self.binaries.postgres, "-D", str(self.cluster), "-k", str(self.socket_dir)]
         for name, value in settings.items():
             argv += ["-c", f"{name}={value}"]
@@ -157,9 +153,7 @@ class EmbeddedPostgres:
             if self._process is not None and self._process.returncode is not None:
                 raise EmbeddedPostgresError(f"PostgreSQL ended at its start: {self._last_words()}")
             if time.monotonic() > deadline:
-                raise EmbeddedPostgresError(
-                    f"PostgreSQL in {self.base} does not answer after {timeout_s:.0f} s"
-                )
+                raise EmbeddedPostgresError(f"PostgreSQL in {self.base} does not answer after {timeout_s:.0f} s")
             await asyncio.sleep(0.02)
 
     async def start(self) -> None:
@@ -272,9 +266,7 @@ class EmbeddedPostgres:
             extra_groups=None if self.account.uid is None else [],
         )
         if result.returncode != 0:
-            raise EmbeddedPostgresError(
-                f"cannot create a database in {self.base}: {_telling_line(result.stderr)}"
-            )
+            raise EmbeddedPostgresError(f"cannot create a database in {self.base}: {_telling_line(result.stderr)}")
 
     def _check_existing(self) -> None:
         version = self.cluster / "PG_VERSION"
@@ -289,9 +281,7 @@ class EmbeddedPostgres:
                 f"set MILLSTREAM_PG_BIN to a version {found}, or use another data directory"
             )
         if not (self.base / "password").is_file():
-            raise EmbeddedPostgresError(
-                f"{self.base / 'password'} is missing: restore it, or remove {self.base}"
-            )
+            raise EmbeddedPostgresError(f"{self.base / 'password'} is missing: restore it, or remove {self.base}")
         if self.cluster.stat().st_mode & 0o027:
             raise EmbeddedPostgresError(f"{self.cluster} is open to other users: chmod 700 {self.cluster}")
         self._await_old_server()
@@ -331,9 +321,7 @@ def _explained(step: Callable[..., _T], *arguments: object) -> _T:
     try:
         return step(*arguments)
     except OSError as error:
-        raise EmbeddedPostgresError(
-            f"cannot use {error.filename or 'the data directory'}: {error.strerror}"
-        ) from error
+        raise EmbeddedPostgresError(f"cannot use {error.filename or 'the data directory'}: {error.strerror}") from error
 
 
 def _shared_buffers() -> str:
