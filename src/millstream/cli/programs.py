@@ -1,10 +1,8 @@
 """The programs that `millstream dev` runs, each with how it is started, probed and stopped."""
 
-import ast
 import asyncio
 import importlib
 import os
-import re
 import signal
 import socket
 import sys
@@ -19,6 +17,14 @@ from millstream.store.embedded import EmbeddedPostgres
 LOOPBACK = "127.0.0.1"
 _DRAIN_S = 3.0
 _WORKER_GRACE_S = 5.0
+_REGISTRATION_S = 0.1
+# A first request for each example: path and JSON body.
+_REQUESTS = {
+    "orders": (
+        "/api/v1/artifacts/sync",
+        '{"type": "Order", "payload": {"order_id": "o-1", "amount": 12.5, "items": ["tea"]}}',
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -139,44 +145,34 @@ def envoy_binary() -> str:
     return path
 
 
-class ReadySocket:
-    """Hears `READY=1` from a child, as systemd does (sd_notify): the child is told by NOTIFY_SOCKET."""
-
-    def __init__(self, path: Path) -> None:
-        """Listen at `path`."""
-        self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        self._socket.bind(str(path))
-        self._heard = False
-
-    def heard(self) -> bool:
-        """Whether the child has said that it is ready."""
-        try:
-            while True:
-                self._heard |= b"READY=1" in self._socket.recv(4096).split(b"\n")
-        except BlockingIOError:
-            return self._heard
-
-
 def worker(layout: Layout, example: Path) -> Program:
-    """Return the example's worker. One that never says READY=1 counts as ready after five seconds."""
-    ready = ReadySocket(layout.runtime_dir / "worker.sock")
-    deadline = asyncio.get_running_loop().time() + _WORKER_GRACE_S
+    """Return the example's worker, ready once the service knows its agents.
+
+    One that registers none (its worker takes tasks only) counts as ready after five seconds.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _WORKER_GRACE_S
+    known = -1
 
     async def is_ready() -> bool:
-        return ready.heard() or asyncio.get_running_loop().time() > deadline
+        nonlocal known
+        before, known = known, await _agents(layout)
+        if known > 0 and known == before:
+            return True
+        await asyncio.sleep(_REGISTRATION_S)
+        return loop.time() > deadline
 
     return Program(
         name="worker",
         argv=[sys.executable, str(example)],
-        env=_environment(
-            MILLSTREAM_TARGET=f"{LOOPBACK}:{layout.port}",
-            NOTIFY_SOCKET=str(ready.path),
-            PYTHONUNBUFFERED="1",
-        ),
+        env=_environment(MILLSTREAM_TARGET=f"{LOOPBACK}:{layout.port}", PYTHONUNBUFFERED="1"),
         is_ready=is_ready,
     )
+
+
+async def _agents(layout: Layout) -> int:
+    listed = (await ask("/api/v1/agents", port=layout.port)).json()
+    return len(listed.get("agents", ())) if isinstance(listed, dict) else 0
 
 
 def example_file(name: str) -> Path:
@@ -192,10 +188,12 @@ def example_file(name: str) -> Path:
 
 
 def example_curl(example: Path, port: int) -> str | None:
-    """Return the first curl command in the example's docstring, for this port."""
-    text = ast.get_docstring(ast.parse(example.read_text())) or ""
-    found = re.search(r"^\s*(curl (?:.*\\\n)*.*)$", text, re.MULTILINE)
-    return None if found is None else re.sub(r"(127\.0\.0\.1|localhost):8080", f"{LOOPBACK}:{port}", found[1])
+    """Return a command that shows what the example does, None for one that has none."""
+    request = _REQUESTS.get(example.stem)
+    if request is None:
+        return None
+    path, body = request
+    return f"curl -X POST http://{LOOPBACK}:{port}{path} -H 'content-type: application/json' -d '{body}'"
 
 
 def check_port(port: int, option: str) -> None:
