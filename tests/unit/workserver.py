@@ -94,10 +94,12 @@ class Stream:
         ending = asyncio.ensure_future(self._end)
         both: set[asyncio.Future[Any]] = {reader, ending}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        # The reader may not outlive the call: an error that nobody asks it for would fail some later test.
+        reader.cancel()
+        await asyncio.gather(reader, return_exceptions=True)
         outcome = self._end.result() if self._end.done() else None
         if outcome is not None:
             await self.context.abort(*outcome)
-        reader.cancel()
 
     async def _read(self) -> None:
         async for request in self._requests:

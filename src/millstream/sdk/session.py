@@ -82,7 +82,7 @@ class Session:
             grpc.aio.AioRpcError: it ended with an error.
         """
         writer = self._loop.create_task(self._write())
-        self._tick()
+        self._pulse = self._loop.call_later(self._lease_s / 3, self._tick)
         try:
             while (response := await self._read()) is not None:
                 self._handle(response)
