@@ -172,7 +172,7 @@ def worker(layout: Layout, example: Path) -> Program:
 
 async def _agents(layout: Layout) -> int:
     listed = (await ask("/api/v1/agents", port=layout.port)).json()
-    return len(listed.get("agents", ())) if isinstance(listed, dict) else 0
+    return len(listed.get("items", ())) if isinstance(listed, dict) else 0
 
 
 def example_file(name: str) -> Path:
