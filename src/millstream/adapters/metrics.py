@@ -1,0 +1,123 @@
+"""Prometheus metrics of the process, or of all processes that share PROMETHEUS_MULTIPROC_DIR."""
+
+import os
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+_LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_COMMIT_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_BATCH: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+
+_GAUGES: Final = {
+    "queue_commands": "Commands that wait for the committer.",
+    "queue_bytes": "Bytes of the commands that wait for the committer.",
+    "tasks_ready": "Tasks that wait for a worker.",
+    "oldest_ready_task_seconds": "Age of the oldest task that waits for a worker.",
+    "leases": "Tasks in the hands of workers of this server.",
+    "waiters": "Callers that wait for the end of a run.",
+    "workers_connected": "Workers connected to this server.",
+}
+
+
+class Metrics:
+    """All metrics of the service; one object per process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "millstream_requests_total", "Calls that ended.", ["rpc", "code"], registry=self._registry
+        )
+        self._latency = Histogram(
+            "millstream_request_seconds",
+            "Time from arrival to answer.",
+            ["rpc"],
+            buckets=_LATENCY_S,
+            registry=self._registry,
+        )
+        self._in_flight = Gauge(
+            "millstream_requests_in_flight",
+            "Calls under way.",
+            ["rpc"],
+            registry=self._registry,
+            multiprocess_mode="livesum",
+        )
+        self.engine = EngineMetrics(self._registry)
+
+    def meter(self, rpc: str) -> "Meter":
+        """The meter of a method."""
+        return Meter(rpc, self._requests, self._latency, self._in_flight)
+
+    def exposition(self) -> bytes:
+        """The metrics in the text format, those of all processes where they share a directory."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self._registry)
+        merged = CollectorRegistry()
+        MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
+        return generate_latest(merged)
+
+
+class Meter:
+    """Measures the calls of one method."""
+
+    __slots__ = ("_codes", "_in_flight", "_latency", "_requests", "_rpc")
+
+    def __init__(self, rpc: str, requests: Counter, latency: Histogram, in_flight: Gauge) -> None:
+        self._rpc = rpc
+        self._requests = requests
+        self._latency = latency.labels(rpc)
+        self._in_flight = in_flight.labels(rpc)
+        # Looking a child up by its labels costs more than counting.
+        self._codes: dict[str, Counter] = {"OK": requests.labels(rpc, "OK")}
+
+    def begin(self) -> None:
+        """A call begins."""
+        self._in_flight.inc()
+
+    def end(self, code: str, seconds: float) -> None:
+        """It ended with a code."""
+        self._in_flight.dec()
+        self._latency.observe(seconds)
+        counter = self._codes.get(code)
+        if counter is None:
+            counter = self._codes[code] = self._requests.labels(self._rpc, code)
+        counter.inc()
+
+
+class EngineMetrics:
+    """What the engine tells of itself."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._commands = Histogram(
+            "millstream_batch_commands", "Commands in a batch.", ["path"], buckets=_BATCH, registry=registry
+        )
+        self._commit = Histogram(
+            "millstream_commit_seconds", "Time a batch took.", ["path"], buckets=_COMMIT_S, registry=registry
+        )
+        self._gauges = {
+            # Each process knows the same backlog of the database; its own leases and callers add up.
+            name: Gauge(
+                f"millstream_{name}",
+                text,
+                registry=registry,
+                multiprocess_mode="livemax" if name in _SHARED else "livesum",
+            )
+            for name, text in _GAUGES.items()
+        }
+        self._paths: dict[str, tuple[Histogram, Histogram]] = {}
+
+    def observe_batch(self, commands: int, seconds: float, path: str) -> None:
+        """A batch was committed on "owner" or "locked" path."""
+        pair = self._paths.get(path)
+        if pair is None:
+            pair = self._paths[path] = (self._commands.labels(path), self._commit.labels(path))
+        pair[0].observe(commands)
+        pair[1].observe(seconds)
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge. Raises KeyError where there is no such gauge."""
+        self._gauges[name].set(value)
+
+
+_SHARED: Final = frozenset({"tasks_ready", "oldest_ready_task_seconds"})

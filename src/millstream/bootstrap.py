@@ -1,0 +1,131 @@
+"""Wires every layer together, once, and runs a server until it is told to end."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import structlog
+import uvloop
+
+from millstream.adapters import logs
+from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator, DeveloperAuthenticator
+from millstream.adapters.metrics import Metrics
+from millstream.config import ConfigError, Settings
+from millstream.transport.pipeline import Pipeline
+from millstream.transport.ports import Authenticator
+from millstream.transport.reading import Limits
+from millstream.transport.server import Server, UseCases
+
+_log: Final = structlog.get_logger("millstream.server")
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A wired service.
+
+    Attributes:
+        use_cases: What the transport serves.
+        ready: Whether the database answers.
+        close: Ends the engine and its connections; called after the server's end.
+    """
+
+    use_cases: UseCases
+    ready: Callable[[], Awaitable[bool]]
+    close: Callable[[], Awaitable[None]]
+
+
+Build = Callable[[Settings, Metrics], Awaitable[App]]
+"""Makes the service behind the transport."""
+
+
+def run(settings: Settings, build: Build) -> int:
+    """Serve on an event loop of its own, and return the exit code."""
+    return uvloop.run(serve(settings, build))
+
+
+async def serve(settings: Settings, build: Build) -> int:
+    """Serve until SIGTERM or SIGINT, and return the exit code. Raises ConfigError where no one could call."""
+    logs.configure(settings.log_format, settings.log_level)
+    authenticator = authenticator_of(settings)
+    metrics = Metrics()
+    ended = _signals()
+    app = await build(settings, metrics)
+    try:
+        server = server_of(settings, app, authenticator, metrics)
+        try:
+            port = await server.start(address_of(settings))
+        except OSError as error:
+            _log.error("cannot start", reason=str(error))
+            return 1
+        _log.info("ready", address=f"{settings.host}:{port}", auth_mode=settings.auth_mode or "api_keys")
+        await ended.wait()
+        await server.stop()
+    finally:
+        await app.close()
+    _log.info("ended")
+    return 0
+
+
+def server_of(settings: Settings, app: App, authenticator: Authenticator, metrics: Metrics) -> Server:
+    """The server in front of a wired service."""
+    pipeline = Pipeline(
+        authenticator=authenticator,
+        metrics=metrics,
+        limits=Limits(settings.max_payload_bytes, settings.max_request_bytes),
+        proxy_token=settings.proxy_token.get_secret_value().encode(),
+    )
+    return Server(pipeline, app.use_cases, version_of(), app.ready, settings.drain_timeout_s)
+
+
+def authenticator_of(settings: Settings) -> Authenticator:
+    """Who may call. Raises ConfigError where nobody is configured: authentication fails closed."""
+    if settings.auth_mode == "developer":
+        return DeveloperAuthenticator()
+    if not settings.api_keys:
+        raise ConfigError(
+            "nobody could call: configure api_keys, or choose auth_mode developer, which listens on loopback only"
+        )
+    keys = [
+        ApiKey(
+            id=key.id,
+            sha256=key.sha256.get_secret_value(),
+            tenant=key.tenant,
+            roles=tuple(key.roles),
+            agent=key.agent,
+            labels=tuple(key.labels),
+            name=key.name,
+        )
+        for key in settings.api_keys
+    ]
+    try:
+        return ApiKeyAuthenticator(keys)
+    except ValueError as error:
+        raise ConfigError(f"api_keys: {error}") from None
+
+
+def address_of(settings: Settings) -> str:
+    """The address that gRPC listens on."""
+    host = settings.host
+    if host.startswith("unix:"):
+        return host
+    return f"[{host}]:{settings.port}" if ":" in host and "[" not in host else f"{host}:{settings.port}"
+
+
+def version_of() -> str:
+    """Version of the installed package."""
+    try:
+        return version("millstream")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    return ended

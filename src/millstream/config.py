@@ -1,0 +1,152 @@
+"""The configuration: flags over environment over file over defaults.
+
+Environment variables are MILLSTREAM_ and the upper-case name; the file is `millstream.toml` in the working
+directory, or what MILLSTREAM_CONFIG names.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+KIB = 1024
+MIB = 1024 * KIB
+DAY_S = 86_400
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message is one line."""
+
+
+class ApiKeySettings(BaseModel):
+    """A static API key; `sha256` is the hash of the key, in hexadecimal."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(min_length=1, max_length=128)
+    sha256: SecretStr
+    tenant: str = Field(default="default", min_length=1, max_length=128)
+    roles: list[str] = Field(min_length=1)
+    agent: str = ""
+    labels: list[str] = []
+    name: str = ""
+
+
+class Settings(BaseSettings):
+    """All settings; sizes in bytes, times in seconds, as the names say."""
+
+    model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="Address of the gRPC server.")
+    port: int = Field(default=9090, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
+    database_url: SecretStr = Field(default=SecretStr(""), description="URL of the PostgreSQL database.")
+    migrate_at_start: bool = Field(default=True, description="Bring the database up to date at start.")
+    pool_size: int = Field(default=8, ge=2, le=100, description="Connections for reads.")
+
+    auth_mode: Literal["", "api_keys", "developer"] = Field(
+        default="", description="Who may call. Empty: api_keys where there are any; without, no start."
+    )
+    api_keys: list[ApiKeySettings] = Field(default=[], description="Static API keys, hashes only.")
+    proxy_token: SecretStr = Field(
+        default=SecretStr(""), description="Shared with the proxy, which has then checked the payloads."
+    )
+
+    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    max_payload_bytes: int = Field(default=MIB, ge=KIB, le=8 * MIB, description="One payload.")
+    max_request_bytes: int = Field(default=4 * MIB, ge=KIB, le=16 * MIB, description="One request.")
+    queue_max_commands: int = Field(default=20_000, ge=1, description="Commands that may wait.")
+    queue_max_bytes: int = Field(default=64 * MIB, ge=MIB, description="Bytes that may wait.")
+    batch_max_commands: int = Field(default=500, ge=1, le=10_000, description="Commands in a batch.")
+    batch_max_bytes: int = Field(default=8 * MIB, ge=KIB, description="Bytes in a batch.")
+    owner_path: bool = Field(default=True, description="Write runs of this process without reading them.")
+
+    lease_s: float = Field(default=30.0, ge=1, le=3600, description="A lease ends so long after its renewal.")
+    reconnect_grace_s: float = Field(default=5.0, ge=0, le=600, description="A lost worker may come back.")
+    cancel_grace_s: float = Field(default=10.0, ge=0, le=3600, description="Cancelled tasks may end.")
+    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600, description="Calls in flight at the end.")
+
+    idempotency_ttl_s: int = Field(default=DAY_S, ge=60, le=30 * DAY_S, description="Keys are kept.")
+    run_retention_days: int = Field(default=7, ge=1, le=3650, description="Finished runs are kept.")
+    artifact_retention_days: int = Field(default=30, ge=1, le=3650, description="Artifacts are kept.")
+
+    max_depth: int = Field(default=50, ge=1, le=1000, description="Steps from a cascade's first artifact.")
+    max_tasks_per_run: int = Field(default=10_000, ge=1, description="Tasks of a cascade.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if text and not text.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must begin with postgresql://")
+        return url
+
+    @model_validator(mode="after")
+    def _closed(self) -> "Settings":
+        if self.auth_mode == "developer" and not is_loopback(self.host):
+            raise ValueError(f"auth_mode developer lets anyone in, so host must be loopback, not {self.host}")
+        if self.auth_mode == "api_keys" and not self.api_keys:
+            raise ValueError("auth_mode api_keys needs api_keys")
+        if self.max_payload_bytes > self.max_request_bytes:
+            raise ValueError("max_payload_bytes is over max_request_bytes")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file."""
+        file = TomlConfigSettingsSource(settings_cls, toml_file=_file())
+        return init_settings, env_settings, file
+
+    def effective(self) -> dict[str, Any]:
+        """The settings as plain values, secrets masked."""
+        return self.model_dump(mode="json")
+
+
+def load(**flags: Any) -> Settings:
+    """The settings; flags that are None were not given. Raises ConfigError with one line for people."""
+    given = {name: value for name, value in flags.items() if value is not None}
+    named = os.environ.get("MILLSTREAM_CONFIG")
+    if named and not Path(named).is_file():
+        raise ConfigError(f"MILLSTREAM_CONFIG: there is no file {named}")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigError("; ".join(map(_line, error.errors()))) from None
+    except ValueError as error:  # a file that is no TOML
+        raise ConfigError(f"{_file()}: {error}".replace("\n", " ")) from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the address is reached from this machine alone."""
+    if host.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _file() -> Path:
+    return Path(os.environ.get("MILLSTREAM_CONFIG") or "millstream.toml")
+
+
+def _line(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    text = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}" if where else text

@@ -1,0 +1,81 @@
+"""What a handler sees of its call: ours, not grpc.aio's, so that the door can be replaced."""
+
+import hmac
+import re
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import uuid_utils
+
+from millstream.application.views import Key
+from millstream.domain.principals import Principal
+
+Metadata = Mapping[str, str]
+"""Request metadata by lower-case name; of several values the last. Binary ones are left out."""
+
+Remaining = Callable[[], float | None]
+"""Seconds until the caller's deadline; None: it has none."""
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
+_NOBODY: Final = Principal(name="", tenant="", permissions=frozenset())
+
+
+class Context:
+    """One call.
+
+    Attributes:
+        rpc: Name of the method, such as "Publish".
+        metadata: What the caller sent beside the request.
+        principal: Who calls; without permissions where the method is public.
+        correlation_id: Label of this call in logs and errors.
+        rest: The call came over REST.
+        trusted: The proxy has already checked the payloads.
+        headers: Initial metadata of the answer.
+        key: The idempotency key of the call, where its method takes one.
+    """
+
+    __slots__ = (
+        "_remaining",
+        "correlation_id",
+        "headers",
+        "key",
+        "metadata",
+        "principal",
+        "rest",
+        "rpc",
+        "trusted",
+    )
+
+    def __init__(self, rpc: str, metadata: Metadata, proxy_token: bytes, remaining: Remaining) -> None:
+        self.rpc = rpc
+        self.metadata = metadata
+        self.principal = _NOBODY
+        self.rest = "x-envoy-original-path" in metadata
+        self.correlation_id = correlation_id(metadata)
+        self.trusted = is_trusted(metadata, proxy_token)
+        self.headers: dict[str, str] = {"x-correlation-id": self.correlation_id}
+        self.key: Key | None = None
+        self._remaining = remaining
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds that the caller still waits, at least 0; None: no deadline."""
+        left = self._remaining()
+        return None if left is None else max(left, 0.0)
+
+    def replayed(self, replayed: bool) -> None:
+        """Say whether the answer is that of an earlier call with the same key."""
+        if replayed:
+            self.headers["idempotency-replayed"] = "true"
+
+
+def correlation_id(metadata: Metadata) -> str:
+    """The caller's label where it is a sane one, else a new one."""
+    given = metadata.get("x-correlation-id", "")
+    return given if _LABEL(given) else str(uuid_utils.uuid7())
+
+
+def is_trusted(metadata: Metadata, proxy_token: bytes) -> bool:
+    """Whether the call carries the proxy's token. Never where there is no token."""
+    given = metadata.get("x-millstream-proxy")
+    return bool(given and proxy_token) and hmac.compare_digest(str(given).encode(), proxy_token)

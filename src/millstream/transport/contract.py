@@ -1,0 +1,108 @@
+"""The contract as the server reads it: its services, each method's policy, and the messages of the twin.
+
+Requests and answers are the bytes twin's, under the public names; policies and reflection come from the public
+descriptors.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from google.api import annotations_pb2
+from google.protobuf import message_factory
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from millstream.v1 import (
+    agent_service_pb2,
+    artifact_service_pb2,
+    policy_pb2,
+    run_service_pb2,
+    system_service_pb2,
+    task_service_pb2,
+    worker_service_pb2,
+)
+from millstream.wire.v1 import (
+    agent_service_pb2 as _wire_agents,
+)
+from millstream.wire.v1 import (
+    artifact_service_pb2 as _wire_artifacts,
+)
+from millstream.wire.v1 import (
+    run_service_pb2 as _wire_runs,
+)
+from millstream.wire.v1 import (
+    system_service_pb2 as _wire_system,
+)
+from millstream.wire.v1 import (
+    task_service_pb2 as _wire_tasks,
+)
+from millstream.wire.v1 import (
+    worker_service_pb2 as _wire_workers,
+)
+
+PACKAGE = "millstream.v1"
+TWIN_PACKAGE = "millstream.wire.v1"
+
+_AREAS = (
+    (artifact_service_pb2, _wire_artifacts),
+    (agent_service_pb2, _wire_agents),
+    (run_service_pb2, _wire_runs),
+    (task_service_pb2, _wire_tasks),
+    (worker_service_pb2, _wire_workers),
+    (system_service_pb2, _wire_system),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of the contract.
+
+    Attributes:
+        name: Its name, such as "Publish".
+        path: Its gRPC path, such as "/millstream.v1.ArtifactService/Publish".
+        policy: What it asks of its caller.
+        request: Class of its request in the twin.
+        public_request: Class of its request in the contract.
+        streaming: It is a stream in both directions.
+        has_rest: It has a REST path.
+    """
+
+    name: str
+    path: str
+    policy: policy_pb2.Policy
+    request: type[Message]
+    public_request: type[Message]
+    streaming: bool
+    has_rest: bool
+
+
+def services() -> list[ServiceDescriptor]:
+    """The services of the contract."""
+    return [service for public, _ in _AREAS for service in public.DESCRIPTOR.services_by_name.values()]
+
+
+def methods() -> Iterator[Method]:
+    """The methods of the contract."""
+    for public, wire in _AREAS:
+        for service in public.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                yield _method(service, method, wire.DESCRIPTOR.message_types_by_name[method.input_type.name])
+
+
+def descriptor_of(message: Message | type[Message]) -> Descriptor:
+    """The descriptor of a message or its class; the stubs name it by two types of which one is hidden."""
+    return cast(Descriptor, message.DESCRIPTOR)
+
+
+def _method(service: ServiceDescriptor, method: MethodDescriptor, request: Descriptor) -> Method:
+    options = method.GetOptions()
+    return Method(
+        name=method.name,
+        path=f"/{service.full_name}/{method.name}",
+        policy=options.Extensions[policy_pb2.policy],
+        request=message_factory.GetMessageClass(request),
+        public_request=message_factory.GetMessageClass(method.input_type),
+        streaming=method.client_streaming,
+        has_rest=options.HasExtension(annotations_pb2.http),
+    )

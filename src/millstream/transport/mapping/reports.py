@@ -1,0 +1,117 @@
+"""Reports of workers: many messages become one command, and what cannot be taken is refused item by item."""
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.message import Message
+
+from millstream.application.views import Completion, ReportResult, Reports
+from millstream.domain.errors import MillstreamError
+from millstream.transport import validation
+from millstream.transport.contract import descriptor_of
+from millstream.transport.mapping import workers as mapping
+from millstream.transport.payloads import PayloadRules
+from millstream.transport.text import TextPlan
+from millstream.wire.v1 import worker_pb2
+from millstream.wire.v1.worker_service_pb2 import WorkRequest
+
+_TEXT = TextPlan.of(descriptor_of(worker_pb2.Completion))
+
+
+def completions(
+    messages: Iterable[worker_pb2.Completion], rules: PayloadRules, trusted: bool
+) -> tuple[list[Completion], list[ReportResult]]:
+    """The completions that can be taken, and a result for each that cannot."""
+    taken: list[Completion] = []
+    refused: list[ReportResult] = []
+    for message in messages:
+        try:
+            _TEXT.check(message)
+            rules.check_value(message.output, "output", trusted)
+            for index, artifact in enumerate(message.artifacts):
+                rules.check_struct(artifact.payload, f"artifacts[{index}].payload", trusted)
+            taken.append(mapping.completion_of(message))
+        except MillstreamError as error:
+            refused.append(ReportResult(message.task_id.lower(), message.attempt, error))
+    return taken, refused
+
+
+def in_order(
+    messages: Sequence[worker_pb2.Completion], stored: Sequence[ReportResult], refused: Sequence[ReportResult]
+) -> list[ReportResult]:
+    """Results in the order of the request, those of the refused put back in their places."""
+    if not refused:
+        return list(stored)
+    left, right = iter(stored), iter(refused)
+    waiting = next(right, None)
+    out: list[ReportResult] = []
+    for message in messages:
+        fence = (message.task_id.lower(), message.attempt)
+        if waiting is not None and fence == (waiting.task_id, waiting.attempt):
+            out.append(waiting)
+            waiting = next(right, None)
+        else:
+            out.append(next(left))
+    return out
+
+
+class Collected:
+    """What several messages of a worker's stream report together.
+
+    Attributes:
+        number: The highest message number.
+        credit: Credit in all.
+        drain: The worker takes no more.
+        refused: Results of what could not be taken.
+    """
+
+    def __init__(self, rules: PayloadRules) -> None:
+        self._rules = rules
+        self._messages: list[WorkRequest] = []
+        self._taken: list[Completion] = []
+        self.number = 0
+        self.credit = 0
+        self.drain = False
+        self.refused: list[ReportResult] = []
+
+    def add(self, message: WorkRequest) -> None:
+        """Add a message, dropping from it what breaks the rules. Raises ValidationFailed where it is beyond that."""
+        try:
+            validation.check(message)
+        except MillstreamError:
+            self._drop_faulty(message)
+            validation.check(message)
+        taken, refused = completions(message.completions, self._rules, trusted=False)
+        self._taken += taken
+        self.refused += refused
+        self._messages.append(message)
+        self.number = max(self.number, message.number)
+        self.credit += message.credit
+        self.drain |= message.drain
+
+    def reports(self) -> Reports:
+        """All of it as one command."""
+        messages = self._messages
+        return Reports(
+            completions=tuple(self._taken),
+            failures=tuple(mapping.failure_of(each) for m in messages for each in m.failures),
+            progress=tuple(mapping.progress_of(each) for m in messages for each in m.progress),
+            heartbeats=tuple(ref for m in messages for ref in mapping.refs_of(m.heartbeats)),
+            delivered=tuple(ref for m in messages for ref in mapping.refs_of(m.delivered)),
+            released=tuple(ref for m in messages for ref in mapping.refs_of(m.released)),
+        )
+
+    def _drop_faulty(self, message: WorkRequest) -> None:
+        for items in (message.completions, message.failures, message.progress):
+            for index in range(len(items) - 1, -1, -1):
+                error = _error_of(items[index])
+                if error is not None:
+                    self.refused.append(ReportResult(items[index].task_id, items[index].attempt, error))
+                    del items[index]
+
+
+def _error_of(message: Message) -> MillstreamError | None:
+    try:
+        validation.check(message)
+    except MillstreamError as error:
+        return error
+    return None

@@ -1,0 +1,102 @@
+"""Tasks and attempts."""
+
+from typing import Any
+
+from millstream.application.views import NewTask, TaskQuery, TaskView
+from millstream.domain.errors import ValidationFailed
+from millstream.domain.runs import Attempt, Task, TaskStatus
+from millstream.transport.mapping.json import labels_of, labels_text
+from millstream.transport.mapping.pages import known
+from millstream.transport.mapping.policies import put_retry, put_timeouts, retry_of, timeouts_of
+from millstream.transport.mapping.runs import put_error
+from millstream.transport.mapping.times import duration_us, put, us
+from millstream.wire.v1 import run_pb2
+from millstream.wire.v1.task_service_pb2 import CreateTaskRequest
+
+_DEFAULTS = NewTask(kind="")
+
+
+def new_task(message: CreateTaskRequest) -> NewTask:
+    """The task to create. Raises ValidationFailed."""
+    if message.kind.startswith("agent:"):
+        raise ValidationFailed.of("kind", 'kinds that begin with "agent:" are the server\'s')
+    given = message.HasField
+    if given("run_at") and given("delay"):
+        raise ValidationFailed.of("delay", "give run_at or delay, not both")
+    return NewTask(
+        kind=message.kind,
+        input=message.input,
+        queue=message.queue or "default",
+        priority=message.priority,
+        run_at_us=us(message.run_at, "run_at") if given("run_at") else 0,
+        delay_us=duration_us(message.delay) if given("delay") else 0,
+        retry=retry_of(message.retry) if given("retry") else _DEFAULTS.retry,
+        timeouts=timeouts_of(message.timeouts) if given("timeouts") else _DEFAULTS.timeouts,
+        labels=labels_text(dict(message.labels)) if message.labels else "",
+    )
+
+
+def task_query(request: Any, run_id: str = "") -> TaskQuery:
+    """Which tasks a request asks for; those of a run where `run_id` is given."""
+    number = known(request.status, max(TaskStatus), "status")
+    status = TaskStatus(number) if number else None
+    if run_id:
+        return TaskQuery(status=status, run_id=run_id.lower())
+    return TaskQuery(
+        status=status,
+        kind=request.kind,
+        queue=request.queue,
+        created_after_us=us(request.created_after, "created_after") if request.HasField("created_after") else 0,
+        created_before_us=us(request.created_before, "created_before") if request.HasField("created_before") else 0,
+    )
+
+
+def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
+    """Write a task without its input and output."""
+    out.task_id = task.id
+    out.run_id = task.run_id
+    out.kind = task.kind
+    out.queue = task.queue
+    out.status = int(task.status)  # type: ignore[assignment]
+    out.priority = task.priority
+    out.attempt = task.attempt
+    out.max_attempts = task.retry.max_attempts
+    put(out.created_at, task.created_us)
+    put(out.run_at, task.run_at_us)
+    put(out.started_at, task.started_us)
+    put(out.finished_at, task.finished_us)
+    put_error(out.error, task.error_code, task.error_message)
+    out.worker = task.worker_name
+    out.agent = task.agent
+    out.artifact_ids.extend(task.artifact_ids)
+    out.progress = task.progress
+    out.progress_message = task.progress_message
+    put_retry(out.retry, task.retry)
+    put_timeouts(out.timeouts, task.timeouts)
+    if task.labels:
+        out.labels.update(labels_of(task.labels))
+    return out
+
+
+def task_view(view: TaskView) -> run_pb2.Task:
+    """A task with its input and output."""
+    out = put_task(run_pb2.Task(), view.task)
+    if view.task.input:
+        out.input = view.task.input
+    if view.output:
+        out.output = view.output
+    return out
+
+
+def put_attempt(out: run_pb2.Attempt, attempt: Attempt) -> None:
+    """Write an attempt."""
+    out.attempt = attempt.number
+    out.status = int(attempt.status)  # type: ignore[assignment]
+    put(out.started_at, attempt.started_us)
+    put(out.finished_at, attempt.finished_us)
+    if attempt.finished_us and attempt.started_us:
+        out.duration_ms = (attempt.finished_us - attempt.started_us) / 1000
+    out.worker = attempt.worker_name
+    put_error(out.error, attempt.error_code, attempt.error_message)
+    if attempt.output:
+        out.output = attempt.output

@@ -1,0 +1,135 @@
+"""Workers: what they say of themselves, what they are given, and what they report."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from millstream.application.views import (
+    AttemptFailure,
+    Cancellation,
+    Completion,
+    Hello,
+    Lease,
+    LeaseRef,
+    Progress,
+    ReportResult,
+)
+from millstream.transport.mapping.agents import agent_spec
+from millstream.transport.mapping.artifacts import new_artifact, put_artifact, type_spec
+from millstream.transport.mapping.errors import body
+from millstream.transport.mapping.times import duration_us, put, put_duration
+from millstream.wire.v1 import worker_pb2
+
+DEFAULT_QUEUE = "default"
+_MAX_CODE = 128
+_MAX_MESSAGE = 4000
+
+
+def hello_of(message: worker_pb2.WorkerHello) -> Hello:
+    """Who a worker is. Without queues it takes from "default" and those of its agents."""
+    agents = tuple(agent_spec(each) for each in message.agents)
+    queues = message.queues or [DEFAULT_QUEUE, *(agent.queue for agent in agents)]
+    return Hello(
+        worker_id=message.worker_id.lower(),
+        name=message.name,
+        kinds=tuple(message.kinds),
+        queues=tuple(dict.fromkeys(queues)),
+        agents=agents,
+        types=tuple(type_spec(each, f"hello.types[{i}].schema") for i, each in enumerate(message.types)),
+        held=refs_of(message.held),
+        slots=message.slots,
+    )
+
+
+def refs_of(messages: Iterable[worker_pb2.LeaseRef]) -> tuple[LeaseRef, ...]:
+    """Leases by their fences."""
+    return tuple([LeaseRef(each.task_id.lower(), each.attempt) for each in messages])
+
+
+def completion_of(message: worker_pb2.Completion) -> Completion:
+    """A task done. Raises ValidationFailed where a visibility makes no sense."""
+    return Completion(
+        task_id=message.task_id.lower(),
+        attempt=message.attempt,
+        output=message.output,
+        artifacts=[new_artifact(each) for each in message.artifacts],
+    )
+
+
+def failure_of(message: worker_pb2.AttemptFailure) -> AttemptFailure:
+    """A failed attempt.
+
+    Its text is made to fit instead of refused: a worker whose report of a failure fails has nowhere to go.
+    """
+    return AttemptFailure(
+        task_id=message.task_id.lower(),
+        attempt=message.attempt,
+        code=_fit(message.code, _MAX_CODE) or "ERROR",
+        message=_fit(message.message, _MAX_MESSAGE),
+        retryable=message.retryable if message.HasField("retryable") else None,
+        retry_after_us=duration_us(message.retry_after) if message.HasField("retry_after") else 0,
+    )
+
+
+def progress_of(message: worker_pb2.TaskProgress) -> Progress:
+    """How far a task is."""
+    return Progress(
+        task_id=message.task_id.lower(),
+        attempt=message.attempt,
+        fraction=message.fraction,
+        message=message.message.replace("\0", "\ufffd"),
+    )
+
+
+def _fit(text: str, size: int) -> str:
+    return text.replace("\0", "\ufffd")[:size]
+
+
+def put_lease(out: worker_pb2.Lease, lease: Lease) -> None:
+    """Write a lease."""
+    task = lease.task
+    out.task_id = task.id
+    out.attempt = lease.attempt
+    out.run_id = task.run_id
+    out.kind = task.kind
+    out.queue = task.queue
+    out.agent = task.agent
+    if task.input:
+        out.input = task.input
+    for artifact in lease.artifacts:
+        put_artifact(out.artifacts.add(), artifact)
+    out.idempotency_token = task.id
+    put(out.deadline, task.deadline_us)
+    if task.timeouts.heartbeat_us:
+        put_duration(out.heartbeat_timeout, task.timeouts.heartbeat_us)
+    out.tries = lease.tries
+    out.max_attempts = task.retry.max_attempts
+    put(out.created_at, task.created_us)
+
+
+def lease_bytes(lease: Lease) -> int:
+    """About how many bytes a lease takes on the wire; 400 is an ordinary one without its payloads."""
+    size = 400 + len(lease.task.input)
+    for artifact in lease.artifacts:
+        size += 400 + len(artifact.payload)
+    return size
+
+
+def put_cancellation(out: worker_pb2.Cancellation, cancellation: Cancellation) -> None:
+    """Write that a lease must be given up."""
+    out.task_id = cancellation.task_id
+    out.attempt = cancellation.attempt
+    out.reason = cancellation.reason
+
+
+def put_result(out: worker_pb2.ReportResult, result: ReportResult, correlation_id: str) -> None:
+    """Write what became of a report."""
+    out.task_id = result.task_id
+    out.attempt = result.attempt
+    out.cancel_requested = result.cancel_requested
+    if result.error is not None:
+        out.error.CopyFrom(body(result.error, correlation_id))
+
+
+def queues_of(message: Any) -> tuple[str, ...]:
+    """Queues that a polling worker takes from."""
+    return tuple(dict.fromkeys(message.queues)) or (DEFAULT_QUEUE,)

@@ -1,0 +1,160 @@
+"""What every call passes, outermost first.
+
+    errors -> metrics and logs -> authentication -> policy -> limits, parse, rules, payloads -> handler
+
+It is put together once per method, at registration. Nothing is parsed for a caller who may not call.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from structlog.contextvars import bind_contextvars
+
+from millstream.application.views import Key
+from millstream.domain.errors import MillstreamError, NotImplementedHere
+from millstream.transport import errors, idempotency
+from millstream.transport.context import Context
+from millstream.transport.contract import Method
+from millstream.transport.ports import Authenticator, RpcMeter, RpcMetrics
+from millstream.transport.reading import Limits, Reader
+
+UnaryHandler = Callable[[Any, Context], Awaitable[Message]]
+"""A use case's door: the request of the twin and the call, to the answer of the twin."""
+
+_log: Final = structlog.get_logger("millstream.rpc")
+
+
+class Stream(Protocol):
+    """The messages of a stream in both directions, as bytes."""
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF."""
+        ...
+
+    async def write(self, message: bytes) -> None:
+        """Send a message."""
+        ...
+
+
+StreamHandler = Callable[[Stream, Context, Reader], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What calls pass on their way; `proxy_token` b"" trusts no proxy."""
+
+    authenticator: Authenticator
+    metrics: RpcMetrics
+    limits: Limits
+    proxy_token: bytes = b""
+
+    def unary(self, method: Method, handler: UnaryHandler) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The gRPC handler of a method that answers once."""
+        gate = _Gate(self, method)
+        reader = Reader(method, self.limits)
+        status = method.policy.success_status
+
+        async def serve(raw: bytes, call: Any, context: Context) -> bytes:
+            gate.enter(context)
+            request = reader.read(raw, context.trusted)
+            if gate.keyed:
+                context.key = _key(method, raw, call)
+            answer = (await handler(request, context)).SerializeToString()
+            if context.rest and status:
+                context.headers["x-http-status"] = str(status)
+            await call.send_initial_metadata(tuple(context.headers.items()))
+            return answer
+
+        async def handle(raw: bytes, call: Any) -> bytes:
+            answer: bytes = await _guarded(gate, call, lambda context: serve(raw, call, context))
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(handle)
+
+    def stream(self, method: Method, handler: StreamHandler) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The gRPC handler of a method that streams in both directions."""
+        gate = _Gate(self, method)
+        reader = Reader(method, self.limits)
+
+        async def serve(call: Any, context: Context) -> None:
+            gate.enter(context)
+            await call.send_initial_metadata(tuple(context.headers.items()))
+            await handler(call, context, reader)
+
+        async def handle(_: Any, call: Any) -> None:
+            await _guarded(gate, call, lambda context: serve(call, context))
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def unknown(self) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """The gRPC handler of methods that the contract does not have."""
+        gate = _Gate(self, None)
+
+        async def refuse(_: Context) -> None:
+            raise NotImplementedHere("this version of the service has no such method")
+
+        async def handle(_: Any, call: Any) -> None:
+            await _guarded(gate, call, refuse)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+
+class _Gate:
+    """Lets in who may call."""
+
+    __slots__ = ("_authenticate", "_permission", "_public", "keyed", "meter", "proxy_token", "rpc")
+
+    def __init__(self, pipeline: Pipeline, method: Method | None) -> None:
+        self.rpc = method.name if method else "unknown"
+        name = method.path.removeprefix("/millstream.v1.") if method else "unknown"
+        self.meter: RpcMeter = pipeline.metrics.meter(name)
+        self.proxy_token = pipeline.proxy_token
+        self.keyed = bool(method and method.policy.keyed)
+        self._authenticate = pipeline.authenticator.authenticate
+        self._permission = method.policy.permission if method else ""
+        self._public = bool(method and method.policy.public)
+
+    def enter(self, context: Context) -> None:
+        """Raise Unauthenticated or Forbidden unless the caller may call."""
+        if not self._public:
+            context.principal = self._authenticate(context.metadata)
+            context.principal.require(self._permission)
+
+
+async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[Any]]) -> Any:
+    """Serve a call; the one place where errors become statuses."""
+    context = Context(gate.rpc, dict(call.invocation_metadata() or ()), gate.proxy_token, call.time_remaining)
+    bind_contextvars(correlation_id=context.correlation_id, rpc=gate.rpc)
+    gate.meter.begin()
+    started = time.perf_counter()
+    code = "OK"
+    try:
+        return await serve(context)
+    except asyncio.CancelledError:
+        # By the caller, or by its deadline; gRPC has answered, and only the count is left to do.
+        code = "TIMEOUT" if context.remaining_s == 0 else "CANCELLED"
+        raise
+    except Exception as raised:
+        error = errors.public(raised)
+        code = error.code
+        if isinstance(error, errors.Internal):
+            _log.exception("call failed", rpc=gate.rpc, exc_info=raised)
+    finally:
+        gate.meter.end(code, time.perf_counter() - started)
+    return await _abort(call, error, context)
+
+
+async def _abort(call: Any, error: MillstreamError, context: Context) -> None:
+    metadata = errors.metadata_of(error, context.correlation_id, context.rest)
+    await call.abort(errors.STATUSES[error.code].grpc, errors.message_of(error), tuple(metadata))
+
+
+def _key(method: Method, raw: bytes, call: Any) -> Key | None:
+    value = idempotency.key_of(call.invocation_metadata())
+    return None if value is None else idempotency.key(value, method.name, raw, method.public_request)

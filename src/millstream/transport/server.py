@@ -1,0 +1,160 @@
+"""The gRPC server: handlers, health, reflection, and an end without loss."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+
+from millstream.transport import contract
+from millstream.transport.payloads import PayloadRules
+from millstream.transport.pipeline import Pipeline
+from millstream.transport.reading import Reader
+from millstream.transport.services.agents import AgentService
+from millstream.transport.services.artifacts import ArtifactService
+from millstream.transport.services.runs import RunService
+from millstream.transport.services.system import SystemService
+from millstream.transport.services.tasks import TaskService
+from millstream.transport.services.workers import WorkerService
+from millstream.transport.use_cases import Agents, Artifacts, Runs, System, Tasks, Types, Workers
+
+MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+"""gRPC's own bound, which answers without our details; ours are lower and say what they are."""
+HEALTH_PERIOD_S: Final = 2.0
+"""The health service asks the database this often."""
+
+_OPTIONS: Final = (
+    # Two servers on a port would share it silently.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_concurrent_streams", 4096),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+_log: Final = structlog.get_logger("millstream.server")
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the services call.
+
+    Attributes:
+        exposition: Writes the metrics in Prometheus' text format.
+        drain: Tells the connected workers that the server is going.
+    """
+
+    artifacts: Artifacts
+    types: Types
+    agents: Agents
+    runs: Runs
+    tasks: Tasks
+    workers: Workers
+    system: System
+    exposition: Callable[[], bytes]
+    drain: Callable[[], None]
+
+
+def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str, Any]:
+    """The handler of each method by its path. Raises AttributeError where a service lacks a method."""
+    methods = {method.path: method for method in contract.methods()}
+    readers = {m.name: Reader(m, pipeline.limits) for m in methods.values()}
+    services: dict[str, Any] = {
+        "ArtifactService": ArtifactService(use_cases.artifacts, use_cases.types, readers["Publish"]),
+        "AgentService": AgentService(use_cases.agents),
+        "RunService": RunService(use_cases.runs),
+        "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
+        "WorkerService": WorkerService(use_cases.workers, PayloadRules(pipeline.limits.max_payload_bytes), version),
+        "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
+    }
+    out: dict[str, Any] = {}
+    for path, method in methods.items():
+        service = services[path.split("/")[1].rpartition(".")[2]]
+        handler = getattr(service, _snake(method.name))
+        out[path] = pipeline.stream(method, handler) if method.streaming else pipeline.unary(method, handler)
+    return out
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Finds the handler of a call; what nobody has is answered in our form."""
+
+    def __init__(self, by_path: dict[str, Any], unknown: Any = None) -> None:
+        self._by_path = by_path
+        self._unknown = unknown
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        return self._by_path.get(handler_call_details.method, self._unknown)
+
+
+class Server:
+    """A server on one address.
+
+    `ready` asks whether the database answers; `drain_timeout_s` is what calls in flight get at the end.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        use_cases: UseCases,
+        version: str,
+        ready: Callable[[], Awaitable[bool]],
+        drain_timeout_s: float,
+    ) -> None:
+        self._server = grpc.aio.server(options=_OPTIONS)
+        self._use_cases = use_cases
+        self._ready = ready
+        self._drain_timeout_s = drain_timeout_s
+        self._health = health.aio.HealthServicer()
+        self._watch: asyncio.Task[None] | None = None
+        self._server.add_generic_rpc_handlers((_Handlers(handlers(pipeline, use_cases, version)),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [service.full_name for service in contract.services()]
+        self._names: Sequence[str] = ["", *names]
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self._server.add_generic_rpc_handlers((_Handlers({}, pipeline.unknown()),))
+
+    async def start(self, address: str) -> int:
+        """Listen, and return the port. Raises OSError where the address is taken."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: is another process using the port?") from error
+        if port == 0:
+            raise OSError(f"cannot listen on {address}: is another process using the port?")
+        await self._say(await self._ready())
+        await self._server.start()
+        self._watch = asyncio.create_task(self._watch_health(), name="health")
+        return port
+
+    async def stop(self) -> None:
+        """End: no new calls, workers are told, and calls in flight have their time."""
+        if self._watch is not None:
+            self._watch.cancel()
+        # Sticks: whatever the database says later, this server is going.
+        await self._health.enter_graceful_shutdown()
+        self._use_cases.drain()
+        _log.info("draining", timeout_s=self._drain_timeout_s)
+        await self._server.stop(self._drain_timeout_s)
+
+    async def _watch_health(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_PERIOD_S)
+            await self._say(await self._ready())
+
+    async def _say(self, serving: bool) -> None:
+        states = health_pb2.HealthCheckResponse
+        state = states.SERVING if serving else states.NOT_SERVING
+        for name in self._names:
+            await self._health.set(name, state)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

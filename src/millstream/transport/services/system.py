@@ -1,0 +1,39 @@
+"""SystemService: health, readiness and metrics."""
+
+from collections.abc import Callable
+
+from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.message import Message
+
+from millstream.domain.errors import FieldFault, Unavailable
+from millstream.transport.context import Context
+from millstream.transport.use_cases import System
+from millstream.wire.v1 import system_service_pb2 as wire
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class SystemService:
+    """How the service is, over the wire; `exposition` writes the metrics in Prometheus' text format."""
+
+    def __init__(self, system: System, version: str, exposition: Callable[[], bytes]) -> None:
+        self._system = system
+        self._version = version
+        self._exposition = exposition
+
+    async def get_health(self, _: wire.GetHealthRequest, context: Context) -> Message:
+        """The process lives."""
+        return wire.GetHealthResponse(status="ok", version=self._version)
+
+    async def get_readiness(self, _: wire.GetReadinessRequest, context: Context) -> Message:
+        """The process can serve. Raises Unavailable naming what is not ready."""
+        checks = await self._system.readiness()
+        faults = [FieldFault(name, why, "NOT_READY") for name, why in checks.items() if why != "ok"]
+        if faults:
+            raise Unavailable("not ready: " + ", ".join(fault.field for fault in faults), faults)
+        return wire.GetReadinessResponse(status="ready", checks=checks)
+
+    async def get_metrics(self, _: wire.GetMetricsRequest, context: Context) -> Message:
+        """The metrics."""
+        body: Message = HttpBody(content_type=METRICS_TYPE, data=self._exposition())
+        return body

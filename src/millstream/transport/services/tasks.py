@@ -1,0 +1,68 @@
+"""TaskService: submitting tasks, reading and cancelling them."""
+
+from google.protobuf.message import Message
+
+from millstream.application.views import NewTask, TaskView
+from millstream.transport.context import Context
+from millstream.transport.mapping import tasks as mapping
+from millstream.transport.mapping.batches import Items, put_outcomes
+from millstream.transport.mapping.pages import page_of, pagination
+from millstream.transport.reading import Reader
+from millstream.transport.use_cases import Tasks
+from millstream.wire.v1 import task_service_pb2 as wire
+
+DEFAULT_ATTEMPTS = 100
+
+
+class TaskService:
+    """Tasks over the wire; `item` reads a task of a batch as CreateTask reads its request."""
+
+    def __init__(self, tasks: Tasks, item: Reader) -> None:
+        self._tasks = tasks
+        self._items: Items[wire.CreateTaskBatchRequest.Item, NewTask] = Items(
+            "CreateTask", "tasks", item, mapping.new_task
+        )
+
+    async def create_task(self, request: wire.CreateTaskRequest, context: Context) -> Message:
+        """Create a task."""
+        created = await self._tasks.create(context.principal, mapping.new_task(request), context.key)
+        context.replayed(created.replayed)
+        return mapping.task_view(TaskView(created.task))
+
+    async def create_task_batch(self, request: wire.CreateTaskBatchRequest, context: Context) -> Message:
+        """Create tasks, each with an outcome of its own."""
+        items, keys = self._items.read(request.tasks, context.trusted)
+        batch = await self._tasks.create_batch(context.principal, items, keys, context.key)
+        context.replayed(batch.replayed)
+        out = wire.CreateTaskBatchResponse()
+        put_outcomes(out, batch.results, context.correlation_id)
+        return out
+
+    async def list_tasks(self, request: wire.ListTasksRequest, context: Context) -> Message:
+        """List tasks."""
+        page = await self._tasks.list(context.principal, mapping.task_query(request), page_of(request))
+        out = wire.ListTasksResponse(pagination=pagination(page.info))
+        for task in page.items:
+            mapping.put_task(out.items.add(), task)
+        return out
+
+    async def get_task(self, request: wire.GetTaskRequest, context: Context) -> Message:
+        """Get a task with its input and output."""
+        return mapping.task_view(await self._tasks.get(context.principal, request.task_id.lower()))
+
+    async def cancel_task(self, request: wire.CancelTaskRequest, context: Context) -> Message:
+        """Cancel a task."""
+        view = await self._tasks.cancel(context.principal, request.task_id.lower(), request.reason, context.key)
+        context.replayed(view.replayed)
+        return mapping.task_view(view)
+
+    async def list_task_attempts(self, request: wire.ListTaskAttemptsRequest, context: Context) -> Message:
+        """List the attempts of a task."""
+        limit = request.limit if request.HasField("limit") else DEFAULT_ATTEMPTS
+        attempts, following = await self._tasks.attempts(
+            context.principal, request.task_id.lower(), request.after_attempt, limit
+        )
+        out = wire.ListTaskAttemptsResponse(next_after_attempt=following)
+        for attempt in attempts:
+            mapping.put_attempt(out.items.add(), attempt)
+        return out

@@ -1,0 +1,83 @@
+"""WorkerService: the stream of workers, and its unary twins for the simple client."""
+
+from typing import Any
+
+from google.protobuf.message import Message
+
+from millstream.application.views import ReportResult, Reports
+from millstream.transport.context import Context
+from millstream.transport.mapping import reports
+from millstream.transport.mapping import workers as mapping
+from millstream.transport.payloads import PayloadRules
+from millstream.transport.pipeline import Stream
+from millstream.transport.reading import Reader
+from millstream.transport.use_cases import Workers
+from millstream.transport.work_stream import WorkStream
+from millstream.wire.v1 import worker_service_pb2 as wire
+
+DEFAULT_POLL_S = 30.0
+
+
+class WorkerService:
+    """Workers over the wire."""
+
+    def __init__(self, workers: Workers, rules: PayloadRules, version: str) -> None:
+        self._workers = workers
+        self._rules = rules
+        self._version = version
+
+    async def work(self, stream: Stream, context: Context, reader: Reader) -> None:
+        """A worker's connection."""
+        await WorkStream(stream, context, reader, self._workers, self._version).serve()
+
+    async def poll(self, request: wire.PollRequest, context: Context) -> Message:
+        """Lease tasks, waiting for the first."""
+        leases = await self._workers.poll(
+            context.principal,
+            request.worker_id.lower(),
+            request.name,
+            tuple(request.kinds),
+            mapping.queues_of(request),
+            request.max_tasks if request.HasField("max_tasks") else 1,
+            request.wait if request.HasField("wait") else DEFAULT_POLL_S,
+        )
+        out = wire.PollResponse()
+        for lease in leases:
+            mapping.put_lease(out.leases.add(), lease)
+        return out
+
+    async def complete(self, request: wire.CompleteRequest, context: Context) -> Message:
+        """Complete tasks."""
+        taken, refused = reports.completions(request.completions, self._rules, context.trusted)
+        stored = await self._report(context, Reports(completions=tuple(taken))) if taken else []
+        out = wire.CompleteResponse()
+        _put(out.results, reports.in_order(request.completions, stored, refused), context)
+        return out
+
+    async def fail(self, request: wire.FailRequest, context: Context) -> Message:
+        """Report failed attempts."""
+        failures = tuple(mapping.failure_of(each) for each in request.failures)
+        out = wire.FailResponse()
+        _put(out.results, await self._report(context, Reports(failures=failures)), context)
+        return out
+
+    async def heartbeat(self, request: wire.HeartbeatRequest, context: Context) -> Message:
+        """Renew leases."""
+        out = wire.HeartbeatResponse()
+        _put(out.results, await self._report(context, Reports(heartbeats=mapping.refs_of(request.leases))), context)
+        return out
+
+    async def report_progress(self, request: wire.ReportProgressRequest, context: Context) -> Message:
+        """Report progress."""
+        progress = tuple(mapping.progress_of(each) for each in request.progress)
+        out = wire.ReportProgressResponse()
+        _put(out.results, await self._report(context, Reports(progress=progress)), context)
+        return out
+
+    async def _report(self, context: Context, what: Reports) -> list[ReportResult]:
+        return await self._workers.report(context.principal, what)
+
+
+def _put(out: Any, results: list[ReportResult], context: Context) -> None:
+    for result in results:
+        mapping.put_result(out.add(), result, context.correlation_id)

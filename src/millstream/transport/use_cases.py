@@ -1,0 +1,143 @@
+"""The use cases that the services call, as the transport sees them.
+
+`list` stands last in each class: after it, the name is the method's.
+"""
+
+from typing import Protocol
+
+from millstream.application.paging import Page, PageRequest
+from millstream.application.views import (
+    ArtifactQuery,
+    Batch,
+    CreatedTask,
+    Hello,
+    Key,
+    Lease,
+    LeaseRef,
+    ListedArtifact,
+    NewTask,
+    Published,
+    Push,
+    ReportResult,
+    Reports,
+    RunQuery,
+    Summary,
+    SyncResult,
+    TaskQuery,
+    TaskView,
+    TypeSpec,
+)
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType
+from millstream.domain.artifacts import Artifact, NewArtifact
+from millstream.domain.errors import MillstreamError
+from millstream.domain.principals import Principal
+from millstream.domain.runs import Attempt, Event, Run, Task
+
+
+class Artifacts(Protocol):
+    """Publishing artifacts and reading them back."""
+
+    async def publish(self, principal: Principal, artifact: NewArtifact, key: Key | None) -> Published: ...
+    async def publish_sync(
+        self, principal: Principal, artifact: NewArtifact, key: Key | None, timeout_s: float
+    ) -> SyncResult: ...
+    async def publish_batch(
+        self,
+        principal: Principal,
+        items: list[NewArtifact | MillstreamError],
+        item_keys: list[Key | None],
+        key: Key | None,
+    ) -> Batch: ...
+    async def summarize(self, principal: Principal, query: ArtifactQuery) -> Summary: ...
+    async def get(self, principal: Principal, artifact_id: str) -> Artifact: ...
+    async def list(
+        self, principal: Principal, query: ArtifactQuery, page: PageRequest, embed_meta: bool
+    ) -> Page[ListedArtifact]: ...
+
+
+class Types(Protocol):
+    """Types of artifacts."""
+
+    async def create(self, principal: Principal, spec: TypeSpec, key: Key | None) -> tuple[ArtifactType, bool]: ...
+    async def get(self, principal: Principal, name: str, version: int | None) -> ArtifactType: ...
+    async def versions(self, principal: Principal, name: str, page: PageRequest) -> Page[ArtifactType]: ...
+    async def list(self, principal: Principal, page: PageRequest) -> Page[ArtifactType]: ...
+
+
+class Agents(Protocol):
+    """Agents; the flag beside a read one is whether a worker serves it, beside a made one that it was replayed."""
+
+    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]: ...
+    async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]: ...
+    async def list(
+        self, principal: Principal, page: PageRequest, name: str, status: str | None
+    ) -> Page[tuple[Agent, bool]]: ...
+
+
+class Runs(Protocol):
+    """Runs, their events and tasks."""
+
+    async def get(self, principal: Principal, run_id: str) -> Run: ...
+    async def events(
+        self, principal: Principal, run_id: str, after_seq: int, limit: int
+    ) -> tuple[list[Event], int | None]: ...
+    async def tasks(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]: ...
+    async def cancel(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]: ...
+    async def list(self, principal: Principal, query: RunQuery, page: PageRequest) -> Page[Run]: ...
+
+
+class Tasks(Protocol):
+    """Tasks and their attempts."""
+
+    async def create(self, principal: Principal, task: NewTask, key: Key | None) -> CreatedTask: ...
+    async def create_batch(
+        self,
+        principal: Principal,
+        items: list[NewTask | MillstreamError],
+        item_keys: list[Key | None],
+        key: Key | None,
+    ) -> Batch: ...
+    async def get(self, principal: Principal, task_id: str) -> TaskView: ...
+    async def cancel(self, principal: Principal, task_id: str, reason: str, key: Key | None) -> TaskView: ...
+    async def attempts(
+        self, principal: Principal, task_id: str, after: int, limit: int
+    ) -> tuple[list[Attempt], int | None]: ...
+    async def list(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]: ...
+
+
+class WorkerSession(Protocol):
+    """A connected worker."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def held(self) -> tuple[LeaseRef, ...]: ...
+    @property
+    def lease_s(self) -> float: ...
+    def add_credit(self, count: int) -> None: ...
+    def drain(self) -> None: ...
+    async def report(self, reports: Reports) -> list[ReportResult]: ...
+    async def close(self) -> None: ...
+
+
+class Workers(Protocol):
+    """Workers: the connected ones, and those that poll."""
+
+    async def open(self, principal: Principal, hello: Hello, push: Push) -> WorkerSession: ...
+    async def poll(
+        self,
+        principal: Principal,
+        worker_id: str,
+        name: str,
+        kinds: tuple[str, ...],
+        queues: tuple[str, ...],
+        max_tasks: int,
+        wait_s: float,
+    ) -> list[Lease]: ...
+    async def report(self, principal: Principal, reports: Reports) -> list[ReportResult]: ...
+
+
+class System(Protocol):
+    """How the service is."""
+
+    async def readiness(self) -> dict[str, str]: ...
