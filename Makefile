@@ -106,5 +106,7 @@ lock: $(BIN)/uv ## Pin the dependencies anew (upgrade=1: to their newest version
 
 .PHONY: clean
 clean: ## Remove .venv, caches and the development data
+	@# Root's database may stand elsewhere, where its unprivileged user can reach it: the link says where.
+	@if [ -L .millstream/postgres ]; then rm -rf "$$(readlink .millstream/postgres)"; fi
 	rm -rf $(VENV) .millstream .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -52,7 +52,12 @@ def _command(name: str, found: typer.Typer | Callable[..., object]) -> Any:
     return command
 
 
-app = typer.Typer(cls=_Lazy, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+app = typer.Typer(
+    cls=_Lazy,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _version(wanted: bool) -> None:

@@ -75,7 +75,7 @@ def server(layout: Layout, index: int) -> Program:
             MILLSTREAM_DATABASE_URL=layout.database_url,
             MILLSTREAM_HOST=LOOPBACK,
             MILLSTREAM_PORT=str(port),
-            MILLSTREAM_DEVELOPER_MODE="true",
+            MILLSTREAM_AUTH_MODE="developer",
             MILLSTREAM_PROXY_TOKEN=layout.proxy_token,
         ),
         is_ready=listens,

@@ -1,11 +1,10 @@
 """`millstream serve`: one server process, for production. It starts nothing else."""
 
-import asyncio
 from typing import Annotated
 
 import typer
 
-from millstream.cli.settings import ConfigFile, Overrides, load
+from millstream.cli.settings import ConfigFile, Overrides, effective, refuse
 
 app = typer.Typer()
 
@@ -14,21 +13,18 @@ app = typer.Typer()
 def serve(
     config: ConfigFile = None,
     settings: Overrides = None,
-    database_url: Annotated[
-        str | None, typer.Option(help="postgresql://user:password@host/database [env: MILLSTREAM_DATABASE_URL]")
-    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="gRPC port.")] = None,
+    database_url: Annotated[str | None, typer.Option(help="postgresql://user:password@host/database")] = None,
 ) -> None:
     """Run one server. Flags go before the environment (MILLSTREAM_<NAME>), the environment before the file."""
-    effective = load(config, settings or (), database_url=database_url)
-    from millstream.bootstrap import serve as run
+    chosen = effective(config, settings or (), host=host, port=port, database_url=database_url)
+    # Only now: a wrong setting is told at once.
+    from millstream.bootstrap import run
+    from millstream.config import ConfigError
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        raise typer.Exit(runner.run(run(effective)))
-
-
-def _loop_factory() -> "type[asyncio.AbstractEventLoop] | None":
     try:
-        import uvloop
-    except ImportError:  # no wheel for this platform: slower, not different
-        return None
-    return uvloop.Loop
+        code = run(chosen)
+    except ConfigError as error:
+        refuse(str(error))
+    raise typer.Exit(code)

@@ -1,0 +1,115 @@
+"""The commands that look after an installation: config, envoy-config, migrate, doctor."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from millstream.store import migrations
+from millstream.store.embedded import EmbeddedPostgres
+
+
+async def run(*arguments: str, cwd: Path | None = None, **environment: str) -> tuple[int, str, str]:
+    """Run the command line; return its exit code, output and errors."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MILLSTREAM_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "millstream.cli", *arguments,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd, env=inherited | environment,
+    )  # fmt: skip
+    output, errors = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode(), errors.decode()
+
+
+@pytest.fixture(scope="module")
+async def server() -> AsyncIterator[EmbeddedPostgres]:
+    """An empty database."""
+    async with EmbeddedPostgres(ephemeral=True) as running:
+        yield running
+
+
+async def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("port = 1111\nhost = '127.0.0.9'\nlease_s = 5\n")
+    code, output, _ = await run(
+        "config", "--json", "--config", str(file), "--set", "port=3333", MILLSTREAM_PORT="2222", MILLSTREAM_LEASE_S="7"
+    )
+    settings = json.loads(output)
+    assert code == 0
+    assert (settings["port"], settings["lease_s"], settings["host"]) == (3333, 7, "127.0.0.9")
+
+
+async def test_secrets_are_masked() -> None:
+    _, output, _ = await run(
+        "config", MILLSTREAM_DATABASE_URL="postgresql://me:hunter2@db/x", MILLSTREAM_PROXY_TOKEN="hunter2"
+    )
+    assert "hunter2" not in output
+    assert "proxy_token" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--set", "port=many"), "port: "),
+        (("--set", "prot=1"), "prot: "),
+        (("--config", "/does/not/exist"), "there is no file /does/not/exist"),
+    ],
+)
+async def test_a_wrong_setting_is_one_line_and_exit_code_2(arguments: tuple[str, ...], line: str) -> None:
+    code, output, errors = await run("config", *arguments)
+    assert (code, output) == (2, "")
+    assert line in errors
+    assert len(errors.splitlines()) == 1
+
+
+async def test_a_server_that_nobody_could_call_does_not_start(tmp_path: Path) -> None:
+    code, _, errors = await run("serve", cwd=tmp_path)
+    assert code == 2
+    assert errors.startswith("millstream: ")
+    assert len(errors.splitlines()) == 1
+
+
+async def test_the_proxys_configuration_names_every_server() -> None:
+    code, output, _ = await run("envoy-config", "--server", "10.0.0.1:7080", "--server", "10.0.0.2:7081")
+    assert code == 0
+    assert json.loads(output)
+    assert "10.0.0.1" in output
+    assert "7081" in output
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", ":80", "a:b", "a:70000"])
+async def test_an_address_that_is_none_is_named(address: str) -> None:
+    code, _, errors = await run("envoy-config", "--server", address)
+    assert code == 2
+    assert "is not HOST:PORT" in errors
+
+
+async def test_migrations_go_up_and_down(server: EmbeddedPostgres) -> None:
+    url = server.url
+    assert (await run("migrate", "current", MILLSTREAM_DATABASE_URL=url))[1].startswith("not migrated")
+    code, output, errors = await run("migrate", "up", "--database-url", url)
+    assert (code, output) == (0, f"{migrations.head()} (newest)\n"), errors
+    assert (await run("migrate", "down", "base", "--database-url", url))[1].startswith("not migrated")
+
+
+async def test_a_database_that_does_not_answer_is_one_line() -> None:
+    code, _, errors = await run("migrate", "up", "--database-url", "postgresql://nobody@127.0.0.1:1/x")
+    assert code == 1
+    assert "cannot reach the database" in errors
+    assert len(errors.splitlines()) == 1
+
+
+async def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(server: EmbeddedPostgres, tmp_path: Path) -> None:
+    code, output, _ = await run(
+        "doctor", "--data-dir", str(tmp_path), "--port", "1", MILLSTREAM_DATABASE_URL=server.url,
+        MILLSTREAM_ENVOY_BIN="/does/not/exist", COLUMNS="200",
+    )  # fmt: skip
+    assert code == 1
+    assert "cannot run Envoy at /does/not/exist" in output
+    assert "millstream migrate up" in output
+    assert "PostgreSQL 18" in output
