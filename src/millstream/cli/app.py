@@ -1,7 +1,6 @@
 """The table of commands."""
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -29,17 +28,13 @@ class _Lazy(TyperGroup):
     """Imports a command's module when the command is asked for: `--help` of one does not load them all."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for name, (module, _) in _COMMANDS.items() if _exists(module)]
+        return list(_COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        module, attribute = _COMMANDS.get(cmd_name, ("", ""))
-        if not module or not _exists(module):
+        if cmd_name not in _COMMANDS:
             return None
+        module, attribute = _COMMANDS[cmd_name]
         return _command(cmd_name, getattr(importlib.import_module(f"millstream.cli.{module}"), attribute))
-
-
-def _exists(module: str) -> bool:
-    return importlib.util.find_spec(f"millstream.cli.{module}") is not None
 
 
 def _command(name: str, found: typer.Typer | Callable[..., object]) -> Any:
