@@ -1,6 +1,6 @@
 -- The REST side of the proxy: requests before they are transcoded, answers after it.
 --
--- Joined behind strict_json.lua and generated constants: BODIES (the fields of every body), MAX_BODY_BYTES, and
+-- Joined behind strict_json.lua, json_text.lua and generated constants: BODIES (the fields of every body), MAX_BODY_BYTES, and
 -- PARAMETERS (proto name -> documented name, where they are two).
 -- What a route wants stands in its metadata: `body` (message of its JSON body, "none" or "raw") and `head` where it
 -- is for HEAD; or `allow` for a path whose methods are others; or nothing where there is no such path.

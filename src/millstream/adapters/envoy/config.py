@@ -25,6 +25,7 @@ _MAX_HEADER_KIB = 60
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_CONNECTIONS = 20_000
 _READ_FACTOR = 4
+_LUA = ("json_text.lua", "strict_json.lua", "rest.lua")
 # Only the proxy itself may say these. The first two tell the server that a request came as REST.
 _INTERNAL_HEADERS = (
     "x-envoy-original-path",
@@ -35,6 +36,7 @@ _INTERNAL_HEADERS = (
     "x-error-body",
     "x-local-reply",
 )
+_LABEL = {"key": "x-correlation-id", "value": "%REQ(X-CORRELATION-ID)%"}
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_REQUEST = (
     "authorization, content-type, idempotency-key, x-idempotency-key, x-correlation-id, x-tenant, last-event-id, "
@@ -118,6 +120,8 @@ def _connection_manager(
         # comes while they still send.
         "request_body_buffer_limit": _READ_FACTOR * max_body_bytes,
         "routes": routes(contract.bindings(), proxy_token, cors=cors),
+        # Before rest.lua sees the answer; the header mutation filter adds it to what has no upstream.
+        "response_headers_to_add": [{"header": _LABEL, "append_action": "ADD_IF_ABSENT"}],
         # Nothing else is safe to send twice: these never reached a server.
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset-before-request",
@@ -150,11 +154,10 @@ def _connection_manager(
 
 def _filters(contract: Contract, max_body_bytes: int, cors: bool) -> list[JSON]:
     """Requests go down the list, answers up."""
-    label = {"key": "x-correlation-id", "value": "%REQ(X-CORRELATION-ID)%"}
     given = {"key": "x-correlation-id", "value": "%REQ(X-REQUEST-ID)%"}
     mutations = {
         "request_mutations": [{"append": {"header": given, "append_action": "ADD_IF_ABSENT"}}],
-        "response_mutations": [{"append": {"header": label, "append_action": "ADD_IF_ABSENT"}}],
+        "response_mutations": [{"append": {"header": _LABEL, "append_action": "ADD_IF_ABSENT"}}],
     }
     gzip = _extension("compression.gzip.compressor", "Gzip", memory_level=5, compression_level="BEST_SPEED")
     compress = {"common_config": {"min_content_length": 1024, "content_type_matcher": [{"prefix": "application/json"}]}}
@@ -182,7 +185,7 @@ def _lua(contract: Contract, max_body_bytes: int) -> str:
         parameter_table(contract.requests()),
         f"local MAX_BODY_BYTES = {max_body_bytes}",
     ]
-    return "\n".join([*constants, _text(asset("strict_json.lua")), _text(asset("rest.lua"))])
+    return "\n".join([*constants, *(_text(asset(name)) for name in _LUA)])
 
 
 def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
