@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from millstream.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 app = typer.Typer()
 
 _HIGHEST_PORT = 65535
+# A socket's whole path may have 103 bytes on every system; ours add up to 20.
+_LONGEST_DIRECTORY_BYTES = 80
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ async def _run(options: Options) -> None:
     async with contextlib.AsyncExitStack() as stack:
         database = await _database(options, stack)
         base = database.base if database is not None and options.ephemeral else _data_dir(options)
-        runtime_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millstream-")))
+        runtime_dir = _runtime_dir(base, stack)
         if not options.ephemeral:
             _say(f"starting; data and logs are in {base}")
         supervisor = Supervisor(base / "logs", _say, logs_stay=not options.ephemeral)
@@ -132,6 +135,17 @@ def _data_dir(options: Options) -> Path:
             directory.chmod(0o711 if os.geteuid() == 0 else 0o700)
     except OSError as error:
         raise SupervisorError(f"cannot use {directory} (--data-dir): {error.strerror}") from None
+    return directory
+
+
+def _runtime_dir(base: Path, stack: contextlib.AsyncExitStack) -> Path:
+    """Create the directory of short-lived files, where the path of a socket in it is not too long."""
+    directory = base / "run"
+    if len(os.fsencode(directory)) > _LONGEST_DIRECTORY_BYTES:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millstream-")))
+    shutil.rmtree(directory, ignore_errors=True)  # a killed one may have left it
+    directory.mkdir(mode=0o700)
+    stack.callback(shutil.rmtree, directory, ignore_errors=True)
     return directory
 
 
