@@ -62,6 +62,8 @@ _EPHEMERAL_SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_wal_size": "512MB",
+    # Within the data directory, which is swept, where a killed server's segments would stay until the next boot.
+    "dynamic_shared_memory_type": "mmap",
 }
 
 
