@@ -1,0 +1,206 @@
+"""`millstream publish` and `millstream artifacts`."""
+
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.text import Text
+
+from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, INCOMPLETE, ApiKey, Json, Limit, Target, call
+from millstream.cli.output import console, print_fields, print_json, print_list, print_table
+from millstream.sdk import Artifact, Client, MillstreamError, SyncResult
+
+app = typer.Typer(help="Read artifacts.", no_args_is_help=True)
+
+_COLUMNS = {
+    "id": lambda a: a.id,
+    "type": lambda a: a.type,
+    "produced by": lambda a: a.produced_by,
+    "created": lambda a: a.created_at,
+    "tags": lambda a: a.tags,
+    "payload": lambda a: a.payload,
+}
+_FAILURES = {
+    "agent": lambda f: f.agent,
+    "code": lambda f: f.code,
+    "message": lambda f: f.message,
+    "attempts": lambda f: f.attempts,
+    "task": lambda f: f.task_id,
+}
+_POLL_S = 1.0
+
+
+def publish(
+    type: Annotated[str, typer.Argument(metavar="TYPE", help="Name of the artifact type.")],  # noqa: A002
+    payload: Annotated[
+        str, typer.Argument(metavar="[JSON|@FILE|-]", help="The data: JSON, @file, or - for stdin.")
+    ] = "{}",
+    sync: Annotated[bool, typer.Option("--sync", help="Wait for the whole cascade.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, max=300, help="With --sync: seconds to wait.")] = 30.0,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")] = None,
+    partition_key: Annotated[str, typer.Option(help="A key of your own, kept and returned.")] = "",
+    correlation_id: Annotated[str, typer.Option(help="A UUID: join this cascade, or name the new one.")] = "",
+    key: Annotated[str, typer.Option("--key", help="Idempotency key: the same again publishes nothing.")] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Publish an artifact. With --sync, wait for all it sets off, and show it.
+
+    Exit codes: 0 done, 1 refused, 2 usage, 3 no connection, 4 with --sync: not completed, or with failures.
+    """
+    item = (type, _payload(payload))
+    common: dict[str, Any] = {"tags": tag or (), "partition_key": partition_key, "idempotency_key": key}
+    if not sync:
+        published = call(target, api_key, lambda c: c.publish(item, correlation_id=correlation_id, **common))
+        if as_json:
+            print_json(published)
+        else:
+            print_fields(
+                {"artifact": published.artifact_id, "cascade": published.correlation_id}
+                | ({"replayed": "an earlier call with this key published it"} if published.replayed else {})
+            )
+        return
+
+    async def wait(client: Client) -> SyncResult:
+        # Known beforehand the id can be watched; with a key it would make a repeated call another request.
+        cascade = correlation_id or ("" if key else str(uuid.uuid4()))
+        async with _progress(client, cascade):
+            return await client.publish_sync(item, timeout=timeout, correlation_id=cascade, **common)
+
+    result = call(target, api_key, wait)
+    if as_json:
+        print_json(result)
+    else:
+        _show_result(result)
+    if not result.completed or result.failures:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _payload(text: str) -> dict[str, Any]:
+    try:
+        if text == "-":
+            raw = sys.stdin.buffer.read()
+        elif text.startswith("@"):
+            raw = Path(text[1:]).read_bytes()
+        else:
+            raw = text.encode()
+        data = orjson.loads(raw)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {text[1:]}: {error.strerror}", param_hint="JSON") from error
+    except orjson.JSONDecodeError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="JSON") from error
+    if not isinstance(data, dict):
+        raise typer.BadParameter("the payload must be a JSON object", param_hint="JSON")
+    return data
+
+
+@asynccontextmanager
+async def _progress(client: Client, cascade: str) -> AsyncIterator[None]:
+    """While a sync publish waits: the time, and what is there by now. On a terminal only."""
+    err = console(stderr=True)
+    if not err.is_terminal:
+        yield
+        return
+    with err.status("waiting for the cascade") as status:
+        began = time.monotonic()
+
+        async def watch() -> None:
+            made = ""
+            while True:
+                await asyncio.sleep(_POLL_S)
+                if cascade:
+                    # What is shown is a courtesy: a caller who may publish need not be allowed to read.
+                    with suppress(MillstreamError):
+                        made = _counts((await client.artifacts.summary(correlation_id=cascade)).by_type)
+                status.update(Text(f"waiting for the cascade, {time.monotonic() - began:.0f} s{made}"))
+
+        watcher = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watcher.cancel()
+
+
+def _counts(by_type: Any) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(by_type.items()))
+    return f": {counts}" if counts else ""
+
+
+def _show_result(result: SyncResult) -> None:
+    print_table(result.artifacts, _COLUMNS, title="artifacts")
+    out = console()
+    if result.truncated:
+        out.print(Text(f"and more: millstream artifacts list --correlation-id {result.correlation_id}"))
+    if result.failures:
+        out.print()
+        print_table(result.failures, _FAILURES, title="failures")
+    outcome = "completed" if result.completed else "not completed"
+    out.print(Text(f"\n{outcome} after {result.duration_ms:.1f} ms, cascade {result.correlation_id}", style="dim"))
+
+
+@app.command("list")
+def list_(
+    type: Annotated[str, typer.Option("--type", help="Of this type.")] = "",  # noqa: A002
+    produced_by: Annotated[str, typer.Option(help='Made by this agent, or "external".')] = "",
+    correlation_id: Annotated[str, typer.Option(help="Of this cascade.")] = "",
+    tag: Annotated[str, typer.Option(help="With this tag.")] = "",
+    since: Annotated[datetime | None, typer.Option(help="Stored at this time or later.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Stored before this time.")] = None,
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List artifacts, newest first."""
+
+    async def work(client: Client) -> None:
+        listing = client.artifacts.list(
+            type=type,
+            produced_by=produced_by,
+            correlation_id=correlation_id,
+            tag=tag,
+            created_from=since,
+            created_to=until,
+            page_size=min(limit or 100, 100),
+        )
+        await print_list(listing, _COLUMNS, as_json=as_json, limit=limit, title="artifacts")
+
+    call(target, api_key, work)
+
+
+@app.command()
+def get(
+    artifact_id: Annotated[str, typer.Argument(help="Id of the artifact.", show_default=False)],
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show one artifact."""
+    artifact = call(target, api_key, lambda client: client.artifacts.get(artifact_id))
+    if as_json:
+        print_json(artifact)
+    else:
+        print_fields(_fields(artifact))
+
+
+def _fields(artifact: Artifact) -> dict[str, object]:
+    return {
+        "id": artifact.id,
+        "type": f"{artifact.type} (version {artifact.version})",
+        "produced by": artifact.produced_by,
+        "cascade": artifact.correlation_id,
+        "created": artifact.created_at,
+        "visibility": artifact.visibility,
+        "tags": artifact.tags,
+        "partition key": artifact.partition_key,
+        "payload": artifact.payload,
+    }

@@ -1,0 +1,129 @@
+"""`millstream tasks`."""
+
+from typing import Annotated
+
+import typer
+
+from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
+from millstream.cli.output import print_fields, print_json, print_list
+from millstream.sdk import Client, Fault, Task
+
+app = typer.Typer(help="Read and cancel tasks.", no_args_is_help=True)
+
+TaskId = Annotated[str, typer.Argument(help="Id of the task.", show_default=False)]
+
+
+def fault(error: Fault | None) -> str:
+    """The fault on one line."""
+    return f"{error.code}: {error.message}" if error else ""
+
+
+COLUMNS = {
+    "id": lambda t: t.task_id,
+    "kind": lambda t: t.kind,
+    "status": lambda t: t.status,
+    "attempt": lambda t: f"{t.attempt}/{t.max_attempts}",
+    "created": lambda t: t.created_at,
+    "worker": lambda t: t.worker,
+    "error": lambda t: fault(t.error),
+}
+_ATTEMPTS = {
+    "attempt": lambda a: a.attempt,
+    "status": lambda a: a.status,
+    "started": lambda a: a.started_at,
+    "took ms": lambda a: round(a.duration_ms, 1),
+    "worker": lambda a: a.worker,
+    "error": lambda a: fault(a.error),
+}
+
+
+@app.command("list")
+def list_(
+    status: Annotated[str, typer.Option(help="In this status, such as FAILED.")] = "",
+    kind: Annotated[str, typer.Option(help="Of this kind.")] = "",
+    queue: Annotated[str, typer.Option(help="In this queue.")] = "",
+    run: Annotated[str, typer.Option(help="Of this run.")] = "",
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List tasks, newest first; those of one run in the order they were made."""
+    if run and (kind or queue):
+        raise typer.BadParameter("--run goes with --status only")
+
+    async def work(client: Client) -> None:
+        try:
+            listing = (
+                client.runs.tasks(run, status=status)
+                if run
+                else client.tasks.list(status=status, kind=kind, queue=queue)
+            )
+        except ValueError as error:
+            raise typer.BadParameter(f"no such status: {status}", param_hint="--status") from error
+        await print_list(listing, COLUMNS, as_json=as_json, limit=limit, title="tasks")
+
+    call(target, api_key, work)
+
+
+@app.command()
+def get(task_id: TaskId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """Show a task with its input and output."""
+    _show(call(target, api_key, lambda client: client.tasks.get(task_id)), as_json)
+
+
+@app.command()
+def cancel(
+    task_id: TaskId,
+    reason: Annotated[str, typer.Option(help="Why, for the run's events.")] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel a task: one that runs is told, and has 10 s to end."""
+    _show(call(target, api_key, lambda client: client.tasks.cancel(task_id, reason)), as_json)
+
+
+@app.command()
+def attempts(
+    task_id: TaskId,
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List the attempts of a task."""
+
+    async def work(client: Client) -> None:
+        listing = client.tasks.attempts(task_id)
+        await print_list(listing, _ATTEMPTS, as_json=as_json, limit=limit, title="attempts")
+
+    call(target, api_key, work)
+
+
+def _show(task: Task, as_json: bool) -> None:
+    if as_json:
+        print_json(task)
+        return
+    print_fields(
+        {
+            "id": task.task_id,
+            "run": task.run_id,
+            "kind": task.kind,
+            "queue": task.queue,
+            "status": task.status,
+            "attempt": f"{task.attempt} of {task.max_attempts}",
+            "priority": task.priority or None,
+            "created": task.created_at,
+            "runs at": task.run_at,
+            "started": task.started_at,
+            "finished": task.finished_at,
+            "worker": task.worker,
+            "progress": f"{task.progress:.0%} {task.progress_message}" if task.progress else None,
+            "error": fault(task.error),
+            "artifacts": task.artifact_ids,
+            "labels": task.labels,
+            "input": task.input,
+            "output": task.output,
+        }
+    )

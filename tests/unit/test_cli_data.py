@@ -1,0 +1,326 @@
+"""The data commands against a scripted service: what they print, and how they end."""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from rich.console import Console
+from tests.unit.scripted import Abort, ScriptedService, start
+from typer.testing import CliRunner, Result
+
+from millstream.cli import artifacts as artifacts_module
+from millstream.cli.app import app
+from millstream.sdk.payload import fill_struct, from_struct
+from millstream.v1 import (
+    agent_pb2,
+    agent_service_pb2,
+    artifact_service_pb2,
+    run_pb2,
+    run_service_pb2,
+)
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def service() -> Iterator[ScriptedService]:
+    service = ScriptedService()
+    stop = start(service)
+    yield service
+    stop()
+
+
+@pytest.fixture
+def run(service: ScriptedService) -> Run:
+    def invoke(*args: str, stdin: str | None = None) -> Result:
+        env = {"MILLSTREAM_TARGET": service.target, "MILLSTREAM_API_KEY": "secret"}
+        return CliRunner().invoke(app, args, input=stdin, env=env)
+
+    return invoke
+
+
+@pytest.fixture
+def published(service: ScriptedService) -> None:
+    response = artifact_service_pb2.PublishResponse(artifact_id="a-1", correlation_id="c-1")
+    service.answer("ArtifactService/Publish", response)
+
+
+def cascade(*, completed: bool = True, failed: bool = False) -> artifact_service_pb2.PublishSyncResponse:
+    response = artifact_service_pb2.PublishSyncResponse(correlation_id="c-1", completed=completed, duration_ms=12.34)
+    artifact = response.artifacts.add(id="a-1", type="Order", produced_by="external", tags=["[red]vip"])
+    fill_struct(artifact.payload, {"order_id": "o", "amount": 3})
+    if failed:
+        response.failures.add(agent="payments", code="PAYMENT_DECLINED", message="cannot charge", attempts=1)
+    return response
+
+
+# -- publish --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("published")
+def test_publish_prints_the_ids(run: Run, service: ScriptedService) -> None:
+    result = run("publish", "Order", '{"n": 1}', "--tag", "x", "--tag", "y", "--partition-key", "p", "--key", "k")
+    assert result.exit_code == 0
+    assert "a-1" in result.stdout
+    assert "c-1" in result.stdout
+    call = service.calls[0]
+    assert (from_struct(call.request.payload), list(call.request.tags), call.request.partition_key) == (
+        {"n": 1},
+        ["x", "y"],
+        "p",
+    )
+    assert call.metadata["x-idempotency-key"] == "k"
+    assert call.metadata["authorization"] == "Bearer secret"
+
+
+@pytest.mark.usefixtures("published")
+def test_publish_prints_json_for_machines(run: Run) -> None:
+    result = run("publish", "Order", "--json")
+    assert json.loads(result.stdout) == {"artifact_id": "a-1", "correlation_id": "c-1", "replayed": False}
+
+
+@pytest.mark.usefixtures("published")
+def test_the_payload_comes_from_a_file_or_from_stdin(run: Run, service: ScriptedService, tmp_path: Path) -> None:
+    file = tmp_path / "order.json"
+    file.write_text('{"from": "file"}')
+    run("publish", "Order", f"@{file}")
+    run("publish", "Order", "-", stdin='{"from": "stdin"}')
+    assert [from_struct(call.request.payload)["from"] for call in service.calls] == ["file", "stdin"]
+
+
+@pytest.mark.parametrize("payload", ["{", "[1]", "@/no/such/file"])
+def test_a_payload_that_is_none_is_a_usage_error(run: Run, service: ScriptedService, payload: str) -> None:
+    result = run("publish", "Order", payload)
+    assert result.exit_code == 2
+    assert not service.calls
+
+
+def test_a_completed_cascade_is_shown_and_ends_well(run: Run, service: ScriptedService) -> None:
+    service.answer("ArtifactService/PublishSync", cascade())
+    result = run("publish", "Order", "--sync", "--timeout", "7")
+    assert result.exit_code == 0
+    assert '{"order_id":"o","amount":3}' in result.stdout or '{"amount":3,"order_id":"o"}' in result.stdout
+    assert "[red]vip" in result.stdout
+    assert "completed after 12.3 ms, cascade c-1" in result.stdout
+    assert service.calls[0].request.timeout == 7
+
+
+@pytest.mark.parametrize("answer", [cascade(completed=False), cascade(failed=True)])
+def test_an_incomplete_or_failed_cascade_ends_with_4(run: Run, service: ScriptedService, answer: Any) -> None:
+    service.answer("ArtifactService/PublishSync", answer)
+    result = run("publish", "Order", "--sync")
+    assert result.exit_code == 4
+    assert ("PAYMENT_DECLINED" in result.stdout) == bool(answer.failures)
+    as_json = run("publish", "Order", "--sync", "--json")
+    assert as_json.exit_code == 4
+    assert json.loads(as_json.stdout)["completed"] == answer.completed
+
+
+def test_with_a_key_the_request_is_the_same_each_time(run: Run, service: ScriptedService) -> None:
+    service.answer("ArtifactService/PublishSync", cascade())
+    for _ in range(2):
+        run("publish", "Order", "--sync", "--key", "k")
+    assert service.calls[0].request == service.calls[1].request
+
+
+def test_on_a_terminal_the_wait_shows_what_is_there(
+    run: Run, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+
+    def console(*, stderr: bool = False) -> Console:
+        return Console(file=terminal if stderr else sys.stdout, force_terminal=stderr, width=100)
+
+    summary = artifact_service_pb2.SummarizeArtifactsResponse()
+    summary.summary.by_type["Payment"] = 2
+
+    def wait(request: Any) -> Any:
+        # Answers only when what is there has been asked for twice, so the first answer is on the screen.
+        service.answer("ArtifactService/SummarizeArtifacts", summary)
+        while sum(call.rpc.endswith("SummarizeArtifacts") for call in service.calls) < 2:
+            pass
+        return cascade()
+
+    monkeypatch.setattr(artifacts_module, "console", console)
+    monkeypatch.setattr(artifacts_module, "_POLL_S", 0.01)
+    service.answer("ArtifactService/SummarizeArtifacts", summary)
+    service.answer("ArtifactService/PublishSync", wait)
+    assert run("publish", "Order", "--sync").exit_code == 0
+    assert "2 Payment" in terminal.getvalue()
+
+
+# -- lists and single things ----------------------------------------------------------------------------------
+
+
+def pages(request: Any) -> Any:
+    number = int(request.page_token or 0)
+    response = run_service_pb2.ListRunsResponse()
+    for item in range(2):
+        response.items.add(run_id=f"run-{number}{item}", status=run_pb2.Run.FAILED, created_at={"seconds": 60})
+    response.pagination.next_page_token = str(number + 1)
+    return response
+
+
+def test_lists_are_tables_up_to_the_limit(run: Run, service: ScriptedService) -> None:
+    service.answer("RunService/ListRuns", pages)
+    result = run("runs", "list", "--limit", "3", "--status", "failed")
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:3] == ["id", "kind", "status"]
+    assert [line.split()[0] for line in lines[1:]] == ["run-00", "run-01", "run-10"]
+    assert len(service.calls) == 2
+    assert service.calls[0].request.status == run_pb2.Run.FAILED
+
+
+def test_lists_for_machines_are_a_document_a_line(run: Run, service: ScriptedService) -> None:
+    service.answer("RunService/ListRuns", pages)
+    result = run("runs", "list", "-n", "3", "--json")
+    documents = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [d["run_id"] for d in documents] == ["run-00", "run-01", "run-10"]
+    assert documents[0]["created_at"] == "1970-01-01T00:01:00Z"
+
+
+def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
+    service.answer("AgentService/ListAgents", agent_service_pb2.ListAgentsResponse())
+    assert run("agents", "list").stdout == "no agents\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "rpc", "fields", "shows"),
+    [
+        (
+            ("artifacts", "get", "a"),
+            "ArtifactService/GetArtifact",
+            {"id": "a", "type": "Order", "version": 2},
+            "Order (version 2)",
+        ),
+        (
+            ("artifacts", "list", "--type", "Order", "--since", "2026-01-01"),
+            "ArtifactService/ListArtifacts",
+            {"items": [{"id": "a", "type": "Order"}]},
+            "Order",
+        ),
+        (
+            ("types", "list"),
+            "ArtifactService/ListArtifactTypes",
+            {"items": [{"name": "Order", "version": 2}]},
+            "Order",
+        ),
+        (
+            ("types", "get", "Order"),
+            "ArtifactService/GetArtifactType",
+            {"name": "Order", "schema": {"type": "object"}},
+            '"type": "object"',
+        ),
+        (
+            ("agents", "list"),
+            "AgentService/ListAgents",
+            {"items": [{"name": "payments", "status": agent_pb2.Agent.ONLINE}]},
+            "ONLINE",
+        ),
+        (
+            ("agents", "get", "payments"),
+            "AgentService/GetAgent",
+            {"name": "payments", "subscriptions": [{"types": ["Order"], "where": "true"}]},
+            '"where": "true"',
+        ),
+        (
+            ("runs", "get", "r"),
+            "RunService/GetRun",
+            {"run_id": "r", "task_count": 3, "open_tasks": 1},
+            "3 (1 open, 0 failed)",
+        ),
+        (
+            ("runs", "cancel", "r", "--reason", "why"),
+            "RunService/CancelRun",
+            {"run_id": "r", "status": run_pb2.Run.CANCELLING},
+            "CANCELLING",
+        ),
+        (
+            ("runs", "events", "r"),
+            "RunService/ListRunEvents",
+            {"items": [{"sequence": 1, "type": run_pb2.RunEvent.RUN_CREATED}]},
+            "RUN_CREATED",
+        ),
+        (
+            ("tasks", "list", "--kind", "k"),
+            "TaskService/ListTasks",
+            {"items": [{"task_id": "t", "error": {"code": "X", "message": "y"}}]},
+            "X: y",
+        ),
+        (
+            ("tasks", "list", "--run", "r"),
+            "RunService/ListRunTasks",
+            {"items": [{"task_id": "t", "attempt": 1, "max_attempts": 3}]},
+            "1/3",
+        ),
+        (
+            ("tasks", "get", "t"),
+            "TaskService/GetTask",
+            {"task_id": "t", "progress": 0.5, "progress_message": "half"},
+            "50% half",
+        ),
+        (
+            ("tasks", "cancel", "t"),
+            "TaskService/CancelTask",
+            {"task_id": "t", "status": run_pb2.Task.CANCELLED},
+            "CANCELLED",
+        ),
+        (
+            ("tasks", "attempts", "t"),
+            "TaskService/ListTaskAttempts",
+            {"items": [{"attempt": 1, "status": run_pb2.Attempt.LOST}]},
+            "LOST",
+        ),
+    ],
+)
+def test_each_command_shows_what_it_asks_for(
+    run: Run, service: ScriptedService, args: tuple[str, ...], rpc: str, fields: dict[str, Any], shows: str
+) -> None:
+    service.answer(rpc, fields)
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    assert shows in result.stdout
+    as_json = run(*args, "--json")
+    assert as_json.exit_code == 0
+    assert json.loads(as_json.stdout)
+
+
+# -- how commands end -----------------------------------------------------------------------------------------
+
+
+def test_an_error_of_the_service_is_told_whole_on_stderr(run: Run, service: ScriptedService) -> None:
+    fields = (("run_id", "must be a UUID", "INVALID"),)
+    refused = Abort(grpc.StatusCode.INVALID_ARGUMENT, "run_id: no", "VALIDATION_ERROR", fields, None, "corr-1")
+    service.answer("RunService/GetRun", refused)
+    result = run("runs", "get", "x")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "error: VALIDATION_ERROR: run_id: no\n  run_id: must be a UUID [INVALID]\n  correlation id: corr-1\n"
+    )
+
+
+def test_an_unreachable_service_ends_with_3() -> None:
+    result = CliRunner().invoke(app, ["runs", "list", "--target", "127.0.0.1:1"])
+    assert result.exit_code == 3
+    assert "cannot reach the service at 127.0.0.1:1" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("runs", "list", "--status", "nowhere"),
+        ("tasks", "list", "--status", "nowhere"),
+        ("tasks", "list", "--run", "r", "--kind", "k"),
+        ("runs", "list", "--limit", "-1"),
+        ("publish",),
+        ("publish", "Order", '{"n": 9007199254740992}'),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(run: Run, service: ScriptedService, args: tuple[str, ...]) -> None:
+    assert run(*args).exit_code == 2
+    assert not service.calls
