@@ -54,7 +54,7 @@ class Pipeline:
     limits: Limits
     proxy_token: bytes = b""
 
-    def unary(self, method: Method, handler: UnaryHandler) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def unary(self, method: Method, handler: UnaryHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of a method that answers once."""
         gate = _Gate(self, method)
         reader = Reader(method, self.limits)
@@ -77,7 +77,7 @@ class Pipeline:
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
-    def stream(self, method: Method, handler: StreamHandler) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def stream(self, method: Method, handler: StreamHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of a method that streams in both directions."""
         gate = _Gate(self, method)
         reader = Reader(method, self.limits)
@@ -92,7 +92,7 @@ class Pipeline:
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def unknown(self) -> grpc.RpcMethodHandler[bytes, bytes]:
+    def unknown(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of methods that the contract does not have."""
         gate = _Gate(self, None)
 

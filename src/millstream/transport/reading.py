@@ -15,12 +15,15 @@ from millstream.transport.text import TextPlan
 _STRUCT = "google.protobuf.Struct"
 _VALUE = "google.protobuf.Value"
 
-# Lists whose items are checked one by one where they are mapped, because one bad item fails alone.
-_ITEMS = {
-    "PublishBatchRequest": "artifacts",
-    "CreateTaskBatchRequest": "tasks",
-    "WorkRequest": "completions",
-    "CompleteRequest": "completions",
+# Lists whose items are checked one by one where they are mapped, because one bad item fails alone, or whose text is
+# made to fit there.
+_ITEMS: dict[str, frozenset[str]] = {
+    "PublishBatchRequest": frozenset({"artifacts"}),
+    "CreateTaskBatchRequest": frozenset({"tasks"}),
+    "WorkRequest": frozenset({"completions", "failures", "progress"}),
+    "CompleteRequest": frozenset({"completions"}),
+    "FailRequest": frozenset({"failures"}),
+    "ReportProgressRequest": frozenset({"progress"}),
 }
 
 
@@ -38,7 +41,7 @@ class Reader:
     __slots__ = ("_limit", "_payloads", "_request", "_text", "_validated", "public_request", "rules")
 
     def __init__(self, method: Method, limits: Limits) -> None:
-        items = _ITEMS.get(method.request.DESCRIPTOR.name, "")
+        items = _ITEMS.get(descriptor_of(method.request).name, frozenset())
         self._request = method.request
         self.public_request = method.public_request
         # A stream's message may carry a batch of results; gRPC's own limit bounds it.
@@ -81,18 +84,18 @@ _Path = tuple[tuple[str, bool], ...]
 
 
 def _payload_fields(
-    descriptor: Descriptor, skip: str, path: _Path = (), seen: frozenset[str] = frozenset()
+    descriptor: Descriptor, skip: frozenset[str], path: _Path = (), seen: frozenset[str] = frozenset()
 ) -> Iterator[tuple[_Path, bool]]:
     """Paths of (field, repeated) to the payloads of a message, with whether each is a Struct."""
     for field in descriptor.fields:
         kind = field.message_type
-        if kind is None or kind.full_name in seen or (field.name == skip and not path):
+        if kind is None or kind.full_name in seen or (field.name in skip and not path):
             continue
         here = (*path, (field.name, field.is_repeated))
         if kind.full_name in {_STRUCT, _VALUE}:
             yield here, kind.full_name == _STRUCT
         elif not kind.GetOptions().map_entry:
-            yield from _payload_fields(kind, "", here, seen | {kind.full_name})
+            yield from _payload_fields(kind, skip, here, seen | {kind.full_name})
 
 
 def _find(message: Message, path: _Path, prefix: str) -> Iterator[tuple[str, bytes]]:

@@ -22,12 +22,17 @@ class TextPlan:
         self.children: list[tuple[str, bool, TextPlan]] = []
 
     @classmethod
-    def of(cls, descriptor: Descriptor, skip: str = "", known: "dict[str, TextPlan] | None" = None) -> "TextPlan":
-        """The plan of a message type; the field `skip` of it is left out."""
+    def of(
+        cls,
+        descriptor: Descriptor,
+        skip: frozenset[str] = frozenset(),
+        known: "dict[str, TextPlan] | None" = None,
+    ) -> "TextPlan":
+        """The plan of a message type; its fields `skip` are left out."""
         known = {} if known is None else known
         plan = known.setdefault(descriptor.full_name, cls())
         for field in descriptor.fields:
-            if field.name != skip:
+            if field.name not in skip:
                 plan.add(field, known)
         return plan
 

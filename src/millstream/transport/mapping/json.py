@@ -6,9 +6,12 @@ from millstream.domain.struct_wire import decode_struct, encode_struct
 
 
 def text_of(struct: bytes) -> str:
-    """The JSON text of a Struct in wire form, "" for {}."""
+    """The JSON text of a Struct in wire form, "" for {}.
+
+    Keys are sorted: clients send them in an order of their process's, and equal schemas must be equal text.
+    """
     value = decode_struct(struct)
-    return orjson.dumps(value).decode() if value else ""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode() if value else ""
 
 
 def struct_of(text: str) -> bytes:

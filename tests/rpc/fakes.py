@@ -1,0 +1,379 @@
+"""Small use cases in memory, which remember what they were asked."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from millstream.application.paging import Page, PageInfo, PageRequest
+from millstream.application.views import (
+    ArtifactQuery,
+    Batch,
+    Cancellation,
+    Consumption,
+    CreatedTask,
+    Hello,
+    Key,
+    Lease,
+    LeaseRef,
+    ListedArtifact,
+    NewTask,
+    Published,
+    Push,
+    ReportResult,
+    Reports,
+    RunQuery,
+    Summary,
+    SyncResult,
+    TaskQuery,
+    TaskView,
+    TypeSpec,
+)
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Subscription
+from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
+from millstream.domain.errors import LeaseLost, MillstreamError
+from millstream.domain.principals import Principal
+from millstream.domain.runs import (
+    Attempt,
+    AttemptStatus,
+    Event,
+    EventType,
+    Failure,
+    Run,
+    RunKind,
+    RunStatus,
+    Task,
+    TaskStatus,
+)
+from millstream.domain.struct_wire import encode_struct, encode_value
+from millstream.transport.server import UseCases
+
+ID = "0190f5e2-0000-7000-8000-000000000001"
+OTHER = "0190f5e2-0000-7000-8000-000000000002"
+AT_US = 1_700_000_000_123_456
+_PAGE = PageInfo(total=1, page=1, page_size=50, total_pages=1)
+
+
+def artifact(name: str = "Order", maker: str = "external") -> Artifact:
+    return Artifact(
+        id=ID,
+        tenant="default",
+        run_id=OTHER,
+        seq=2,
+        type=name,
+        version=3,
+        payload=encode_struct({"z": 1, "a": [True, None]}),
+        produced_by=maker,
+        visibility=Visibility(kind="After", ttl_us=1_500_000, then=Visibility(kind="Private", agents=("a",))),
+        tags=("x",),
+        partition_key="k",
+        created_us=AT_US,
+    )
+
+
+def run() -> Run:
+    return Run(
+        id=OTHER,
+        tenant="default",
+        kind=RunKind.CASCADE,
+        created_us=AT_US,
+        status=RunStatus.FAILED,
+        labels='{"a":"b"}',
+        error_code="BOOM",
+        error_message="it broke",
+    )
+
+
+def task(status: TaskStatus = TaskStatus.RUNNING) -> Task:
+    return Task(
+        id=ID,
+        run_id=OTHER,
+        tenant="default",
+        kind="resize",
+        queue="default",
+        created_us=AT_US,
+        day=0,
+        status=status,
+        attempt=2,
+        input=encode_value({"n": 1}),
+        labels='{"a":"b"}',
+        deadline_us=AT_US + 5_000_000,
+    )
+
+
+@dataclass
+class Fake:
+    """Remembers calls; `error` is raised by every one of them, `answer` replaces what is returned."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    error: BaseException | None = None
+    answer: Any = None
+    gate: Callable[[], Awaitable[None]] | None = None
+
+    async def seen(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.gate is not None:
+            await self.gate()
+        if self.error is not None:
+            raise self.error
+
+
+class Artifacts(Fake):
+    async def publish(self, principal: Principal, new: NewArtifact, key: Key | None) -> Published:
+        await self.seen("publish", principal, new, key)
+        return self.answer or Published(ID, OTHER, replayed=key is not None and key.value == "again")
+
+    async def publish_sync(
+        self, principal: Principal, new: NewArtifact, key: Key | None, timeout_s: float
+    ) -> SyncResult:
+        await self.seen("publish_sync", principal, new, key, timeout_s)
+        failure = Failure(agent="a", task_id=ID, code="C", message="m", attempts=2, artifact_ids=(ID,))
+        return self.answer or SyncResult(OTHER, [artifact(), artifact("Payment", "payments")], True, 1.5, [failure])
+
+    async def publish_batch(
+        self,
+        principal: Principal,
+        items: list[NewArtifact | MillstreamError],
+        item_keys: list[Key | None],
+        key: Key | None,
+    ) -> Batch:
+        await self.seen("publish_batch", principal, items, item_keys, key)
+        return Batch(
+            [
+                each if isinstance(each, MillstreamError) else Published(ID, OTHER, item_keys[i] is not None)
+                for i, each in enumerate(items)
+            ]
+        )
+
+    async def summarize(self, principal: Principal, query: ArtifactQuery) -> Summary:
+        await self.seen("summarize", principal, query)
+        return Summary(2, {"Order": 2}, {"external": 2}, {"Public": 2}, {"x": 1}, AT_US, AT_US)
+
+    async def get(self, principal: Principal, artifact_id: str) -> Artifact:
+        await self.seen("get", principal, artifact_id)
+        return artifact()
+
+    async def list(
+        self, principal: Principal, query: ArtifactQuery, page: PageRequest, embed_meta: bool
+    ) -> Page[ListedArtifact]:
+        await self.seen("list", principal, query, page, embed_meta)
+        eaten = [Consumption(ID, "payments", OTHER, AT_US)] if embed_meta else None
+        return Page([ListedArtifact(artifact(), eaten)], PageInfo(total=1, limit=50, offset=0))
+
+
+class Types(Fake):
+    kind = ArtifactType("default", "Order", 1, '{"type":"object"}', "an order", AT_US)
+
+    async def create(self, principal: Principal, spec: TypeSpec, key: Key | None) -> tuple[ArtifactType, bool]:
+        await self.seen("create", principal, spec, key)
+        return self.kind, False
+
+    async def get(self, principal: Principal, name: str, version: int | None) -> ArtifactType:
+        await self.seen("get", principal, name, version)
+        return self.kind
+
+    async def versions(self, principal: Principal, name: str, page: PageRequest) -> Page[ArtifactType]:
+        await self.seen("versions", principal, name, page)
+        return Page([self.kind], _PAGE)
+
+    async def list(self, principal: Principal, page: PageRequest) -> Page[ArtifactType]:
+        await self.seen("list", principal, page)
+        return Page([self.kind], _PAGE)
+
+
+class Agents(Fake):
+    agent = Agent(ID, "default", AgentSpec("payments", subscriptions=(Subscription(("Order",)),)), 1, AT_US, AT_US)
+
+    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]:
+        await self.seen("create", principal, spec, key)
+        return self.agent, False
+
+    async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]:
+        await self.seen("get", principal, id_or_name)
+        return self.agent, True
+
+    async def list(
+        self, principal: Principal, page: PageRequest, name: str, status: str | None
+    ) -> Page[tuple[Agent, bool]]:
+        await self.seen("list", principal, page, name, status)
+        return Page([(self.agent, False)], _PAGE)
+
+
+class Runs(Fake):
+    async def get(self, principal: Principal, run_id: str) -> Run:
+        await self.seen("get", principal, run_id)
+        return run()
+
+    async def events(
+        self, principal: Principal, run_id: str, after_seq: int, limit: int
+    ) -> tuple[list[Event], int | None]:
+        await self.seen("events", principal, run_id, after_seq, limit)
+        return [Event(run_id, 0, 1, EventType.RUN_CREATED, AT_US, data='{"n":1}')], 1
+
+    async def tasks(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]:
+        await self.seen("tasks", principal, query, page)
+        return Page([task()], _PAGE)
+
+    async def cancel(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]:
+        await self.seen("cancel", principal, run_id, reason, key)
+        return run(), key is not None
+
+    async def list(self, principal: Principal, query: RunQuery, page: PageRequest) -> Page[Run]:
+        await self.seen("list", principal, query, page)
+        return Page([run()], _PAGE)
+
+
+class Tasks(Fake):
+    async def create(self, principal: Principal, new: NewTask, key: Key | None) -> CreatedTask:
+        await self.seen("create", principal, new, key)
+        return CreatedTask(task(TaskStatus.PENDING))
+
+    async def create_batch(
+        self,
+        principal: Principal,
+        items: list[NewTask | MillstreamError],
+        item_keys: list[Key | None],
+        key: Key | None,
+    ) -> Batch:
+        await self.seen("create_batch", principal, items, item_keys, key)
+        return Batch([each if isinstance(each, MillstreamError) else CreatedTask(task()) for each in items])
+
+    async def get(self, principal: Principal, task_id: str) -> TaskView:
+        await self.seen("get", principal, task_id)
+        return TaskView(task(TaskStatus.COMPLETED), encode_value("done"))
+
+    async def cancel(self, principal: Principal, task_id: str, reason: str, key: Key | None) -> TaskView:
+        await self.seen("cancel", principal, task_id, reason, key)
+        return TaskView(task())
+
+    async def attempts(
+        self, principal: Principal, task_id: str, after: int, limit: int
+    ) -> tuple[list[Attempt], int | None]:
+        await self.seen("attempts", principal, task_id, after, limit)
+        return [Attempt(task_id, 1, 0, AttemptStatus.FAILED, AT_US, AT_US + 2500, "w", "BOOM", "it broke")], None
+
+    async def list(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]:
+        await self.seen("list", principal, query, page)
+        return Page([task()], _PAGE)
+
+
+def lease(payload_bytes: int = 0) -> Lease:
+    given = artifact()
+    given.payload = encode_struct({"text": "x" * payload_bytes}) if payload_bytes else given.payload
+    return Lease(task(), 2, [given], 1)
+
+
+@dataclass
+class Session:
+    """A worker's session; `lost` are tasks whose reports are refused."""
+
+    hello: Hello
+    push: Push
+    id: str = "session"
+    lease_s: float = 30.0
+    lost: frozenset[str] = frozenset()
+    credit: int = 0
+    drained: bool = False
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    reports: list[Reports] = field(default_factory=list)
+    block: asyncio.Event | None = None
+
+    @property
+    def held(self) -> tuple[LeaseRef, ...]:
+        return self.hello.held
+
+    def add_credit(self, count: int) -> None:
+        self.credit += count
+
+    def drain(self) -> None:
+        self.drained = True
+
+    async def report(self, reports: Reports) -> list[ReportResult]:
+        if self.block is not None:
+            await self.block.wait()
+        self.reports.append(reports)
+        return results_of(reports, self.lost)
+
+    async def close(self) -> None:
+        self.closed.set()
+
+    def tell(self, *leases: Lease, cancellations: list[Cancellation] | None = None, drain: bool = False) -> None:
+        self.push(list(leases), cancellations or [], drain)
+
+
+def results_of(reports: Reports, lost: frozenset[str] = frozenset()) -> list[ReportResult]:
+    return [
+        ReportResult(each.task_id, each.attempt, LeaseLost("gone") if each.task_id in lost else None)
+        for kind in (reports.completions, reports.failures, reports.progress, reports.heartbeats, reports.released)
+        for each in kind
+    ]
+
+
+class Workers(Fake):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions: list[Session] = []
+        self.opened = asyncio.Event()
+        self.lease_s = 30.0
+
+    async def open(self, principal: Principal, hello: Hello, push: Push) -> Session:
+        await self.seen("open", principal, hello)
+        session = Session(hello, push, lease_s=self.lease_s)
+        self.sessions.append(session)
+        self.opened.set()
+        return session
+
+    async def poll(
+        self,
+        principal: Principal,
+        worker_id: str,
+        name: str,
+        kinds: tuple[str, ...],
+        queues: tuple[str, ...],
+        max_tasks: int,
+        wait_s: float,
+    ) -> list[Lease]:
+        await self.seen("poll", principal, worker_id, name, kinds, queues, max_tasks, wait_s)
+        return [lease()]
+
+    async def report(self, principal: Principal, reports: Reports) -> list[ReportResult]:
+        await self.seen("report", principal, reports)
+        return results_of(reports)
+
+
+class System:
+    def __init__(self) -> None:
+        self.checks = {"database": "ok", "serving": "ok"}
+
+    async def readiness(self) -> dict[str, str]:
+        return self.checks
+
+
+class Fakes:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self.artifacts = Artifacts()
+        self.types = Types()
+        self.agents = Agents()
+        self.runs = Runs()
+        self.tasks = Tasks()
+        self.workers = Workers()
+        self.system = System()
+
+    def use_cases(self, exposition: Callable[[], bytes]) -> UseCases:
+        return UseCases(
+            artifacts=self.artifacts,
+            types=self.types,
+            agents=self.agents,
+            runs=self.runs,
+            tasks=self.tasks,
+            workers=self.workers,
+            system=self.system,
+            exposition=exposition,
+            drain=self.drain,
+        )
+
+    def drain(self) -> None:
+        for session in self.workers.sessions:
+            session.tell(drain=True)

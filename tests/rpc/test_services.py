@@ -1,0 +1,326 @@
+"""Each RPC maps its request to one use case and its result to the answer of the contract."""
+
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from tests.rpc.conftest import Service
+from tests.rpc.fakes import ID, OTHER, artifact
+
+from millstream.application.paging import PageRequest
+from millstream.application.views import LeaseRef, RunQuery, SyncResult, TaskQuery, TypeSpec
+from millstream.domain.artifacts import Visibility
+from millstream.domain.errors import ValidationFailed
+from millstream.domain.runs import RunKind, RunStatus, TaskStatus
+from millstream.domain.struct_wire import decode_struct, decode_value
+from millstream.transport import contract
+from millstream.v1 import (
+    agent_service_pb2,
+    artifact_service_pb2,
+    run_service_pb2,
+    system_service_pb2,
+    task_service_pb2,
+    worker_service_pb2,
+)
+
+_MODULES = (
+    artifact_service_pb2,
+    agent_service_pb2,
+    run_service_pb2,
+    task_service_pb2,
+    worker_service_pb2,
+    system_service_pb2,
+)
+_ARTIFACT = {
+    "id": ID,
+    "type": "Order",
+    "payload": {"z": 1.0, "a": [True, None]},
+    "produced_by": "external",
+    "visibility": {"kind": "After", "ttl": "1.500s", "then": {"kind": "Private", "agents": ["a"]}},
+    "visibility_kind": "After",
+    "created_at": "2023-11-14T22:13:20.123456Z",
+    "correlation_id": OTHER,
+    "partition_key": "k",
+    "tags": ["x"],
+    "version": 3,
+}
+
+
+async def _ask(service: Service, path: str, request: dict[str, Any] | None = None, **more: str) -> Any:
+    """Call with a request of the contract given as JSON, and return the answer as JSON."""
+    area, rpc = path.split("/")
+    method = next(
+        m
+        for module in _MODULES
+        for s in module.DESCRIPTOR.services_by_name.values()
+        if s.name == area
+        for m in s.methods
+        if m.name == rpc
+    )
+    message = json_format.ParseDict(request or {}, _class(method.input_type)())
+    answer = await service.call(path, message.SerializeToString(), **more)
+    assert answer.error is None, answer.error
+    out = _class(method.output_type).FromString(answer.body)
+    return json_format.MessageToDict(out, preserving_proto_field_name=True)
+
+
+def _class(descriptor: Any) -> type[Message]:
+    from google.protobuf import message_factory
+
+    return message_factory.GetMessageClass(descriptor)
+
+
+async def test_publish(service: Service) -> None:
+    """FL-1"""
+    request = {
+        "type": "Order",
+        "payload": {"amount": 12.5},
+        "visibility": {"kind": "Labelled", "required_labels": ["eu"]},
+        "tags": ["a", "b"],
+        "partition_key": "p",
+        "correlation_id": ID.upper(),
+    }
+    out = await _ask(service, "ArtifactService/Publish", request)
+    assert out == {"status": "accepted", "artifact_id": ID, "correlation_id": OTHER}
+    _, principal, new, key = service.fakes.artifacts.calls[0]
+    assert principal.name == "root"
+    assert key is None
+    assert (new.type, new.tags, new.partition_key, new.correlation_id) == ("Order", ("a", "b"), "p", ID)
+    assert new.visibility == Visibility(kind="Labelled", required_labels=("eu",))
+    assert decode_struct(new.payload) == {"amount": 12.5}
+
+
+async def test_publish_sync_returns_artifacts_and_failures(service: Service) -> None:
+    """FL-2, FL-17"""
+    out = await _ask(service, "ArtifactService/PublishSync", {"type": "Order", "timeout": 2.5})
+    assert out["completed"] is True
+    assert out["duration_ms"] == 1.5
+    assert out["artifacts"][0] == _ARTIFACT
+    assert [each["type"] for each in out["artifacts"]] == ["Order", "Payment"]
+    assert out["failures"] == [
+        {"agent": "a", "task_id": ID, "code": "C", "message": "m", "attempts": 2, "artifact_ids": [ID]}
+    ]
+    assert service.fakes.artifacts.calls[0][4] == 2.5
+
+
+async def test_publish_sync_filters_what_it_returns(service: Service) -> None:
+    """FL-4"""
+    by_type = {"type": "Order", "filters": {"type_names": ["Payment"]}}
+    by_maker = {"type": "Order", "filters": {"produced_by": ["external"]}}
+    out = await _ask(service, "ArtifactService/PublishSync", by_type)
+    assert [each["type"] for each in out["artifacts"]] == ["Payment"]
+    out = await _ask(service, "ArtifactService/PublishSync", by_maker)
+    assert [each["type"] for each in out["artifacts"]] == ["Order"]
+
+
+async def test_publish_sync_says_where_more_is(service: Service) -> None:
+    """FL-2"""
+    service.fakes.artifacts.answer = SyncResult(OTHER, [artifact()], True, 1.0, [], next_page_token="more")
+    out = await _ask(service, "ArtifactService/PublishSync", {"type": "Order"})
+    assert (out["truncated"], out["next_page_token"]) == (True, "more")
+    assert service.fakes.artifacts.calls[0][4] == 30.0
+
+
+async def test_a_sync_publish_that_times_out_answers_or_fails_as_asked(service: Service) -> None:
+    """FL-3"""
+    service.fakes.artifacts.answer = SyncResult(OTHER, [artifact()], False, 1000.0, [])
+    out = await _ask(service, "ArtifactService/PublishSync", {"type": "Order", "timeout": 1})
+    assert "completed" not in out
+    assert len(out["artifacts"]) == 1
+    wire = artifact_service_pb2.PublishSyncRequest(type="Order", timeout=1, fail_on_timeout=True)
+    answer = await service.call("ArtifactService/PublishSync", wire.SerializeToString(), x_envoy_original_path="/")
+    assert answer.metadata["x-http-status"] == "504"
+    assert '"code":"TIMEOUT"' in answer.metadata["x-error-body"]
+    assert '"retryable":true' in answer.metadata["x-error-body"]
+
+
+async def test_a_bad_item_of_a_batch_fails_alone(service: Service) -> None:
+    """FL-11"""
+    items: list[dict[str, Any]] = [
+        {"type": "Order", "payload": {"n": 1}},
+        {"type": "no spaces please"},
+        {"type": "Order", "idempotency_key": "k1"},
+        {"type": "Order", "visibility": {"kind": "After"}},
+        {"type": "Order", "idempotency_key": "ümlaut"},
+    ]
+    out = await _ask(service, "ArtifactService/PublishBatch", {"artifacts": items})
+    assert [each["status"] for each in out["results"]] == ["accepted", "failed", "duplicate", "failed", "failed"]
+    assert [each.get("index", 0) for each in out["results"]] == [0, 1, 2, 3, 4]
+    assert (out["accepted"], out["failed"]) == (2, 3)
+    fields = [each["error"]["details"][0]["field"] for each in out["results"] if "error" in each]
+    assert fields == ["artifacts[1].type", "artifacts[3].visibility.ttl", "artifacts[4].idempotency_key"]
+    _, _, given, keys, key = service.fakes.artifacts.calls[0]
+    assert [isinstance(each, ValidationFailed) for each in given] == [False, True, False, True, True]
+    assert key is None
+    assert (keys[2].value, keys[2].rpc) == ("k1", "Publish")
+
+
+async def test_a_batch_item_and_a_single_publish_have_the_same_fingerprint(service: Service) -> None:
+    item = {"type": "Order", "payload": {"b": 1, "a": {"d": 1, "c": 2}}, "idempotency_key": "k"}
+    await _ask(service, "ArtifactService/PublishBatch", {"artifacts": [item]})
+    single = {"type": "Order", "payload": {"a": {"c": 2, "d": 1}, "b": 1}}
+    await _ask(service, "ArtifactService/Publish", single, x_idempotency_key="k")
+    assert service.fakes.artifacts.calls[0][3][0] == service.fakes.artifacts.calls[1][3]
+
+
+async def test_list_artifacts(service: Service) -> None:
+    """FL-12"""
+    out = await _ask(
+        service,
+        "ArtifactService/ListArtifacts",
+        {"type": "Order", "from": "2023-01-01T00:00:00Z", "limit": 50, "offset": 0, "embed_meta": True},
+    )
+    consumption = {
+        "artifact_id": ID,
+        "consumer": "payments",
+        "run_id": OTHER,
+        "correlation_id": OTHER,
+        "consumed_at": "2023-11-14T22:13:20.123456Z",
+    }
+    assert out["items"] == [_ARTIFACT | {"consumptions": [consumption], "consumed_by": ["payments"]}]
+    assert out["pagination"] == {"total": 1, "limit": 50, "offset": 0}
+    _, _, query, page, embed = service.fakes.artifacts.calls[0]
+    assert (query.type, query.from_us, query.to_us) == ("Order", 1672531200000000, 0)
+    assert (page, embed) == (PageRequest(limit=50, offset=0), True)
+
+
+async def test_summarize_and_get_artifacts(service: Service) -> None:
+    """FL-12, FL-17"""
+    out = await _ask(service, "ArtifactService/SummarizeArtifacts")
+    assert out["summary"]["by_type"] == {"Order": 2}
+    assert out["summary"]["earliest_created_at"] == "2023-11-14T22:13:20.123456Z"
+    assert await _ask(service, "ArtifactService/GetArtifact", {"artifact_id": ID.upper()}) == _ARTIFACT
+    assert service.fakes.artifacts.calls[1][2] == ID
+
+
+async def test_types(service: Service) -> None:
+    kind = {
+        "name": "Order",
+        "version": 1,
+        "schema": {"type": "object"},
+        "description": "an order",
+        "created_at": "2023-11-14T22:13:20.123456Z",
+    }
+    created = {"name": "Order", "schema": {"type": "object", "minProperties": 1}}
+    assert await _ask(service, "ArtifactService/CreateArtifactType", created) == kind
+    assert service.fakes.types.calls[0][2] == TypeSpec("Order", '{"minProperties":1,"type":"object"}')
+    assert await _ask(service, "ArtifactService/GetArtifactType", {"name": "Order", "version": 1}) == kind
+    assert service.fakes.types.calls[1][2:] == ("Order", 1)
+    assert (await _ask(service, "ArtifactService/ListArtifactTypes"))["items"] == [kind]
+    assert (await _ask(service, "ArtifactService/ListArtifactTypeVersions", {"name": "Order"}))["items"] == [kind]
+
+
+async def test_agents(service: Service) -> None:
+    """FL-13"""
+    wanted = {"name": "payments", "subscriptions": [{"types": ["Order"], "priority": 3}], "queue": ""}
+    out = await _ask(service, "AgentService/CreateAgent", wanted)
+    assert out["status"] == "ONLINE"
+    assert out["retry"]["max_attempts"] == 3
+    assert out["timeouts"] == {"start_to_close": "300s"}
+    spec = service.fakes.agents.calls[0][2]
+    assert (spec.queue, spec.subscriptions[0].delivery, spec.subscriptions[0].priority) == ("default", "broadcast", 3)
+    listed = await _ask(service, "AgentService/ListAgents", {"status": "OFFLINE", "name": "payments"})
+    assert listed["items"] == listed["agents"]
+    assert listed["items"][0]["subscriptions"] == [{"types": ["Order"], "delivery": "broadcast", "mode": "both"}]
+    assert service.fakes.agents.calls[-1][3:] == ("payments", "OFFLINE")
+    assert (await _ask(service, "AgentService/GetAgent", {"agent_id": "payments"}))["id"] == ID
+
+
+async def test_runs(service: Service) -> None:
+    """WM-5"""
+    out = await _ask(service, "RunService/ListRuns", {"status": "FAILED", "kind": "CASCADE"})
+    assert out["items"][0]["status"] == "FAILED"
+    assert out["items"][0]["error"] == {"code": "BOOM", "message": "it broke"}
+    assert out["items"][0]["labels"] == {"a": "b"}
+    assert service.fakes.runs.calls[0][2] == RunQuery(RunStatus.FAILED, RunKind.CASCADE)
+    assert (await _ask(service, "RunService/GetRun", {"run_id": OTHER}))["kind"] == "CASCADE"
+    events = await _ask(service, "RunService/ListRunEvents", {"run_id": OTHER, "limit": 1})
+    assert events["items"][0]["type"] == "RUN_CREATED"
+    assert events["items"][0]["data"] == {"n": 1.0}
+    assert events["next_after_sequence"] == 1
+    tasks = await _ask(service, "RunService/ListRunTasks", {"run_id": OTHER.upper(), "status": "RUNNING"})
+    assert "input" not in tasks["items"][0]
+    assert service.fakes.runs.calls[-1][2] == TaskQuery(status=TaskStatus.RUNNING, run_id=OTHER)
+    await _ask(service, "RunService/CancelRun", {"run_id": OTHER, "reason": "enough"})
+    assert service.fakes.runs.calls[-1][2:4] == (OTHER, "enough")
+
+
+async def test_tasks(service: Service) -> None:
+    wanted = {
+        "kind": "resize",
+        "input": {"n": 1},
+        "delay": "1.5s",
+        "retry": {"max_attempts": 5},
+        "labels": {"b": "1", "a": "2"},
+    }
+    out = await _ask(service, "TaskService/CreateTask", wanted)
+    assert (out["task_id"], out["status"], out["input"]) == (ID, "PENDING", {"n": 1.0})
+    new = service.fakes.tasks.calls[0][2]
+    assert (new.queue, new.delay_us, new.retry.max_attempts, new.retry.factor) == ("default", 1_500_000, 5, 2.0)
+    assert new.labels == '{"a":"2","b":"1"}'
+    assert decode_value(new.input) == {"n": 1}
+    assert (await _ask(service, "TaskService/GetTask", {"task_id": ID}))["output"] == "done"
+    assert (await _ask(service, "TaskService/ListTasks", {"queue": "q"}))["items"][0]["task_id"] == ID
+    await _ask(service, "TaskService/CancelTask", {"task_id": ID})
+    attempts = await _ask(service, "TaskService/ListTaskAttempts", {"task_id": ID})
+    assert attempts["items"][0]["duration_ms"] == 2.5
+    assert attempts["items"][0]["error"] == {"code": "BOOM", "message": "it broke"}
+
+
+async def test_a_bad_task_of_a_batch_fails_alone(service: Service) -> None:
+    tasks: list[dict[str, Any]] = [
+        {"kind": "ok"},
+        {"kind": "agent:payments"},
+        {"kind": "ok", "run_at": "2030-01-01T00:00:00Z", "delay": "1s"},
+    ]
+    out = await _ask(service, "TaskService/CreateTaskBatch", {"tasks": tasks})
+    assert [each["status"] for each in out["results"]] == ["accepted", "failed", "failed"]
+    assert out["results"][0]["task_id"] == ID
+    assert out["results"][1]["error"]["details"][0]["field"] == "tasks[1].kind"
+
+
+async def test_the_unary_twins_of_workers(service: Service) -> None:
+    polled = await _ask(service, "WorkerService/Poll", {"worker_id": ID, "kinds": ["resize"], "wait": 0})
+    assert polled["leases"][0]["artifacts"][0]["type"] == "Order"
+    assert polled["leases"][0]["idempotency_token"] == ID
+    assert service.fakes.workers.calls[0][4:] == (("resize",), ("default",), 1, 0.0)
+    ref = {"task_id": ID, "attempt": 2}
+    done = await _ask(
+        service,
+        "WorkerService/Complete",
+        {
+            "completions": [
+                ref | {"output": 1},
+                {"task_id": OTHER, "attempt": 1, "artifacts": [{"type": "Order", "tags": ["a\0b"]}]},
+                ref,
+            ]
+        },
+    )
+    assert ["error" in each for each in done["results"]] == [False, True, False]
+    assert done["results"][1]["error"]["details"][0]["field"] == "artifacts[0].tags[0]"
+    failed = await _ask(service, "WorkerService/Fail", {"failures": [ref | {"message": "x" * 5000 + "\0"}]})
+    assert failed["results"] == [ref]
+    assert len(service.fakes.workers.calls[-1][2].failures[0].message) == 4000
+    assert service.fakes.workers.calls[-1][2].failures[0].code == "ERROR"
+    await _ask(service, "WorkerService/Heartbeat", {"leases": [ref]})
+    assert service.fakes.workers.calls[-1][2].heartbeats == (LeaseRef(ID, 2),)
+    await _ask(service, "WorkerService/ReportProgress", {"progress": [ref | {"fraction": 0.5}]})
+    assert service.fakes.workers.calls[-1][2].progress[0].fraction == 0.5
+
+
+async def test_system(service: Service) -> None:
+    """FV-1, WM-12"""
+    assert await _ask(service, "SystemService/GetHealth") == {"status": "ok", "version": "1.2.3"}
+    assert (await _ask(service, "SystemService/GetReadiness"))["status"] == "ready"
+    out = await service.call("SystemService/GetMetrics", key=None)
+    assert b'millstream_requests_total{code="OK",rpc="SystemService/GetHealth"} 1.0' in out.body
+    service.fakes.system.checks["database"] = "no connection"
+    answer = await service.call("SystemService/GetReadiness", key=None, x_envoy_original_path="/health/ready")
+    assert answer.metadata["x-http-status"] == "503"
+    assert '"field":"database"' in answer.metadata["x-error-body"]
+
+
+def test_every_method_of_the_contract_is_asked_for_here() -> None:
+    source = __import__("pathlib").Path(__file__).read_text()
+    missing = [m.name for m in contract.methods() if f"/{m.name}" not in source and not m.streaming]
+    assert missing == []
