@@ -31,7 +31,7 @@ class AgentOptions(TypedDict, total=False):
     description: str
     """For people. Default: the first paragraph of the docstring."""
     where: str
-    """CEL over `payload`, `type`, `tags`, `produced_by` and `partition_key`: only artifacts for which it is true."""
+    """CEL over `payload` and `artifact` (its type, tags, produced_by, partition_key): only where it is true."""
     from_agents: Sequence[str]
     """Only artifacts made by these ("external" for clients)."""
     tags: Sequence[str]
@@ -60,19 +60,21 @@ class Call:
 
     function: Function
     is_async: bool
-    takes_input: bool
+    input_name: str | None
+    """Name of the parameter that takes the input, if any."""
     context_name: str | None
-    """Name of the parameter that takes the Context, if any."""
+    """Name of the one that takes the Context, if any."""
     annotation: Any
     """What the input's parameter is annotated with; None where it is not."""
 
     def __call__(self, value: Any, context: Context) -> Any:
         """Calls the function; of an async one this is the coroutine."""
-        if self.context_name is None:
-            return self.function(value) if self.takes_input else self.function()
-        if self.takes_input:
-            return self.function(value, **{self.context_name: context})
-        return self.function(**{self.context_name: context})
+        arguments = {}
+        if self.input_name is not None:
+            arguments[self.input_name] = value
+        if self.context_name is not None:
+            arguments[self.context_name] = context
+        return self.function(**arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ def inspect_call(function: Function) -> Call:
     names = [
         name
         for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     context = next((name for name in names if hints.get(name) is Context), None)
     inputs = [name for name in names if name != context]
@@ -201,7 +203,7 @@ def inspect_call(function: Function) -> Call:
     return Call(
         function=function,
         is_async=inspect.iscoroutinefunction(function),
-        takes_input=bool(inputs),
+        input_name=inputs[0] if inputs else None,
         context_name=context,
         annotation=hints.get(inputs[0]) if inputs else None,
     )

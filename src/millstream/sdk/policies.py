@@ -117,7 +117,7 @@ class Subscription:
     types: TypeRef | Sequence[TypeRef]
     """One type or several; one artifact of any of them activates."""
     where: str = ""
-    """CEL over `payload`, `type`, `tags`, `produced_by` and `partition_key`. Empty: all."""
+    """CEL over `payload` and `artifact` (its type, tags, produced_by, partition_key). Empty: all."""
     from_agents: Sequence[str] = ()
     """Only artifacts made by these agents ("external" for clients). Empty: anyone's."""
     tags: Sequence[str] = ()
