@@ -14,10 +14,12 @@ from millstream.adapters import logs
 from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator, DeveloperAuthenticator
 from millstream.adapters.metrics import Metrics
 from millstream.config import ConfigError, Settings
+from millstream.store import migrations
 from millstream.transport.pipeline import Pipeline
 from millstream.transport.ports import Authenticator
 from millstream.transport.reading import Limits
 from millstream.transport.server import Server, UseCases
+from millstream.wiring import wire
 
 _log: Final = structlog.get_logger("millstream.server")
 
@@ -41,12 +43,41 @@ Build = Callable[[Settings, Metrics], Awaitable[App]]
 """Makes the service behind the transport."""
 
 
-def run(settings: Settings, build: Build) -> int:
+async def build(settings: Settings, metrics: Metrics) -> App:
+    """The service on its database, brought up to date and running. Raises Disconnected."""
+    if settings.migrate_at_start:
+        await migrations.upgrade(settings.database_url.get_secret_value())
+    service = await wire(settings, metrics)
+    await service.start()
+
+    async def exposition() -> bytes:
+        await service.system.gauge()
+        return metrics.exposition()
+
+    def drain() -> None:
+        service.system.draining = True
+        service.workers.drain()
+
+    use_cases = UseCases(
+        service.artifacts,
+        service.types,
+        service.agents,
+        service.runs,
+        service.tasks,
+        service.workers,
+        service.system,
+        exposition,
+        drain,
+    )
+    return App(use_cases, service.system.database_answers, service.close)
+
+
+def run(settings: Settings, build: Build = build) -> int:
     """Serve on an event loop of its own, and return the exit code."""
     return uvloop.run(serve(settings, build))
 
 
-async def serve(settings: Settings, build: Build) -> int:
+async def serve(settings: Settings, build: Build = build) -> int:
     """Serve until SIGTERM or SIGINT, and return the exit code. Raises ConfigError where no one could call."""
     logs.configure(settings.log_format, settings.log_level)
     authenticator = authenticator_of(settings)

@@ -86,3 +86,37 @@ def decode_token(token: str, count: int) -> list[str]:
     if len(parts) != count:
         raise ValidationFailed.of("page_token", "is not a token of this list; start again without it")
     return parts
+
+
+def page_info(
+    request: PageRequest, total: tuple[int, bool] | None, next_token: str, offset_style: bool = False
+) -> PageInfo:
+    """Where a page stands, in the style that was asked for.
+
+    Args:
+        total: Items that match and whether that is an estimate; None in the token style, where nobody counts.
+        next_token: Token of the next page, "" on the last.
+        offset_style: The list's own style, where the caller gave none, is limit and offset.
+    """
+    size = request.size
+    count, estimate = total if total is not None else (None, False)
+    flag = True if estimate else None
+    if request.page_token is not None:
+        return PageInfo(page_size=size, next_page_token=next_token or None)
+    if request.page is None and (
+        request.limit is not None or request.offset is not None or _bare(request, offset_style)
+    ):
+        return PageInfo(total=count, limit=size, offset=request.skip, total_is_estimate=flag)
+    pages = -(-count // size) if count is not None else None
+    return PageInfo(
+        total=count,
+        page=request.page or 1,
+        page_size=size,
+        total_pages=pages,
+        next_page_token=next_token or None,
+        total_is_estimate=flag,
+    )
+
+
+def _bare(request: PageRequest, offset_style: bool) -> bool:
+    return offset_style and request.page_size is None

@@ -50,9 +50,7 @@ class MillstreamError(Exception):
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, message: str, details: Sequence[FieldFault] = (), retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, message: str, details: Sequence[FieldFault] = (), retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.details = tuple(details)

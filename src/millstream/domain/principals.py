@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 
 from millstream.domain.errors import Forbidden
 
-_VIEW = frozenset(
-    {"artifacts.read", "artifacts.read_all", "types.read", "agents.read", "runs.read", "tasks.read"}
-)
+_VIEW = frozenset({"artifacts.read", "artifacts.read_all", "types.read", "agents.read", "runs.read", "tasks.read"})
 _OPERATE = _VIEW | {
     "artifacts.publish",
     "types.write",

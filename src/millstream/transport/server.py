@@ -59,7 +59,7 @@ class UseCases:
     tasks: Tasks
     workers: Workers
     system: System
-    exposition: Callable[[], bytes]
+    exposition: Callable[[], Awaitable[bytes]]
     drain: Callable[[], None]
 
 

@@ -1,6 +1,6 @@
 """SystemService: health, readiness and metrics."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
@@ -16,7 +16,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class SystemService:
     """How the service is, over the wire; `exposition` writes the metrics in Prometheus' text format."""
 
-    def __init__(self, system: System, version: str, exposition: Callable[[], bytes]) -> None:
+    def __init__(self, system: System, version: str, exposition: Callable[[], Awaitable[bytes]]) -> None:
         self._system = system
         self._version = version
         self._exposition = exposition
@@ -35,5 +35,5 @@ class SystemService:
 
     async def get_metrics(self, _: wire.GetMetricsRequest, context: Context) -> Message:
         """The metrics."""
-        body: Message = HttpBody(content_type=METRICS_TYPE, data=self._exposition())
+        body: Message = HttpBody(content_type=METRICS_TYPE, data=await self._exposition())
         return body

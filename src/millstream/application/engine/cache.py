@@ -1,0 +1,135 @@
+"""Runs this process owns: their state, kept so that deciding needs no read."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from millstream.domain.artifacts import Artifact
+from millstream.domain.batch import Batch
+from millstream.domain.runs import Run, RunStatus, Task
+
+MOST_RUNS = 50_000
+MOST_BYTES = 64 * 1024 * 1024
+KEPT_ARTIFACTS = 1000
+KEPT_ARTIFACT_BYTES = 3 * 1024 * 1024
+"""A waited-for cascade keeps as many artifacts in memory as its answer may hold."""
+_CONTESTED_MOST = 10_000
+
+
+@dataclass(slots=True)
+class Owned:
+    """A run with its open tasks.
+
+    Attributes:
+        artifacts: All artifacts so far, for a caller that waits here; None where they are not, or not all, kept.
+    """
+
+    run: Run
+    tasks: dict[str, Task] = field(default_factory=dict)
+    artifacts: list[Artifact] | None = None
+    artifact_bytes: int = 0
+    size_bytes: int = 0
+
+
+class RunCache:
+    """A bounded cache of open runs, least recently touched out first.
+
+    A run that two servers write in turn is contested: it is left out for good, because each would only ever find its
+    copy outdated.
+    """
+
+    def __init__(self, most_runs: int = MOST_RUNS, most_bytes: int = MOST_BYTES) -> None:
+        self._most_runs = most_runs
+        self._most_bytes = most_bytes
+        self._runs: OrderedDict[str, Owned] = OrderedDict()
+        self._tasks: dict[str, Task] = {}
+        self._contested: OrderedDict[str, None] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def run(self, run_id: str) -> Owned | None:
+        """The run if it is owned."""
+        return self._runs.get(run_id)
+
+    def task(self, task_id: str) -> Task | None:
+        """The open task if its run is owned."""
+        return self._tasks.get(task_id)
+
+    def drop(self, run_id: str, contested: bool = False) -> None:
+        """Forget a run."""
+        if contested:
+            self._contested[run_id] = None
+            if len(self._contested) > _CONTESTED_MOST:
+                self._contested.popitem(last=False)
+        owned = self._runs.pop(run_id, None)
+        if owned is None:
+            return
+        self._bytes -= owned.size_bytes
+        for task_id in owned.tasks:
+            self._tasks.pop(task_id, None)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._runs.clear()
+        self._tasks.clear()
+        self._bytes = 0
+
+    def settle(self, batch: Batch, waited: set[str]) -> dict[str, list[Artifact]]:
+        """Take over what a committed batch changed; returns the kept artifacts of the runs that ended.
+
+        Args:
+            waited: Runs that a caller in this process waits for.
+        """
+        for run in batch.dirty_runs.values():
+            self._keep(run, batch, waited)
+        for task in batch.dirty_tasks.values():
+            self._keep_task(task, task.id in batch.new_tasks)
+        for artifact in batch.artifacts:
+            self._keep_artifact(artifact)
+        kept = {}
+        for run_id in batch.ended:
+            owned = self._runs.get(run_id)
+            if owned is not None and owned.artifacts is not None:
+                kept[run_id] = owned.artifacts
+            if batch.runs[run_id].status > RunStatus.CANCELLING:
+                self.drop(run_id)
+        while len(self._runs) > self._most_runs or self._bytes > self._most_bytes:
+            self.drop(next(iter(self._runs)))
+        return kept
+
+    def _keep(self, run: Run, batch: Batch, waited: set[str]) -> None:
+        owned = self._runs.get(run.id)
+        if owned is not None:
+            owned.run = run
+            self._runs.move_to_end(run.id)
+            return
+        if run.id in self._contested:
+            return
+        made_here = run.created_us == batch.now_us
+        self._runs[run.id] = Owned(run, artifacts=[] if made_here and run.id in waited else None)
+
+    def _keep_task(self, task: Task, new: bool) -> None:
+        owned = self._runs.get(task.run_id)
+        if owned is None:
+            return
+        if not task.open:
+            if owned.tasks.pop(task.id, None) is not None:
+                self._tasks.pop(task.id, None)
+                owned.size_bytes -= len(task.input)
+                self._bytes -= len(task.input)
+        else:
+            if task.id not in owned.tasks:
+                owned.size_bytes += len(task.input)
+                self._bytes += len(task.input)
+            owned.tasks[task.id] = task
+            self._tasks[task.id] = task
+
+    def _keep_artifact(self, artifact: Artifact) -> None:
+        owned = self._runs.get(artifact.run_id)
+        if owned is None or owned.artifacts is None:
+            return
+        owned.artifacts.append(artifact)
+        owned.artifact_bytes += len(artifact.payload)
+        if len(owned.artifacts) > KEPT_ARTIFACTS or owned.artifact_bytes > KEPT_ARTIFACT_BYTES:
+            owned.artifacts = None

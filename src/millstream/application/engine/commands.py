@@ -1,0 +1,329 @@
+"""The commands of the engine: what is to be decided in a batch, and which rows that needs.
+
+A command may be decided twice (the fast path failed, the locked one follows), so deciding changes the batch only,
+never the command.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from millstream.domain.artifacts import EXTERNAL
+from millstream.domain.batch import Batch, Claim, KeyClaim
+from millstream.domain.cancellation import cancel_run, cancel_task, force_run
+from millstream.domain.errors import LeaseLost, NotFound
+from millstream.domain.lifecycle import (
+    Produce,
+    check_fence,
+    complete,
+    create,
+    expire,
+    fail,
+    lease,
+    make_ready,
+    publish,
+    release,
+    start_too_late,
+)
+from millstream.domain.runs import Run, RunKind, RunStatus, Task, TaskStatus
+
+
+@dataclass(slots=True)
+class Command:
+    """Base of all commands.
+
+    Attributes:
+        run_id: The run it touches, "" where only its tasks name one.
+        new_run: The run is made by this command and its id was never used before.
+        task_ids: Tasks it touches.
+        open_tasks: It needs all open tasks of the run.
+        registry: Tenant and version of the registry its activations were found with, or None.
+        key: The idempotency key it claims, or None.
+        size_bytes: What it weighs in a batch.
+        locked: Never decided from cached state.
+    """
+
+    run_id: str = ""
+    new_run: bool = False
+    task_ids: Sequence[str] = ()
+    open_tasks: bool = False
+    registry: tuple[str, int] | None = None
+    key: KeyClaim | None = None
+    size_bytes: int = 200
+    locked: bool = False
+
+    def decide(self, batch: Batch) -> Any:
+        """Decide the command in the batch and return its result. Raises MillstreamError where it is refused."""
+        raise NotImplementedError
+
+
+def _of(batch: Batch, task_id: str) -> tuple[Run, Task]:
+    """A task with its run. Raises NotFound."""
+    task = batch.tasks.get(task_id)
+    if task is None or task.run_id not in batch.runs:
+        raise NotFound(f"there is no task {task_id}")
+    return batch.runs[task.run_id], task
+
+
+def _leased(batch: Batch, tenant: str, task_id: str, attempt: int) -> tuple[Run, Task]:
+    """A task in the hands of its worker, in this very attempt. Raises LeaseLost or NotFound."""
+    run, task = _of(batch, task_id)
+    if task.tenant != tenant:
+        raise NotFound(f"there is no task {task_id}")
+    check_fence(task, attempt)
+    return run, task
+
+
+@dataclass(slots=True)
+class Publish(Command):
+    """Publish an artifact; returns the run's id. `waiter`: the lane where a caller waits for the cascade."""
+
+    tenant: str = ""
+    by: str = ""
+    produce: Produce = None  # type: ignore[assignment]  # always given; dataclass order wants a default
+    waiter: str = ""
+
+    def decide(self, batch: Batch) -> str:
+        """Store the artifact in its cascade, which is made where it does not exist."""
+        run = batch.runs.get(self.run_id)
+        if run is None:
+            run = Run(self.run_id, self.tenant, RunKind.CASCADE, batch.now_us, self.by, updated_us=batch.now_us)
+            batch.add_run(run)
+        elif run.tenant != self.tenant:
+            # Another tenant's id must look like any that cannot be used, and tell nothing of what it is.
+            raise NotFound(f"there is no cascade {self.run_id}; leave correlation_id out to begin one")
+        publish(batch, run, self.produce, EXTERNAL, 1)
+        if self.waiter and self.waiter not in run.waiters:
+            run.waiters = (*run.waiters, self.waiter)
+        if self.key is not None:
+            run.keep_until_us = max(run.keep_until_us, self.key.expires_us)
+        return run.id
+
+
+@dataclass(slots=True)
+class CreateTask(Command):
+    """Create a standalone task in a run of its own; returns the task."""
+
+    tenant: str = ""
+    by: str = ""
+    task: Task = None  # type: ignore[assignment]  # always given; dataclass order wants a default
+    delay_us: int = 0
+
+    def decide(self, batch: Batch) -> Task:
+        """Make the run and its task."""
+        run = Run(self.run_id, self.tenant, RunKind.SINGLE, batch.now_us, self.by, updated_us=batch.now_us)
+        run.labels = self.task.labels
+        if self.key is not None:
+            run.keep_until_us = self.key.expires_us
+        batch.add_run(run)
+        task = replace(self.task, created_us=batch.now_us, day=run.day)
+        task.run_at_us = max(task.run_at_us, batch.now_us + self.delay_us)
+        create(batch, run, task)
+        return task
+
+
+@dataclass(slots=True)
+class LeaseReady(Command):
+    """Offer pending tasks to connected workers; returns how many were taken.
+
+    Attributes:
+        gates: (tenant, kind) of limited agents among the tasks: their rows are locked and their running tasks
+            counted first, so that no two servers start one too many.
+    """
+
+    gates: tuple[tuple[str, str], ...] = ()
+
+    def decide(self, batch: Batch) -> int:
+        """Offer each task that is still pending, in the order given."""
+        taken = 0
+        for task_id in self.task_ids:
+            task = batch.tasks.get(task_id)
+            run = batch.runs.get(task.run_id) if task else None
+            if task is None or run is None or task.status is not TaskStatus.PENDING:
+                continue
+            if run.status is not RunStatus.RUNNING:
+                continue
+            gate = (task.tenant, task.kind)
+            if task.limited and batch.room.get(gate, 0) <= 0:
+                continue
+            claim: Claim | None = batch.assign(task)
+            if claim is not None:
+                if task.limited:
+                    batch.room[gate] -= 1
+                lease(batch, run, task, claim)
+                taken += 1
+        return taken
+
+
+@dataclass(slots=True)
+class Complete(Command):
+    """Complete a task with its output and artifacts."""
+
+    tenant: str = ""
+    attempt: int = 0
+    output: bytes = b""
+    produced: Sequence[Produce] = ()
+
+    def decide(self, batch: Batch) -> bool:
+        """Whether this changed anything: a completion may come twice."""
+        run, task = _of(batch, self.task_ids[0])
+        if task.tenant != self.tenant:
+            raise NotFound(f"there is no task {task.id}")
+        return complete(batch, run, task, self.attempt, self.output, self.produced)
+
+
+@dataclass(slots=True)
+class Fail(Command):
+    """Fail the running attempt of a task."""
+
+    tenant: str = ""
+    attempt: int = 0
+    code: str = "ERROR"
+    message: str = ""
+    retryable: bool | None = None
+    retry_after_us: int = 0
+
+    def decide(self, batch: Batch) -> None:
+        """Retry or finally fail the task."""
+        run, task = _leased(batch, self.tenant, self.task_ids[0], self.attempt)
+        fail(batch, run, task, self.code, self.message, retryable=self.retryable, retry_after_us=self.retry_after_us)
+
+
+@dataclass(slots=True)
+class Release(Command):
+    """Give a lease back unstarted."""
+
+    tenant: str = ""
+    attempt: int = 0
+
+    def decide(self, batch: Batch) -> None:
+        """Make the task ready for another worker."""
+        release(batch, *_leased(batch, self.tenant, self.task_ids[0], self.attempt))
+
+
+@dataclass(slots=True)
+class Expire(Command):
+    """Reclaim leases that ran out."""
+
+    def decide(self, batch: Batch) -> None:
+        """Judge each again, under its lock."""
+        for task_id in self.task_ids:
+            if task_id in batch.tasks:
+                expire(batch, *_of(batch, task_id))
+
+
+@dataclass(slots=True)
+class StartTooLate(Command):
+    """Fail pending tasks whose schedule_to_start has passed."""
+
+    def decide(self, batch: Batch) -> None:
+        """Judge each again, under its lock."""
+        for task_id in self.task_ids:
+            if task_id in batch.tasks:
+                start_too_late(batch, *_of(batch, task_id))
+
+
+@dataclass(slots=True)
+class Due(Command):
+    """Make scheduled tasks ready whose time has come."""
+
+    def decide(self, batch: Batch) -> None:
+        """Judge each again, under its lock."""
+        for task_id in self.task_ids:
+            task = batch.tasks.get(task_id)
+            if task is not None and task.status is TaskStatus.SCHEDULED:
+                make_ready(batch, batch.runs[task.run_id], task)
+
+
+@dataclass(slots=True)
+class CancelRun(Command):
+    """Begin to cancel a run; returns it."""
+
+    tenant: str = ""
+    reason: str = ""
+    by: str = ""
+
+    def decide(self, batch: Batch) -> Run:
+        """Cancel what waits, tell what runs."""
+        run = batch.runs.get(self.run_id)
+        if run is None or run.tenant != self.tenant:
+            raise NotFound(f"there is no run {self.run_id}")
+        tasks = [task for task in batch.tasks.values() if task.run_id == run.id]
+        cancel_run(batch, run, tasks, self.reason, self.by)
+        return run
+
+
+@dataclass(slots=True)
+class ForceRun(Command):
+    """End a run whose cancellation has waited long enough."""
+
+    def decide(self, batch: Batch) -> None:
+        """Cancel all that is open."""
+        run = batch.runs.get(self.run_id)
+        if run is not None:
+            force_run(batch, run, [task for task in batch.tasks.values() if task.run_id == run.id])
+
+
+@dataclass(slots=True)
+class CancelTask(Command):
+    """Begin to cancel a task; returns it."""
+
+    tenant: str = ""
+    reason: str = ""
+
+    def decide(self, batch: Batch) -> Task:
+        """Cancel it if it waits, tell its worker if it runs."""
+        run, task = _of(batch, self.task_ids[0])
+        if task.tenant != self.tenant:
+            raise NotFound(f"there is no task {task.id}")
+        cancel_task(batch, run, task, self.reason)
+        return task
+
+
+@dataclass(slots=True)
+class AttachWaiter(Command):
+    """Wait for the end of a run made elsewhere; returns it, ended or not."""
+
+    tenant: str = ""
+    waiter: str = ""
+
+    def decide(self, batch: Batch) -> Run:
+        """Note the lane, so that the run's end wakes it."""
+        run = batch.runs.get(self.run_id)
+        if run is None or run.tenant != self.tenant:
+            raise NotFound(f"there is no run {self.run_id}")
+        if run.status in (RunStatus.RUNNING, RunStatus.CANCELLING) and self.waiter not in run.waiters:
+            run.waiters = (*run.waiters, self.waiter)
+            batch.touch(run)
+        return run
+
+
+@dataclass(slots=True)
+class Adopt(Command):
+    """Take over what a worker still holds after a reconnect; returns the leases that are still its own."""
+
+    tenant: str = ""
+    worker_id: str = ""
+    held: dict[str, int] = field(default_factory=dict)
+
+    def decide(self, batch: Batch) -> dict[str, int]:
+        """Own what it holds, release the rest of its leases."""
+        kept: dict[str, int] = {}
+        for task_id in self.task_ids:
+            try:
+                run, task = _of(batch, task_id)
+                if task.worker_id != self.worker_id or task.tenant != self.tenant:
+                    continue
+                check_fence(task, self.held.get(task_id, task.attempt))
+            except (NotFound, LeaseLost):
+                continue
+            if task_id in self.held:
+                task.owner, task.delivered = batch.lane, True
+                task.lease_until_us = min(
+                    batch.now_us + batch.limits.lease_us, task.deadline_us or 1 << 62, task.beat_by_us or 1 << 62
+                )
+                batch.touch(run, task)
+                kept[task_id] = task.attempt
+            else:
+                release(batch, run, task)
+        return kept

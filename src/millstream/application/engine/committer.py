@@ -1,0 +1,348 @@
+"""The committer: takes whatever is queued, decides it in order, and writes it in one transaction.
+
+Two paths lead through it. The owner path: everything a batch needs is in this process's cache, so nothing is read and
+the batch is one autocommit statement; the primary key of the events is its optimistic lock. The locked path
+serves everything else, and the retry after a conflict. Both decide with the same code and write the same rows.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from millstream.application.engine.cache import RunCache
+from millstream.application.engine.commands import Command, LeaseReady
+from millstream.application.engine.queue import CommandQueue, Item, Outcome, RegistryMoved, Replayed
+from millstream.application.ports import Conflicted, Disconnected, Lane, Refused, Transaction
+from millstream.domain.batch import Batch, Claim, KeyClaim, Limits
+from millstream.domain.errors import (
+    IdempotencyConflict,
+    MillstreamError,
+    Unavailable,
+)
+from millstream.domain.runs import Task
+
+log = logging.getLogger(__name__)
+
+Keys = dict[tuple[str, str, str, str], KeyClaim]
+Assign = Callable[[Task], Claim | None]
+
+ROUNDS_BEFORE_BLOCKING = 3
+SETTLE_S = 10.0
+"""How long a lost connection is tried again before its batch is answered with UNAVAILABLE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bounds of one batch, and whether the owner path is on."""
+
+    commands: int = 500
+    bytes: int = 8 * 1024 * 1024
+    owner_path: bool = True
+
+
+class Clock:
+    """The database's time between two batches: read with every batch, carried on by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._offset_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
+        self._last_us = 0
+
+    def set(self, now_us: int) -> None:
+        """The database's time was just read."""
+        self._offset_us = now_us - time.monotonic_ns() // 1000
+
+    def now_us(self) -> int:
+        """The database's time, never going back."""
+        self._last_us = max(self._last_us, time.monotonic_ns() // 1000 + self._offset_us)
+        return self._last_us
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What the committer calls: to offer work while deciding, and what follows a commit or its failure."""
+
+    offer: Assign
+    assign: Assign
+    committed: Callable[[Batch], None]
+    undone: Callable[[Batch], None]
+    observed: Callable[[int, float, str], None]
+
+
+class Committer:
+    """One lane of batches. `fence_hook` is called at named points, for tests that crash there."""
+
+    def __init__(
+        self, lane: Lane, queue: CommandQueue, cache: RunCache, clock: Clock, hooks: Hooks, limits: Limits, sizes: Sizes
+    ) -> None:
+        self.lane = lane
+        self.queue = queue
+        self.clock = clock
+        self.blocked: CommandQueue | None = None
+        """Where commands go whose runs stay locked elsewhere; None in the blocking lane itself."""
+        self.at: Callable[[str], None] = lambda point: None
+        self._cache = cache
+        self._hooks = hooks
+        self._limits = limits
+        self._sizes = sizes
+
+    async def run(self) -> None:
+        """Commit batches until cancelled."""
+        while True:
+            await self.queue.filled.wait()
+            # One turn of the loop lets callers that were just answered join this batch.
+            await asyncio.sleep(0)
+            items = self.queue.take(self._sizes.commands, self._sizes.bytes)
+            if not items:
+                continue
+            try:
+                await self._process(items)
+            except asyncio.CancelledError:
+                self._fail(items, Unavailable("the server is shutting down"))
+                raise
+            except Exception:
+                log.exception("a batch failed")
+                self._cache.clear()
+                self._fail(items, Unavailable("the server could not store this; try again"))
+
+    async def _process(self, items: list[Item]) -> None:
+        owned: list[Item] = []
+        others: list[Item] = []
+        if self._sizes.owner_path and self.blocked is not None:
+            for item in items:
+                (owned if self._is_owned(item.command) else others).append(item)
+        else:
+            others = items
+        if owned:
+            others += await self._write_owned(owned)
+        if others:
+            await self._write_locked(others)
+
+    # The owner path.
+
+    def _is_owned(self, command: Command) -> bool:
+        if command.locked or command.open_tasks:
+            return False
+        if command.run_id and not command.new_run and self._cache.run(command.run_id) is None:
+            return False
+        return all(self._cache.task(task_id) is not None for task_id in command.task_ids)
+
+    def _load_owned(self, batch: Batch, items: list[Item]) -> None:
+        cache = self._cache
+        for item in items:
+            command = item.command
+            run_ids = [command.run_id] if command.run_id else []
+            for task_id in command.task_ids:
+                task = cache.task(task_id)
+                if task is not None:
+                    batch.tasks[task_id] = task
+                    run_ids.append(task.run_id)
+            for run_id in run_ids:
+                owned = cache.run(run_id)
+                if owned is not None:
+                    batch.runs[run_id] = owned.run
+
+    async def _write_owned(self, items: list[Item]) -> list[Item]:
+        """Write a batch from cached state; returns what has to go the locked path after all."""
+        started = time.perf_counter()
+        batch = self._new_batch()
+        self._load_owned(batch, items)
+        registry = self._registry(items)
+        try:
+            outcomes = self._decide(batch, items, {}, registry)
+            self.at("before write")
+            if not batch.empty:
+                self.clock.set(await self.lane.write(batch, registry))
+        except Disconnected:
+            if not await self._settled(batch, items):
+                return []
+        except Exception as error:
+            if not isinstance(error, Conflicted | Refused):
+                log.exception("deciding a batch failed; deciding it again command by command")
+            self._undo(batch)
+            return items
+        self.at("after write")
+        self._finish(batch, items, outcomes)
+        self._hooks.observed(len(items), time.perf_counter() - started, "owner")
+        return []
+
+    # The locked path.
+
+    async def _write_locked(self, items: list[Item]) -> None:
+        """Write a batch under locks, in halves where the database refuses it, so that only the poison fails."""
+        started = time.perf_counter()
+        try:
+            await self._attempt(items)
+        except Exception as error:
+            if isinstance(error, Disconnected | asyncio.CancelledError):
+                raise
+            if isinstance(error, Conflicted):
+                # Somebody claimed a key, or made a run, between our reading and our writing: read again.
+                await asyncio.sleep(random.uniform(0, 0.01))  # noqa: S311
+                await self._write_again(items)
+            elif len(items) > 1:
+                middle = len(items) // 2
+                await self._write_locked(items[:middle])
+                await self._write_locked(items[middle:])
+            else:
+                self._refuse(items[0], error)
+        self._hooks.observed(len(items), time.perf_counter() - started, "locked")
+
+    async def _write_again(self, items: list[Item]) -> None:
+        for item in items:
+            item.rounds += 1
+        tired = [item for item in items if item.rounds > 20]
+        for item in tired:
+            item.resolve(Unavailable("others keep writing the same; try again", retry_after_s=1.0))
+        self.queue.requeue([item for item in items if item.rounds <= 20])
+
+    def _refuse(self, item: Item, error: Exception) -> None:
+        if isinstance(error, Refused):
+            item.resolve(error)
+        else:
+            log.error("a command failed", exc_info=error)
+            item.resolve(MillstreamError("internal error"))
+
+    async def _attempt(self, items: list[Item]) -> None:
+        batch = self._new_batch()
+        outcomes: list[Outcome] = []
+        deferred: list[Item] = []
+        try:
+            async with self.lane.transaction(blocking=self.blocked is None) as transaction:
+                keys = await self._load(transaction, batch, items, deferred)
+                items = [item for item in items if item not in deferred] if deferred else items
+                tenants = {item.command.registry[0] for item in items if item.command.registry}
+                registry = await transaction.registry(tenants) if tenants else {}
+                outcomes = self._decide(batch, items, keys, registry)
+                self.at("inside transaction")
+                if not batch.empty:
+                    await transaction.write(batch)
+                self.at("before commit")
+        except Disconnected:
+            if not await self._settled(batch, items):
+                self._defer(deferred)
+                return
+        except BaseException:
+            self._undo(batch)
+            raise
+        self.at("after write")
+        self._finish(batch, items, outcomes)
+        self._defer(deferred)
+
+    async def _load(self, transaction: Transaction, batch: Batch, items: list[Item], deferred: list[Item]) -> Keys:
+        """Read and lock what the commands need: keys, then gates, runs and tasks."""
+        commands = [item.command for item in items]
+        claims = [command.key for command in commands if command.key is not None]
+        keys = await transaction.keys(claims) if claims else {}
+        gates = {gate for command in commands if isinstance(command, LeaseReady) for gate in command.gates}
+        if gates:
+            batch.room = await transaction.room(gates)
+        run_ids = {command.run_id for command in commands if command.run_id}
+        task_ids = {task_id for command in commands for task_id in command.task_ids}
+        batch.runs, elsewhere = await transaction.runs(run_ids, task_ids) if run_ids or task_ids else ({}, set())
+        open_of = {command.run_id for command in commands if command.open_tasks} & batch.runs.keys()
+        if task_ids or open_of:
+            batch.tasks = await transaction.tasks(task_ids, open_of)
+        for run in batch.runs.values():
+            owned = self._cache.run(run.id)
+            # A copy that another server has written past would only conflict again.
+            self._cache.drop(run.id, contested=owned is not None and owned.run.last_seq < run.last_seq)
+        if elsewhere:
+            self._pick_deferred(batch, items, elsewhere, deferred)
+        return keys
+
+    def _pick_deferred(self, batch: Batch, items: list[Item], elsewhere: set[str], deferred: list[Item]) -> None:
+        for item in items:
+            command = item.command
+            run_ids = {command.run_id} | {
+                batch.tasks[task_id].run_id for task_id in command.task_ids if task_id in batch.tasks
+            }
+            if run_ids & elsewhere and not isinstance(command, LeaseReady):
+                deferred.append(item)
+
+    def _defer(self, items: list[Item]) -> None:
+        """Commands of runs that another server holds go to the next batch, after a few rounds to the blocking lane."""
+        again = []
+        for item in items:
+            item.rounds += 1
+            if item.rounds > ROUNDS_BEFORE_BLOCKING and self.blocked is not None:
+                self.blocked.requeue([item])
+            else:
+                again.append(item)
+        self.queue.requeue(again)
+
+    # Both paths.
+
+    def _new_batch(self) -> Batch:
+        hooks = self._hooks
+        return Batch(self.clock.now_us(), self.lane.id, self._limits, hooks.offer, hooks.assign, random.random)
+
+    def _registry(self, items: list[Item]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for item in items:
+            if item.command.registry is not None:
+                tenant, version = item.command.registry
+                found[tenant] = max(found.get(tenant, 0), version)
+        return found
+
+    def _decide(self, batch: Batch, items: list[Item], keys: Keys, registry: dict[str, int]) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for item in items:
+            command = item.command
+            if command.registry is not None and registry.get(command.registry[0]) != command.registry[1]:
+                outcomes.append(RegistryMoved())
+                continue
+            try:
+                outcomes.append(self._decide_one(batch, command, keys))
+            except MillstreamError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _decide_one(self, batch: Batch, command: Command, keys: Keys) -> Outcome:
+        claim = command.key
+        if claim is None:
+            return command.decide(batch)
+        first = batch.claims.get(claim.id) or keys.get(claim.id)
+        if first is not None:
+            if first.fingerprint != claim.fingerprint:
+                raise IdempotencyConflict(f"the idempotency key {claim.key!r} was used with another request")
+            return Replayed(first)
+        result = command.decide(batch)
+        batch.claims[claim.id] = claim
+        return result
+
+    def _finish(self, batch: Batch, items: list[Item], outcomes: list[Outcome]) -> None:
+        self._hooks.committed(batch)
+        for item, outcome in zip(items, outcomes, strict=True):
+            item.resolve(outcome)
+
+    def _undo(self, batch: Batch) -> None:
+        """Forget what a failed batch changed in memory."""
+        self._hooks.undone(batch)
+        for run_id in [*batch.runs, *batch.dirty_runs]:
+            self._cache.drop(run_id)
+
+    async def _settled(self, batch: Batch, items: list[Item]) -> bool:
+        """After a lost connection: True where the batch turns out committed; else its commands are queued again, or
+        answered UNAVAILABLE when the database stays away."""
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                committed = await self.lane.settle()
+        except TimeoutError:
+            self._undo(batch)
+            self._cache.clear()
+            self._fail(items, Unavailable("the database cannot be reached", retry_after_s=1.0))
+            return False
+        self._cache.clear()
+        if not committed:
+            self._undo(batch)
+            self.queue.requeue(items)
+        return committed
+
+    def _fail(self, items: list[Item], error: MillstreamError) -> None:
+        for item in items:
+            with contextlib.suppress(asyncio.InvalidStateError):
+                item.resolve(error)

@@ -1,0 +1,223 @@
+"""Which connected worker gets which task.
+
+A task that becomes ready while a worker has room is leased in the very transaction that made it ready, and pushed after
+the commit, unless older work of its dispatch key (tenant, queue, kind) is known to wait, or may wait: then it is left
+pending, and leased in order by the pull.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from millstream.application.views import Cancellation, Lease, Push
+from millstream.domain.artifacts import Artifact
+from millstream.domain.batch import Batch, Claim
+from millstream.domain.runs import Task
+
+DispatchKey = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """What a report on a lease needs to know of its task."""
+
+    attempt: int
+    agent: str
+    heartbeat_us: int
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """A worker's connection.
+
+    Attributes:
+        keys: What it serves.
+        credit: Tasks it can take now; negative while it gives less back than it took.
+        leases: What it holds, by task.
+        delivered: Tasks whose lease it has acknowledged, so that losing the worker burns an attempt.
+        renewed: Its leases are renewed by the server; a poller renews its own.
+    """
+
+    id: str
+    tenant: str
+    worker_id: str
+    name: str
+    keys: tuple[DispatchKey, ...]
+    push: Push
+    credit: int = 0
+    renewed: bool = True
+    draining: bool = False
+    leases: dict[str, HeldLease] = field(default_factory=dict)
+    delivered: set[str] = field(default_factory=set)
+    queued: set[DispatchKey] = field(default_factory=set)
+
+    @property
+    def claim(self) -> Claim:
+        """What a lease notes of it."""
+        return Claim(self.id, self.worker_id, self.name)
+
+
+class Dispatcher:
+    """The workers connected to this server, and the dispatch keys with waiting work."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.wanted = asyncio.Event()
+        """Set when there is waiting work that a connected worker could take."""
+        self._workers: dict[str, list[Session]] = {}
+        self._ready: dict[DispatchKey, deque[Session]] = {}
+        self._backlog: dict[DispatchKey, int] = {}
+        self._served: dict[DispatchKey, int] = {}
+        self._marks = 0
+
+    @property
+    def served(self) -> set[DispatchKey]:
+        """The dispatch keys that connected workers serve."""
+        return set(self._served)
+
+    def serves(self, tenant: str, kind: str) -> bool:
+        """Whether a worker connected here serves the kind."""
+        return any(key[0] == tenant and key[2] == kind for key in self._served)
+
+    def open(self, session: Session) -> None:
+        """A worker connected. Work of its keys may wait, so nothing overtakes it until a pull has looked."""
+        self.sessions[session.id] = session
+        self._workers.setdefault(session.worker_id, []).append(session)
+        for key in session.keys:
+            self._served[key] = self._served.get(key, 0) + 1
+        self._queue(session)
+        self.mark(session.keys)
+
+    def close(self, session: Session) -> None:
+        """A worker went."""
+        if self.sessions.pop(session.id, None) is None:
+            return
+        session.draining = True
+        others = self._workers[session.worker_id]
+        others.remove(session)
+        if not others:
+            del self._workers[session.worker_id]
+        for key in session.keys:
+            self._served[key] -= 1
+            if not self._served[key]:
+                del self._served[key]
+                self._backlog.pop(key, None)
+                self._ready.pop(key, None)
+
+    def add_credit(self, session: Session, credit: int) -> None:
+        """A worker can take more."""
+        session.credit += credit
+        self._queue(session)
+        if any(key in self._backlog for key in session.keys):
+            self.wanted.set()
+
+    def _queue(self, session: Session) -> None:
+        if session.credit <= 0 or session.draining:
+            return
+        for key in session.keys:
+            if key not in session.queued:
+                session.queued.add(key)
+                self._ready.setdefault(key, deque()).append(session)
+
+    def mark(self, keys: Iterable[DispatchKey]) -> None:
+        """Work of these keys waits, or may wait."""
+        for key in keys:
+            if key in self._served:
+                self._marks += 1
+                self._backlog[key] = self._marks
+                self.wanted.set()
+
+    def wanting(self) -> dict[DispatchKey, tuple[int, int]]:
+        """Keys with waiting work and room for it: the room, and the mark to clear if nothing more is found."""
+        found = {}
+        for key, mark in self._backlog.items():
+            room = sum(session.credit for session in self._ready.get(key, ()) if session.credit > 0)
+            if room > 0:
+                found[key] = (room, mark)
+        return found
+
+    def clear(self, key: DispatchKey, mark: int) -> None:
+        """Nothing more waits, unless something was marked since."""
+        if self._backlog.get(key) == mark:
+            del self._backlog[key]
+
+    def offer(self, task: Task) -> Claim | None:
+        """A worker for a task that just became ready; None where there is none, or where older work waits."""
+        if task.limited or (task.tenant, task.queue, task.kind) in self._backlog:
+            return None
+        return self.assign(task)
+
+    def assign(self, task: Task) -> Claim | None:
+        """A worker with room for the task, taking its credit; workers take turns."""
+        key = (task.tenant, task.queue, task.kind)
+        ready = self._ready.get(key)
+        while ready:
+            session = ready[0]
+            if session.credit > 0 and not session.draining:
+                session.credit -= 1
+                ready.rotate(-1)
+                return session.claim
+            ready.popleft()
+            session.queued.discard(key)
+        return None
+
+    def undo(self, batch: Batch) -> None:
+        """Give back the credit of a batch that was not committed."""
+        for handoff in batch.handoffs:
+            session = self.sessions.get(handoff.session_id)
+            if session is not None:
+                self.add_credit(session, 1)
+        batch.handoffs.clear()
+
+    def deliver(self, session_id: str, lease: Lease) -> bool:
+        """Push a committed lease. False where the worker is gone."""
+        session = self.sessions.get(session_id)
+        if session is None:
+            return False
+        task = lease.task
+        session.leases[task.id] = HeldLease(lease.attempt, task.agent, task.timeouts.heartbeat_us)
+        session.push([lease], [], False)
+        return True
+
+    def ended(self, task: Task) -> None:
+        """Forget the lease of a task that ended or was given back."""
+        for session in self._workers.get(task.worker_id, ()):
+            if session.leases.pop(task.id, None) is not None:
+                session.delivered.discard(task.id)
+
+    def cancel(self, task_id: str, attempt: int, reason: str = "CANCELLED") -> None:
+        """Tell the worker that holds this attempt to give it up."""
+        for session in self.sessions.values():
+            held = session.leases.get(task_id)
+            if held is not None and held.attempt == attempt:
+                session.push([], [Cancellation(task_id, attempt, reason)], False)
+
+    def renewable(self) -> list[str]:
+        """Tasks whose leases this server renews."""
+        return [task_id for session in self.sessions.values() if session.renewed for task_id in session.leases]
+
+    def attempts(self) -> dict[str, int]:
+        """The attempt of every lease held here."""
+        return {task_id: held.attempt for session in self.sessions.values() for task_id, held in session.leases.items()}
+
+    def lost(self, task_id: str, attempt: int) -> None:
+        """A lease was reclaimed: tell its worker, and forget it."""
+        self.cancel(task_id, attempt, "LEASE_LOST")
+        for session in self.sessions.values():
+            held = session.leases.get(task_id)
+            if held is not None and held.attempt == attempt:
+                del session.leases[task_id]
+                session.delivered.discard(task_id)
+
+    def delivered(self) -> list[str]:
+        """Tasks whose delivery was acknowledged since the last call."""
+        found: list[str] = []
+        for session in self.sessions.values():
+            found += session.delivered & session.leases.keys()
+        return found
+
+
+def lease_of(task: Task, attempt: int, artifacts: list[Artifact]) -> Lease:
+    """What is pushed to a worker."""
+    return Lease(task, attempt, artifacts, task.tries + 1)

@@ -1,0 +1,260 @@
+"""The engine: submits commands, offers work to workers, waits for runs. Everything that writes state goes through it."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from millstream.application.engine.cache import RunCache
+from millstream.application.engine.commands import Command, LeaseReady
+from millstream.application.engine.committer import Clock, Committer, Hooks, Sizes
+from millstream.application.engine.dispatch import Dispatcher, DispatchKey, Session, lease_of
+from millstream.application.engine.queue import CommandQueue, Outcome
+from millstream.application.engine.waiting import Ended, Waiters
+from millstream.application.ports import Lane
+from millstream.domain.artifacts import Artifact
+from millstream.domain.batch import Batch, Handoff, Limits
+from millstream.domain.errors import MillstreamError, Unavailable
+from millstream.domain.runs import TaskStatus
+
+log = logging.getLogger(__name__)
+
+PULL_MOST = 500
+
+
+class Candidate(Protocol):
+    """A pending task that may be leased."""
+
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def key(self) -> DispatchKey: ...
+    @property
+    def limited(self) -> bool: ...
+
+
+class Pending(Protocol):
+    """Finds pending tasks; see store.maintenance."""
+
+    async def candidates(self, wanted: Mapping[DispatchKey, int]) -> Sequence[Candidate]:
+        """The oldest and most urgent pending tasks by key, as many as there is room for."""
+
+
+class Artifacts(Protocol):
+    """Reads artifacts; see store.artifacts."""
+
+    async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]:
+        """Artifacts of a tenant by id."""
+
+
+class Peers(Protocol):
+    """Other servers."""
+
+    def ready(self, keys: set[DispatchKey]) -> None:
+        """Work of these keys waits."""
+
+    def ended(self, lane: str, run_id: str) -> None:
+        """A run ended that a caller waits for there."""
+
+    def cancel(self, lane: str, task_id: str, attempt: int) -> None:
+        """A worker there must be told."""
+
+
+class Observer(Protocol):
+    """Where measures go; see adapters.metrics."""
+
+    def observe_batch(self, commands: int, seconds: float, path: str) -> None:
+        """A batch was committed."""
+
+
+class Engine:
+    """One server's part of the engine.
+
+    Args:
+        lane: The lane that commits batches; `blocking` commits those whose runs stay locked elsewhere.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        blocking: Lane,
+        pending: Pending,
+        artifacts: Artifacts,
+        peers: Peers,
+        observer: Observer,
+        limits: Limits,
+        sizes: Sizes,
+        queue_most: int = 20_000,
+        queue_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
+        self.lane_id = lane.id
+        self.limits = limits
+        self.clock = Clock()
+        self.waiters = Waiters()
+        self.dispatcher = Dispatcher()
+        self.scheduled: Callable[[int], None] = lambda at_us: None
+        """Called with the earliest time at which a task scheduled here is due."""
+        self._pending = pending
+        self._artifacts = artifacts
+        self._peers = peers
+        self.cache = RunCache()
+        self.queue = CommandQueue(queue_most, queue_bytes)
+        hooks = Hooks(
+            self.dispatcher.offer, self.dispatcher.assign, self._committed, self.dispatcher.undo, observer.observe_batch
+        )
+        self.committer = Committer(lane, self.queue, self.cache, self.clock, hooks, limits, sizes)
+        self._blocked_queue = CommandQueue(queue_most, queue_bytes)
+        self._blocked = Committer(blocking, self._blocked_queue, self.cache, self.clock, hooks, limits, sizes)
+        self.committer.blocked = self._blocked_queue
+        self._deliveries: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Commit and dispatch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.committer.run(), name="committer")
+            group.create_task(self._blocked.run(), name="blocking committer")
+            group.create_task(self._pull(), name="pull")
+
+    def stop(self) -> None:
+        """Answer everything that still waits."""
+        for queue in (self.queue, self._blocked_queue):
+            queue.fail_all(Unavailable("the server is shutting down"))
+
+    # Submitting.
+
+    async def submit_all(self, commands: Sequence[Command], urgent: bool = False) -> list[Outcome]:
+        """Decide commands; their outcomes in order, errors among them. Raises RateLimited where the queue is full."""
+        return await self.queue.put(commands, urgent) if commands else []
+
+    async def submit(self, command: Command, urgent: bool = False) -> Any:
+        """Decide one command. Raises what refused it (RegistryMoved too)."""
+        outcome = (await self.queue.put((command,), urgent))[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    # What follows a commit.
+
+    def _committed(self, batch: Batch) -> None:
+        kept = self.cache.settle(batch, self.waiters.among(batch.dirty_runs))
+        for run_id, run in batch.ended.items():
+            if run.finished_us == 0:
+                # It ended and was reopened within one batch.
+                continue
+            self.waiters.ended(run_id, Ended(run, kept.get(run_id)))
+            for lane in run.waiters:
+                if lane != self.lane_id:
+                    self._peers.ended(lane, run_id)
+        for task in batch.dirty_tasks.values():
+            if task.status is not TaskStatus.RUNNING:
+                self.dispatcher.ended(task)
+        self._tell_workers(batch)
+        if batch.ready or batch.freed:
+            keys = batch.ready | batch.freed
+            self.dispatcher.mark(keys)
+            self._peers.ready(keys)
+        if batch.scheduled_us:
+            self.scheduled(batch.scheduled_us)
+
+    def _tell_workers(self, batch: Batch) -> None:
+        for task_id, attempt, owner in batch.cancelled:
+            if owner == self.lane_id:
+                self.dispatcher.cancel(task_id, attempt)
+            elif owner:
+                self._peers.cancel(owner, task_id, attempt)
+        if not batch.handoffs:
+            return
+        fresh = {artifact.id: artifact for artifact in batch.artifacts}
+        to_read: list[Handoff] = []
+        for handoff in batch.handoffs:
+            ids = handoff.task.artifact_ids
+            if all(artifact_id in fresh for artifact_id in ids):
+                self._deliver(handoff, fresh)
+            else:
+                to_read.append(handoff)
+        if to_read:
+            delivery = asyncio.get_running_loop().create_task(self._read_and_deliver(to_read))
+            self._deliveries.add(delivery)
+            delivery.add_done_callback(self._deliveries.discard)
+
+    def _deliver(self, handoff: Handoff, artifacts: Mapping[str, Artifact]) -> None:
+        task = handoff.task
+        found = [artifacts[artifact_id] for artifact_id in task.artifact_ids if artifact_id in artifacts]
+        self.dispatcher.deliver(handoff.session_id, lease_of(task, handoff.attempt, found))
+
+    async def _read_and_deliver(self, handoffs: list[Handoff]) -> None:
+        """Read the artifacts that leased tasks are given, then push the leases. One that is not pushed runs out."""
+        wanted: dict[str, set[str]] = {}
+        for handoff in handoffs:
+            wanted.setdefault(handoff.task.tenant, set()).update(handoff.task.artifact_ids)
+        found: dict[str, Artifact] = {}
+        try:
+            for tenant, ids in wanted.items():
+                found |= await self._artifacts.by_ids(tenant, sorted(ids))
+        except MillstreamError as error:
+            log.warning("leases could not be delivered: %s", error.message)
+            return
+        for handoff in handoffs:
+            self._deliver(handoff, found)
+
+    # The pull: leasing what waits, in order.
+
+    async def _pull(self) -> None:
+        dispatcher = self.dispatcher
+        while True:
+            await dispatcher.wanted.wait()
+            dispatcher.wanted.clear()
+            wanting = dispatcher.wanting()
+            if not wanting:
+                continue
+            try:
+                await self._pull_once(wanting)
+            except MillstreamError as error:
+                log.warning("no work could be leased: %s", error.message)
+                await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311  # the database is away; nothing to wait on
+                dispatcher.wanted.set()
+
+    async def _pull_once(self, wanting: Mapping[DispatchKey, tuple[int, int]]) -> None:
+        dispatcher = self.dispatcher
+        rooms = {key: min(room, PULL_MOST) for key, (room, _) in wanting.items()}
+        found = await self._pending.candidates(rooms)
+        taken = 0
+        if found:
+            gates = tuple({(item.key[0], item.key[2]) for item in found if item.limited})
+            ids = [item.task_id for item in found]
+            taken = await self.submit(LeaseReady(task_ids=ids, gates=gates, locked=bool(gates)), urgent=True)
+        counts: dict[DispatchKey, int] = {}
+        for item in found:
+            counts[item.key] = counts.get(item.key, 0) + 1
+        limited = {item.key for item in found if item.limited}
+        for key, (_, mark) in wanting.items():
+            # A limited key is looked at again when one of its tasks ends, wherever that is.
+            if counts.get(key, 0) < rooms[key] or key in limited:
+                dispatcher.clear(key, mark)
+        if dispatcher.wanting() and (taken or not found):
+            dispatcher.wanted.set()
+
+    # Workers.
+
+    def connect(self, session: Session) -> None:
+        """A worker connected."""
+        self.dispatcher.open(session)
+
+    def disconnect(self, session: Session) -> None:
+        """A worker went; its leases run out unless it comes back."""
+        self.dispatcher.close(session)
+
+
+@contextlib.asynccontextmanager
+async def running(engine: Engine) -> Any:
+    """Run an engine for the length of the block."""
+    task = asyncio.create_task(engine.run())
+    try:
+        yield engine
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        engine.stop()

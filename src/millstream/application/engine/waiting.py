@@ -1,0 +1,56 @@
+"""Waiting for the end of a run; never for anything else."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from millstream.domain.artifacts import Artifact
+from millstream.domain.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """That a run ended; `run` and `artifacts` are None where they have to be read."""
+
+    run: Run | None = None
+    artifacts: list[Artifact] | None = None
+
+
+class Waiters:
+    """Who in this process waits for which run."""
+
+    def __init__(self) -> None:
+        self._futures: dict[str, list[asyncio.Future[Ended]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    @property
+    def runs(self) -> set[str]:
+        """The runs waited for."""
+        return set(self._futures)
+
+    def among(self, run_ids: dict[str, Run]) -> set[str]:
+        """Those of these runs that are waited for."""
+        return {run_id for run_id in run_ids if run_id in self._futures} if self._futures else set()
+
+    @contextlib.contextmanager
+    def wait(self, run_id: str) -> Iterator["asyncio.Future[Ended]"]:
+        """A future of the run's end. Subscribe first, then look at the run: so no end is missed."""
+        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._futures.setdefault(run_id, []).append(future)
+        try:
+            yield future
+        finally:
+            found = self._futures.get(run_id, [])
+            if future in found:
+                found.remove(future)
+                if not found:
+                    del self._futures[run_id]
+
+    def ended(self, run_id: str, ended: Ended) -> None:
+        """Wake those who wait for the run."""
+        for future in self._futures.pop(run_id, ()):
+            if not future.done():
+                future.set_result(ended)

@@ -1,0 +1,87 @@
+"""What the engine asks of a store.
+
+Outcomes of a write that are no results: Conflicted, Refused, Disconnected. All of them leave nothing written, but for
+Disconnected, after which `settle` finds out.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from millstream.domain.batch import Batch, KeyClaim
+from millstream.domain.errors import BadRequest, Unavailable
+from millstream.domain.runs import Run, Task
+
+
+class Conflicted(Unavailable):
+    """Another writer was there first: read again, under locks."""
+
+    def __init__(self) -> None:
+        super().__init__("others are writing the same; try again", retry_after_s=1.0)
+
+
+class Refused(BadRequest):
+    """The database refuses the data itself; trying again as it is cannot help."""
+
+    def __init__(self) -> None:
+        super().__init__("the database cannot hold a value of this request")
+
+
+class Disconnected(Unavailable):
+    """The connection was lost, maybe at the commit, whose outcome is unknown."""
+
+    def __init__(self) -> None:
+        super().__init__("the database cannot be reached", retry_after_s=1.0)
+
+
+class Transaction(Protocol):
+    """A transaction that locks what it reads. Locks are taken in the order keys, runs, tasks, each by id."""
+
+    async def keys(self, claims: Iterable[KeyClaim]) -> dict[tuple[str, str, str, str], KeyClaim]:
+        """The live keys that are already claimed, of those asked for; expired ones are removed."""
+
+    async def runs(self, run_ids: set[str], task_ids: set[str]) -> tuple[dict[str, Run], set[str]]:
+        """Lock runs, named directly or by their tasks, and those locked elsewhere (by run id), left alone."""
+
+    async def tasks(self, task_ids: set[str], open_of: set[str]) -> dict[str, Task]:
+        """Read tasks by id, and all open tasks of some runs. Their runs must be locked."""
+
+    async def registry(self, tenants: set[str]) -> dict[str, int]:
+        """Versions of the tenants' registries."""
+
+    async def room(self, gates: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """Lock limited agents by (tenant, kind); how many more of their tasks may run."""
+
+    async def write(self, batch: Batch) -> None:
+        """Write the batch."""
+
+
+class Lane(Protocol):
+    """One connection through which one process commits, in order.
+
+    Attributes:
+        id: UUID of this incarnation.
+    """
+
+    id: str
+
+    async def write(self, batch: Batch, registry: Mapping[str, int]) -> int:
+        """Write a batch in one autocommit statement, if the registries still have these versions.
+
+        Returns the database's time in microseconds. Raises Conflicted, Refused, Disconnected.
+        """
+
+    def transaction(self, blocking: bool = False) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction, committed at the end of the block. Raises Conflicted, Refused, Disconnected.
+
+        Runs locked elsewhere are waited for (up to 5 s) when blocking, passed over otherwise.
+        """
+
+    async def settle(self) -> bool:
+        """After Disconnected: connect again, and whether the last write was committed. It never will be, if not.
+
+        Waits for the database as long as it takes; the caller bounds it.
+        """
+
+    async def now_us(self) -> int:
+        """The database's time."""

@@ -1,0 +1,168 @@
+"""Publishing artifacts: at once, in batches, and waiting for the cascade."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+from millstream.application.cascades import CascadeReads, Cascades
+from millstream.application.catalog import Catalogs
+from millstream.application.engine.commands import Publish
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
+from millstream.application.ids import new_id
+from millstream.application.views import Batch, CreatedTask, Key, Published, SyncResult
+from millstream.domain.artifacts import EXTERNAL, NewArtifact
+from millstream.domain.batch import KeyClaim
+from millstream.domain.errors import MillstreamError, NotFound, Unavailable
+from millstream.domain.lifecycle import Produce
+from millstream.domain.principals import Principal
+
+MATCH_ROUNDS = 10
+"""How often an artifact is matched again because agents or types moved."""
+
+
+class Publishing:
+    """The use cases of publishing.
+
+    Args:
+        key_ttl_us: How long an idempotency key holds, microseconds.
+    """
+
+    def __init__(self, engine: Engine, catalogs: Catalogs, reads: CascadeReads, key_ttl_us: int) -> None:
+        self._engine = engine
+        self._catalogs = catalogs
+        self._cascades = Cascades(engine, reads)
+        self._key_ttl_us = key_ttl_us
+
+    async def publish(self, principal: Principal, new: NewArtifact, key: Key | None) -> Published:
+        """Publish one artifact. Raises NotFound, ValidationFailed, Conflict, IdempotencyConflict, RateLimited."""
+        result = (await self._publish_all(principal, [new], [key]))[0]
+        if isinstance(result, MillstreamError):
+            raise result
+        return result
+
+    async def publish_batch(
+        self,
+        principal: Principal,
+        items: Sequence[NewArtifact | MillstreamError],
+        keys: Sequence[Key | None],
+        key: Key | None,
+    ) -> Batch:
+        """Publish many, each with an outcome of its own. A key of the call stands for one key an item, so what
+        failed may be tried again under it. Raises IdempotencyConflict, RateLimited."""
+        keys = [own or item_key(key, index) for index, own in enumerate(keys)]
+        wanted = [index for index, item in enumerate(items) if isinstance(item, NewArtifact)]
+        found = await self._publish_all(
+            principal,
+            [item for item in items if isinstance(item, NewArtifact)],
+            [keys[index] for index in wanted],
+            by_item=True,
+        )
+        results: list[Published | CreatedTask | MillstreamError] = [
+            item if isinstance(item, MillstreamError) else Unavailable("") for item in items
+        ]
+        for index, result in zip(wanted, found, strict=True):
+            results[index] = result
+        return batch_of(results, key)
+
+    async def publish_sync(
+        self, principal: Principal, new: NewArtifact, key: Key | None, timeout_s: float
+    ) -> SyncResult:
+        """Publish one artifact and wait until its cascade is idle. Raises as publish; never for the time-out."""
+        engine = self._engine
+        run_id = new.correlation_id or new_id()
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        with engine.waiters.wait(run_id) as ended:
+            result = (await self._publish_all(principal, [new], [key], run_id=run_id, waiter=engine.lane_id))[0]
+            if isinstance(result, MillstreamError):
+                raise result
+            if not result.replayed:
+                return await self._cascades.result(principal, result, ended, deadline)
+        return await self._cascades.replay(principal, result, deadline)
+
+    async def _publish_all(
+        self,
+        principal: Principal,
+        items: Sequence[NewArtifact],
+        keys: Sequence[Key | None],
+        run_id: str = "",
+        waiter: str = "",
+        by_item: bool = False,
+    ) -> list[Published | MillstreamError]:
+        """Check, match and store artifacts; again those whose registry moved in between."""
+        results: list[Published | MillstreamError] = [Unavailable("the registry keeps moving; try again")] * len(items)
+        left = list(range(len(items)))
+        catalog = self._catalogs.cached(principal.tenant) or await self._catalogs.get(principal.tenant)
+        for _ in range(MATCH_ROUNDS):
+            commands: list[Publish] = []
+            sent: list[int] = []
+            for index in left:
+                try:
+                    version, activations = catalog.examine(items[index], EXTERNAL)
+                except NotFound as error:
+                    if (await self._catalogs.get(principal.tenant, fresh=True)) is not catalog:
+                        continue
+                    results[index] = error
+                    continue
+                except MillstreamError as error:
+                    results[index] = error
+                    continue
+                sent.append(index)
+                task_ids = [new_id() for _ in activations]
+                produce = Produce(items[index], new_id(), version, activations, task_ids)
+                commands.append(self._command(principal, produce, keys[index], run_id, waiter, catalog.version))
+            unsettled = [index for index in left if index not in set(sent) and isinstance(results[index], Unavailable)]
+            outcomes = await self._engine.submit_all(commands)
+            for index, command, outcome in zip(sent, commands, outcomes, strict=True):
+                if isinstance(outcome, RegistryMoved):
+                    unsettled.append(index)
+                else:
+                    results[index] = _published(command, outcome)
+            if not unsettled:
+                break
+            left = sorted(unsettled)
+            catalog = await self._catalogs.get(principal.tenant, fresh=True)
+        return results
+
+    def _command(
+        self, principal: Principal, produce: Produce, key: Key | None, run_id: str, waiter: str, version: int
+    ) -> Publish:
+        new = produce.new
+        cascade = new.correlation_id or run_id or new_id()
+        command = Publish(
+            run_id=cascade,
+            new_run=not new.correlation_id,
+            registry=(principal.tenant, version),
+            size_bytes=400 + len(new.payload),
+            tenant=principal.tenant,
+            by=principal.name,
+            produce=produce,
+            waiter=waiter,
+        )
+        if key is not None:
+            response = json.dumps([produce.artifact_id, cascade])
+            expires_us = self._engine.clock.now_us() + self._key_ttl_us
+            command.key = KeyClaim(
+                principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us
+            )
+        return command
+
+
+def item_key(key: Key | None, index: int) -> Key | None:
+    """The key that a call's key stands for at one of its items."""
+    return Key(f"{key.value}#{index}", f"{key.rpc}#", key.fingerprint) if key is not None else None
+
+
+def batch_of(results: "list[Published | CreatedTask | MillstreamError]", key: Key | None) -> Batch:
+    """The outcomes of a call; replayed where its key had stored all that succeeded."""
+    stored = [result for result in results if not isinstance(result, MillstreamError)]
+    return Batch(results, key is not None and bool(stored) and all(result.replayed for result in stored))
+
+
+def _published(command: Publish, outcome: Outcome) -> Published | MillstreamError:
+    if isinstance(outcome, MillstreamError):
+        return outcome
+    if isinstance(outcome, Replayed):
+        artifact_id, correlation_id = json.loads(outcome.claim.response)
+        return Published(artifact_id, correlation_id, replayed=True)
+    return Published(command.produce.artifact_id, command.run_id)

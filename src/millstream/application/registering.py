@@ -1,0 +1,176 @@
+"""Registering artifact types and agents, by callers and by workers as they connect."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from millstream.application.catalog import Catalog, Catalogs, RegistryChange
+from millstream.application.ids import new_id
+from millstream.application.views import Key, TypeSpec
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType
+from millstream.domain.batch import KeyClaim
+from millstream.domain.errors import Conflict, FieldFault, IdempotencyConflict, NotFound, ValidationFailed
+from millstream.domain.principals import Principal
+
+SCHEMA_BYTES_MOST = 256 * 1024
+AGENTS_MOST = 10_000
+TYPES_MOST = 10_000
+
+
+def check_schema(catalogs: Catalogs, spec: TypeSpec) -> None:
+    """Raise ValidationFailed unless the schema is a JSON Schema within its bound."""
+    if len(spec.schema) > SCHEMA_BYTES_MOST:
+        raise ValidationFailed.of("schema", f"must be at most {SCHEMA_BYTES_MOST} bytes of JSON", "TOO_LARGE")
+    if spec.schema:
+        try:
+            catalogs.schemas.compile(json.loads(spec.schema))
+        except ValueError as error:
+            raise ValidationFailed.of("schema", f"is not a JSON Schema: {error}") from error
+
+
+def check_agent(catalogs: Catalogs, spec: AgentSpec, types: set[str]) -> None:
+    """Raise ValidationFailed on a bad condition, NotFound on a type that is not registered."""
+    faults = []
+    for index, subscription in enumerate(spec.subscriptions):
+        field = f"subscriptions[{index}]"
+        if subscription.where:
+            try:
+                catalogs.predicates.compile(subscription.where)
+            except ValueError as error:
+                faults.append(FieldFault(f"{field}.where", f"is no condition: {error}"))
+        unknown = sorted(set(subscription.types) - types)
+        if unknown:
+            raise NotFound(
+                f"there is no artifact type {unknown[0]!r}; register it first",
+                [FieldFault(f"{field}.types", f"{name!r} is not registered", "NOT_FOUND") for name in unknown],
+            )
+    if faults:
+        raise ValidationFailed(f"{faults[0].field}: {faults[0].message}", faults)
+
+
+def normalized(spec: AgentSpec) -> AgentSpec:
+    """The specification with its defaults spelled out."""
+    subscriptions = tuple(
+        replace(sub, delivery=sub.delivery or "broadcast", mode=sub.mode or "both") for sub in spec.subscriptions
+    )
+    return replace(spec, subscriptions=subscriptions, queue=spec.queue or "default")
+
+
+async def put_type(change: RegistryChange, tenant: str, known: dict[str, ArtifactType], spec: TypeSpec) -> ArtifactType:
+    """The type as registered: a new version where the schema is another one. Updates `known`."""
+    found = known.get(spec.name)
+    schema = _canonical(spec.schema)
+    if found is not None and _canonical(found.schema) == schema:
+        return found
+    if found is None and len(known) >= TYPES_MOST:
+        raise Conflict(f"a tenant has at most {TYPES_MOST} artifact types")
+    version = found.version + 1 if found else 1
+    made = ArtifactType(tenant, spec.name, version, spec.schema, spec.description, change.now_us)
+    await change.add_type(made)
+    known[spec.name] = made
+    return made
+
+
+def _canonical(schema: str) -> str:
+    return json.dumps(json.loads(schema), sort_keys=True) if schema else ""
+
+
+class Registering:
+    """The use cases that change the registry.
+
+    Args:
+        key_ttl_us: How long an idempotency key holds, microseconds.
+    """
+
+    def __init__(self, catalogs: Catalogs, key_ttl_us: int) -> None:
+        self._catalogs = catalogs
+        self._key_ttl_us = key_ttl_us
+
+    async def create_type(self, principal: Principal, spec: TypeSpec, key: Key | None) -> tuple[ArtifactType, bool]:
+        """Register a type; whether it is a replay. Raises ValidationFailed, IdempotencyConflict."""
+        check_schema(self._catalogs, spec)
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            replayed = await _replayed(change, principal, key)
+            if replayed is not None:
+                version = int(json.loads(replayed.response)[1])
+                found = await self._catalogs.registry.type_version(principal.tenant, spec.name, version)
+                if found is not None:
+                    return found, True
+            made = await put_type(change, principal.tenant, await change.types(), spec)
+            await self._claim(change, principal, key, [made.name, made.version])
+        self._catalogs.forget(principal.tenant)
+        return made, False
+
+    async def create_agent(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]:
+        """Register an agent; whether it is a replay. Raises ValidationFailed, NotFound, Conflict,
+        IdempotencyConflict."""
+        spec = normalized(spec)
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            agents = await change.agents()
+            if await _replayed(change, principal, key) is not None and spec.name in agents:
+                return agents[spec.name], True
+            check_agent(self._catalogs, spec, set(await change.types()))
+            if spec.name in agents:
+                raise Conflict(f"there is an agent {spec.name!r} already; choose another name")
+            if len(agents) >= AGENTS_MOST:
+                raise Conflict(f"a tenant has at most {AGENTS_MOST} agents")
+            made = Agent(new_id(), principal.tenant, spec, 1, change.now_us, change.now_us)
+            await change.put_agent(made.id, spec, 1)
+            await self._claim(change, principal, key, [made.id])
+        self._catalogs.forget(principal.tenant)
+        return made, False
+
+    async def register(self, principal: Principal, types: Sequence[TypeSpec], agents: Sequence[AgentSpec]) -> bool:
+        """Bring a worker's types and agents up to date, all or none; whether anything changed.
+
+        Raises ValidationFailed, NotFound, Conflict.
+        """
+        for spec in types:
+            check_schema(self._catalogs, spec)
+        specs = [normalized(spec) for spec in agents]
+        catalog = await self._catalogs.get(principal.tenant, fresh=True)
+        if _up_to_date(catalog, types, specs):
+            return False
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            known_types, known_agents = await change.types(), await change.agents()
+            for type_spec in types:
+                await put_type(change, principal.tenant, known_types, type_spec)
+            for agent_spec in specs:
+                check_agent(self._catalogs, agent_spec, set(known_types))
+                found = known_agents.get(agent_spec.name)
+                if found is None or found.spec != agent_spec:
+                    agent_id, version = (found.id, found.version + 1) if found else (new_id(), 1)
+                    await change.put_agent(agent_id, agent_spec, version)
+        self._catalogs.forget(principal.tenant)
+        return True
+
+    async def _claim(self, change: RegistryChange, principal: Principal, key: Key | None, response: object) -> None:
+        if key is not None:
+            await change.claim(
+                KeyClaim(
+                    principal.tenant,
+                    principal.name,
+                    key.rpc,
+                    key.value,
+                    key.fingerprint,
+                    json.dumps(response),
+                    change.now_us + self._key_ttl_us,
+                )
+            )
+
+
+def _up_to_date(catalog: Catalog, types: Sequence[TypeSpec], agents: Sequence[AgentSpec]) -> bool:
+    """Whether the registry has all of this already, as it mostly does when a worker connects again."""
+    for spec in types:
+        known = catalog.types.get(spec.name)
+        if known is None or _canonical(known.schema) != _canonical(spec.schema):
+            return False
+    return all(spec.name in catalog.agents and catalog.agents[spec.name].spec == spec for spec in agents)
+
+
+async def _replayed(change: RegistryChange, principal: Principal, key: Key | None) -> KeyClaim | None:
+    """The earlier call with this key. Raises IdempotencyConflict where that was another request."""
+    claim = await change.key(principal.name, key) if key is not None else None
+    if claim is not None and key is not None and claim.fingerprint != key.fingerprint:
+        raise IdempotencyConflict(f"the idempotency key {key.value!r} was used with another request")
+    return claim

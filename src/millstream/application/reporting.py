@@ -1,0 +1,177 @@
+"""What workers report on their leases: results, failures, progress, signs of life."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from millstream.application.catalog import Catalogs
+from millstream.application.engine.commands import Command, Complete, Fail, Release
+from millstream.application.engine.dispatch import HeldLease
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.queue import RegistryMoved
+from millstream.application.ids import new_id
+from millstream.application.views import AttemptFailure, Completion, LeaseRef, Progress, ReportResult, Reports
+from millstream.domain.artifacts import EXTERNAL
+from millstream.domain.errors import Forbidden, LeaseLost, MillstreamError, NotFound, Unavailable
+from millstream.domain.lifecycle import Produce
+from millstream.domain.principals import Principal
+from millstream.domain.runs import Task
+
+MATCH_ROUNDS = 10
+
+
+class LeaseStore(Protocol):
+    """What leases need beside the committer; see store.maintenance."""
+
+    async def of_worker(self, worker_id: str) -> list[str]: ...
+    async def shorten(self, lane: str, task_ids: Sequence[str], until_us: int, delivered: Sequence[str]) -> None: ...
+    async def beat(self, beats: Sequence[tuple[str, int, int]], now_us: int, until_us: int) -> dict[str, bool]: ...
+    async def progress(self, reports: Sequence[tuple[str, int, float, str]]) -> None: ...
+
+
+class TaskReads(Protocol):
+    """Reads tasks; see store.runs."""
+
+    async def task(self, tenant: str, task_id: str) -> Task | None: ...
+
+
+Held = Mapping[str, HeldLease]
+
+
+class Reporting:
+    """Stores workers' reports; a whole message is one group of commands."""
+
+    def __init__(self, engine: Engine, catalogs: Catalogs, leases: LeaseStore, tasks: TaskReads) -> None:
+        self._engine = engine
+        self._catalogs = catalogs
+        self._leases = leases
+        self._tasks = tasks
+
+    async def held(self, tenant: str, task_id: str, attempt: int) -> HeldLease:
+        """What is known of a lease, from the cache or the store. Raises NotFound."""
+        task = self._engine.cache.task(task_id) or await self._tasks.task(tenant, task_id)
+        if task is None:
+            raise NotFound(f"there is no task {task_id}")
+        return HeldLease(attempt, task.agent, task.timeouts.heartbeat_us)
+
+    async def report(self, principal: Principal, reports: Reports, held: Held) -> list[ReportResult]:
+        """Store a worker's reports; results for completions, failures, progress, heartbeats and releases, in this
+        order."""
+        results: list[ReportResult] = []
+        if reports.completions:
+            results += await self._complete(principal, reports.completions, held)
+        if reports.failures or reports.released:
+            results += await self._give_back(principal, reports.failures, reports.released)
+        if reports.progress or reports.heartbeats:
+            results += await self._beat(principal, reports, held)
+        return results
+
+    async def _complete(
+        self, principal: Principal, completions: Sequence[Completion], held: Held
+    ) -> list[ReportResult]:
+        errors: list[MillstreamError | None] = [None] * len(completions)
+        left = list(range(len(completions)))
+        for _ in range(MATCH_ROUNDS):
+            commands: list[Command] = []
+            for index in left:
+                command, errors[index] = await self._completion(principal, completions[index], held)
+                commands.append(command)
+            outcomes = await self._engine.submit_all(commands, urgent=True)
+            moved = []
+            for index, outcome in zip(left, outcomes, strict=True):
+                if isinstance(outcome, RegistryMoved):
+                    moved.append(index)
+                elif isinstance(outcome, MillstreamError) and errors[index] is None:
+                    errors[index] = outcome
+            left = moved
+            if not left:
+                break
+            await self._catalogs.get(principal.tenant, fresh=True)
+        for index in left:
+            errors[index] = Unavailable("the registry keeps moving; try again")
+        return [
+            ReportResult(completion.task_id, completion.attempt, error)
+            for completion, error in zip(completions, errors, strict=True)
+        ]
+
+    async def _completion(
+        self, principal: Principal, completion: Completion, held: Held
+    ) -> tuple[Command, MillstreamError | None]:
+        """The command for a completion. One that publishes what it may not is stored as a final failure, so that the
+        task does not hang, and the worker is told why."""
+        size = 300 + len(completion.output) + sum(300 + len(item.payload) for item in completion.artifacts)
+        command = Complete(
+            task_ids=(completion.task_id,), size_bytes=size, tenant=principal.tenant, attempt=completion.attempt,
+            output=completion.output,
+        )  # fmt: skip
+        if not completion.artifacts:
+            return command, None
+        try:
+            lease = held.get(completion.task_id) or await self.held(
+                principal.tenant, completion.task_id, completion.attempt
+            )
+            command.produced, version = await self._examined(principal, completion, lease.agent)
+            command.registry = (principal.tenant, version)
+        except MillstreamError as error:
+            if isinstance(error, Unavailable):
+                raise
+            failure = Fail(
+                task_ids=(completion.task_id,), tenant=principal.tenant, attempt=completion.attempt,
+                code="INVALID_OUTPUT", message=error.message, retryable=False,
+            )  # fmt: skip
+            return failure, error
+        return command, None
+
+    async def _examined(self, principal: Principal, completion: Completion, agent: str) -> tuple[list[Produce], int]:
+        catalog = await self._catalogs.get(principal.tenant)
+        known = catalog.agents.get(agent) if agent else None
+        if any(item.type not in catalog.types for item in completion.artifacts):
+            catalog = await self._catalogs.get(principal.tenant, fresh=True)
+        produced = []
+        for index, item in enumerate(completion.artifacts):
+            if known is not None and known.spec.outputs and item.type not in known.spec.outputs:
+                raise Forbidden(f"agent {agent!r} publishes {', '.join(known.spec.outputs)}, not {item.type}")
+            version, activations = catalog.examine(item, agent or EXTERNAL, f"artifacts[{index}].payload")
+            produced.append(Produce(item, new_id(), version, activations, [new_id() for _ in activations]))
+        return produced, catalog.version
+
+    async def _give_back(
+        self, principal: Principal, failures: Sequence[AttemptFailure], released: Sequence[LeaseRef]
+    ) -> list[ReportResult]:
+        commands: list[Command] = [
+            Fail(
+                task_ids=(item.task_id,), tenant=principal.tenant, attempt=item.attempt, code=item.code or "ERROR",
+                message=item.message, retryable=item.retryable, retry_after_us=item.retry_after_us,
+            )
+            for item in failures
+        ]  # fmt: skip
+        commands += [Release(task_ids=(ref.task_id,), tenant=principal.tenant, attempt=ref.attempt) for ref in released]
+        refs: list[AttemptFailure | LeaseRef] = [*failures, *released]
+        outcomes = await self._engine.submit_all(commands, urgent=True)
+        return [
+            ReportResult(ref.task_id, ref.attempt, outcome if isinstance(outcome, MillstreamError) else None)
+            for ref, outcome in zip(refs, outcomes, strict=True)
+        ]
+
+    async def _beat(self, principal: Principal, reports: Reports, held: Held) -> list[ReportResult]:
+        beats: list[tuple[str, int, int]] = []
+        results: list[ReportResult] = []
+        refs: list[Progress | LeaseRef] = [*reports.progress, *reports.heartbeats]
+        for ref in refs:
+            try:
+                lease = held.get(ref.task_id) or await self.held(principal.tenant, ref.task_id, ref.attempt)
+            except NotFound as error:
+                results.append(ReportResult(ref.task_id, ref.attempt, error))
+                continue
+            beats.append((ref.task_id, ref.attempt, lease.heartbeat_us))
+        if not beats:
+            return results
+        now_us = self._engine.clock.now_us()
+        alive = await self._leases.beat(sorted(set(beats)), now_us, now_us + self._engine.limits.lease_us)
+        if reports.progress:
+            await self._leases.progress(
+                [(item.task_id, item.attempt, item.fraction, item.message) for item in reports.progress]
+            )
+        for task_id, attempt, _ in beats:
+            lost = None if task_id in alive else LeaseLost(f"attempt {attempt} of task {task_id} is over")
+            results.append(ReportResult(task_id, attempt, lost, alive.get(task_id, False)))
+        return results

@@ -1,0 +1,121 @@
+"""Runs: reading and cancelling them."""
+
+import json
+from typing import Protocol
+
+from millstream.application.engine.commands import CancelRun
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.queue import Replayed
+from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info
+from millstream.application.views import Key, RunQuery, TaskQuery
+from millstream.domain.batch import KeyClaim
+from millstream.domain.errors import NotFound, ValidationFailed
+from millstream.domain.principals import Principal
+from millstream.domain.runs import Attempt, Event, Run, Task
+
+EVENT_PAGE_BYTES = 3 * 1024 * 1024
+
+
+class RunReads(Protocol):
+    """What is read of runs and tasks; see store.runs."""
+
+    async def run(self, tenant: str, run_id: str) -> Run | None: ...
+    async def runs(
+        self, tenant: str, query: RunQuery, after: tuple[int, str] | None, skip: int, limit: int
+    ) -> list[Run]: ...
+    async def count_runs(self, tenant: str, query: RunQuery) -> tuple[int, bool]: ...
+    async def events(self, found: Run, after_seq: int, limit: int) -> list[Event]: ...
+    async def task(self, tenant: str, task_id: str) -> Task | None: ...
+    async def output(self, found: Task) -> bytes: ...
+    async def tasks(self, tenant: str, query: TaskQuery, after_id: str, skip: int, limit: int) -> list[Task]: ...
+    async def count_tasks(self, tenant: str, query: TaskQuery) -> tuple[int, bool]: ...
+    async def attempts(self, found: Task, after: int, limit: int) -> list[Attempt]: ...
+
+
+async def task_page(reads: RunReads, tenant: str, query: TaskQuery, request: PageRequest) -> Page[Task]:
+    """A page of tasks."""
+    request.check()
+    after = decode_token(request.page_token, 1)[0] if request.page_token else ""
+    found = await reads.tasks(tenant, query, after, request.skip, request.size)
+    page = found[: request.size]
+    token = encode_token(page[-1].id) if len(found) > len(page) else ""
+    total = None if request.page_token is not None else await reads.count_tasks(tenant, query)
+    return Page(page, page_info(request, total, token))
+
+
+def claim_of(principal: Principal, key: Key | None, response: object, expires_us: int) -> KeyClaim | None:
+    """The claim of a call's key, None without one."""
+    if key is None:
+        return None
+    return KeyClaim(
+        principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, json.dumps(response), expires_us
+    )
+
+
+class Runs:
+    """The use cases of runs.
+
+    Args:
+        key_ttl_us: How long an idempotency key holds, microseconds.
+    """
+
+    def __init__(self, engine: Engine, reads: RunReads, key_ttl_us: int) -> None:
+        self._engine = engine
+        self._reads = reads
+        self._key_ttl_us = key_ttl_us
+
+    async def get(self, principal: Principal, run_id: str) -> Run:
+        """A run. Raises NotFound."""
+        found = await self._reads.run(principal.tenant, run_id)
+        if found is None:
+            raise NotFound(f"there is no run {run_id}")
+        return found
+
+    async def events(
+        self, principal: Principal, run_id: str, after_seq: int, limit: int
+    ) -> tuple[list[Event], int | None]:
+        """Events in order, and where to go on (None at the end so far). Raises NotFound."""
+        found = await self._reads.events(await self.get(principal, run_id), after_seq, limit)
+        page, size = found[:limit], 0
+        for n, event in enumerate(page):
+            size += len(event.data)
+            if n and size > EVENT_PAGE_BYTES:
+                page = page[:n]
+                break
+        return page, page[-1].seq if len(found) > len(page) else None
+
+    async def tasks(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:
+        """Tasks of a run in the order they were made. Raises NotFound, ValidationFailed."""
+        await self.get(principal, query.run_id)
+        return await task_page(self._reads, principal.tenant, query, request)
+
+    async def cancel(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]:
+        """Begin to cancel a run; whether it is a replay. Raises NotFound, Conflict, IdempotencyConflict."""
+        command = CancelRun(
+            run_id=run_id,
+            open_tasks=True,
+            locked=True,
+            key=claim_of(principal, key, [run_id], self._engine.clock.now_us() + self._key_ttl_us),
+            tenant=principal.tenant,
+            reason=reason,
+            by=principal.name,
+        )
+        outcome = await self._engine.submit(command)
+        if isinstance(outcome, Replayed):
+            return await self.get(principal, run_id), True
+        return outcome, False
+
+    async def list(self, principal: Principal, query: RunQuery, request: PageRequest) -> Page[Run]:
+        """Runs newest first. Raises ValidationFailed."""
+        request.check()
+        after = None
+        if request.page_token:
+            created, run_id = decode_token(request.page_token, 2)
+            if not created.isdigit():
+                raise ValidationFailed.of("page_token", "is not a token of this list; start again without it")
+            after = (int(created), run_id)
+        found = await self._reads.runs(principal.tenant, query, after, request.skip, request.size)
+        page = found[: request.size]
+        token = encode_token(page[-1].created_us, page[-1].id) if len(found) > len(page) else ""
+        total = None if request.page_token is not None else await self._reads.count_runs(principal.tenant, query)
+        return Page(page, page_info(request, total, token))

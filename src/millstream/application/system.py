@@ -1,0 +1,59 @@
+"""How the service is: ready or not, and its gauges."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from millstream.application.engine.engine import Engine
+from millstream.domain.errors import MillstreamError
+
+
+class SystemStore(Protocol):
+    """What is asked of the database; see store.maintenance."""
+
+    async def now_us(self) -> int: ...
+    async def stats(self) -> tuple[int, int]: ...
+
+
+class System:
+    """The use cases of operations.
+
+    Args:
+        set_gauge: Takes a gauge's name and value; see adapters.metrics.
+    """
+
+    def __init__(self, engine: Engine, store: SystemStore, set_gauge: Callable[[str, float], None]) -> None:
+        self._engine = engine
+        self._store = store
+        self._set = set_gauge
+        self.draining = False
+
+    async def database_answers(self) -> bool:
+        """Whether the database answers."""
+        try:
+            await self._store.now_us()
+        except MillstreamError:
+            return False
+        return True
+
+    async def readiness(self) -> dict[str, str]:
+        """What was checked, each "ok" or why not."""
+        return {
+            "database": "ok" if await self.database_answers() else "does not answer",
+            "server": "draining" if self.draining else "ok",
+        }
+
+    async def gauge(self) -> None:
+        """Set the gauges, when somebody asks for them: an idle server does no work for its metrics."""
+        engine = self._engine
+        dispatcher = engine.dispatcher
+        self._set("queue_commands", len(engine.queue))
+        self._set("queue_bytes", engine.queue.size_bytes)
+        self._set("leases", sum(len(session.leases) for session in dispatcher.sessions.values()))
+        self._set("waiters", len(engine.waiters))
+        self._set("workers_connected", len(dispatcher.sessions))
+        try:
+            ready, oldest_us = await self._store.stats()
+        except MillstreamError:
+            return
+        self._set("tasks_ready", ready)
+        self._set("oldest_ready_task_seconds", max(engine.clock.now_us() - oldest_us, 0) / 1e6 if oldest_us else 0)

@@ -1,0 +1,141 @@
+"""Tasks: creating, reading and cancelling them."""
+
+import json
+from collections.abc import Sequence
+
+from millstream.application.engine.commands import CancelTask, CreateTask
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.queue import Outcome, Replayed
+from millstream.application.ids import new_id
+from millstream.application.paging import Page, PageRequest
+from millstream.application.publishing import batch_of, item_key
+from millstream.application.runs import RunReads, claim_of, task_page
+from millstream.application.views import Batch, CreatedTask, Key, NewTask, Published, TaskQuery, TaskView
+from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
+from millstream.domain.principals import Principal
+from millstream.domain.runs import Attempt, AttemptStatus, Task, TaskStatus
+
+
+class Tasks:
+    """The use cases of tasks.
+
+    Args:
+        key_ttl_us: How long an idempotency key holds, microseconds.
+    """
+
+    def __init__(self, engine: Engine, reads: RunReads, key_ttl_us: int) -> None:
+        self._engine = engine
+        self._reads = reads
+        self._key_ttl_us = key_ttl_us
+
+    async def create(self, principal: Principal, new: NewTask, key: Key | None) -> CreatedTask:
+        """Create one task. Raises ValidationFailed, IdempotencyConflict, RateLimited."""
+        result = (await self._create_all(principal, [new], [key]))[0]
+        if isinstance(result, MillstreamError):
+            raise result
+        return result
+
+    async def create_batch(
+        self,
+        principal: Principal,
+        items: Sequence[NewTask | MillstreamError],
+        keys: Sequence[Key | None],
+        key: Key | None,
+    ) -> Batch:
+        """Create many, each with an outcome of its own. Raises RateLimited."""
+        keys = [own or item_key(key, index) for index, own in enumerate(keys)]
+        wanted = [index for index, item in enumerate(items) if isinstance(item, NewTask)]
+        made = await self._create_all(
+            principal, [item for item in items if isinstance(item, NewTask)], [keys[index] for index in wanted]
+        )
+        results: list[Published | CreatedTask | MillstreamError] = [
+            item if isinstance(item, MillstreamError) else Unavailable("") for item in items
+        ]
+        for index, result in zip(wanted, made, strict=True):
+            results[index] = result
+        return batch_of(results, key)
+
+    async def _create_all(
+        self, principal: Principal, items: Sequence[NewTask], keys: Sequence[Key | None]
+    ) -> list[CreatedTask | MillstreamError]:
+        now_us = self._engine.clock.now_us()
+        commands: list[CreateTask] = []
+        for new, key in zip(items, keys, strict=True):
+            check_new(new)
+            task_id, run_id = new_id(), new_id()
+            task = Task(
+                task_id, run_id, principal.tenant, new.kind, new.queue or "default", now_us, 0,
+                priority=new.priority, run_at_us=new.run_at_us, input=new.input, retry=new.retry,
+                timeouts=new.timeouts, labels=new.labels,
+            )  # fmt: skip
+            commands.append(
+                CreateTask(
+                    run_id=run_id,
+                    new_run=True,
+                    size_bytes=500 + len(new.input),
+                    key=claim_of(principal, key, [task_id], now_us + self._key_ttl_us),
+                    tenant=principal.tenant,
+                    by=principal.name,
+                    task=task,
+                    delay_us=new.delay_us,
+                )
+            )
+        outcomes = await self._engine.submit_all(commands)
+        return [await self._created(principal, outcome) for outcome in outcomes]
+
+    async def _created(self, principal: Principal, outcome: Outcome) -> CreatedTask | MillstreamError:
+        if isinstance(outcome, MillstreamError):
+            return outcome
+        if isinstance(outcome, Replayed):
+            found = await self._reads.task(principal.tenant, json.loads(outcome.claim.response)[0])
+            return CreatedTask(found, True) if found else NotFound("the task is gone: its retention has passed")
+        return CreatedTask(outcome)
+
+    async def get(self, principal: Principal, task_id: str) -> TaskView:
+        """A task with its output. Raises NotFound."""
+        found = await self._task(principal, task_id)
+        output = await self._reads.output(found) if found.status is TaskStatus.COMPLETED else b""
+        return TaskView(found, output)
+
+    async def _task(self, principal: Principal, task_id: str) -> Task:
+        found = await self._reads.task(principal.tenant, task_id)
+        if found is None:
+            raise NotFound(f"there is no task {task_id}")
+        return found
+
+    async def cancel(self, principal: Principal, task_id: str, reason: str, key: Key | None) -> TaskView:
+        """Begin to cancel a task. Raises NotFound, Conflict, IdempotencyConflict."""
+        expires_us = self._engine.clock.now_us() + self._key_ttl_us
+        command = CancelTask(
+            task_ids=(task_id,), locked=True, key=claim_of(principal, key, [task_id], expires_us),
+            tenant=principal.tenant, reason=reason,
+        )  # fmt: skip
+        outcome = await self._engine.submit(command)
+        if isinstance(outcome, Replayed):
+            return TaskView(await self._task(principal, task_id), replayed=True)
+        return TaskView(outcome)
+
+    async def attempts(
+        self, principal: Principal, task_id: str, after: int, limit: int
+    ) -> tuple[list[Attempt], int | None]:
+        """Attempts from first to last, the running one included, and where to go on. Raises NotFound."""
+        task = await self._task(principal, task_id)
+        found = await self._reads.attempts(task, after, limit)
+        if task.status is TaskStatus.RUNNING and task.attempt > after:
+            found.append(
+                Attempt(task.id, task.attempt, task.day, AttemptStatus.RUNNING, task.started_us, 0, task.worker_name)
+            )
+        page = found[:limit]
+        return page, page[-1].number if len(found) > len(page) else None
+
+    async def list(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:
+        """Tasks newest first. Raises ValidationFailed."""
+        return await task_page(self._reads, principal.tenant, query, request)
+
+
+def check_new(new: NewTask) -> None:
+    """Raise ValidationFailed on what the contract's rules cannot say."""
+    if new.run_at_us and new.delay_us:
+        raise ValidationFailed.of("delay", "give run_at or delay, not both")
+    if new.kind.startswith("agent:"):
+        raise ValidationFailed.of("kind", "kinds beginning with 'agent:' are the server's; publish an artifact instead")

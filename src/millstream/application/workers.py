@@ -1,0 +1,183 @@
+"""Workers: what they connect with, what they take, what they report."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from millstream.application.engine.commands import Adopt
+from millstream.application.engine.dispatch import DispatchKey, Session
+from millstream.application.engine.engine import Engine
+from millstream.application.ids import new_id
+from millstream.application.registering import Registering
+from millstream.application.reporting import LeaseStore, Reporting
+from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
+from millstream.domain.errors import Unavailable
+from millstream.domain.principals import Principal
+
+
+class Announcer(Protocol):
+    """Tells other servers; see runtime.peers."""
+
+    def registry_moved(self, tenant: str) -> None:
+        """Agents or types changed."""
+
+    def interest_changed(self) -> None:
+        """What this server's workers serve changed."""
+
+
+class WorkerSession:
+    """A worker's connection.
+
+    Attributes:
+        id: Of this connection.
+        held: Leases from before a reconnect that are still the worker's.
+        lease_s: How long a lease holds without a sign of life, seconds.
+    """
+
+    def __init__(
+        self, workers: "Workers", principal: Principal, session: Session, held: tuple[LeaseRef, ...], lease_s: float
+    ) -> None:
+        self.id = session.id
+        self.held = held
+        self.lease_s = lease_s
+        self._workers = workers
+        self._principal = principal
+        self._session = session
+
+    def add_credit(self, credit: int) -> None:
+        """The worker can take more tasks."""
+        self._workers.engine.dispatcher.add_credit(self._session, credit)
+
+    async def report(self, reports: Reports) -> list[ReportResult]:
+        """Store what the worker reports; what became of it, in the order of the kinds in Reports."""
+        self._session.delivered.update(ref.task_id for ref in reports.delivered if ref.task_id in self._session.leases)
+        return await self._workers.reporting.report(self._principal, reports, self._session.leases)
+
+    def drain(self) -> None:
+        """Send no more tasks."""
+        self._session.draining = True
+
+    async def close(self) -> None:
+        """The worker went: its leases end soon, unless it comes back."""
+        await self._workers.close(self._session)
+
+
+class Workers:
+    """The use cases of workers.
+
+    Args:
+        grace_us: How long a worker that went may take to come back, microseconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        registering: Registering,
+        reporting: Reporting,
+        leases: LeaseStore,
+        announcer: Announcer,
+        grace_us: int,
+    ) -> None:
+        self.engine = engine
+        self.reporting = reporting
+        self._registering = registering
+        self._leases = leases
+        self._announcer = announcer
+        self._grace_us = grace_us
+        self._draining = False
+
+    async def open(self, principal: Principal, hello: Hello, push: Push) -> WorkerSession:
+        """Connect a worker: register its types and agents, take over what it holds, then offer it work.
+
+        Raises ValidationFailed, NotFound, Conflict, Unavailable.
+        """
+        if self._draining:
+            raise Unavailable("the server is going; connect again", retry_after_s=0.5)
+        if hello.types or hello.agents:
+            principal.require("agents.write")
+            if await self._registering.register(principal, hello.types, hello.agents):
+                self._announcer.registry_moved(principal.tenant)
+        kept = await self._adopt(principal, hello)
+        session = Session(
+            new_id(), principal.tenant, hello.worker_id, hello.name, _keys(principal.tenant, hello), push,
+            credit=hello.slots - len(kept),
+        )  # fmt: skip
+        for task_id, attempt in kept.items():
+            session.leases[task_id] = await self.reporting.held(principal.tenant, task_id, attempt)
+        session.delivered.update(kept)
+        self.engine.connect(session)
+        self._announcer.interest_changed()
+        held = tuple(LeaseRef(task_id, attempt) for task_id, attempt in kept.items())
+        return WorkerSession(self, principal, session, held, self.engine.limits.lease_us / 1e6)
+
+    async def _adopt(self, principal: Principal, hello: Hello) -> dict[str, int]:
+        held = {ref.task_id: ref.attempt for ref in hello.held}
+        task_ids = sorted({*held, *await self._leases.of_worker(hello.worker_id)})
+        if not task_ids:
+            return {}
+        command = Adopt(task_ids=task_ids, locked=True, tenant=principal.tenant, worker_id=hello.worker_id, held=held)
+        kept: dict[str, int] = await self.engine.submit(command, urgent=True)
+        return kept
+
+    async def close(self, session: Session) -> None:
+        """A worker's connection ended."""
+        self.engine.disconnect(session)
+        self._announcer.interest_changed()
+        if session.leases and session.renewed:
+            until_us = self.engine.clock.now_us() + self._grace_us
+            delivered = [task_id for task_id in session.delivered if task_id in session.leases]
+            await self._leases.shorten(self.engine.lane_id, [*session.leases], until_us, delivered)
+
+    async def poll(
+        self,
+        principal: Principal,
+        worker_id: str,
+        name: str,
+        kinds: Sequence[str],
+        queues: Sequence[str],
+        max_tasks: int,
+        wait_s: float,
+    ) -> list[Lease]:
+        """Lease up to max_tasks tasks, waiting for the first. The worker renews them itself by heartbeats."""
+        if self._draining:
+            raise Unavailable("the server is going; connect again", retry_after_s=0.5)
+        found: list[Lease] = []
+        arrived = asyncio.Event()
+
+        def push(leases: list[Lease], cancellations: list[Cancellation], drain: bool) -> None:
+            found.extend(leases)
+            if leases or drain:
+                arrived.set()
+
+        keys = tuple((principal.tenant, queue, kind) for queue in queues or ("default",) for kind in kinds)
+        session = Session(new_id(), principal.tenant, worker_id, name, keys, push, max_tasks, renewed=False)
+        self.engine.connect(session)
+        self._announcer.interest_changed()
+        try:
+            async with asyncio.timeout(wait_s):
+                await arrived.wait()
+        except TimeoutError:
+            pass
+        finally:
+            session.draining = True
+            self.engine.disconnect(session)
+        # What was leased in the batch under way belongs to this answer too, so it is not lost with the session.
+        return found
+
+    async def report(self, principal: Principal, reports: Reports) -> list[ReportResult]:
+        """Store what a worker without a connection reports."""
+        return await self.reporting.report(principal, reports, {})
+
+    def drain(self) -> None:
+        """Tell all workers that the server goes."""
+        self._draining = True
+        for session in list(self.engine.dispatcher.sessions.values()):
+            session.draining = True
+            session.push([], [], True)
+
+
+def _keys(tenant: str, hello: Hello) -> tuple[DispatchKey, ...]:
+    """What a worker serves: its kinds in its queues, and its agents in theirs."""
+    keys = {(tenant, queue, kind) for queue in hello.queues or ("default",) for kind in hello.kinds}
+    keys |= {(tenant, agent.queue or "default", f"agent:{agent.name}") for agent in hello.agents}
+    return tuple(sorted(keys))

@@ -1,0 +1,131 @@
+"""The working set of one transaction: rows loaded, rows changed, and what must be told afterwards."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from millstream.domain.artifacts import Artifact
+from millstream.domain.runs import Attempt, Event, EventType, Run, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds that planners hold. Times are microseconds."""
+
+    max_depth: int = 50
+    max_tasks: int = 10_000
+    lease_us: int = 30_000_000
+    cancel_grace_us: int = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A connected worker that takes a task: its connection and who it is."""
+
+    session_id: str
+    worker_id: str
+    worker_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyClaim:
+    """An idempotency key claimed with the effect it guards; `response` is what a replay needs, as JSON text."""
+
+    tenant: str
+    principal: str
+    rpc: str
+    key: str
+    fingerprint: bytes
+    response: str
+    expires_us: int
+
+    @property
+    def id(self) -> tuple[str, str, str, str]:
+        """Its primary key."""
+        return (self.tenant, self.principal, self.rpc, self.key)
+
+
+@dataclass(frozen=True, slots=True)
+class Handoff:
+    """A lease to push after the commit."""
+
+    session_id: str
+    task: Task
+    attempt: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one transaction reads and writes.
+
+    Attributes:
+        now_us: The database's time, read once.
+        lane: Lane of this server, the owner of leases made here.
+        limits: Bounds.
+        offer: Finds a connected worker for a task that just became ready and takes its credit; None where there is
+            none, or where older work waits.
+        assign: The same for the oldest waiting task of its dispatch key.
+        chance: Random numbers from 0 to 1, for jitter.
+        runs, tasks: What is loaded, by id.
+        claims: Keys claimed, by primary key.
+        ready: Dispatch keys (tenant, queue, kind) that got work no worker was offered.
+        freed: Dispatch keys of limited tasks that left a worker, so that another may start.
+        room: How many more tasks of a limited dispatch key may start.
+        ended: Runs that ended here.
+        cancelled: Tasks whose worker must be told, with the attempt and the owner's lane.
+        scheduled_us: Earliest run_at of tasks scheduled here, 0 for none.
+    """
+
+    now_us: int
+    lane: str
+    limits: Limits
+    offer: Callable[[Task], Claim | None]
+    assign: Callable[[Task], Claim | None]
+    chance: Callable[[], float]
+    runs: dict[str, Run] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    dirty_runs: dict[str, Run] = field(default_factory=dict)
+    dirty_tasks: dict[str, Task] = field(default_factory=dict)
+    new_tasks: set[str] = field(default_factory=set)
+    artifacts: list[Artifact] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    claims: dict[tuple[str, str, str, str], KeyClaim] = field(default_factory=dict)
+    handoffs: list[Handoff] = field(default_factory=list)
+    ready: set[tuple[str, str, str]] = field(default_factory=set)
+    freed: set[tuple[str, str, str]] = field(default_factory=set)
+    room: dict[tuple[str, str], int] = field(default_factory=dict)
+    ended: dict[str, Run] = field(default_factory=dict)
+    cancelled: list[tuple[str, int, str]] = field(default_factory=list)
+    scheduled_us: int = 0
+
+    def add_run(self, run: Run) -> None:
+        """A run that is new in this transaction."""
+        self.runs[run.id] = run
+        self.dirty_runs[run.id] = run
+        self.record(run, EventType.RUN_CREATED)
+
+    def touch(self, run: Run, task: Task | None = None) -> None:
+        """Mark rows as changed."""
+        run.updated_us = self.now_us
+        self.dirty_runs[run.id] = run
+        if task is not None:
+            self.dirty_tasks[task.id] = task
+
+    def record(
+        self,
+        run: Run,
+        kind: EventType,
+        task_id: str = "",
+        artifact_id: str = "",
+        attempt: int = 0,
+        data: str = "",
+    ) -> int:
+        """Append an event to the run and return its number."""
+        run.last_seq = seq = run.last_seq + 1
+        self.events.append(Event(run.id, run.day, seq, kind, self.now_us, task_id, artifact_id, attempt, data))
+        return seq
+
+    @property
+    def empty(self) -> bool:
+        """There is nothing to write."""
+        return not (self.dirty_runs or self.claims)

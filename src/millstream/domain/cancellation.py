@@ -1,0 +1,55 @@
+"""Cancelling runs and tasks: nothing new starts, workers are told, and a timer forces the end."""
+
+from millstream.domain.batch import Batch
+from millstream.domain.errors import Conflict
+from millstream.domain.lifecycle import cancel, details, end_if_idle
+from millstream.domain.runs import EventType, Run, RunStatus, Task, TaskStatus
+
+
+def cancel_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: str) -> None:
+    """Begin to cancel a run. Raises Conflict where it has ended; a second call changes nothing."""
+    if run.status is RunStatus.CANCELLING:
+        return
+    if run.status is not RunStatus.RUNNING:
+        raise Conflict(f"run {run.id} has ended as {run.status.name}")
+    run.status = RunStatus.CANCELLING
+    run.cancel_by_us = batch.now_us + batch.limits.cancel_grace_us
+    run.error_code, run.error_message = "CANCELLED", reason or "cancelled"
+    batch.touch(run)
+    batch.record(run, EventType.RUN_CANCELLING, data=details(reason=reason, by=by))
+    for task in open_tasks:
+        if task.status is TaskStatus.RUNNING:
+            _ask_to_stop(batch, run, task)
+        elif task.open:
+            cancel(batch, run, task)
+    end_if_idle(batch, run)
+
+
+def cancel_task(batch: Batch, run: Run, task: Task, reason: str = "") -> None:
+    """Begin to cancel a task: one that waits ends at once. Raises Conflict where it has ended."""
+    if not task.open:
+        raise Conflict(f"task {task.id} has ended as {task.status.name}")
+    task.error_code, task.error_message = "CANCELLED", reason or "cancelled"
+    if task.status is not TaskStatus.RUNNING:
+        cancel(batch, run, task)
+    elif not task.cancelling:
+        _ask_to_stop(batch, run, task)
+
+
+def force_run(batch: Batch, run: Run, open_tasks: list[Task]) -> None:
+    """End a run whose grace has passed."""
+    if run.status is not RunStatus.CANCELLING or run.cancel_by_us > batch.now_us:
+        return
+    for task in open_tasks:
+        if task.open:
+            cancel(batch, run, task)
+    end_if_idle(batch, run)
+
+
+def _ask_to_stop(batch: Batch, run: Run, task: Task) -> None:
+    """Tell the worker, and let the lease end after the grace, when the reaper forces the end."""
+    task.cancelling = True
+    task.deadline_us = batch.now_us + batch.limits.cancel_grace_us
+    task.lease_until_us = min(task.lease_until_us, task.deadline_us)
+    batch.touch(run, task)
+    batch.cancelled.append((task.id, task.attempt, task.owner))

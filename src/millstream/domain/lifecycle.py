@@ -1,0 +1,314 @@
+"""The life of tasks: made, leased, completed, failed, retried, released, cancelled.
+
+Every function checks before it changes anything, so that a command which is refused leaves no trace in the batch.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from millstream.domain.agents import Activation
+from millstream.domain.artifacts import EXTERNAL, Artifact, NewArtifact
+from millstream.domain.batch import Batch, Claim, Handoff
+from millstream.domain.errors import Conflict, LeaseLost
+from millstream.domain.planners import LIMIT_CODE, Refuse, plan_idle, plan_published
+from millstream.domain.runs import (
+    Attempt,
+    AttemptStatus,
+    EventType,
+    Run,
+    RunKind,
+    RunStatus,
+    Task,
+    TaskStatus,
+)
+
+_ENDING = {
+    RunStatus.COMPLETED: EventType.RUN_COMPLETED,
+    RunStatus.FAILED: EventType.RUN_FAILED,
+    RunStatus.CANCELLED: EventType.RUN_CANCELLED,
+}
+ERROR_MESSAGE_CHARS = 4000
+
+
+@dataclass(slots=True)
+class Produce:
+    """An artifact about to be stored: what was given, and what was found out about it before the transaction.
+
+    Attributes:
+        version: Version of the type's schema it was checked with.
+        activations: Agents it activates.
+        task_ids: Ids for their tasks, in the same order.
+    """
+
+    new: NewArtifact
+    artifact_id: str
+    version: int
+    activations: Sequence[Activation] = ()
+    task_ids: Sequence[str] = field(default_factory=tuple)
+
+
+def details(**fields: object) -> str:
+    """Event data as JSON text."""
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+
+
+def publish(batch: Batch, run: Run, produce: Produce, producer: str, depth: int) -> Artifact:
+    """Store an artifact in a cascade and start what it activates. Raises Conflict where the run takes none."""
+    if run.kind is not RunKind.CASCADE:
+        raise Conflict(f"{run.id} is a run of another kind; leave correlation_id out or use another UUID")
+    if run.status in (RunStatus.CANCELLING, RunStatus.CANCELLED):
+        raise Conflict(f"the cascade {run.id} was cancelled; publish without its correlation_id")
+    if run.status is not RunStatus.RUNNING:
+        _reopen(batch, run)
+    new = produce.new
+    data = details(type=new.type, produced_by=producer)
+    seq = batch.record(run, EventType.ARTIFACT_PUBLISHED, artifact_id=produce.artifact_id, data=data)
+    artifact = Artifact(
+        produce.artifact_id, run.tenant, run.id, seq, new.type, produce.version, new.payload, producer,
+        new.visibility, new.tags, new.partition_key, batch.now_us,
+    )  # fmt: skip
+    batch.artifacts.append(artifact)
+    run.artifact_count += 1
+    batch.touch(run)
+    if produce.activations:
+        _start_agents(batch, run, produce, depth)
+    end_if_idle(batch, run)
+    return artifact
+
+
+def _reopen(batch: Batch, run: Run) -> None:
+    run.status = RunStatus.RUNNING
+    run.finished_us = 0
+    batch.record(run, EventType.RUN_REOPENED)
+
+
+def _start_agents(batch: Batch, run: Run, produce: Produce, depth: int) -> None:
+    actions = plan_published(run, produce.artifact_id, depth, produce.activations, batch.limits)
+    for action, task_id in zip(actions, produce.task_ids, strict=True):
+        if isinstance(action, Refuse):
+            run.error_code, run.error_message = LIMIT_CODE, action.reason
+            batch.record(
+                run,
+                EventType.CASCADE_LIMIT,
+                artifact_id=action.artifact_id,
+                data=details(agent=action.agent, message=action.reason),
+            )
+            continue
+        start = action.activation
+        task = Task(
+            task_id, run.id, run.tenant, start.kind, start.queue, batch.now_us, run.day,
+            priority=start.priority, run_at_us=batch.now_us + start.delay_us, depth=action.depth,
+            limited=start.limited, agent=start.agent, artifact_ids=(action.artifact_id,),
+            retry=start.retry, timeouts=start.timeouts,
+        )  # fmt: skip
+        create(batch, run, task)
+
+
+def create(batch: Batch, run: Run, task: Task) -> None:
+    """Add a task to a running run and make it ready, or schedule it for its time."""
+    run.open_tasks += 1
+    run.task_count += 1
+    batch.tasks[task.id] = task
+    batch.new_tasks.add(task.id)
+    data = details(kind=task.kind, queue=task.queue)
+    batch.record(run, EventType.TASK_CREATED, task_id=task.id, data=data)
+    make_ready(batch, run, task)
+
+
+def make_ready(batch: Batch, run: Run, task: Task) -> None:
+    """Hand the task to a connected worker in this transaction, or leave it pending, or scheduled for its time."""
+    batch.touch(run, task)
+    if task.run_at_us > batch.now_us:
+        task.status = TaskStatus.SCHEDULED
+        if batch.scheduled_us == 0 or task.run_at_us < batch.scheduled_us:
+            batch.scheduled_us = task.run_at_us
+        return
+    task.status = TaskStatus.PENDING
+    wait = task.timeouts.schedule_to_start_us
+    task.start_by_us = batch.now_us + wait if wait else 0
+    claim = batch.offer(task)
+    if claim is None:
+        batch.ready.add((task.tenant, task.queue, task.kind))
+    else:
+        lease(batch, run, task, claim)
+
+
+def lease(batch: Batch, run: Run, task: Task, claim: Claim) -> None:
+    """Give a pending task to a worker. The attempt number grows, and never shrinks again."""
+    task.status = TaskStatus.RUNNING
+    task.attempt += 1
+    task.owner = batch.lane
+    task.worker_id, task.worker_name = claim.worker_id, claim.worker_name
+    task.started_us = now = batch.now_us
+    task.delivered = False
+    task.progress, task.progress_message = 0.0, ""
+    limits = task.timeouts
+    task.deadline_us = now + limits.start_to_close_us if limits.start_to_close_us else 0
+    task.beat_by_us = now + limits.heartbeat_us if limits.heartbeat_us else 0
+    task.lease_until_us = min(now + batch.limits.lease_us, task.deadline_us or 1 << 62, task.beat_by_us or 1 << 62)
+    batch.touch(run, task)
+    batch.record(run, EventType.TASK_STARTED, task_id=task.id, attempt=task.attempt)
+    batch.handoffs.append(Handoff(claim.session_id, task, task.attempt))
+
+
+def check_fence(task: Task, attempt: int) -> None:
+    """Raise LeaseLost unless this attempt is the running one."""
+    if task.status is not TaskStatus.RUNNING:
+        raise LeaseLost(f"task {task.id} is {task.status.name}; attempt {attempt} is over")
+    if task.attempt != attempt:
+        raise LeaseLost(f"task {task.id} is in attempt {task.attempt}; attempt {attempt} is over")
+
+
+def complete(batch: Batch, run: Run, task: Task, attempt: int, output: bytes, produced: Sequence[Produce]) -> bool:
+    """Complete a task and publish what it made. False where this very completion was stored before."""
+    if task.status is TaskStatus.COMPLETED and task.attempt == attempt:
+        return False
+    check_fence(task, attempt)
+    task.tries += 1
+    _close_attempt(batch, task, AttemptStatus.COMPLETED, output=output)
+    task.error_code = task.error_message = ""
+    _finish(batch, run, task, TaskStatus.COMPLETED, EventType.TASK_COMPLETED)
+    if run.status is RunStatus.RUNNING:
+        for item in produced:
+            publish(batch, run, item, task.agent or EXTERNAL, task.depth + 1)
+    end_if_idle(batch, run)
+    return True
+
+
+def fail(
+    batch: Batch,
+    run: Run,
+    task: Task,
+    code: str,
+    message: str,
+    *,
+    status: AttemptStatus = AttemptStatus.FAILED,
+    retryable: bool | None = None,
+    retry_after_us: int = 0,
+    counts: bool = True,
+    at_once: bool = False,
+) -> None:
+    """End the running attempt as failed, then retry the task or fail it finally, as its policy says.
+
+    Args:
+        counts: The attempt uses up one of max_attempts.
+        at_once: The next attempt needs no wait (the worker was lost, not the work at fault).
+    """
+    message = message[:ERROR_MESSAGE_CHARS]
+    if counts:
+        task.tries += 1
+        _close_attempt(batch, task, status, code, message)
+    attempt = task.attempt
+    task.error_code, task.error_message = code, message
+    if run.status is RunStatus.CANCELLING or task.cancelling:
+        cancel(batch, run, task, closed=counts)
+        return
+    final = retryable is False or code in task.retry.non_retryable
+    if final or task.tries >= task.retry.max_attempts:
+        run.failed_tasks += 1
+        if run.kind is RunKind.SINGLE:
+            run.error_code, run.error_message = code, message
+        data = details(code=code, message=message)
+        _finish(batch, run, task, TaskStatus.FAILED, EventType.TASK_FAILED, data)
+        end_if_idle(batch, run)
+        return
+    wait = 0 if at_once else task.retry.delay_us(task.tries, batch.chance())
+    wait = max(wait, retry_after_us)
+    _give_back(batch, task)
+    task.run_at_us = batch.now_us + wait
+    data = details(code=code, message=message, next_attempt_in_ms=wait // 1000)
+    batch.record(run, EventType.TASK_RETRY, task_id=task.id, attempt=attempt, data=data)
+    make_ready(batch, run, task)
+
+
+def release(batch: Batch, run: Run, task: Task) -> None:
+    """Take back a lease whose work did not start; burns no attempt."""
+    attempt = task.attempt
+    _give_back(batch, task)
+    if run.status is RunStatus.CANCELLING or task.cancelling:
+        cancel(batch, run, task)
+        return
+    batch.record(run, EventType.TASK_RELEASED, task_id=task.id, attempt=attempt)
+    make_ready(batch, run, task)
+
+
+def expire(batch: Batch, run: Run, task: Task) -> None:
+    """Reclaim a lease that ran out, by the reason that it did."""
+    if task.status is not TaskStatus.RUNNING or task.lease_until_us > batch.now_us:
+        return
+    now, limits = batch.now_us, task.timeouts
+    if task.deadline_us and now >= task.deadline_us:
+        text = f"the attempt took longer than {limits.start_to_close_us / 1e6:g} s"
+        fail(batch, run, task, "START_TO_CLOSE_TIMEOUT", text, status=AttemptStatus.TIMED_OUT)
+    elif task.beat_by_us and now >= task.beat_by_us:
+        text = f"no heartbeat for {limits.heartbeat_us / 1e6:g} s"
+        fail(batch, run, task, "HEARTBEAT_TIMEOUT", text, status=AttemptStatus.TIMED_OUT)
+    elif task.delivered:
+        text = f"worker {task.worker_name or task.worker_id} was lost"
+        fail(batch, run, task, "WORKER_LOST", text, status=AttemptStatus.LOST, at_once=True)
+    else:
+        release(batch, run, task)
+
+
+def start_too_late(batch: Batch, run: Run, task: Task) -> None:
+    """Fail a pending task that no worker took within schedule_to_start."""
+    if task.status is not TaskStatus.PENDING or not 0 < task.start_by_us <= batch.now_us:
+        return
+    text = f"no worker took it within {task.timeouts.schedule_to_start_us / 1e6:g} s"
+    fail(batch, run, task, "SCHEDULE_TO_START_TIMEOUT", text, retryable=False, counts=False)
+
+
+def cancel(batch: Batch, run: Run, task: Task, closed: bool = False) -> None:
+    """End a task as cancelled, whatever its worker does from here on. `closed`: its attempt is recorded already."""
+    if task.status is TaskStatus.RUNNING and not closed:
+        batch.cancelled.append((task.id, task.attempt, task.owner))
+        _close_attempt(batch, task, AttemptStatus.CANCELLED)
+    if run.kind is RunKind.SINGLE:
+        run.error_code, run.error_message = "CANCELLED", "the task was cancelled"
+    _finish(batch, run, task, TaskStatus.CANCELLED, EventType.TASK_CANCELLED)
+    end_if_idle(batch, run)
+
+
+def end_if_idle(batch: Batch, run: Run) -> None:
+    """End the run once nothing in it is open."""
+    end = plan_idle(run)
+    if end is None:
+        return
+    run.status = end.status
+    run.finished_us = batch.now_us
+    run.cancel_by_us = 0
+    data = details(code=run.error_code, message=run.error_message) if run.error_code else ""
+    batch.record(run, _ENDING[end.status], data=data)
+    batch.touch(run)
+    batch.ended[run.id] = run
+
+
+def _finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventType, data: str = "") -> None:
+    attempt = task.attempt
+    _give_back(batch, task)
+    task.status = status
+    task.finished_us = batch.now_us
+    run.open_tasks -= 1
+    batch.touch(run, task)
+    batch.record(run, event, task_id=task.id, attempt=attempt, data=data)
+
+
+def _give_back(batch: Batch, task: Task) -> None:
+    if task.limited and task.status is TaskStatus.RUNNING:
+        batch.freed.add((task.tenant, task.queue, task.kind))
+    task.owner = ""
+    task.lease_until_us = task.deadline_us = task.beat_by_us = task.start_by_us = 0
+
+
+def _close_attempt(
+    batch: Batch, task: Task, status: AttemptStatus, code: str = "", message: str = "", output: bytes = b""
+) -> None:
+    if task.attempt == 0:
+        return
+    batch.attempts.append(
+        Attempt(
+            task.id, task.attempt, task.day, status, task.started_us, batch.now_us, task.worker_name,
+            code, message, output,
+        )
+    )  # fmt: skip

@@ -1,0 +1,78 @@
+"""The planners: what follows from what happened, by the kind of run.
+
+A planner sees counters and the thing that happened, never the whole run, so that deciding costs the same in a run
+of ten tasks and of ten thousand.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from millstream.domain.agents import Activation
+from millstream.domain.batch import Limits
+from millstream.domain.runs import Run, RunKind, RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StartTask:
+    """Make a task for an activated agent."""
+
+    activation: Activation
+    artifact_id: str
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """A bound was reached: say so instead of making the task."""
+
+    agent: str
+    artifact_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndRun:
+    """The run is over."""
+
+    status: RunStatus
+
+
+LIMIT_CODE = "CASCADE_LIMIT"
+
+
+def plan_published(
+    run: Run, artifact_id: str, depth: int, activations: Sequence[Activation], limits: Limits
+) -> list[StartTask | Refuse]:
+    """What an artifact at this depth (1 for a client's) sets off."""
+    actions: list[StartTask | Refuse] = []
+    made = run.task_count
+    for activation in activations:
+        if depth > limits.max_depth:
+            reason = f"the cascade is deeper than {limits.max_depth} steps"
+            actions.append(Refuse(activation.agent, artifact_id, reason))
+        elif made >= limits.max_tasks:
+            reason = f"the cascade has more than {limits.max_tasks} tasks"
+            actions.append(Refuse(activation.agent, artifact_id, reason))
+        else:
+            made += 1
+            actions.append(StartTask(activation, artifact_id, depth))
+    return actions
+
+
+def plan_idle(run: Run) -> EndRun | None:
+    """What follows when something ended in the run: its end, once nothing is open."""
+    if run.open_tasks > 0 or run.status not in (RunStatus.RUNNING, RunStatus.CANCELLING):
+        return None
+    if run.status is RunStatus.CANCELLING:
+        return EndRun(RunStatus.CANCELLED)
+    match run.kind:
+        case RunKind.CASCADE:
+            failed = run.failed_tasks > 0 or run.error_code == LIMIT_CODE
+            return EndRun(RunStatus.FAILED if failed else RunStatus.COMPLETED)
+        case RunKind.SINGLE:
+            if run.failed_tasks > 0:
+                return EndRun(RunStatus.FAILED)
+            return EndRun(RunStatus.CANCELLED if run.error_code == "CANCELLED" else RunStatus.COMPLETED)
+        case _:
+            assert_never(run.kind)

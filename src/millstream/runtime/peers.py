@@ -1,0 +1,123 @@
+"""Other servers: who they are, what they serve, and how they are woken."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from millstream.domain.errors import MillstreamError
+
+log = logging.getLogger(__name__)
+
+DispatchKey = tuple[str, str, str]
+Message = tuple[str, ...]
+
+SILENT_US = 15_000_000
+"""A server not seen for this long is gone."""
+SEEN_EVERY_S = 5.0
+
+
+class PeerStore(Protocol):
+    """Where servers note that they live; see store.maintenance."""
+
+    async def now_us(self) -> int: ...
+    async def see(self, lane: str, server: str, now_us: int) -> None: ...
+    async def peers(self, lane: str, since_us: int) -> tuple[list[str], dict[DispatchKey, list[str]]]: ...
+    async def interested(self, lane: str, keys: list[DispatchKey]) -> None: ...
+    async def leave(self, lane: str) -> None: ...
+
+
+class Peers:
+    """Sends wake-ups to the servers that asked for them.
+
+    Attributes:
+        send: Sends a message to a lane; see store.wakeups.
+        served: The dispatch keys that workers connected here serve.
+    """
+
+    def __init__(self, lane: str, server: str, store: PeerStore) -> None:
+        self.send: Callable[[str, Message], None] = lambda lane, message: None
+        self.served: Callable[[], set[DispatchKey]] = set
+        self._lane = lane
+        self._server = server
+        self._store = store
+        self._lanes: list[str] = []
+        self._interests: dict[DispatchKey, list[str]] = {}
+        self._noted: set[DispatchKey] = set()
+        self._changed = asyncio.Event()
+        self._noticed = False
+
+    def ready(self, keys: set[DispatchKey]) -> None:
+        """Work of these keys waits."""
+        if not self._lanes:
+            return
+        for key in keys:
+            for lane in self._interests.get(key, ()):
+                self.send(lane, ("ready", *key))
+
+    def ended(self, lane: str, run_id: str) -> None:
+        """A run ended that a caller waits for there."""
+        self.send(lane, ("ended", run_id))
+
+    def cancel(self, lane: str, task_id: str, attempt: int) -> None:
+        """A worker there must be told."""
+        self.send(lane, ("cancel", task_id, str(attempt)))
+
+    def registry_moved(self, tenant: str) -> None:
+        """Agents or types of a tenant changed."""
+        for lane in self._lanes:
+            self.send(lane, ("registry", tenant))
+
+    def interest_changed(self) -> None:
+        """What workers connected here serve may have changed."""
+        self._changed.set()
+
+    def look_again(self) -> None:
+        """Another server's workers changed."""
+        self._noticed = True
+        self._changed.set()
+
+    async def refresh(self) -> None:
+        """Look who is there and what they serve."""
+        since_us = await self._store.now_us() - SILENT_US
+        self._lanes, self._interests = await self._store.peers(self._lane, since_us)
+
+    async def run_announcer(self) -> None:
+        """Note what workers connected here serve, whenever that changes, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                if self._noticed:
+                    self._noticed = False
+                    await self.refresh()
+                served = self.served()
+                if served != self._noted:
+                    await self._store.interested(self._lane, sorted(served))
+                    self._noted = served
+                    await self.refresh()
+                    for lane in self._lanes:
+                        self.send(lane, ("peers",))
+            except MillstreamError as error:
+                log.warning("what workers serve could not be noted: %s", error.message)
+                await asyncio.sleep(1)
+                self._changed.set()
+
+    async def run_presence(self) -> None:
+        """Be seen, until cancelled; then leave."""
+        try:
+            while True:
+                try:
+                    await self._store.see(self._lane, self._server, await self._store.now_us())
+                except MillstreamError as error:
+                    log.warning("this server could not be noted: %s", error.message)
+                await asyncio.sleep(SEEN_EVERY_S)
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(2):
+                await self._store.leave(self._lane)
+        except (MillstreamError, TimeoutError) as error:
+            log.info("left without a word: %s", error)

@@ -1,0 +1,181 @@
+"""Reading artifacts."""
+
+from typing import Any
+
+from sqlalchemy import ARRAY, Select, String, Text, and_, any_, bindparam, case, cast, false, func, literal, or_, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.elements import ColumnElement
+
+from millstream.application.paging import PAGE_BYTES
+from millstream.application.views import ArtifactQuery, Consumption, Summary
+from millstream.domain.artifacts import Artifact, Reader
+from millstream.store.connections import Database
+from millstream.store.query import count, fetch, text_id, uid
+from millstream.store.rows import ARTIFACT_COLUMNS, artifact_of
+from millstream.store.tables import artifact, task
+
+_COLUMNS = (
+    text_id(artifact.c.id),
+    artifact.c.tenant,
+    text_id(artifact.c.run_id),
+    artifact.c.seq,
+    artifact.c.type,
+    artifact.c.version,
+    artifact.c.payload,
+    artifact.c.produced_by,
+    artifact.c.visibility,
+    artifact.c.tags,
+    artifact.c.partition_key,
+    artifact.c.created_us,
+)
+_BY_IDS = f"SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE tenant = $1 AND id = ANY($2::text[]::uuid[])"  # noqa: S608
+_OF_RUN = f"""SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE run_id = $1::text::uuid AND seq > $2
+ORDER BY seq LIMIT $3"""  # noqa: S608
+TAGS_COUNTED = 100
+_JSONB = JSONB
+
+
+class ArtifactReads:
+    """Reads of artifacts, each bounded in rows and in bytes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]:
+        """Artifacts of a tenant by id."""
+        rows = await self._database.fetch(_BY_IDS, tenant, ids)
+        return {found.id: found for found in map(artifact_of, rows)}
+
+    async def of_run(self, run_id: str, after_seq: int, limit: int) -> tuple[list[Artifact], bool]:
+        """Artifacts of a cascade in the order they were stored, and whether there are more."""
+        rows = await self._database.fetch(_OF_RUN, run_id, after_seq, limit + 1)
+        return _cut([artifact_of(row) for row in rows], limit)
+
+    async def page(
+        self,
+        tenant: str,
+        query: ArtifactQuery,
+        reader: Reader | None,
+        now_us: int,
+        after_id: str,
+        skip: int,
+        limit: int,
+    ) -> tuple[list[Artifact], bool]:
+        """Artifacts newest first, and whether there are more. reader None sees all."""
+        statement = _matching(tenant, query, reader, now_us).order_by(artifact.c.id.desc())
+        if after_id:
+            statement = statement.where(artifact.c.id < uid(after_id))
+        rows = await fetch(self._database, statement.offset(skip).limit(limit + 1))
+        return _cut([artifact_of(row) for row in rows], limit)
+
+    async def count(self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int) -> tuple[int, bool]:
+        """How many match, and whether that is an estimate."""
+        return await count(self._database, _matching(tenant, query, reader, now_us))
+
+    async def summary(self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int) -> Summary:
+        """Counts by type, producer, visibility and tag."""
+        rows = _matching(tenant, query, reader, now_us).subquery()
+        kind = _matching(tenant, query, reader, now_us).add_columns(artifact.c.visibility_kind).subquery()
+        totals = (
+            await fetch(
+                self._database,
+                select(
+                    func.count().label("total"),
+                    func.coalesce(func.min(rows.c.created_us), 0).label("first"),
+                    func.coalesce(func.max(rows.c.created_us), 0).label("last"),
+                ).select_from(rows),
+            )
+        )[0]
+        tag = func.unnest(rows.c.tags).label("name")
+        tags = select(tag).select_from(rows).subquery()
+        return Summary(
+            totals["total"],
+            await self._counts(select(rows.c.type.label("name"), func.count().label("n")).group_by(rows.c.type)),
+            await self._counts(
+                select(rows.c.produced_by.label("name"), func.count().label("n")).group_by(rows.c.produced_by)
+            ),
+            await self._counts(
+                select(kind.c.visibility_kind.label("name"), func.count().label("n")).group_by(kind.c.visibility_kind)
+            ),
+            await self._counts(
+                select(tags.c.name, func.count().label("n"))
+                .group_by(tags.c.name)
+                .order_by(func.count().desc(), tags.c.name)
+                .limit(TAGS_COUNTED)
+            ),
+            totals["first"],
+            totals["last"],
+        )
+
+    async def _counts(self, statement: Select[Any]) -> dict[str, int]:
+        return {row["name"]: row["n"] for row in await fetch(self._database, statement)}
+
+    async def consumptions(self, tenant: str, artifacts: list[Artifact]) -> dict[str, list[Consumption]]:
+        """Who took these artifacts up, by artifact: the agents' tasks that started with them."""
+        runs = [uid(run_id) for run_id in {found.run_id for found in artifacts}]
+        wanted = {found.id for found in artifacts}
+        rows = await fetch(
+            self._database,
+            select(task.c.artifact_ids, task.c.agent, text_id(task.c.run_id), task.c.started_us)
+            .where(task.c.run_id.in_(runs), task.c.tenant == tenant, task.c.started_us > 0, task.c.agent != "")
+            .order_by(task.c.id),
+        )
+        found: dict[str, list[Consumption]] = {}
+        for row in rows:
+            for artifact_id in row["artifact_ids"].split(","):
+                if artifact_id in wanted:
+                    taken = Consumption(artifact_id, row["agent"], row["run_id"], row["started_us"])
+                    found.setdefault(artifact_id, []).append(taken)
+        return found
+
+
+def _cut(found: list[Artifact], limit: int) -> tuple[list[Artifact], bool]:
+    """At most `limit` artifacts and PAGE_BYTES of payload, at least one; and whether there are more."""
+    size = 0
+    for n, item in enumerate(found[:limit]):
+        size += len(item.payload) + 300
+        if n and size > PAGE_BYTES:
+            return found[:n], True
+    return found[:limit], len(found) > limit
+
+
+def _matching(tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int) -> Select[Any]:
+    found = select(*_COLUMNS).where(artifact.c.tenant == tenant)
+    if query.type:
+        found = found.where(artifact.c.type == query.type)
+    if query.produced_by:
+        found = found.where(artifact.c.produced_by == query.produced_by)
+    if query.correlation_id:
+        found = found.where(artifact.c.run_id == uid(query.correlation_id))
+    if query.tag:
+        found = found.where(literal(query.tag) == any_(artifact.c.tags))
+    if query.from_us:
+        found = found.where(artifact.c.created_us >= query.from_us)
+    if query.to_us:
+        found = found.where(artifact.c.created_us < query.to_us)
+    if query.visibility:
+        found = found.where(artifact.c.visibility_kind == query.visibility)
+    if reader is not None:
+        found = found.where(_visible_to(reader, now_us))
+    return found
+
+
+def _visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
+    """domain.artifacts.visible in SQL, for the kinds that need no walk; After is judged by the caller."""
+    spec = cast(case((artifact.c.visibility == "", literal("{}")), else_=artifact.c.visibility), _JSONB)
+    labels = bindparam(None, sorted(reader.labels), type_=ARRAY(String))
+    mine: ColumnElement[bool] = artifact.c.produced_by == reader.agent if reader.agent else false()
+    private = spec["agents"].contains(cast(func.to_jsonb(cast(literal(reader.agent), Text)), _JSONB))
+    return or_(
+        artifact.c.visibility_kind.in_(["Public", "After"]),
+        mine,
+        and_(artifact.c.visibility_kind == "Private", private if reader.agent else false()),
+        and_(
+            artifact.c.visibility_kind == "Labelled",
+            spec["required_labels"].contained_by(cast(func.to_jsonb(labels), _JSONB)),
+        ),
+        and_(
+            artifact.c.visibility_kind == "Tenant",
+            or_(spec["tenant_id"].astext == "", spec["tenant_id"].astext == reader.tenant),
+        ),
+    )

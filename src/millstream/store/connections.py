@@ -1,0 +1,102 @@
+"""Connections to PostgreSQL, and its errors as the ports' own."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import asyncpg
+
+from millstream.application.ports import Conflicted, Disconnected, Refused
+
+Record = asyncpg.Record
+
+_CONFLICTS = (
+    asyncpg.UniqueViolationError,
+    asyncpg.DivisionByZeroError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+)
+LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    ConnectionError,
+    OSError,
+    TimeoutError,
+)
+_REFUSALS = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError)
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Raise the port's errors in place of the driver's."""
+    try:
+        yield
+    except _CONFLICTS as error:
+        raise Conflicted from error
+    except LOST as error:
+        raise Disconnected from error
+    except _REFUSALS as error:
+        raise Refused from error
+
+
+async def connect(url: str, settings: Mapping[str, str]) -> "asyncpg.Connection[Record]":
+    """One connection with server settings. Raises OSError or asyncpg.PostgresError."""
+    return await asyncpg.connect(url, server_settings=dict(settings), timeout=5, command_timeout=30)
+
+
+class Database:
+    """A pool of connections for reads and for background work. Raises the ports' errors, never the driver's."""
+
+    def __init__(self, pool: "asyncpg.Pool[Record]") -> None:
+        self._pool = pool
+
+    @classmethod
+    async def open(cls, url: str, size: int) -> "Database":
+        """Connect. enable_seqscan is left on: these are cold queries, whose plans must fit the data."""
+        settings = {"jit": "off", "idle_in_transaction_session_timeout": "5000"}
+        with translated():
+            pool = await asyncpg.create_pool(
+                url, min_size=1, max_size=size, command_timeout=30, timeout=5, server_settings=settings
+            )
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Disconnect, at once where connections are in use."""
+        with contextlib.suppress(*LOST):
+            async with asyncio.timeout(2):
+                await self._pool.close()
+            return
+        self._pool.terminate()
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[Record]:
+        """All rows."""
+        with translated():
+            return list(await self._pool.fetch(statement, *arguments))
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> Record | None:
+        """The first row."""
+        with translated():
+            return await self._pool.fetchrow(statement, *arguments)
+
+    async def fetchval(self, statement: str, *arguments: Any) -> Any:
+        """The first value of the first row."""
+        with translated():
+            return await self._pool.fetchval(statement, *arguments)
+
+    async def execute(self, statement: str, *arguments: Any) -> str:
+        """Run it; returns the command tag."""
+        with translated():
+            return str(await self._pool.execute(statement, *arguments))
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, isolation: str = "read_committed") -> AsyncIterator[Any]:
+        """A connection with a transaction, committed at the end of the block."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction(isolation=isolation):  # type: ignore[arg-type]  # one of asyncpg's literals
+                yield connection

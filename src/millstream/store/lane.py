@@ -1,0 +1,207 @@
+"""A lane: the connection through which a process commits its batches, in order.
+
+Every write also inserts the row (lane, n) into commit_batch. When a connection is lost at the commit, inserting that
+row again tells what happened: if it is there the write was committed, and if it is not, it never can be.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+
+import asyncpg
+
+from millstream.application.ports import Disconnected
+from millstream.domain.batch import Batch, KeyClaim
+from millstream.domain.runs import Run, Task
+from millstream.store import hot
+from millstream.store.columns import names, numbers, uuids
+from millstream.store.connections import LOST, connect, translated
+from millstream.store.policies import spec_of
+from millstream.store.rows import RUN_COLUMNS, TASK_COLUMNS, run_of, task_of
+
+BLOCKING_LOCK_MS = 5000
+"""How long the blocking lane waits for a run that another server holds."""
+FAST_LOCK_MS = 500
+"""How long the one-statement path waits for a row before the locked path, which can pass it over, takes over."""
+_KEPT_BATCHES = 1000
+_SETTINGS = {
+    # The statements have one sensible plan each (see hot.py), so planning them again per batch buys nothing.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "jit": "off",
+    "lock_timeout": str(FAST_LOCK_MS),
+    # A process that is stopped inside a transaction loses its locks after this.
+    "idle_in_transaction_session_timeout": "2000",
+    "tcp_user_timeout": "5000",
+}
+_KEYS = """SELECT tenant, principal, rpc, key, fingerprint, response, expires_us FROM idempotency
+WHERE (tenant, principal, rpc, key) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[], $3::text::text[],
+$4::text[])) ORDER BY 1, 2, 3, 4"""
+_DROP_KEYS = """DELETE FROM idempotency WHERE (tenant, principal, rpc, key) IN (SELECT * FROM
+unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text[])) AND expires_us <= $5"""
+_TARGETS = "id = ANY($1::text::uuid[] || ARRAY(SELECT run_id FROM task WHERE id = ANY($2::text::uuid[])))"
+_LOCK_RUNS = f"SELECT {RUN_COLUMNS} FROM run WHERE {_TARGETS} ORDER BY run.id FOR UPDATE SKIP LOCKED"  # noqa: S608
+_WAIT_RUNS = f"SELECT {RUN_COLUMNS} FROM run WHERE {_TARGETS} ORDER BY run.id FOR UPDATE"  # noqa: S608
+_ALL_RUNS = f"SELECT id::text FROM run WHERE {_TARGETS}"  # noqa: S608
+_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE id = ANY($1::text::uuid[])"""  # noqa: S608
+_OPEN_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us = 0"""  # noqa: S608
+_REGISTRY = "SELECT tenant, version FROM registry WHERE tenant = ANY($1::text::text[])"
+_LOCK_AGENTS = """SELECT tenant, name, spec FROM agent WHERE (tenant, name) IN
+(SELECT * FROM unnest($1::text::text[], $2::text::text[])) ORDER BY tenant, name FOR UPDATE"""
+_RUNNING = "SELECT count(*) FROM task WHERE tenant = $1 AND kind = $2 AND status = 3 AND limited"
+_SETTLE = "INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING RETURNING 1"
+_PRUNE = "DELETE FROM commit_batch WHERE lane = $1::text::uuid AND n < $2"
+_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+
+
+def _parameters(batch: Batch, counted: tuple[str, int] | None, registry: Mapping[str, int]) -> tuple[str, list[object]]:
+    rows = {table: found for table, found in hot.rows_of(batch).items() if found}
+    parameters: list[object] = []
+    for table, found in rows.items():
+        parameters += hot.encode(table, found)
+    if counted:
+        parameters += counted
+    if "run" in rows:
+        parameters.append(len(rows["run"]))
+    if registry:
+        parameters += [names(registry), numbers(registry.values()), len(registry)]
+    return hot.write_sql(tuple(rows), bool(registry), counted is not None), parameters
+
+
+def _key_columns(ids: Iterable[tuple[str, str, str, str]]) -> tuple[str, str, str, list[str]]:
+    tenants, principals, rpcs, values = zip(*ids, strict=True)
+    return names(tenants), names(principals), names(rpcs), list(values)
+
+
+class PostgresTransaction:
+    """A transaction on a lane's connection."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", blocking: bool) -> None:
+        self._connection = connection
+        self._blocking = blocking
+
+    async def keys(self, claims: Iterable[KeyClaim]) -> dict[tuple[str, str, str, str], KeyClaim]:
+        """The live keys already claimed; expired ones are removed, so that they can be claimed anew."""
+        ids = sorted(claim.id for claim in claims)
+        rows = await self._connection.fetch(_KEYS, *_key_columns(ids))
+        now = await self._connection.fetchval(_NOW)
+        if any(row["expires_us"] <= now for row in rows):
+            await self._connection.execute(_DROP_KEYS, *_key_columns(ids), now)
+        found = [KeyClaim(**row) for row in rows if row["expires_us"] > now]
+        return {claim.id: claim for claim in found}
+
+    async def runs(self, run_ids: set[str], task_ids: set[str]) -> tuple[dict[str, Run], set[str]]:
+        """Lock runs in the order of their ids; those locked elsewhere are only named."""
+        targets = (uuids(sorted(run_ids)), uuids(sorted(task_ids)))
+        rows = await self._connection.fetch(_WAIT_RUNS if self._blocking else _LOCK_RUNS, *targets)
+        found = {run.id: run for run in map(run_of, rows)}
+        if self._blocking or (len(found) >= len(run_ids) and not task_ids):
+            return found, set()
+        known = await self._connection.fetch(_ALL_RUNS, *targets)
+        return found, {row["id"] for row in known} - found.keys()
+
+    async def tasks(self, task_ids: set[str], open_of: set[str]) -> dict[str, Task]:
+        """Tasks by id and open tasks by run.
+
+        They need no locks of their own: whoever changes a task's state holds its run, or waits for it.
+        """
+        rows = []
+        if task_ids:
+            rows += await self._connection.fetch(_TASKS, uuids(sorted(task_ids)))
+        if open_of:
+            rows += await self._connection.fetch(_OPEN_TASKS, uuids(sorted(open_of)))
+        return {task.id: task for task in map(task_of, rows)}
+
+    async def registry(self, tenants: set[str]) -> dict[str, int]:
+        """Versions of the tenants' registries."""
+        rows = await self._connection.fetch(_REGISTRY, names(sorted(tenants)))
+        return {row["tenant"]: row["version"] for row in rows}
+
+    async def room(self, gates: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        """Lock limited agents in order; their bound less what runs."""
+        tenants, kinds = zip(*sorted(gates), strict=True)
+        agents = [kind.removeprefix("agent:") for kind in kinds]
+        rows = await self._connection.fetch(_LOCK_AGENTS, names(tenants), names(agents))
+        found = {}
+        for row in rows:
+            gate = (row["tenant"], f"agent:{row['name']}")
+            running = await self._connection.fetchval(_RUNNING, *gate)
+            found[gate] = spec_of(row["spec"]).max_concurrency - running
+        return found
+
+    async def write(self, batch: Batch) -> None:
+        """Write the batch; its number was claimed when the transaction began."""
+        sql, parameters = _parameters(batch, None, {})
+        await self._connection.fetchrow(sql, *parameters)
+
+
+class PostgresLane:
+    """A lane on PostgreSQL. Not for use by two tasks at once: a connection does one thing at a time."""
+
+    def __init__(self, url: str, lane_id: str) -> None:
+        self.id = lane_id
+        self._url = url
+        self._n = 0
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Connect. Raises OSError or a PostgresError where that fails."""
+        self._connection = await connect(self._url, _SETTINGS)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._connection is not None:
+            with contextlib.suppress(*LOST):
+                await self._connection.close(timeout=2)
+            self._connection = None
+
+    def _live(self) -> "asyncpg.Connection[asyncpg.Record]":
+        if self._connection is None or self._connection.is_closed():
+            raise Disconnected
+        return self._connection
+
+    async def write(self, batch: Batch, registry: Mapping[str, int]) -> int:
+        """Write a batch in one autocommit statement."""
+        with translated():
+            connection = self._live()
+            self._n += 1
+            sql, parameters = _parameters(batch, (self.id, self._n), registry)
+            row = await connection.fetchrow(sql, *parameters)
+        if self._n % _KEPT_BATCHES == 0:
+            await self._prune()
+        return int(row[0]) if row else 0
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, blocking: bool = False) -> AsyncIterator[PostgresTransaction]:
+        """A transaction that also claims this batch's number."""
+        with translated():
+            connection = self._live()
+            self._n += 1
+            async with connection.transaction():
+                if blocking:
+                    await connection.execute(f"SET LOCAL lock_timeout = {BLOCKING_LOCK_MS}")
+                await connection.fetch(_SETTLE, self.id, self._n)
+                yield PostgresTransaction(connection, blocking)
+
+    async def settle(self) -> bool:
+        """Connect again and find out about the last write; an uncommitted one is made impossible."""
+        pause = 0.05
+        while True:
+            try:
+                if self._connection is not None:
+                    self._connection.terminate()
+                self._connection = await connect(self._url, _SETTINGS)
+                return await self._connection.fetchval(_SETTLE, self.id, self._n) is None
+            except (asyncpg.PostgresError, *LOST):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 1.0)
+
+    async def _prune(self) -> None:
+        """Old numbers of this lane tell nothing any more: a later batch was committed."""
+        with translated():
+            await self._live().execute(_PRUNE, self.id, self._n)
+
+    async def now_us(self) -> int:
+        """The database's time."""
+        with translated():
+            return int(await self._live().fetchval(_NOW))

@@ -1,0 +1,130 @@
+"""Agents and artifact types: what publishing is matched against."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import asyncpg
+
+from millstream.application.views import Key
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType
+from millstream.domain.batch import KeyClaim
+from millstream.store.connections import Database, Record
+from millstream.store.policies import spec_text
+from millstream.store.rows import agent_of, type_of
+
+_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
+_VERSION = "SELECT version FROM registry WHERE tenant = $1"
+_AGENTS = "SELECT * FROM agent WHERE tenant = $1 ORDER BY name"
+_TYPES = "SELECT DISTINCT ON (name) * FROM artifact_type WHERE tenant = $1 ORDER BY name, version DESC"
+_VERSIONS = """SELECT * FROM artifact_type WHERE tenant = $1 AND name = $2 AND version < $3
+ORDER BY version DESC OFFSET $4 LIMIT $5"""
+_COUNT_VERSIONS = "SELECT count(*) FROM artifact_type WHERE tenant = $1 AND name = $2"
+_TYPE = "SELECT * FROM artifact_type WHERE tenant = $1 AND name = $2 AND version = $3"
+_LOCK = """INSERT INTO registry (tenant, version) VALUES ($1, 1)
+ON CONFLICT (tenant) DO UPDATE SET version = registry.version RETURNING version"""
+_MOVE = "UPDATE registry SET version = version + 1 WHERE tenant = $1"
+_ADD_TYPE = """INSERT INTO artifact_type (tenant, name, version, schema, description, created_us)
+VALUES ($1, $2, $3, $4, $5, $6)"""
+_PUT_AGENT = """INSERT INTO agent (tenant, name, id, spec, version, created_us, updated_us)
+VALUES ($1, $2, $3::text::uuid, $4, $5, $6, $6)
+ON CONFLICT (tenant, name) DO UPDATE SET spec = excluded.spec, version = excluded.version,
+updated_us = excluded.updated_us"""
+_KEY = """SELECT tenant, principal, rpc, key, fingerprint, response, expires_us FROM idempotency
+WHERE tenant = $1 AND principal = $2 AND rpc = $3 AND key = $4"""
+_CLAIM = """INSERT INTO idempotency (tenant, principal, rpc, key, fingerprint, response, created_us, expires_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, principal, rpc, key) DO UPDATE SET
+fingerprint = excluded.fingerprint, response = excluded.response, created_us = excluded.created_us,
+expires_us = excluded.expires_us"""
+_ONLINE = "SELECT DISTINCT kind FROM interest JOIN lane ON lane.id = interest.lane WHERE tenant = $1 AND seen_us > $2"
+
+
+class RegistryTransaction:
+    """A transaction that holds the tenant's registry, so that its changes come one after another."""
+
+    def __init__(self, connection: "asyncpg.pool.PoolConnectionProxy[Record]", tenant: str, now_us: int) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._moved = False
+        self.now_us = now_us
+
+    async def key(self, principal: str, key: Key) -> KeyClaim | None:
+        """The live claim of an idempotency key."""
+        row = await self._connection.fetchrow(_KEY, self._tenant, principal, key.rpc, key.value)
+        return KeyClaim(**row) if row and row["expires_us"] > self.now_us else None
+
+    async def claim(self, claim: KeyClaim) -> None:
+        """Claim a key with this transaction's effect."""
+        values = (*claim.id, claim.fingerprint, claim.response, self.now_us, claim.expires_us)
+        await self._connection.execute(_CLAIM, *values)
+
+    async def types(self) -> dict[str, ArtifactType]:
+        """Latest versions of all types."""
+        return {row["name"]: type_of(row) for row in await self._connection.fetch(_TYPES, self._tenant)}
+
+    async def agents(self) -> dict[str, Agent]:
+        """All agents by name."""
+        return {row["name"]: agent_of(row) for row in await self._connection.fetch(_AGENTS, self._tenant)}
+
+    async def add_type(self, found: ArtifactType) -> None:
+        """Add a version of a type."""
+        self._moved = True
+        values = (found.name, found.version, found.schema, found.description, found.created_us)
+        await self._connection.execute(_ADD_TYPE, self._tenant, *values)
+
+    async def put_agent(self, agent_id: str, spec: AgentSpec, version: int) -> None:
+        """Make an agent, or its next version."""
+        self._moved = True
+        await self._connection.execute(
+            _PUT_AGENT, self._tenant, spec.name, agent_id, spec_text(spec), version, self.now_us
+        )
+
+    async def finish(self) -> None:
+        """Count the change, once, if there was one."""
+        if self._moved:
+            await self._connection.execute(_MOVE, self._tenant)
+
+
+class RegistryStore:
+    """Reads and changes of the registry."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def version(self, tenant: str) -> int:
+        """The registry's version; 0 where nothing was ever registered."""
+        return int(await self._database.fetchval(_VERSION, tenant) or 0)
+
+    async def load(self, tenant: str) -> tuple[int, list[Agent], list[ArtifactType]]:
+        """Version, agents and types of one moment."""
+        async with self._database.transaction("repeatable_read") as connection:
+            version = int(await connection.fetchval(_VERSION, tenant) or 0)
+            agents = [agent_of(row) for row in await connection.fetch(_AGENTS, tenant)]
+            types = [type_of(row) for row in await connection.fetch(_TYPES, tenant)]
+        return version, agents, types
+
+    async def type_version(self, tenant: str, name: str, version: int) -> ArtifactType | None:
+        """One version of a type."""
+        row = await self._database.fetchrow(_TYPE, tenant, name, version)
+        return type_of(row) if row else None
+
+    async def type_versions(
+        self, tenant: str, name: str, before: int, skip: int, limit: int
+    ) -> tuple[list[ArtifactType], int]:
+        """Versions newest first, one more than `limit` where there are more, and how many there are in all."""
+        rows = await self._database.fetch(_VERSIONS, tenant, name, before, skip, limit + 1)
+        total = await self._database.fetchval(_COUNT_VERSIONS, tenant, name)
+        return [type_of(row) for row in rows], int(total)
+
+    async def online(self, tenant: str, since_us: int) -> set[str]:
+        """Kinds that a worker serves at some server seen since then."""
+        return {row["kind"] for row in await self._database.fetch(_ONLINE, tenant, since_us)}
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, tenant: str) -> AsyncIterator[RegistryTransaction]:
+        """A transaction that changes the registry, committed at the end of the block."""
+        async with self._database.transaction() as connection:
+            await connection.execute("SET LOCAL lock_timeout = 5000")
+            await connection.fetchval(_LOCK, tenant)
+            change = RegistryTransaction(connection, tenant, int(await connection.fetchval(_NOW)))
+            yield change
+            await change.finish()

@@ -1,0 +1,96 @@
+"""Rows as the domain's values."""
+
+from typing import Any
+
+from millstream.domain.agents import Agent, ArtifactType
+from millstream.domain.artifacts import Artifact
+from millstream.domain.runs import (
+    Attempt,
+    AttemptStatus,
+    Event,
+    EventType,
+    Run,
+    RunKind,
+    RunStatus,
+    Task,
+    TaskStatus,
+)
+from millstream.store.policies import policy_of, spec_of, visibility_of
+
+Row = Any
+"""An asyncpg record, or a mapping like one."""
+
+RUN_COLUMNS = """id::text, tenant, kind, status, created_us, created_by, updated_us, finished_us, last_seq,
+open_tasks, task_count, failed_tasks, artifact_count, cancel_by_us, keep_until_us, labels, error_code, error_message, waiters"""
+TASK_COLUMNS = """id::text, run_id::text, tenant, kind, queue, created_us, day, status, urgency, run_at_us,
+start_by_us, attempt, tries, started_us, finished_us, lease_until_us, deadline_us, beat_by_us, owner, worker_id, worker_name,
+delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels, error_code, error_message,
+progress, progress_message"""
+ARTIFACT_COLUMNS = """id::text, tenant, run_id::text, seq, type, version, payload, produced_by, visibility, tags,
+partition_key, created_us"""
+EVENT_COLUMNS = "run_id::text, day, seq, type, at_us, task_id::text, artifact_id::text, attempt, data"
+ATTEMPT_COLUMNS = """task_id::text, number, day, status, started_us, finished_us, worker_name, error_code,
+error_message, output"""
+
+
+def run_of(row: Row) -> Run:
+    """A row of `run` by RUN_COLUMNS."""
+    fields = dict(row)
+    waiters = fields.pop("waiters")
+    return Run(
+        **{
+            **fields,
+            "kind": RunKind(fields["kind"]),
+            "status": RunStatus(fields["status"]),
+            "waiters": tuple(waiters.split(",")) if waiters else (),
+        }
+    )
+
+
+def task_of(row: Row) -> Task:
+    """A row of `task` by TASK_COLUMNS."""
+    fields = dict(row)
+    retry, timeouts = policy_of(fields.pop("policy"))
+    ids = fields.pop("artifact_ids")
+    return Task(
+        priority=-fields.pop("urgency"),
+        artifact_ids=tuple(ids.split(",")) if ids else (),
+        retry=retry,
+        timeouts=timeouts,
+        status=TaskStatus(fields.pop("status")),
+        **fields,
+    )
+
+
+def artifact_of(row: Row) -> Artifact:
+    """A row of `artifact` by ARTIFACT_COLUMNS."""
+    fields = dict(row)
+    return Artifact(visibility=visibility_of(fields.pop("visibility")), tags=tuple(fields.pop("tags")), **fields)
+
+
+def event_of(row: Row) -> Event:
+    """A row of `event` by EVENT_COLUMNS."""
+    fields = dict(row)
+    for name in ("task_id", "artifact_id"):
+        fields[name] = fields[name] or ""
+    return Event(**{**fields, "type": EventType(fields["type"])})
+
+
+def attempt_of(row: Row) -> Attempt:
+    """A row of `attempt` by ATTEMPT_COLUMNS."""
+    fields = dict(row)
+    return Attempt(**{**fields, "status": AttemptStatus(fields["status"])})
+
+
+def agent_of(row: Row) -> Agent:
+    """A row of `agent`."""
+    return Agent(
+        str(row["id"]), row["tenant"], spec_of(row["spec"]), row["version"], row["created_us"], row["updated_us"]
+    )
+
+
+def type_of(row: Row) -> ArtifactType:
+    """A row of `artifact_type`."""
+    return ArtifactType(
+        row["tenant"], row["name"], row["version"], row["schema"], row["description"], row["created_us"]
+    )

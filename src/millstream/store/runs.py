@@ -1,0 +1,155 @@
+"""Reading runs, their tasks, attempts and events."""
+
+from typing import Any
+
+from sqlalchemy import Select, select, tuple_
+
+from millstream.application.paging import PAGE_BYTES
+from millstream.application.views import RunQuery, TaskQuery
+from millstream.domain.runs import Attempt, Event, EventType, Run, Task
+from millstream.store.connections import Database
+from millstream.store.query import count, fetch, text_id, uid
+from millstream.store.rows import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    RUN_COLUMNS,
+    TASK_COLUMNS,
+    attempt_of,
+    event_of,
+    run_of,
+    task_of,
+)
+from millstream.store.tables import run, task
+
+_RUN = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
+_TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
+_EVENTS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3
+ORDER BY seq LIMIT $4"""  # noqa: S608
+_FIRST_END = """SELECT seq, at_us FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3
+AND type = ANY($4::int2[]) ORDER BY seq LIMIT 1"""
+_LIMITS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND type = $3
+ORDER BY seq LIMIT 100"""  # noqa: S608
+_ATTEMPTS = f"""SELECT {ATTEMPT_COLUMNS} FROM attempt WHERE day = $1 AND task_id = $2::text::uuid AND number > $3
+ORDER BY number LIMIT $4"""  # noqa: S608
+_OUTPUT = "SELECT output FROM attempt WHERE day = $1 AND task_id = $2::text::uuid AND number = $3"
+_FAILED = f"SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND status = 5 ORDER BY task.id LIMIT 1000"  # noqa: S608
+_ENDED = "SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"
+_ENDINGS = [int(kind) for kind in (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)]
+
+_RUN_LIST = tuple(text_id(column) if column.key == "id" else column for column in run.c)
+_TASK_LIST = tuple(
+    text_id(column) if column.key in ("id", "run_id") else column for column in task.c if column.key != "input"
+)
+
+
+class RunReads:
+    """Reads of runs and what is in them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def run(self, tenant: str, run_id: str) -> Run | None:
+        """A run of a tenant."""
+        row = await self._database.fetchrow(_RUN, run_id, tenant)
+        return run_of(row) if row else None
+
+    async def ended(self, run_ids: list[str]) -> list[str]:
+        """Those of the runs that have ended."""
+        return [row["id"] for row in await self._database.fetch(_ENDED, run_ids)]
+
+    async def events(self, found: Run, after_seq: int, limit: int) -> list[Event]:
+        """Events in order; one more than `limit` where there are more."""
+        rows = await self._database.fetch(_EVENTS, found.day, found.id, after_seq, limit + 1)
+        return [event_of(row) for row in rows]
+
+    async def first_end(self, found: Run, after_seq: int) -> tuple[int, int] | None:
+        """Number and time of the run's first end after an event."""
+        row = await self._database.fetchrow(_FIRST_END, found.day, found.id, after_seq, _ENDINGS)
+        return (row["seq"], row["at_us"]) if row else None
+
+    async def limits_reached(self, found: Run) -> list[Event]:
+        """The CASCADE_LIMIT events of a run, the first 100."""
+        rows = await self._database.fetch(_LIMITS, found.day, found.id, int(EventType.CASCADE_LIMIT))
+        return [event_of(row) for row in rows]
+
+    async def failed_tasks(self, run_id: str) -> list[Task]:
+        """Finally failed tasks of a run, the first 1,000."""
+        return [task_of(row) for row in await self._database.fetch(_FAILED, run_id)]
+
+    async def task(self, tenant: str, task_id: str) -> Task | None:
+        """A task of a tenant, with its input."""
+        row = await self._database.fetchrow(_TASK, task_id, tenant)
+        return task_of(row) if row else None
+
+    async def output(self, found: Task) -> bytes:
+        """What the latest attempt of a task returned."""
+        return bytes(await self._database.fetchval(_OUTPUT, found.day, found.id, found.attempt) or b"")
+
+    async def attempts(self, found: Task, after: int, limit: int) -> list[Attempt]:
+        """Ended attempts of a task; one more than `limit`, or fewer by bytes, where there are more."""
+        rows = await self._database.fetch(_ATTEMPTS, found.day, found.id, after, limit + 1)
+        kept, size = [], 0
+        for row in rows:
+            size += len(row["output"])
+            if kept and size > PAGE_BYTES:
+                break
+            kept.append(attempt_of(row))
+        return kept
+
+    async def runs(
+        self, tenant: str, query: RunQuery, after: tuple[int, str] | None, skip: int, limit: int
+    ) -> list[Run]:
+        """Runs newest first; one more than `limit` where there are more."""
+        statement = _runs(tenant, query).order_by(run.c.created_us.desc(), run.c.id.desc())
+        if after is not None:
+            statement = statement.where(tuple_(run.c.created_us, run.c.id) < tuple_(after[0], uid(after[1])))
+        return [run_of(row) for row in await fetch(self._database, statement.offset(skip).limit(limit + 1))]
+
+    async def count_runs(self, tenant: str, query: RunQuery) -> tuple[int, bool]:
+        """How many match, and whether that is an estimate."""
+        return await count(self._database, _runs(tenant, query))
+
+    async def tasks(self, tenant: str, query: TaskQuery, after_id: str, skip: int, limit: int) -> list[Task]:
+        """Tasks without input, newest first, or of one run in the order they were made; one more than `limit` where
+        there are more."""
+        order = task.c.id if query.run_id else task.c.id.desc()
+        statement = _tasks(tenant, query).order_by(order)
+        if after_id:
+            beyond = task.c.id > uid(after_id) if query.run_id else task.c.id < uid(after_id)
+            statement = statement.where(beyond)
+        rows = await fetch(self._database, statement.offset(skip).limit(limit + 1))
+        return [task_of({**row, "input": b""}) for row in rows]
+
+    async def count_tasks(self, tenant: str, query: TaskQuery) -> tuple[int, bool]:
+        """How many match, and whether that is an estimate."""
+        return await count(self._database, _tasks(tenant, query))
+
+
+def _runs(tenant: str, query: RunQuery) -> Select[Any]:
+    found = select(*_RUN_LIST).where(run.c.tenant == tenant)
+    if query.status is not None:
+        found = found.where(run.c.status == int(query.status))
+    if query.kind is not None:
+        found = found.where(run.c.kind == int(query.kind))
+    if query.created_after_us:
+        found = found.where(run.c.created_us >= query.created_after_us)
+    if query.created_before_us:
+        found = found.where(run.c.created_us < query.created_before_us)
+    return found
+
+
+def _tasks(tenant: str, query: TaskQuery) -> Select[Any]:
+    found = select(*_TASK_LIST).where(task.c.tenant == tenant)
+    if query.run_id:
+        found = found.where(task.c.run_id == uid(query.run_id))
+    if query.status is not None:
+        found = found.where(task.c.status == int(query.status))
+    if query.kind:
+        found = found.where(task.c.kind == query.kind)
+    if query.queue:
+        found = found.where(task.c.queue == query.queue)
+    if query.created_after_us:
+        found = found.where(task.c.created_us >= query.created_after_us)
+    if query.created_before_us:
+        found = found.where(task.c.created_us < query.created_before_us)
+    return found

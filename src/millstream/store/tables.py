@@ -1,0 +1,250 @@
+"""The tables.
+
+Times are bigint microseconds (`*_us`), 0 meaning "not yet": exact, cheap to send in arrays, and the same on every
+PostgreSQL-like database. Ids are UUIDs made by servers or callers; there are no sequences, triggers or
+foreign keys (history must be droppable by day, and a key check per row would double the cost of a write).
+Rows that retention drops by time lead their keys with `day`, the day of their run's creation.
+"""
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+metadata = MetaData()
+
+_EMPTY = text("''")
+_ZERO = text("0")
+_BYTES = text("''::bytea")
+_HOT = {
+    # Hot tables die fast: without these, dead rows pile up between two vacuums (research: Hatchet, DBOS).
+    "autovacuum_vacuum_scale_factor": "0.02",
+    "autovacuum_vacuum_threshold": "2000",
+}
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Text, nullable=False, server_default=_EMPTY)
+
+
+def _int(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default=_ZERO)
+
+
+def _us(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False, server_default=_ZERO)
+
+
+def _small(name: str) -> Column[int]:
+    return Column(name, SmallInteger, nullable=False, server_default=_ZERO)
+
+
+def _bytes(name: str) -> Column[bytes]:
+    return Column(name, LargeBinary, nullable=False, server_default=_BYTES)
+
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _text("tenant"),
+    _small("kind"),
+    _small("status"),
+    _us("created_us"),
+    _text("created_by"),
+    _us("updated_us"),
+    _us("finished_us"),
+    _int("last_seq"),
+    _int("open_tasks"),
+    _int("task_count"),
+    _int("failed_tasks"),
+    _int("artifact_count"),
+    _us("cancel_by_us"),
+    _us("keep_until_us"),
+    _text("labels"),
+    _text("error_code"),
+    _text("error_message"),
+    _text("waiters"),
+    Index("run_tenant", "tenant", "created_us", "id"),
+    Index("run_cancel", "cancel_by_us", postgresql_where=text("cancel_by_us > 0")),
+    Index("run_finished", "finished_us", postgresql_where=text("finished_us > 0")),
+    postgresql_with={"fillfactor": "70", **_HOT},
+)
+
+task = Table(
+    "task",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("run_id", Uuid, nullable=False),
+    _text("tenant"),
+    _text("kind"),
+    _text("queue"),
+    _us("created_us"),
+    _int("day"),
+    _small("status"),
+    _small("urgency"),
+    _us("run_at_us"),
+    _us("start_by_us"),
+    _int("attempt"),
+    _int("tries"),
+    _us("started_us"),
+    _us("finished_us"),
+    _us("lease_until_us"),
+    _us("deadline_us"),
+    _us("beat_by_us"),
+    _text("owner"),
+    _text("worker_id"),
+    _text("worker_name"),
+    Column("delivered", Boolean, nullable=False, server_default=text("false")),
+    Column("cancelling", Boolean, nullable=False, server_default=text("false")),
+    _small("depth"),
+    Column("limited", Boolean, nullable=False, server_default=text("false")),
+    _text("agent"),
+    _text("artifact_ids"),
+    _bytes("input"),
+    _text("policy"),
+    _text("labels"),
+    _text("error_code"),
+    _text("error_message"),
+    Column("progress", REAL, nullable=False, server_default=_ZERO),
+    _text("progress_message"),
+    Index("task_run", "run_id", "id"),
+    Index("task_tenant", "tenant", "id"),
+    # The tenant's turn leads the key: a dispatcher that serves several tenants asks each in turn.
+    Index("task_ready", "tenant", "queue", "kind", "urgency", "run_at_us", "id", postgresql_where=text("status = 2")),
+    Index("task_scheduled", "run_at_us", postgresql_where=text("status = 1")),
+    Index("task_lease", "lease_until_us", postgresql_where=text("status = 3")),
+    Index("task_start_by", "start_by_us", postgresql_where=text("status = 2 AND start_by_us > 0")),
+    Index("task_limited", "tenant", "kind", postgresql_where=text("status = 3 AND limited")),
+    postgresql_with=_HOT,
+)
+
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("task_id", Uuid, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _small("status"),
+    _us("started_us"),
+    _us("finished_us"),
+    _text("worker_name"),
+    _text("error_code"),
+    _text("error_message"),
+    _bytes("output"),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", Uuid, primary_key=True),
+    Column("seq", Integer, primary_key=True, autoincrement=False),
+    _small("type"),
+    _us("at_us"),
+    Column("task_id", Uuid),
+    Column("artifact_id", Uuid),
+    _int("attempt"),
+    _text("data"),
+)
+
+artifact = Table(
+    "artifact",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Uuid, primary_key=True),
+    Column("run_id", Uuid, nullable=False),
+    _int("seq"),
+    _text("type"),
+    _int("version"),
+    _bytes("payload"),
+    _text("produced_by"),
+    _text("visibility_kind"),
+    _text("visibility"),
+    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _text("partition_key"),
+    _us("created_us"),
+    Index("artifact_run", "run_id", "seq"),
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("principal", Text, primary_key=True),
+    Column("rpc", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    _bytes("fingerprint"),
+    _text("response"),
+    _us("created_us"),
+    _us("expires_us"),
+    Index("idempotency_expires", "expires_us"),
+)
+
+commit_batch = Table(
+    "commit_batch",
+    metadata,
+    Column("lane", Uuid, primary_key=True),
+    Column("n", BigInteger, primary_key=True, autoincrement=False),
+)
+
+lane = Table(
+    "lane",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _text("server"),
+    _us("started_us"),
+    _us("seen_us"),
+)
+
+interest = Table(
+    "interest",
+    metadata,
+    Column("lane", Uuid, primary_key=True),
+    Column("tenant", Text, primary_key=True),
+    Column("queue", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+)
+
+registry = Table(
+    "registry",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
+
+agent = Table(
+    "agent",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("id", Uuid, nullable=False),
+    _text("spec"),
+    _int("version"),
+    _us("created_us"),
+    _us("updated_us"),
+    Index("agent_id", "tenant", "id", unique=True),
+)
+
+artifact_type = Table(
+    "artifact_type",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    _text("schema"),
+    _text("description"),
+    _us("created_us"),
+)

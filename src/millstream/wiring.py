@@ -1,0 +1,167 @@
+"""The engine with its store, use cases and loops, wired from the settings."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from dataclasses import dataclass
+
+from millstream.adapters.expressions import CelPredicates
+from millstream.adapters.metrics import Metrics
+from millstream.adapters.schemas import JsonSchemas
+from millstream.application.agents import Agents, Types
+from millstream.application.artifacts import Artifacts
+from millstream.application.catalog import Catalogs
+from millstream.application.engine.committer import Sizes
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.waiting import Ended
+from millstream.application.ids import new_id
+from millstream.application.registering import Registering
+from millstream.application.reporting import Reporting
+from millstream.application.runs import Runs
+from millstream.application.system import System
+from millstream.application.tasks import Tasks
+from millstream.application.workers import Workers
+from millstream.config import Settings
+from millstream.domain.batch import Limits
+from millstream.runtime.loops import Loops, Retention
+from millstream.runtime.peers import Peers
+from millstream.store.connections import Database
+from millstream.store.lane import PostgresLane
+from millstream.store.maintenance import Maintenance
+from millstream.store.reads import Reads
+from millstream.store.registry import RegistryStore
+from millstream.store.wakeups import Message, Wakeups
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Service:
+    """A wired service; `start` runs its engine and loops, `close` ends them."""
+
+    artifacts: Artifacts
+    types: Types
+    agents: Agents
+    runs: Runs
+    tasks: Tasks
+    workers: Workers
+    system: System
+    engine: Engine
+    catalogs: Catalogs
+    loops: Loops
+    peers: Peers
+    wakeups: Wakeups
+    maintenance: Maintenance
+    reads: Reads
+    _database: Database
+    _lanes: tuple[PostgresLane, PostgresLane]
+    _background: list[asyncio.Task[None]]
+
+    async def start(self) -> None:
+        """Look who else is there, then run."""
+        self.engine.clock.set(await self.maintenance.now_us())
+        await self.peers.refresh()
+        for step in (
+            self.engine.run(),
+            self.loops.run(),
+            self.wakeups.run_sender(),
+            self.wakeups.run_receiver(),
+            self.peers.run_announcer(),
+            self.peers.run_presence(),
+        ):
+            self._background.append(asyncio.create_task(step))
+
+    async def close(self) -> None:
+        """End everything, answer who still waits, disconnect."""
+        for task in reversed(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self.engine.stop()
+        for lane in self._lanes:
+            await lane.close()
+        await self._database.close()
+
+
+def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, message: Message) -> None:
+    """Act on a wake-up from another server."""
+    match message:
+        case ("ready", tenant, queue, kind):
+            engine.dispatcher.mark([(tenant, queue, kind)])
+        case ("ended", run_id):
+            engine.cache.drop(run_id)
+            engine.waiters.ended(run_id, Ended())
+        case ("cancel", task_id, attempt):
+            engine.dispatcher.cancel(task_id, int(attempt))
+        case ("registry", tenant):
+            catalogs.forget(tenant)
+        case ("peers",):
+            peers.look_again()
+        case _:
+            log.warning("an unknown wake-up: %s", message)
+
+
+async def wire(settings: Settings, metrics: Metrics) -> Service:
+    """Connect and wire everything; nothing runs yet. Raises Disconnected where the database cannot be reached."""
+    url = settings.database_url.get_secret_value()
+    lane, blocking = PostgresLane(url, new_id()), PostgresLane(url, new_id())
+    await lane.open()
+    await blocking.open()
+    database = await Database.open(url, settings.pool_size)
+    reads, maintenance, registry = Reads(database), Maintenance(database), RegistryStore(database)
+    dispatcher_peers = Peers(lane.id, socket.gethostname(), maintenance)
+    engine = Engine(
+        lane,
+        blocking,
+        maintenance,
+        reads,
+        dispatcher_peers,
+        metrics.engine,
+        Limits(
+            settings.max_depth,
+            settings.max_tasks_per_run,
+            int(settings.lease_s * 1e6),
+            int(settings.cancel_grace_s * 1e6),
+        ),
+        Sizes(settings.batch_max_commands, settings.batch_max_bytes, settings.owner_path),
+        settings.queue_max_commands,
+        settings.queue_max_bytes,
+    )
+    dispatcher_peers.served = lambda: engine.dispatcher.served
+    catalogs = Catalogs(registry, CelPredicates(), JsonSchemas())
+    wakeups = Wakeups(url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, message))
+    dispatcher_peers.send = wakeups.send
+    key_ttl_us = settings.idempotency_ttl_s * 1_000_000
+    registering = Registering(catalogs, key_ttl_us)
+    reporting = Reporting(engine, catalogs, maintenance, reads)
+    retention = Retention(settings.run_retention_days, settings.artifact_retention_days)
+    return Service(
+        Artifacts(engine, catalogs, reads, key_ttl_us),
+        Types(catalogs, registering),
+        Agents(engine, catalogs, registering),
+        Runs(engine, reads, key_ttl_us),
+        Tasks(engine, reads, key_ttl_us),
+        Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
+        System(engine, maintenance, metrics.engine.set),
+        engine,
+        catalogs,
+        Loops(engine, maintenance, reads, dispatcher_peers, retention),
+        dispatcher_peers,
+        wakeups,
+        maintenance,
+        reads,
+        database,
+        (lane, blocking),
+        [],
+    )
+
+
+@contextlib.asynccontextmanager
+async def running_service(settings: Settings, metrics: Metrics):  # type: ignore[no-untyped-def]
+    """A service that runs for the length of the block."""
+    service = await wire(settings, metrics)
+    try:
+        await service.start()
+        yield service
+    finally:
+        await service.close()
