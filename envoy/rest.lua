@@ -1,9 +1,15 @@
 -- The REST side of the proxy: requests before they are transcoded, answers after it.
 --
--- Joined behind strict_json.lua, json_text.lua and generated constants: BODIES (the fields of every body), MAX_BODY_BYTES, and
--- PARAMETERS (proto name -> documented name, where they are two).
+-- Joined behind json_text.lua, strict_json.lua and generated constants: BODIES (the fields of every body),
+-- PARAMETERS (proto name -> documented name, where they are two), MAX_BODY_BYTES, PROXY_TOKEN (a string, or nil).
 -- What a route wants stands in its metadata: `body` (message of its JSON body, "none" or "raw") and `head` where it
--- is for HEAD; or `allow` for a path whose methods are others; or nothing where there is no such path.
+-- is for HEAD; or `allow` for a path whose methods are others; or `native` for gRPC; or nothing where there is no such
+-- path.
+--
+-- What it takes from the server, as metadata of calls that carry x-envoy-original-path: `x-error-body` (the error as
+-- JSON in ASCII), `x-http-status`, `x-correlation-id` and `retry-after` with an error, in the trailers whether or not
+-- headers went before; `x-http-status` in the headers of a success that is not 200. x-error-body stays under 8 KiB:
+-- metadata beyond that is refused at random, beyond 16 KiB always.
 --
 -- h:body() and h:trailers() suspend the function; header objects fetched before are dead afterwards.
 
@@ -78,6 +84,12 @@ local function refuse_route(h, method, allow, id)
   refuse(h, "405", error_body("METHOD_NOT_ALLOWED", message, id), allow)
 end
 
+-- Let the request go to the server, which takes the token as the sign that this file has checked it. A script that
+-- fails lets requests pass, but without the token.
+local function pass(h)
+  if PROXY_TOKEN then h:headers():replace("x-millstream-proxy", PROXY_TOKEN) end
+end
+
 -- The label of the request: the caller's where it is fit for logs, else the request id.
 local function label(headers)
   local id = headers:get("x-correlation-id")
@@ -134,30 +146,27 @@ function envoy_on_request(h)
   local route = h:metadata()
   local kind = route:get("body")
   if kind == nil then
-    local method, native = headers:get(":method"), headers:get("content-type") or ""
     -- gRPC comes here only to have its label replaced.
-    if native:find("^application/grpc") then return end
-    return refuse_route(h, method, route:get("allow"), id)
+    if route:get("native") then return end
+    return refuse_route(h, headers:get(":method"), route:get("allow"), id)
   end
   local fault = fault_in_path(headers:get(":path"), kind)
   if fault then return refuse(h, "422", validation_body(id, { fault })) end
   -- The transcoder knows no HEAD; the answer loses its body below.
   if route:get("head") then headers:replace(":method", "GET") end
-  if headers:get("content-length") == "0" then return end
+  if headers:get("content-length") == "0" then return pass(h) end
   local content_type, encoding = headers:get("content-type"), headers:get("content-encoding")
   local buffer = h:body()
   local size = buffer and buffer:length() or 0
-  if size == 0 then return end
+  if size == 0 then return pass(h) end
   local status, code, message = unreadable(kind, content_type, encoding)
   if size > MAX_BODY_BYTES then
     status, code = "413", "PAYLOAD_TOO_LARGE"
     message = string.format("the request body is over %d bytes", MAX_BODY_BYTES)
   end
   if status then return refuse(h, status, error_body(code, message, id)) end
-  local fields = BODIES[kind]
-  if not fields then return end
-  local wrong = scan_json(buffer:getBytes(0, size), fields)
-  if wrong == nil then return end
+  local wrong = kind ~= "raw" and scan_json(buffer:getBytes(0, size), BODIES[kind])
+  if not wrong then return pass(h) end
   if wrong.faults then return refuse(h, "422", validation_body(id, wrong.faults)) end
   refuse(h, "400", error_body("BAD_REQUEST",
     string.format("malformed JSON at byte %d: %s", wrong.offset, wrong.reason), id))
@@ -198,7 +207,12 @@ end
 -- An error whose body did not come in the headers: the server had sent headers before, so it is in the trailers;
 -- or it never wrote one.
 local function late_error(h, status, id)
-  h:body(true)
+  local said = h:body(true)
+  -- grpcio's own words: JSON such as [0,0,0] grows to five times its size on its way.
+  if status == "429" and said:getBytes(0, said:length()):find("essage larger than max", 1, true) then
+    status = "413"
+    h:headers():replace(":status", status)
+  end
   local trailers, body = h:trailers(), nil
   if trailers ~= nil then
     body = trailers:get("x-error-body")
@@ -223,6 +237,7 @@ end
 
 function envoy_on_response(h)
   local headers = h:headers()
+  if (headers:get("content-type") or ""):find("^application/grpc") and h:metadata():get("native") then return end
   local status, wanted = headers:get(":status"), headers:get("x-http-status")
   local body, reply = headers:get("x-error-body"), headers:get("x-local-reply")
   for i = 1, #INTERNAL_HEADERS do headers:remove(INTERNAL_HEADERS[i]) end

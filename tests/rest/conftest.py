@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tests.proxy import Proxy, running_proxy
 
 TOKEN = "a-token-of-the-tests"
@@ -36,12 +35,13 @@ class Stub(grpc.GenericRpcHandler):
     calls: list[Call] = field(default_factory=list)
     answer: Answer | None = None
     port: int = 0
-    health: Any = None
+    serving: bool = True
+    """What it says on grpc.health.v1."""
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        rpc = handler_call_details.method
-        if rpc is None or rpc.startswith("/grpc.health."):
-            return None
+        rpc = str(handler_call_details.method)
+        if rpc == "/grpc.health.v1.Health/Check":
+            return grpc.unary_unary_rpc_method_handler(self._check_health)
 
         async def handle(request: bytes, context: Any) -> bytes:
             metadata = {key: str(value) for key, value in context.invocation_metadata()}
@@ -55,18 +55,15 @@ class Stub(grpc.GenericRpcHandler):
     def last(self) -> Call:
         return self.calls[-1]
 
-    async def set_serving(self, serving: bool) -> None:
-        """Say on grpc.health.v1 whether it takes calls."""
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.health.set("", status)
+    async def _check_health(self, _: bytes, context: Any) -> bytes:
+        # HealthCheckResponse{status: SERVING or NOT_SERVING}
+        return b"\x08\x01" if self.serving else b"\x08\x02"
 
 
 async def start_stub(port: int = 0) -> tuple[Stub, grpc.aio.Server]:
     """Start a stub on a port of 127.0.0.1 (0: a free one)."""
     stub = Stub()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 * 1024 * 1024)])
-    stub.health = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(stub.health, server)
     server.add_generic_rpc_handlers((stub,))
     stub.port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
@@ -97,6 +94,11 @@ def stub(shared_stub: Stub) -> Stub:
 async def client(proxy: Proxy) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=proxy.url) as client:
         yield client
+
+
+def native(channel: Any, rpc: str) -> Any:
+    """A unary call of raw bytes; the stubs of grpc.aio know no call without serialisers."""
+    return channel.unary_unary(rpc)
 
 
 async def raw_http(proxy: Proxy, request: bytes) -> bytes:

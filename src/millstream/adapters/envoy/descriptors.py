@@ -40,6 +40,11 @@ class Binding:
     """Seconds that a call may wait by design (the policy option)."""
 
     @property
+    def has_head(self) -> bool:
+        """HEAD is answered too. Not for a stream: its length is known when it ends."""
+        return self.method == "GET" and not self.streaming
+
+    @property
     def path_regex(self) -> str | None:
         """What Envoy matches the path against; None for a path without variables."""
         if "{" not in self.template:

@@ -16,19 +16,19 @@ TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 COMPRESSOR = "envoy.filters.http.compressor"
 # What a call may take beyond the wait it is made for, in seconds.
 _GRACE_S = 15
+_UPLOAD_S = 60
 _VALID_LABEL = "[A-Za-z0-9._-]{1,128}"
 
 
-def routes(bindings: Iterable[Binding], proxy_token: str | None, *, cors: bool) -> list[JSON]:
+def routes(bindings: Iterable[Binding], *, cors: bool) -> list[JSON]:
     """Return the routes in the order in which Envoy tries them."""
     found = [*([_preflight_route()] if cors else []), *_native_routes()]
     for _, group in groupby(bindings, key=lambda binding: binding.template):
         same_path = list(group)
         for binding in same_path:
-            found += _rest_routes(binding, proxy_token)
+            found += _rest_routes(binding)
         allowed = {binding.method for binding in same_path} | {"OPTIONS"}
-        if "GET" in allowed:
-            allowed.add("HEAD")
+        allowed |= {"HEAD" for binding in same_path if binding.has_head}
         found.append(_refused(_path(same_path[0]), allow=", ".join(sorted(allowed))))
     return [*found, _refused({"prefix": "/"})]
 
@@ -52,6 +52,8 @@ def _native_routes() -> list[JSON]:
         "idle_timeout": "0s",
         "max_stream_duration": {"grpc_timeout_header_max": "0s"},
     }
+    # Not Envoy's own gRPC matcher: it does not know gRPC-Web.
+    native = {"name": "content-type", "string_match": {"prefix": "application/grpc"}}
     given = {"name": "x-correlation-id", "present_match": True}
     unfit = {
         "name": "x-correlation-id",
@@ -61,43 +63,38 @@ def _native_routes() -> list[JSON]:
     return [
         # A label that is unfit for logs: the slower way, through rest.lua, which replaces it.
         {
-            "match": {
-                "prefix": "/",
-                "grpc": {},
-                "headers": [given, unfit],
-            },
+            "match": {"prefix": "/", "headers": [native, given, unfit]},
+            "metadata": _for_lua({"native": True}),
             "route": action,
             "typed_per_filter_config": _disabled(TRANSCODER, COMPRESSOR),
         },
         {
-            "match": {"prefix": "/", "grpc": {}},
+            "match": {"prefix": "/", "headers": [native]},
             "route": action,
             "typed_per_filter_config": _disabled(LUA, TRANSCODER, COMPRESSOR),
         },
     ]
 
 
-def _rest_routes(binding: Binding, proxy_token: str | None) -> list[JSON]:
-    timeout_s = 0 if binding.streaming else binding.longest_wait_s + _GRACE_S
-    headers = {} if binding.streaming else {"grpc-timeout": f"{timeout_s}S"}
-    if proxy_token is not None:
-        headers["x-millstream-proxy"] = proxy_token.replace("%", "%%")
-    route = {
-        # A body that trickles in must end too: the idle timeout is the longer one, so that waiting is no idleness.
-        "route": {
+def _rest_routes(binding: Binding) -> list[JSON]:
+    route: JSON = {"route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"}}
+    if not binding.streaming:
+        timeout_s = binding.longest_wait_s + _GRACE_S
+        # The timeout begins when the body has arrived: the other two bound a body that trickles in.
+        route["route"] = {
             "cluster": CLUSTER,
             "timeout": f"{timeout_s}s",
-            "idle_timeout": f"{timeout_s + _GRACE_S if timeout_s else 0}s",
-        },
+            "idle_timeout": f"{timeout_s + _GRACE_S}s",
+            "max_stream_duration": {"max_stream_duration": f"{timeout_s + _UPLOAD_S}s"},
+        }
         # The server sees the deadline, and stops when nobody waits any longer.
-        "request_headers_to_add": [
-            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            for key, value in headers.items()
-        ],
-    }
+        deadline = {"key": "grpc-timeout", "value": f"{timeout_s}S"}
+        route["request_headers_to_add"] = [
+            {"header": deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"},
+        ]
     body: JSON = {"body": _body_kind(binding)}
     doors = [(binding.method, body)]
-    if binding.method == "GET":
+    if binding.has_head:
         doors.append(("HEAD", {**body, "head": True}))
     return [
         {"match": {**_path(binding), "headers": [_method_is(method)]}, "metadata": _for_lua(metadata), **route}
