@@ -14,6 +14,7 @@ from millstream.application.artifacts import Artifacts
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.committer import Sizes
 from millstream.application.engine.engine import Engine
+from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
 from millstream.application.registering import Registering
@@ -135,6 +136,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     registering = Registering(catalogs, key_ttl_us)
     reporting = Reporting(engine, catalogs, maintenance, reads)
     retention = Retention(settings.run_retention_days, settings.artifact_retention_days)
+    loops = Loops(Upkeep(engine), maintenance, reads, dispatcher_peers, retention)
+    engine.scheduled = loops.scheduled
     return Service(
         Artifacts(engine, catalogs, reads, key_ttl_us),
         Types(catalogs, registering),
@@ -145,7 +148,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         System(engine, maintenance, metrics.engine.set),
         engine,
         catalogs,
-        Loops(engine, maintenance, reads, dispatcher_peers, retention),
+        loops,
         dispatcher_peers,
         wakeups,
         maintenance,

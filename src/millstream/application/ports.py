@@ -4,7 +4,7 @@ Outcomes of a write that are no results: Conflicted, Refused, Disconnected. All 
 Disconnected, after which `settle` finds out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -85,3 +85,25 @@ class Lane(Protocol):
 
     async def now_us(self) -> int:
         """The database's time."""
+
+
+class Upkeep(Protocol):
+    """The engine as the runtime's loops see it; see engine.upkeep.
+
+    Attributes:
+        lane_id: Lane of this server.
+        lease_us: How long a lease holds, microseconds.
+    """
+
+    lane_id: str
+    lease_us: int
+
+    def now_us(self) -> int: ...
+    def set_clock(self, now_us: int) -> None: ...
+    async def make_due(self, task_ids: Sequence[str]) -> None: ...
+    async def reap(self, expired: Sequence[str], too_late: Sequence[str], overdue_runs: Sequence[str]) -> None: ...
+    def long_awaited(self) -> list[str]: ...
+    def ended(self, run_id: str) -> None: ...
+    def look_for_work(self) -> None: ...
+    def leases(self) -> tuple[dict[str, int], list[str]]: ...
+    def lost(self, task_id: str, attempt: int) -> None: ...

@@ -9,9 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from millstream.application.engine.commands import Command, Due, Expire, ForceRun, StartTooLate
-from millstream.application.engine.engine import Engine
-from millstream.application.engine.waiting import Ended
+from millstream.application.ports import Upkeep
 from millstream.domain.errors import MillstreamError
 from millstream.runtime.peers import SILENT_US, Peers
 
@@ -56,26 +54,25 @@ class Retention:
 class Loops:
     """The loops of one server."""
 
-    def __init__(self, engine: Engine, store: LoopStore, reads: RunReads, peers: Peers, retention: Retention) -> None:
-        self._engine = engine
+    def __init__(self, upkeep: Upkeep, store: LoopStore, reads: RunReads, peers: Peers, retention: Retention) -> None:
+        self._upkeep = upkeep
         self._store = store
         self._reads = reads
         self._peers = peers
         self._retention = retention
         self._next_due_us = 0
         self._due_changed = asyncio.Event()
-        self._seen_waiting: set[str] = set()
-        engine.scheduled = self._scheduled
 
     async def run(self) -> None:
         """Run all loops until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._timers(), name="timers")
             group.create_task(_every(POLL_S, self.poll), name="safety poll")
-            group.create_task(_every(self._engine.limits.lease_us / 3e6, self.renew), name="renewals")
+            group.create_task(_every(self._upkeep.lease_us / 3e6, self.renew), name="renewals")
             group.create_task(_every(SWEEP_S, self.sweep), name="sweep")
 
-    def _scheduled(self, at_us: int) -> None:
+    def scheduled(self, at_us: int) -> None:
+        """A task was scheduled for this time."""
         if self._next_due_us == 0 or at_us < self._next_due_us:
             self._next_due_us = at_us
             self._due_changed.set()
@@ -86,7 +83,7 @@ class Loops:
             self._due_changed.clear()
             wait_s = None
             if self._next_due_us:
-                wait_s = max(self._next_due_us - self._engine.clock.now_us(), 0) / 1e6
+                wait_s = max(self._next_due_us - self._upkeep.now_us(), 0) / 1e6
             if wait_s is None or wait_s > 0:
                 try:
                     async with asyncio.timeout(wait_s):
@@ -98,63 +95,43 @@ class Loops:
             await _guarded(self._fire_due)
 
     async def _fire_due(self) -> None:
-        now_us = self._engine.clock.now_us()
+        now_us = self._upkeep.now_us()
         while ids := await self._store.due(now_us, BATCH):
-            await self._engine.submit_all([Due(task_ids=(task_id,)) for task_id in ids], urgent=True)
+            await self._upkeep.make_due(ids)
             if len(ids) < BATCH:
                 break
         next_us = await self._store.next_due_us(now_us)
         if next_us:
-            self._scheduled(next_us)
+            self.scheduled(next_us)
 
     async def poll(self) -> None:
         """What no wake-up told: due timers, lost leases, overdue cancellations, ended runs, waiting work."""
-        engine, now_us = self._engine, await self._store.now_us()
-        engine.clock.set(now_us)
+        upkeep, store, now_us = self._upkeep, self._store, await self._store.now_us()
+        upkeep.set_clock(now_us)
         await self._peers.refresh()
         await self._fire_due()
-        await self._reap(now_us)
-        await self._poll_waiters()
-        engine.dispatcher.mark(engine.dispatcher.served)
-
-    async def _reap(self, now_us: int) -> None:
-        commands: list[Command] = []
-        commands += [Expire(task_ids=(found,), locked=True) for found in await self._store.expired(now_us, BATCH)]
-        commands += [
-            StartTooLate(task_ids=(found,), locked=True) for found in await self._store.too_late(now_us, BATCH)
-        ]
-        commands += [
-            ForceRun(run_id=found, open_tasks=True, locked=True)
-            for found in await self._store.overdue_cancels(now_us, BATCH)
-        ]
-        if commands:
-            await self._engine.submit_all(commands, urgent=True)
-
-    async def _poll_waiters(self) -> None:
-        """Only runs already waited for at the last poll: a wake-up has had its chance."""
-        waiters = self._engine.waiters
-        waiting = waiters.runs
-        old = waiting & self._seen_waiting
-        self._seen_waiting = waiting
-        if old:
-            for run_id in await self._reads.ended(sorted(old)):
-                waiters.ended(run_id, Ended())
+        await upkeep.reap(
+            await store.expired(now_us, BATCH),
+            await store.too_late(now_us, BATCH),
+            await store.overdue_cancels(now_us, BATCH),
+        )
+        awaited = upkeep.long_awaited()
+        if awaited:
+            for run_id in await self._reads.ended(awaited):
+                upkeep.ended(run_id)
+        upkeep.look_for_work()
 
     async def renew(self) -> None:
         """Renew the leases of connected workers, and tell those that lost theirs."""
-        engine = self._engine
-        dispatcher = engine.dispatcher
-        ids = dispatcher.renewable()
-        if not ids:
+        upkeep = self._upkeep
+        leases, delivered = upkeep.leases()
+        if not leases:
             return
-        until_us = engine.clock.now_us() + engine.limits.lease_us
-        delivered = dispatcher.delivered()
         if delivered:
-            await self._store.delivered(engine.lane_id, delivered)
-        attempts = dispatcher.attempts()
-        kept = await self._store.renew(engine.lane_id, ids, until_us)
-        for task_id in set(ids) - kept:
-            dispatcher.lost(task_id, attempts[task_id])
+            await self._store.delivered(upkeep.lane_id, delivered)
+        kept = await self._store.renew(upkeep.lane_id, [*leases], upkeep.now_us() + upkeep.lease_us)
+        for task_id in leases.keys() - kept:
+            upkeep.lost(task_id, leases[task_id])
 
     async def sweep(self) -> None:
         """Drop what its retention has passed, in small steps."""

@@ -135,8 +135,8 @@ def rows_of(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
     """The rows a batch writes, by table; runs and tasks in the order of their ids, so that locks are too."""
     new = batch.new_tasks
     return {
-        "run": [_run_row(batch.dirty_runs[id]) for id in sorted(batch.dirty_runs)],
-        "task": [_task_row(batch.dirty_tasks[id], id in new) for id in sorted(batch.dirty_tasks)],
+        "run": [_run_row(run) for _, run in sorted(batch.dirty_runs.items())],
+        "task": [_task_row(task, task_id in new) for task_id, task in sorted(batch.dirty_tasks.items())],
         "artifact": [_artifact_row(item) for item in batch.artifacts],
         "event": [_event_row(item) for item in batch.events],
         "attempt": [_attempt_row(item) for item in batch.attempts],
@@ -196,11 +196,12 @@ def write_sql(tables: tuple[str, ...], fenced: bool, counted: bool) -> str:
         part, n = _part(table, n)
         parts.append(part)
     if counted:
-        parts.insert(0, f"batch_row AS (INSERT INTO commit_batch (lane, n) VALUES (${n}::text::uuid, ${n + 1}::int8))")
+        values = f"VALUES (${n}::text::uuid, ${n + 1}::int8)"
+        parts.insert(0, f"batch_row AS (INSERT INTO commit_batch (lane, n) {values})")  # noqa: S608  # numbers only
         n += 2
     checks = []
     if "run" in tables:
-        checks.append(f"(SELECT count(*) FROM run_rows) = ${n}::int8")
+        checks.append(f"(SELECT count(*) FROM run_rows) = ${n}::int8")  # noqa: S608  # numbers only
         n += 1
     if fenced:
         checks.append(

@@ -34,7 +34,8 @@ _BEAT_INTERVALS = "SELECT id::text, policy FROM task WHERE id = ANY($1::text::uu
 _PROGRESS = """UPDATE task SET progress = u.fraction, progress_message = u.message
 FROM unnest($1::text::uuid[], $2::text::int4[], $3::text::float4[], $4::text[]) u(id, attempt, fraction, message)
 WHERE task.id = u.id AND task.attempt = u.attempt AND task.owner <> ''"""
-_SHORTEN = """UPDATE task SET lease_until_us = LEAST(lease_until_us, $3), delivered = delivered OR id = ANY($4::text::uuid[])
+_SHORTEN = """UPDATE task SET lease_until_us = LEAST(lease_until_us, $3),
+delivered = delivered OR id = ANY($4::text::uuid[])
 WHERE id = ANY($1::text::uuid[]) AND owner = $2"""
 _SEE = """INSERT INTO lane (id, server, started_us, seen_us) VALUES ($1::text::uuid, $2, $3, $3)
 ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us"""

@@ -34,7 +34,7 @@ def policy_of(text: str) -> tuple[RetryPolicy, Timeouts]:
 
 
 def _retry(fields: dict[str, Any]) -> RetryPolicy:
-    return RetryPolicy(**{**fields, "non_retryable": tuple(fields["non_retryable"])})
+    return RetryPolicy(**_tuples(fields))
 
 
 @functools.lru_cache(_MOST)
@@ -60,6 +60,10 @@ def _visibility(fields: dict[str, Any]) -> Visibility:
     )
 
 
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
 def spec_text(spec: AgentSpec) -> str:
     """An agent's specification."""
     return _dump(asdict(spec))
@@ -68,17 +72,6 @@ def spec_text(spec: AgentSpec) -> str:
 def spec_of(text: str) -> AgentSpec:
     """The reverse of spec_text."""
     fields = json.loads(text)
-    subscriptions = tuple(
-        Subscription(**{name: tuple(value) if isinstance(value, list) else value for name, value in item.items()})
-        for item in fields.pop("subscriptions")
-    )
-    return AgentSpec(
-        **{
-            **fields,
-            "subscriptions": subscriptions,
-            "outputs": tuple(fields["outputs"]),
-            "labels": tuple(fields["labels"]),
-            "retry": _retry(fields["retry"]),
-            "timeouts": Timeouts(**fields["timeouts"]),
-        }
-    )
+    subscriptions = tuple(Subscription(**_tuples(item)) for item in fields.pop("subscriptions"))
+    retry, timeouts = _retry(fields.pop("retry")), Timeouts(**fields.pop("timeouts"))
+    return AgentSpec(subscriptions=subscriptions, retry=retry, timeouts=timeouts, **_tuples(fields))

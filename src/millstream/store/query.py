@@ -11,7 +11,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 from millstream.application.paging import EXACT_TOTAL
 from millstream.store.connections import Database, Record
 
-_DIALECT = dialect.dialect()
+_DIALECT = dialect.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its dialects untyped
 
 
 def compiled(statement: Select[Any]) -> tuple[str, list[Any]]:

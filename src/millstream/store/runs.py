@@ -88,7 +88,8 @@ class RunReads:
     async def attempts(self, found: Task, after: int, limit: int) -> list[Attempt]:
         """Ended attempts of a task; one more than `limit`, or fewer by bytes, where there are more."""
         rows = await self._database.fetch(_ATTEMPTS, found.day, found.id, after, limit + 1)
-        kept, size = [], 0
+        kept: list[Attempt] = []
+        size = 0
         for row in rows:
             size += len(row["output"])
             if kept and size > PAGE_BYTES:

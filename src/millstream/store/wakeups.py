@@ -72,7 +72,7 @@ class Wakeups:
             lost = asyncio.Event()
             try:
                 connection = await connect(self._url, {"tcp_user_timeout": "5000"})
-                connection.add_termination_listener(lambda _, lost=lost: lost.set())  # type: ignore[misc]
+                connection.add_termination_listener(lambda _, lost=lost: lost.set())
                 await connection.add_listener(channel(self._lane), self._heard)
                 await lost.wait()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
@@ -93,7 +93,9 @@ class Wakeups:
 
 def _payloads(messages: list[Message]) -> list[str]:
     """JSON arrays of messages, each below NOTIFY's limit."""
-    found, part, size = [], [], 2
+    found: list[str] = []
+    part: list[str] = []
+    size = 2
     for message in messages:
         text = json.dumps(message)
         if part and size + len(text) > _MOST_BYTES:

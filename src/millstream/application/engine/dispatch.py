@@ -193,13 +193,14 @@ class Dispatcher:
             if held is not None and held.attempt == attempt:
                 session.push([], [Cancellation(task_id, attempt, reason)], False)
 
-    def renewable(self) -> list[str]:
-        """Tasks whose leases this server renews."""
-        return [task_id for session in self.sessions.values() if session.renewed for task_id in session.leases]
-
-    def attempts(self) -> dict[str, int]:
-        """The attempt of every lease held here."""
-        return {task_id: held.attempt for session in self.sessions.values() for task_id, held in session.leases.items()}
+    def renewable(self) -> dict[str, int]:
+        """Leases this server renews, attempt by task."""
+        return {
+            task_id: held.attempt
+            for session in self.sessions.values()
+            if session.renewed
+            for task_id, held in session.leases.items()
+        }
 
     def lost(self, task_id: str, attempt: int) -> None:
         """A lease was reclaimed: tell its worker, and forget it."""

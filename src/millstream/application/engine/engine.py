@@ -1,4 +1,4 @@
-"""The engine: submits commands, offers work to workers, waits for runs. Everything that writes state goes through it."""
+"""The engine: submits commands, offers work to workers, waits for runs. All state is written through it."""
 
 import asyncio
 import contextlib

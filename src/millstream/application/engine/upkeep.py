@@ -1,0 +1,63 @@
+"""What the runtime's loops do to the engine."""
+
+from collections.abc import Sequence
+
+from millstream.application.engine.commands import Command, Due, Expire, ForceRun, StartTooLate
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.waiting import Ended
+
+
+class Upkeep:
+    """The engine as the loops see it; see ports.Upkeep."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.lane_id = engine.lane_id
+        self.lease_us = engine.limits.lease_us
+        self._asked: set[str] = set()
+
+    def now_us(self) -> int:
+        """The database's time, carried on by this process's clock."""
+        return self._engine.clock.now_us()
+
+    def set_clock(self, now_us: int) -> None:
+        """The database's time was just read."""
+        self._engine.clock.set(now_us)
+
+    async def make_due(self, task_ids: Sequence[str]) -> None:
+        """Make scheduled tasks ready."""
+        await self._submit([Due(task_ids=(task_id,)) for task_id in task_ids])
+
+    async def reap(self, expired: Sequence[str], too_late: Sequence[str], overdue_runs: Sequence[str]) -> None:
+        """Reclaim leases, fail what started too late, end cancelled runs; each is judged again under its lock."""
+        commands: list[Command] = [Expire(task_ids=(task_id,), locked=True) for task_id in expired]
+        commands += [StartTooLate(task_ids=(task_id,), locked=True) for task_id in too_late]
+        commands += [ForceRun(run_id=run_id, open_tasks=True, locked=True) for run_id in overdue_runs]
+        await self._submit(commands)
+
+    async def _submit(self, commands: Sequence[Command]) -> None:
+        await self._engine.submit_all(commands, urgent=True)
+
+    def long_awaited(self) -> list[str]:
+        """Runs waited for here since the last call or longer: a wake-up has had its chance."""
+        waiting = self._engine.waiters.runs
+        found, self._asked = waiting & self._asked, waiting
+        return sorted(found)
+
+    def ended(self, run_id: str) -> None:
+        """Wake those who wait for a run."""
+        self._engine.waiters.ended(run_id, Ended())
+
+    def look_for_work(self) -> None:
+        """Work may wait that no wake-up told of."""
+        dispatcher = self._engine.dispatcher
+        dispatcher.mark(dispatcher.served)
+
+    def leases(self) -> tuple[dict[str, int], list[str]]:
+        """Leases this server renews, attempt by task, and the tasks whose delivery is acknowledged."""
+        dispatcher = self._engine.dispatcher
+        return dispatcher.renewable(), dispatcher.delivered()
+
+    def lost(self, task_id: str, attempt: int) -> None:
+        """A lease was reclaimed: tell its worker."""
+        self._engine.dispatcher.lost(task_id, attempt)
