@@ -344,9 +344,13 @@ class Workers(Fake):
 class System:
     def __init__(self) -> None:
         self.checks = {"database": "ok", "serving": "ok"}
+        self.gauged = 0
 
     async def readiness(self) -> dict[str, str]:
         return self.checks
+
+    async def gauge(self) -> None:
+        self.gauged += 1
 
 
 class Fakes:

@@ -476,6 +476,16 @@ async def test_a_sane_label_is_kept_and_another_replaced(service: Service, given
     assert answer.metadata["x-correlation-id"]
 
 
+async def test_headers_of_rest_come_before_the_body(service: Service) -> None:
+    """FL-5: trailing metadata would be no headers to the proxy."""
+    method: Any = service.channel.unary_unary("/millstream.v1.ArtifactService/Publish")
+    sent = (("authorization", "Bearer root"), ("x-envoy-original-path", "/"), ("x-idempotency-key", "again"))
+    call = method(_ORDER, metadata=sent)
+    headers = {str(name): value for name, value in await call.initial_metadata()}
+    assert (headers["x-correlation-id"], headers["idempotency-replayed"]) == (OTHER, "true")
+    await call
+
+
 async def test_success_statuses_go_to_the_proxy_alone(service: Service) -> None:
     request = CreateTaskRequest(kind="k").SerializeToString()
     over_rest = await service.call("TaskService/CreateTask", request, x_envoy_original_path="/api/v1/tasks")

@@ -30,7 +30,7 @@ class Context:
         correlation_id: Label of this call in logs and errors.
         rest: The call came over REST.
         trusted: The proxy has already checked the payloads.
-        headers: Initial metadata of the answer.
+        headers: What goes with the answer beside the correlation id: headers of REST, metadata of gRPC.
         key: The idempotency key of the call, where its method takes one.
     """
 
@@ -53,7 +53,7 @@ class Context:
         self.rest = "x-envoy-original-path" in metadata
         self.correlation_id = correlation_id(metadata)
         self.trusted = is_trusted(metadata, proxy_token)
-        self.headers: dict[str, str] = {"x-correlation-id": self.correlation_id}
+        self.headers: dict[str, str] = {}
         self.key: Key | None = None
         self._remaining = remaining
 

@@ -25,7 +25,8 @@ def completions(
     refused: list[ReportResult] = []
     for message in messages:
         try:
-            _TEXT.check(message)
+            if message.artifacts:
+                _TEXT.check(message)
             rules.check_value(message.output, "output", trusted)
             for index, artifact in enumerate(message.artifacts):
                 rules.check_struct(artifact.payload, f"artifacts[{index}].payload", trusted)
