@@ -13,6 +13,8 @@ from pathlib import Path
 
 from millstream.adapters.envoy import DEVELOPMENT_ORIGINS, command, render
 
+_FILES = {"log": "envoy.log", "access_log": "access.log", "admin_socket": "admin.sock"}
+
 
 @dataclass(frozen=True)
 class Proxy:
@@ -68,19 +70,18 @@ async def running_proxy(
             listen_host="127.0.0.1",
             listen_port=port,
             servers=servers,
-            admin_socket=str(folder / "admin.sock"),
+            admin_socket=str(folder / _FILES["admin_socket"]),
             proxy_token=token,
             cors_origins=cors_origins,
-            access_log=str(folder / "access.log"),
+            access_log=str(folder / _FILES["access_log"]),
             **limits,
         )
         config.write_text(text)
         config.chmod(0o600)
-        with (folder / "envoy.log").open("wb") as log:
+        with (folder / _FILES["log"]).open("wb") as log:
             process = await asyncio.create_subprocess_exec(*command(config, concurrency=concurrency), stderr=log)
-        proxy = Proxy(
-            "127.0.0.1", port, process.pid, folder / "envoy.log", folder / "access.log", folder / "admin.sock"
-        )
+        files = {name: folder / file for name, file in _FILES.items()}
+        proxy = Proxy("127.0.0.1", port, process.pid, **files)
         try:
             await _listening(proxy, process, wait_for_server)
             yield proxy

@@ -333,3 +333,19 @@ async def test_a_server_that_does_not_answer_is_a_timeout(monkeypatch: pytest.Mo
     ):
         check_error(await client.get(RUN), 504, "TIMEOUT")
     await server.stop(None)
+
+
+async def test_a_body_that_trickles_in_ends_as_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_GRACE_S", 1)
+    monkeypatch.setattr(routes, "_UPLOAD_S", 0)
+    stub, server = await start_stub()
+    async with running_proxy([("127.0.0.1", stub.port)]) as proxy:
+        reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
+        writer.write(b"POST /api/v1/artifacts HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\n{")
+        async with asyncio.timeout(5):
+            answer = await reader.readuntil(b"}\n")
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code":"TIMEOUT"' in answer
+    assert not stub.calls
+    await server.stop(None)

@@ -79,19 +79,12 @@ def render(
     manager["http_filters"] = _filters(contract, max_body_bytes, proxy_token, cors=bool(cors_origins))
     if cors_origins:
         manager["route_config"]["virtual_hosts"][0]["typed_per_filter_config"] = _cors_policy(cors_origins)
-    listener = {
-        "name": "millstream",
-        "address": _address(listen_host, listen_port),
-        # Two processes that share a port by SO_REUSEPORT would each get half of the connections, in silence.
-        "enable_reuse_port": False,
-        "per_connection_buffer_limit_bytes": 1024 * 1024,
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
-    }
     config = {
         "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
-        "static_resources": {"listeners": [listener], "clusters": [_cluster(servers)]},
+        "static_resources": {
+            "listeners": [_listener(listen_host, listen_port, manager)],
+            "clusters": [_cluster(servers)],
+        },
         "overload_manager": _connection_limit(),
         # The default of 100 is too small for "up to 128 of these characters".
         "layered_runtime": {
@@ -122,6 +115,19 @@ def command(config: Path, *, concurrency: int = 2, log_level: str = "warning") -
     # Two Envoys on one machine would share memory by their base id.
     options = ["--concurrency", str(concurrency), "--log-level", log_level, "--disable-hot-restart"]
     return [str(program), "--config-path", str(config), *options]
+
+
+def _listener(host: str, port: int, manager: JSON) -> JSON:
+    return {
+        "name": "millstream",
+        "address": _address(host, port),
+        # Two processes that share a port by SO_REUSEPORT would each get half of the connections, in silence.
+        "enable_reuse_port": False,
+        "per_connection_buffer_limit_bytes": 1024 * 1024,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
 
 
 def _connection_manager(contract: Contract, max_body_bytes: int, log: str | None, *, cors: bool) -> JSON:
