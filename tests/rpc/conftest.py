@@ -1,12 +1,14 @@
 """A real server over fake use cases, on a free port."""
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import grpc
 import pytest
+import structlog
 from tests.rpc.fakes import Fakes
 
 from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator
@@ -75,3 +77,14 @@ async def service() -> AsyncIterator[Service]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Service(fakes, metrics, server, channel, port)
     await server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _logs_restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()

@@ -344,13 +344,9 @@ class Workers(Fake):
 class System:
     def __init__(self) -> None:
         self.checks = {"database": "ok", "serving": "ok"}
-        self.gauged = 0
 
     async def readiness(self) -> dict[str, str]:
         return self.checks
-
-    async def gauge(self) -> None:
-        self.gauged += 1
 
 
 class Fakes:
@@ -366,6 +362,9 @@ class Fakes:
         self.system = System()
 
     def use_cases(self, exposition: Callable[[], bytes]) -> UseCases:
+        async def written() -> bytes:
+            return exposition()
+
         return UseCases(
             artifacts=self.artifacts,
             types=self.types,
@@ -374,7 +373,7 @@ class Fakes:
             tasks=self.tasks,
             workers=self.workers,
             system=self.system,
-            exposition=exposition,
+            exposition=written,
             drain=self.drain,
         )
 

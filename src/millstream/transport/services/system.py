@@ -34,7 +34,6 @@ class SystemService:
         return wire.GetReadinessResponse(status="ready", checks=checks)
 
     async def get_metrics(self, _: wire.GetMetricsRequest, context: Context) -> Message:
-        """The metrics; the gauges are set now, so that nobody works for metrics that nobody reads."""
-        await self._system.gauge()
+        """The metrics."""
         body: Message = HttpBody(content_type=METRICS_TYPE, data=await self._exposition())
         return body
