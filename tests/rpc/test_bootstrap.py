@@ -52,7 +52,7 @@ async def test_it_serves_until_a_signal_and_closes_what_it_built() -> None:
     assert built.closed
 
 
-async def test_a_taken_port_ends_it_with_an_error(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_taken_port_ends_it_with_an_error(capsys: pytest.CaptureFixture[str], service: Service) -> None:
     built = _Built()
     assert await bootstrap.serve(_settings(service.port), built.build) == 1
     assert built.closed
