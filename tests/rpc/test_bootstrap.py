@@ -3,12 +3,12 @@
 import asyncio
 import os
 import signal
+import socket
 from typing import Any
 
 import grpc
 import pytest
 from tests.proxy import free_port
-from tests.rpc.conftest import Service
 from tests.rpc.fakes import Fakes
 
 from millstream import bootstrap
@@ -52,9 +52,10 @@ async def test_it_serves_until_a_signal_and_closes_what_it_built() -> None:
     assert built.closed
 
 
-async def test_a_taken_port_ends_it_with_an_error(capsys: pytest.CaptureFixture[str], service: Service) -> None:
+async def test_a_taken_port_ends_it_with_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     built = _Built()
-    assert await bootstrap.serve(_settings(service.port), built.build) == 1
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert await bootstrap.serve(_settings(taken.getsockname()[1]), built.build) == 1
     assert built.closed
     assert "is another process using the port" in capsys.readouterr().err
 
