@@ -191,9 +191,9 @@ async def test_reads_are_repeated_without_a_key(service: ScriptedService, client
 @pytest.mark.parametrize(
     ("aborted", "tries", "error"),
     [
-        (UNAVAILABLE, 5, ServiceError),
+        (UNAVAILABLE, 8, ServiceError),
         (CONFLICT, 1, ConflictError),
-        (Abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "RATE_LIMITED", retry_after_s=0.001), 5, ServiceError),
+        (Abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "RATE_LIMITED", retry_after_s=0.001), 8, ServiceError),
         (Abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too large"), 1, ServiceError),
         (Abort(grpc.StatusCode.DEADLINE_EXCEEDED, "late", "TIMEOUT"), 1, DeadlineError),
         (Abort(grpc.StatusCode.INTERNAL, "oops", "INTERNAL"), 1, ServiceError),

@@ -142,6 +142,7 @@ class WorkServer(worker_service_pb2_grpc.WorkerServiceServicer):
         welcome = worker_pb2.WorkerWelcome(session_id="s", held=held)
         welcome.lease.FromMicroseconds(int(self.lease_s * 1e6))
         await context.write(WorkResponse(welcome=welcome))
+        await context.write(WorkResponse(ack=first.number))
         self.streams.put_nowait(stream)
         await stream.serve()
 

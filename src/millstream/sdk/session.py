@@ -44,7 +44,8 @@ class Session:
         self._closing = False
         self._dropped = False
         self.acknowledged = False
-        """The server has stored something that was sent here."""
+        """The server has stored something that was sent after the hello."""
+        self._leaving: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Says hello, and takes up again what is still held.
@@ -88,8 +89,9 @@ class Session:
                 self._handle(response)
         finally:
             self._pulse.cancel()
-            writer.cancel()
-            await asyncio.gather(writer, return_exceptions=True)
+            for task in filter(None, (writer, self._leaving)):
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     def close(self) -> None:
         """Ends the stream from this side once everything queued is written."""
@@ -136,13 +138,14 @@ class Session:
                 refused.task_id, refused.attempt, refused.error.code, refused.error.message,
             )  # fmt: skip
         if response.ack:
-            self.acknowledged = True
+            # The hello was the first message: its acknowledgement says nothing of what came after.
+            self.acknowledged = self.acknowledged or response.ack > 1
             self._outbox.acknowledge(response.ack)
         if response.leases:
             self._slots.accept(response.leases)
         for cancellation in response.cancellations:
             self._slots.cancel(Fence(cancellation.task_id, cancellation.attempt), cancellation.reason)
-        if response.drain:
+        if response.drain and self._leaving is None:
             self._leaving = self._loop.create_task(self._leave())
 
     async def _leave(self) -> None:

@@ -248,7 +248,9 @@ class Worker:
                 hopeless = hopeless + 1 if final and not progress else 0
                 if final and (not served or hopeless >= HOPELESS_SESSIONS):
                     raise from_rpc(error) from error
-                _LOG.warning("no connection to %s: %s", self._target, error.details())
+                # An outage is told once, not with every try.
+                level = logging.INFO if pause else logging.WARNING
+                _LOG.log(level, "no connection to %s: %s", self._target, error.details())
             if self._closing:
                 return
             if self._session is not None and self._session.acknowledged:
