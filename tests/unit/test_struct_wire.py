@@ -78,9 +78,7 @@ def test_a_message_field_given_twice_is_merged() -> None:
     assert decode_value(items + items) == [True, True]
 
 
-@pytest.mark.parametrize(
-    "data", [b"\x1a", b"\x1a\x05ab", b"\x11\x00", b"\x0b", b"\x0f", b"\x1a\x01\xff", b"\x80" * 12]
-)
+@pytest.mark.parametrize("data", [b"\x1a", b"\x1a\x05ab", b"\x11\x00", b"\x0b", b"\x0f", b"\x1a\x01\xff", b"\x80" * 12])
 def test_malformed_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         decode_value(data)
