@@ -142,13 +142,13 @@ def upgrade() -> None:
         sa.Column("waiters", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         postgresql_with={
-            "fillfactor": "70",
+            "fillfactor": "45",
             "autovacuum_vacuum_scale_factor": "0.02",
             "autovacuum_vacuum_threshold": "2000",
         },
     )
     op.create_index("run_cancel", "run", ["cancel_by_us"], unique=False, postgresql_where=sa.text("cancel_by_us > 0"))
-    op.create_index("run_finished", "run", ["finished_us"], unique=False, postgresql_where=sa.text("finished_us > 0"))
+    op.create_index("run_created", "run", ["created_us"], unique=False)
     op.create_index("run_tenant", "run", ["tenant", "created_us", "id"], unique=False)
     op.create_table(
         "task",
@@ -222,7 +222,7 @@ def downgrade() -> None:
     op.drop_index("task_lease", table_name="task", postgresql_where=sa.text("status = 3"))
     op.drop_table("task")
     op.drop_index("run_tenant", table_name="run")
-    op.drop_index("run_finished", table_name="run", postgresql_where=sa.text("finished_us > 0"))
+    op.drop_index("run_created", table_name="run")
     op.drop_index("run_cancel", table_name="run", postgresql_where=sa.text("cancel_by_us > 0"))
     op.drop_table("run")
     op.drop_table("registry")

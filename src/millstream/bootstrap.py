@@ -1,6 +1,7 @@
 """Wires every layer together, once, and runs a server until it is told to end."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ async def serve(settings: Settings, build: Build = build) -> int:
     metrics = Metrics()
     ended = _signals()
     app = await build(settings, metrics)
+    _calm_collector()
     try:
         server = server_of(settings, app, authenticator, metrics)
         try:
@@ -151,6 +153,14 @@ def version_of() -> str:
         return version("millstream")
     except PackageNotFoundError:
         return "0"
+
+
+def _calm_collector() -> None:
+    """What was loaded stays, so the collector need not look at it; and it looks less often, since a batch makes
+    thousands of objects that reference counting frees (700 allocations a look took a quarter of a batch)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _signals() -> asyncio.Event:

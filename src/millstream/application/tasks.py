@@ -63,11 +63,6 @@ class Tasks:
         for new, key in zip(items, keys, strict=True):
             check_new(new)
             task_id, run_id = new_id(), new_id()
-            task = Task(
-                task_id, run_id, principal.tenant, new.kind, new.queue or "default", now_us, 0,
-                priority=new.priority, run_at_us=new.run_at_us, input=new.input, retry=new.retry,
-                timeouts=new.timeouts, labels=new.labels,
-            )  # fmt: skip
             commands.append(
                 CreateTask(
                     run_id=run_id,
@@ -76,8 +71,8 @@ class Tasks:
                     key=claim_of(principal, key, [task_id], now_us + self._key_ttl_us),
                     tenant=principal.tenant,
                     by=principal.name,
-                    task=task,
-                    delay_us=new.delay_us,
+                    new=new,
+                    task_id=task_id,
                 )
             )
         outcomes = await self._engine.submit_all(commands)

@@ -3,6 +3,7 @@
 Every function checks before it changes anything, so that a command which is refused leaves no trace in the batch.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,12 @@ def details(**fields: object) -> str:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
 
+@functools.lru_cache(10_000)
+def recurring(**fields: str) -> str:
+    """Event data that is the same for many events."""
+    return details(**fields)
+
+
 def publish(batch: Batch, run: Run, produce: Produce, producer: str, depth: int) -> Artifact:
     """Store an artifact in a cascade and start what it activates. Raises Conflict where the run takes none."""
     if run.kind is not RunKind.CASCADE:
@@ -62,7 +69,7 @@ def publish(batch: Batch, run: Run, produce: Produce, producer: str, depth: int)
     if run.status is not RunStatus.RUNNING:
         _reopen(batch, run)
     new = produce.new
-    data = details(type=new.type, produced_by=producer)
+    data = recurring(type=new.type, produced_by=producer)
     seq = batch.record(run, EventType.ARTIFACT_PUBLISHED, artifact_id=produce.artifact_id, data=data)
     artifact = Artifact(
         produce.artifact_id, run.tenant, run.id, seq, new.type, produce.version, new.payload, producer,
@@ -111,7 +118,7 @@ def create(batch: Batch, run: Run, task: Task) -> None:
     run.task_count += 1
     batch.tasks[task.id] = task
     batch.new_tasks.add(task.id)
-    data = details(kind=task.kind, queue=task.queue)
+    data = recurring(kind=task.kind, queue=task.queue)
     batch.record(run, EventType.TASK_CREATED, task_id=task.id, data=data)
     make_ready(batch, run, task)
 

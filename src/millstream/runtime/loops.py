@@ -119,7 +119,7 @@ class Loops:
         if awaited:
             for run_id in await self._reads.ended(awaited):
                 upkeep.ended(run_id)
-        upkeep.look_for_work()
+        await upkeep.look_for_work()
 
     async def renew(self) -> None:
         """Renew the leases of connected workers, and tell those that lost theirs."""

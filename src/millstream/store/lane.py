@@ -28,6 +28,8 @@ _SETTINGS = {
     # The statements have one sensible plan each (see hot.py), so planning them again per batch buys nothing.
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
     "lock_timeout": str(FAST_LOCK_MS),
     # A process that is stopped inside a transaction loses its locks after this.
@@ -61,8 +63,7 @@ def _parameters(batch: Batch, counted: tuple[str, int] | None, registry: Mapping
         parameters += hot.encode(table, found)
     if counted:
         parameters += counted
-    if "run" in rows:
-        parameters.append(len(rows["run"]))
+    parameters += hot.updates(rows)
     if registry:
         parameters += [names(registry), numbers(registry.values()), len(registry)]
     return hot.write_sql(tuple(rows), bool(registry), counted is not None), parameters

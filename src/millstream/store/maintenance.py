@@ -52,7 +52,8 @@ batches AS (DELETE FROM commit_batch WHERE lane IN (SELECT id FROM gone))
 DELETE FROM interest WHERE lane IN (SELECT id FROM gone)"""
 _KEYS = "DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_us < $1 LIMIT $2))"
 _OLD_RUNS = """SELECT id::text, day FROM (SELECT id, created_us / 86400000000 AS day FROM run
-WHERE finished_us > 0 AND finished_us < $1 AND keep_until_us < $2 ORDER BY finished_us LIMIT $3) r"""
+WHERE created_us < $1 AND finished_us > 0 AND finished_us < $1 AND keep_until_us < $2
+ORDER BY created_us LIMIT $3) r"""
 _OLD_ARTIFACTS = """DELETE FROM artifact WHERE ctid = ANY(ARRAY(SELECT ctid FROM artifact
 WHERE tenant = $1 AND created_us < $2 ORDER BY id LIMIT $3))"""
 _STATS = """SELECT count(*) AS ready, coalesce(min(run_at_us), 0) AS oldest FROM

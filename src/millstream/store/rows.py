@@ -25,8 +25,8 @@ open_tasks, task_count, failed_tasks, artifact_count, cancel_by_us, keep_until_u
 error_message, waiters"""
 TASK_COLUMNS = """id::text, run_id::text, tenant, kind, queue, created_us, day, status, urgency, run_at_us,
 start_by_us, attempt, tries, started_us, finished_us, lease_until_us, deadline_us, beat_by_us, owner,
-worker_id, worker_name, delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels, error_code, error_message,
-progress, progress_message"""
+worker_id, worker_name, delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels,
+error_code, error_message, progress, progress_message"""
 ARTIFACT_COLUMNS = """id::text, tenant, run_id::text, seq, type, version, payload, produced_by, visibility, tags,
 partition_key, created_us"""
 EVENT_COLUMNS = "run_id::text, day, seq, type, at_us, task_id::text, artifact_id::text, attempt, data"

@@ -5,9 +5,10 @@ never the command.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from millstream.application.views import NewTask
 from millstream.domain.artifacts import EXTERNAL
 from millstream.domain.batch import Batch, Claim, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run
@@ -106,18 +107,32 @@ class CreateTask(Command):
 
     tenant: str = ""
     by: str = ""
-    task: Task = None  # type: ignore[assignment]  # always given; dataclass order wants a default
-    delay_us: int = 0
+    new: NewTask = None  # type: ignore[assignment]  # always given; dataclass order wants a default
+    task_id: str = ""
 
     def decide(self, batch: Batch) -> Task:
         """Make the run and its task."""
         run = Run(self.run_id, self.tenant, RunKind.SINGLE, batch.now_us, self.by, updated_us=batch.now_us)
-        run.labels = self.task.labels
+        new = self.new
+        run.labels = new.labels
         if self.key is not None:
             run.keep_until_us = self.key.expires_us
         batch.add_run(run)
-        task = replace(self.task, created_us=batch.now_us, day=run.day)
-        task.run_at_us = max(task.run_at_us, batch.now_us + self.delay_us)
+        task = Task(
+            self.task_id,
+            run.id,
+            run.tenant,
+            new.kind,
+            new.queue or "default",
+            batch.now_us,
+            run.day,
+            priority=new.priority,
+            run_at_us=max(new.run_at_us, batch.now_us + new.delay_us),
+            input=new.input,
+            retry=new.retry,
+            timeouts=new.timeouts,
+            labels=new.labels,
+        )
         create(batch, run, task)
         return task
 

@@ -84,10 +84,13 @@ class Dispatcher:
         """A worker connected. Work of its keys may wait, so nothing overtakes it until a pull has looked."""
         self.sessions[session.id] = session
         self._workers.setdefault(session.worker_id, []).append(session)
+        fresh = [key for key in session.keys if key not in self._served]
         for key in session.keys:
             self._served[key] = self._served.get(key, 0) + 1
         self._queue(session)
-        self.mark(session.keys)
+        self.mark(fresh)
+        if any(key in self._backlog for key in session.keys):
+            self.wanted.set()
 
     def close(self, session: Session) -> None:
         """A worker went."""
@@ -136,6 +139,14 @@ class Dispatcher:
             if room > 0:
                 found[key] = (room, mark)
         return found
+
+    def quiet(self) -> dict[DispatchKey, int]:
+        """Keys with room where nothing is known to wait; what a safety poll asks for."""
+        return {
+            key: 1
+            for key in self._served
+            if key not in self._backlog and any(session.credit > 0 for session in self._ready.get(key, ()))
+        }
 
     def clear(self, key: DispatchKey, mark: int) -> None:
         """Nothing more waits, unless something was marked since."""

@@ -236,6 +236,16 @@ class Engine:
         if dispatcher.wanting() and (taken or not found):
             dispatcher.wanted.set()
 
+    async def look_for_work(self) -> None:
+        """Find waiting work that no wake-up told of. Nothing is marked before something is found, so that hand-off
+        goes on meanwhile."""
+        dispatcher = self.dispatcher
+        quiet = dispatcher.quiet()
+        if quiet:
+            dispatcher.mark({item.key for item in await self._pending.candidates(quiet)})
+        if dispatcher.wanting():
+            dispatcher.wanted.set()
+
     # Workers.
 
     def connect(self, session: Session) -> None:

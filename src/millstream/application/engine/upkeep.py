@@ -48,10 +48,9 @@ class Upkeep:
         """Wake those who wait for a run."""
         self._engine.waiters.ended(run_id, Ended())
 
-    def look_for_work(self) -> None:
-        """Work may wait that no wake-up told of."""
-        dispatcher = self._engine.dispatcher
-        dispatcher.mark(dispatcher.served)
+    async def look_for_work(self) -> None:
+        """Find waiting work that no wake-up told of."""
+        await self._engine.look_for_work()
 
     def leases(self) -> tuple[dict[str, int], list[str]]:
         """Leases this server renews, attempt by task, and the tasks whose delivery is acknowledged."""
