@@ -171,6 +171,16 @@ async def test_a_repeated_write_carries_the_same_key_and_another_call_another(
     assert keys[3] != keys[0]
 
 
+async def test_the_same_call_is_the_same_bytes_from_any_process() -> None:
+    # The order of a dict, or of a hash table, must not make another request of it: keys are compared by bytes.
+    keys = [f"key{n}" for n in range(50)]
+    orders = (keys, keys[::-1], sorted(keys, key=hash))
+    drafts = [
+        NewArtifact(("Order", dict.fromkeys(order, 1))).fill(artifact_service_pb2.PublishRequest()) for order in orders
+    ]
+    assert len({calls_module._serialize(draft) for draft in drafts}) == 1
+
+
 async def test_a_given_key_is_used(service: ScriptedService, client: Client) -> None:
     service.answer("ArtifactService/Publish", PUBLISHED)
     await client.publish(Order(order_id="o"), idempotency_key="k-1")
