@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
+from pydantic import BaseModel
 
-from millstream.v1 import worker_pb2, worker_service_pb2_grpc
+from millstream.sdk import Worker
+from millstream.v1 import artifact_pb2, worker_pb2, worker_service_pb2_grpc
 from millstream.v1.worker_service_pb2 import WorkRequest, WorkResponse
 
 Context: TypeAlias = grpc.aio.ServicerContext[WorkRequest, WorkResponse]
@@ -151,3 +154,63 @@ class WorkServer(worker_service_pb2_grpc.WorkerServiceServicer):
         raise NotImplementedError
 
     Complete = Fail = Heartbeat = ReportProgress = Poll
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[WorkServer]:
+    """Serves it on a free port."""
+    server, service = grpc.aio.server(), WorkServer()
+    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
+    service.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    yield service
+    await server.stop(0)
+
+
+class Order(BaseModel):
+    order_id: str
+    amount: int = 0
+
+
+class Payment(BaseModel):
+    order_id: str
+    status: str = "paid"
+
+
+class Gate:
+    """Holds handlers until the test lets them go."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.entered = asyncio.Semaphore(0)
+        self.open = asyncio.Event()
+        self.interrupted = asyncio.Event()
+        worker.task("gated")(self.handler)
+
+    async def handler(self, value: Any) -> Any:
+        self.entered.release()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.interrupted.set()
+            raise
+        return value
+
+
+def lease(kind: str, task_id: str = "t1", value: Any = None, **more: Any) -> worker_pb2.Lease:
+    message = worker_pb2.Lease(task_id=task_id, attempt=1, run_id="r1", kind=kind, tries=1, max_attempts=3, **more)
+    if isinstance(value, str):
+        message.input.string_value = value
+    elif isinstance(value, dict):
+        message.input.struct_value.update(value)
+    return message
+
+
+def order(task_id: str, payload: dict[str, Any], agent: str = "payments") -> worker_pb2.Lease:
+    artifact = artifact_pb2.Artifact(id="a1", type="Order", tags=["vip"])
+    artifact.payload.update(payload)
+    return lease(f"agent:{agent}", task_id, artifacts=[artifact])
+
+
+async def one_failure(stream: Stream) -> worker_pb2.AttemptFailure:
+    await stream.until(lambda s: len(s.failures) == 1)
+    return stream.failures[0]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, INCOMPLETE, ApiKey, Json, Limit, Target, call
 from millstream.cli.output import console, print_fields, print_json, print_list, print_table
-from millstream.sdk import Artifact, Client, MillstreamError, SyncResult
+from millstream.sdk import Artifact, Client, MillstreamError, Published, SyncResult
 
 app = typer.Typer(help="Read artifacts.", no_args_is_help=True)
 
@@ -61,26 +61,32 @@ def publish(
     common: dict[str, Any] = {"tags": tag or (), "partition_key": partition_key, "idempotency_key": key}
     if not sync:
         published = call(target, api_key, lambda c: c.publish(item, correlation_id=correlation_id, **common))
-        if as_json:
-            print_json(published)
-        else:
-            print_fields(
-                {"artifact": published.artifact_id, "cascade": published.correlation_id}
-                | ({"replayed": "an earlier call with this key published it"} if published.replayed else {})
-            )
+        _show_published(published, as_json)
         return
 
+    # Known beforehand the id can be watched; with a key it would make a repeated call another request.
+    cascade = correlation_id or ("" if key else str(uuid.uuid4()))
+
     async def wait(client: Client) -> SyncResult:
-        # Known beforehand the id can be watched; with a key it would make a repeated call another request.
-        cascade = correlation_id or ("" if key else str(uuid.uuid4()))
         async with _progress(client, cascade):
             return await client.publish_sync(item, timeout=timeout, correlation_id=cascade, **common)
 
-    result = call(target, api_key, wait)
+    _show_result(call(target, api_key, wait), as_json)
+
+
+def _show_published(published: Published, as_json: bool) -> None:
+    if as_json:
+        print_json(published)
+        return
+    replayed = "an earlier call with this key published it" if published.replayed else None
+    print_fields({"artifact": published.artifact_id, "cascade": published.correlation_id, "replayed": replayed})
+
+
+def _show_result(result: SyncResult, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        _show_result(result)
+        _show_cascade(result)
     if not result.completed or result.failures:
         raise typer.Exit(INCOMPLETE)
 
@@ -135,7 +141,7 @@ def _counts(by_type: Any) -> str:
     return f": {counts}" if counts else ""
 
 
-def _show_result(result: SyncResult) -> None:
+def _show_cascade(result: SyncResult) -> None:
     print_table(result.artifacts, _COLUMNS, title="artifacts")
     out = console()
     if result.truncated:

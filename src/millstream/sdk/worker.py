@@ -63,6 +63,17 @@ class Worker:
 
     It keeps one stream to the service, connects again with a growing pause when that is lost, and goes on with
     what it holds. Tasks run at least once: `ctx.idempotency_token` is the same for all attempts of one.
+
+    Args:
+        target: `host:port` of the service, or of the proxy before it.
+        name: for people, in `worker` of tasks and attempts. Default: host name and process id.
+        slots: tasks taken at once, 1 to 10,000.
+        api_key: who the worker is.
+        queues: queues it takes tasks from. Default: "default", and those of its agents.
+        threads: sync handlers that run at once. Default: `slots`, at most 64.
+        drain_timeout: seconds that running tasks have to end when the worker stops.
+        cancel_grace: seconds that a handler which looks at `ctx.cancelled` has to stop by itself.
+        backoff: first and longest pause, in seconds, before it connects again.
     """
 
     def __init__(
@@ -78,22 +89,7 @@ class Worker:
         cancel_grace: float = 5.0,
         backoff: tuple[float, float] = (0.1, 10.0),
     ) -> None:
-        """Nothing is connected yet.
-
-        Args:
-            target: `host:port` of the service, or of the proxy before it.
-            name: for people, in `worker` of tasks and attempts. Default: host name and process id.
-            slots: tasks taken at once, 1 to 10,000.
-            api_key: who the worker is.
-            queues: queues it takes tasks from. Default: "default", and those of its agents.
-            threads: sync handlers that run at once. Default: `slots`, at most 64.
-            drain_timeout: seconds that running tasks have to end when the worker stops.
-            cancel_grace: seconds that a handler which looks at `ctx.cancelled` has to stop by itself.
-            backoff: first and longest pause, in seconds, before it connects again.
-
-        Raises:
-            ValueError: `slots` is out of range.
-        """
+        """Nothing is connected yet. Raises ValueError where `slots` is out of range."""
         if not 1 <= slots <= 10_000:
             raise ValueError(f"slots must be between 1 and 10,000, not {slots}")
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
