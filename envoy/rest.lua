@@ -227,6 +227,30 @@ local function late_error(h, status, id)
   return body or error_body(CODES[status] or "INTERNAL", MESSAGES[status] or "the request failed", id)
 end
 
+-- What the server says beside a good answer comes in the trailers: headers of its own would be another write there.
+local TOLD = { "x-correlation-id", "idempotency-replayed", "location" }
+
+local function take_trailers(h, status)
+  h:body(true)
+  local trailers = h:trailers()
+  if trailers == nil then return status end
+  local headers = h:headers()
+  local wanted = trailers:get("x-http-status")
+  if wanted then
+    status = wanted
+    headers:replace(":status", wanted)
+  end
+  for _, name in ipairs(TOLD) do
+    local value = trailers:get(name)
+    if value then
+      headers:replace(name, value)
+      trailers:remove(name)
+    end
+  end
+  for _, name in ipairs(INTERNAL_HEADERS) do trailers:remove(name) end
+  return status
+end
+
 local function transcoder_error(h, id)
   local said = h:body(true)
   local fault = fault_of(said_in(said:getBytes(0, said:length())))
@@ -252,13 +276,16 @@ function envoy_on_response(h)
     replace_body(h, body)
   elseif tonumber(status) >= 400 then
     replace_body(h, late_error(h, status, id))
-  elseif status == "204" then
-    headers:remove("content-type")
-    headers:remove("content-length")
-    h:body(true):setBytes("")
-  elseif h:metadata():get("head") then
-    local length = headers:get("content-length")
-    h:body(true):setBytes("")
-    if length then h:headers():replace("content-length", length) end
+  else
+    if take_trailers(h, status) == "204" then
+      headers = h:headers()
+      headers:remove("content-type")
+      headers:remove("content-length")
+      h:body(true):setBytes("")
+    elseif h:metadata():get("head") then
+      local length = h:headers():get("content-length")
+      h:body(true):setBytes("")
+      if length then h:headers():replace("content-length", length) end
+    end
   end
 end

@@ -252,14 +252,14 @@ async def test_a_sane_label_is_kept_and_another_replaced(service: Service, given
     assert answer.metadata["x-correlation-id"]
 
 
-async def test_headers_of_rest_come_before_the_body(service: Service) -> None:
-    """FL-5: trailing metadata would be no headers to the proxy."""
+async def test_what_goes_with_an_answer_is_in_its_trailers(service: Service) -> None:
+    """FL-5: the proxy shows them as headers; initial metadata would be a write of their own."""
     method: Any = service.channel.unary_unary("/millstream.v1.ArtifactService/Publish")
     sent = (("authorization", "Bearer root"), ("x-envoy-original-path", "/"), ("x-idempotency-key", "again"))
     call = method(ORDER, metadata=sent)
-    headers = {str(name): value for name, value in await call.initial_metadata()}
-    assert (headers["x-correlation-id"], headers["idempotency-replayed"]) == (OTHER, "true")
     await call
+    headers = {str(name): value for name, value in await call.trailing_metadata()}
+    assert (headers["x-correlation-id"], headers["idempotency-replayed"]) == (OTHER, "true")
 
 
 async def test_success_statuses_go_to_the_proxy_alone(service: Service) -> None:

@@ -35,7 +35,7 @@ class Subscription(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     where: _builtins.str
-    """CEL over `payload`, `type`, `tags`, `produced_by` and `partition_key`; only artifacts for which it is
+    """CEL over `payload` and `artifact` (its type, tags, produced_by, partition_key); only artifacts for which it is
     true activate. Empty: all. One that fails on an artifact (a missing key) counts as false.
     """
     priority: _builtins.int

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from millstream.application.cascades import CascadeReads, may_see, reader_of
+from millstream.application.catalog import Catalogs
+from millstream.application.engine.engine import Engine
 from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info
 from millstream.application.publishing import Publishing
 from millstream.application.views import ArtifactQuery, Consumption, ListedArtifact, Summary
@@ -35,7 +37,9 @@ class ArtifactReads(CascadeReads, Protocol):
 class Artifacts(Publishing):
     """The use cases of artifacts."""
 
-    _reads: ArtifactReads
+    def __init__(self, engine: Engine, catalogs: Catalogs, reads: ArtifactReads, key_ttl_us: int) -> None:
+        super().__init__(engine, catalogs, reads, key_ttl_us)
+        self._reads = reads
 
     async def list(
         self, principal: Principal, query: ArtifactQuery, request: PageRequest, embed_meta: bool

@@ -68,7 +68,7 @@ class Pipeline:
             answer = (await handler(request, context)).SerializeToString()
             if context.rest and status:
                 context.headers["x-http-status"] = str(status)
-            await _tell(call, context)
+            _tell(call, context)
             return answer
 
         async def handle(raw: bytes, call: Any) -> bytes:
@@ -150,17 +150,10 @@ async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[
     return await _abort(call, error, context)
 
 
-async def _tell(call: Any, context: Context) -> None:
-    """Say what goes with an answer.
-
-    Initial metadata take a trip of their own (90 us of CPU, a third of a small call), so only REST gets them, which
-    shows them as headers, and only where there is something that the proxy does not know.
-    """
-    headers = {"x-correlation-id": context.correlation_id, **context.headers}
-    if context.rest and context.headers:
-        await call.send_initial_metadata(tuple(headers.items()))
-    else:
-        call.set_trailing_metadata(tuple(headers.items()))
+def _tell(call: Any, context: Context) -> None:
+    """Say what goes with an answer, in its trailers, which the proxy shows as headers: initial metadata would take a trip
+    of their own (90 us of CPU, a third of a small call)."""
+    call.set_trailing_metadata((("x-correlation-id", context.correlation_id), *context.headers.items()))
 
 
 async def _abort(call: Any, error: MillstreamError, context: Context) -> None:
