@@ -39,30 +39,42 @@ class Cascades:
     async def result(
         self, principal: Principal, published: Published, ended: "asyncio.Future[Ended]", deadline: float
     ) -> SyncResult:
-        """Wait for the end and answer. Of a run that ended here nothing is read."""
+        """Wait for the end and answer. Of a run that was made and ended here nothing is read."""
         end = await self._wait(ended, deadline)
         if end is not None and end.run is not None and end.artifacts is not None:
-            first = end.artifacts[0]
-            failures = await self._failures(end.run)
-            artifacts = self._visible(principal, end.artifacts)
-            duration_ms = (end.run.finished_us - first.created_us) / 1000
-            return SyncResult(published.correlation_id, artifacts, True, duration_ms, failures)
-        return await self._read(principal, published, None)
+            mine = next((item for item in end.artifacts if item.id == published.artifact_id), None)
+            # Without it, the run ended before this artifact was stored, which opened it again.
+            if mine is not None:
+                run = end.run
+                failures = await self._failures(run, (run.last_seq, run.finished_us))
+                artifacts = self._visible(principal, end.artifacts, mine)
+                duration_ms = (run.finished_us - mine.created_us) / 1000
+                return SyncResult(published.correlation_id, artifacts, True, duration_ms, failures)
+        artifact = await self._artifact(principal, published)
+        return await self._read_at_end(principal, artifact, deadline)
 
     async def replay(self, principal: Principal, published: Published, deadline: float) -> SyncResult:
         """The same answer again: rebuilt up to the point where the cascade was first idle, or waited for on."""
         engine, run_id = self._engine, published.correlation_id
-        with engine.waiters.wait(run_id) as ended:
-            artifact = await self._artifact(principal, published)
-            run = await self._reads.run(principal.tenant, run_id)
-            if run is None:
-                raise NotFound(f"the cascade {run_id} is gone: its retention has passed")
-            if await self._reads.first_end(run, artifact.seq) is None:
-                command = AttachWaiter(run_id=run_id, locked=True, tenant=principal.tenant, waiter=engine.lane_id)
-                run = await engine.submit(command)
-                if run.finished_us == 0:
-                    await self._wait(ended, deadline)
-        return await self._read(principal, published, artifact, replayed=True)
+        artifact = await self._artifact(principal, published)
+        run = await self._run(artifact)
+        if await self._reads.first_end(run, artifact.seq) is None:
+            command = AttachWaiter(run_id=run_id, locked=True, tenant=principal.tenant, waiter=engine.lane_id)
+            await engine.submit(command)
+        return await self._read_at_end(principal, artifact, deadline, replayed=True)
+
+    async def _read_at_end(
+        self, principal: Principal, artifact: Artifact, deadline: float, replayed: bool = False
+    ) -> SyncResult:
+        """The answer once the run ended after the artifact, or the deadline passed. An end before it (another publish
+        into the same cascade) wakes its waiters too, so each wake-up is looked at."""
+        while True:
+            with self._engine.waiters.wait(artifact.run_id) as ended:
+                run = await self._run(artifact)
+                end = await self._reads.first_end(run, artifact.seq)
+                if end is not None or asyncio.get_running_loop().time() >= deadline:
+                    return await self._read(principal, run, artifact, end, replayed)
+                await self._wait(ended, deadline)
 
     async def _artifact(self, principal: Principal, published: Published) -> Artifact:
         found = await self._reads.by_ids(principal.tenant, [published.artifact_id])
@@ -77,55 +89,58 @@ class Cascades:
         done, _ = await asyncio.wait([ended], timeout=max(left, 0))
         return ended.result() if done else None
 
-    async def _read(
-        self, principal: Principal, published: Published, artifact: Artifact | None, replayed: bool = False
-    ) -> SyncResult:
-        """The answer from the store: what there is up to the first idle point after the artifact."""
-        run_id = published.correlation_id
-        artifact = artifact or await self._artifact(principal, published)
-        run = await self._reads.run(principal.tenant, run_id)
+    async def _run(self, artifact: Artifact) -> Run:
+        run = await self._reads.run(artifact.tenant, artifact.run_id)
         if run is None:
-            raise NotFound(f"the cascade {run_id} is gone: its retention has passed")
-        end = await self._reads.first_end(run, artifact.seq)
-        found, more = await self._reads.of_run(run_id, 0, KEPT_ARTIFACTS)
+            raise NotFound(f"the cascade {artifact.run_id} is gone: its retention has passed")
+        return run
+
+    async def _read(
+        self, principal: Principal, run: Run, artifact: Artifact, end: tuple[int, int] | None, replayed: bool
+    ) -> SyncResult:
+        """The answer from the store: what there is up to the first end after the artifact (its number and time)."""
+        found, more = await self._reads.of_run(run.id, 0, KEPT_ARTIFACTS)
         found, cut = _bounded(found)
-        token = encode_token("run", run_id, found[-1].seq) if more or cut else ""
+        token = encode_token("run", run.id, found[-1].seq) if more or cut else ""
         now_us = self._engine.clock.now_us()
         if end is not None:
             kept = [item for item in found if item.seq < end[0]]
             token = "" if len(kept) < len(found) else token
             found, now_us = kept, end[1]
         return SyncResult(
-            run_id,
-            self._visible(principal, found),
+            run.id,
+            self._visible(principal, found, artifact),
             end is not None,
             max(now_us - artifact.created_us, 0) / 1000,
-            await self._failures(run),
+            await self._failures(run, end),
             token,
             replayed,
         )
 
-    async def _failures(self, run: Run) -> list[Failure]:
+    async def _failures(self, run: Run, end: tuple[int, int] | None) -> list[Failure]:
+        """What failed in the run, up to an end (its number and time)."""
         found: list[Failure] = []
         if run.failed_tasks:
             found = [
                 Failure(task.agent, task.id, task.error_code, task.error_message, task.tries, task.artifact_ids)
                 for task in await self._reads.failed_tasks(run.id)
+                if end is None or task.finished_us <= end[1]
             ]
         if run.error_code == LIMIT_CODE:
             for event in await self._reads.limits_reached(run):
-                data: dict[str, Json] = json.loads(event.data)
-                agent, message = str(data["agent"]), str(data["message"])
-                found.append(Failure(agent, "", LIMIT_CODE, message, 0, (event.artifact_id,)))
+                if end is None or event.seq < end[0]:
+                    data: dict[str, Json] = json.loads(event.data)
+                    agent, message = str(data["agent"]), str(data["message"])
+                    found.append(Failure(agent, "", LIMIT_CODE, message, 0, (event.artifact_id,)))
         return found
 
-    def _visible(self, principal: Principal, artifacts: list[Artifact]) -> list[Artifact]:
-        """What the caller may see; as the publisher's own input is among them, it always sees that."""
+    def _visible(self, principal: Principal, artifacts: list[Artifact], mine: Artifact) -> list[Artifact]:
+        """What the caller may see; what it published itself it always sees."""
         if "artifacts.read_all" in principal.permissions:
             return artifacts
         reader = reader_of(principal)
         now_us = self._engine.clock.now_us()
-        return [item for index, item in enumerate(artifacts) if index == 0 or may_see(reader, item, now_us)]
+        return [item for item in artifacts if item.id == mine.id or may_see(reader, item, now_us)]
 
 
 def reader_of(principal: Principal) -> Reader:

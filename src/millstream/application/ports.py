@@ -6,7 +6,7 @@ Disconnected, after which `settle` finds out.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.errors import BadRequest, Unavailable
@@ -65,8 +65,11 @@ class Lane(Protocol):
 
     id: str
 
-    async def write(self, batch: Batch, registry: Mapping[str, int]) -> int:
-        """Write a batch in one autocommit statement, if the registries still have these versions.
+    def prepare(self, batch: Batch, registry: Mapping[str, int]) -> Any:
+        """What writes a batch, if the registries still have these versions; may be made during another's write."""
+
+    async def write(self, statement: Any) -> int:
+        """Write what was prepared, in one autocommit statement.
 
         Returns the database's time in microseconds. Raises Conflicted, Refused, Disconnected.
         """

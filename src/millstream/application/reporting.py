@@ -10,8 +10,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import RegistryMoved
 from millstream.application.ids import new_id
 from millstream.application.views import AttemptFailure, Completion, LeaseRef, Progress, ReportResult, Reports
-from millstream.domain.artifacts import EXTERNAL
-from millstream.domain.errors import Forbidden, LeaseLost, MillstreamError, NotFound, Unavailable
+from millstream.domain.errors import Conflict, Forbidden, LeaseLost, MillstreamError, NotFound, Unavailable
 from millstream.domain.lifecycle import Produce
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Task
@@ -122,15 +121,17 @@ class Reporting:
         return command, None
 
     async def _examined(self, principal: Principal, completion: Completion, agent: str) -> tuple[list[Produce], int]:
+        if not agent:
+            raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
         catalog = await self._catalogs.get(principal.tenant)
-        known = catalog.agents.get(agent) if agent else None
+        known = catalog.agents.get(agent)
         if any(item.type not in catalog.types for item in completion.artifacts):
             catalog = await self._catalogs.get(principal.tenant, fresh=True)
         produced = []
         for index, item in enumerate(completion.artifacts):
             if known is not None and known.spec.outputs and item.type not in known.spec.outputs:
                 raise Forbidden(f"agent {agent!r} publishes {', '.join(known.spec.outputs)}, not {item.type}")
-            version, activations = catalog.examine(item, agent or EXTERNAL, f"artifacts[{index}].payload")
+            version, activations = catalog.examine(item, agent, f"artifacts[{index}].payload")
             produced.append(Produce(item, new_id(), version, activations, [new_id() for _ in activations]))
         return produced, catalog.version
 

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 SWEEP_S = 60.0
 BATCH = 500
+STEPS_MOST = 200
 DAY_US = 86_400_000_000
 
 
@@ -139,18 +140,24 @@ class Loops:
         await store.sweep(now_us, SILENT_US * 4)
         if self._retention.run_days:
             before_us = now_us - int(self._retention.run_days * DAY_US)
-            while await store.drop_runs(before_us, now_us, BATCH) == BATCH:
-                await asyncio.sleep(0.05)
+            await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH))
         if self._retention.artifact_days:
-            before_us = now_us - int(self._retention.artifact_days * DAY_US)
-            while await store.drop_artifacts(before_us, BATCH) >= BATCH:
-                await asyncio.sleep(0.05)
+            made_before_us = now_us - int(self._retention.artifact_days * DAY_US)
+            await _in_steps(lambda: store.drop_artifacts(made_before_us, BATCH))
 
 
 async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(period_s)
         await _guarded(step)
+
+
+async def _in_steps(drop: Callable[[], Awaitable[int]]) -> None:
+    """Drop batch after batch, with a rest for others in between; what is left waits for the next sweep."""
+    for _ in range(STEPS_MOST):
+        if await drop() < BATCH:
+            return
+        await asyncio.sleep(0.05)
 
 
 async def _guarded(step: Callable[[], Awaitable[None]]) -> None:

@@ -209,18 +209,17 @@ def _part(name: str, first: int) -> tuple[str, int]:
 def write_sql(tables: tuple[str, ...], fenced: bool, counted: bool) -> str:
     """The one statement that writes a batch touching these tables.
 
-    Parameters: those of each table in order; then, when counted, the lane and the batch's number; then the number of
-    rows of each update; then, when fenced, tenants and registry versions as array literals and their count. Fails with
+    Parameters: when counted, the lane and the batch's number; those of each table in order; the number of rows of each
+    update; then, when fenced, tenants and registry versions as array literals and their count. Fails with
     a division by zero where a fence does not hold. Returns the database's time in microseconds.
     """
     parts, n = [], 1
+    if counted:
+        parts.append("batch_row AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2::int8))")
+        n = 3
     for table in tables:
         part, n = _part(table, n)
         parts.append(part)
-    if counted:
-        values = f"VALUES (${n}::text::uuid, ${n + 1}::int8)"
-        parts.insert(0, f"batch_row AS (INSERT INTO commit_batch (lane, n) {values})")
-        n += 2
     checks = []
     for name in tables:
         if name in _UPDATES:

@@ -7,6 +7,7 @@ row again tells what happened: if it is there the write was committed, and if it
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -56,17 +57,24 @@ _PRUNE = "DELETE FROM commit_batch WHERE lane = $1::text::uuid AND n < $2"
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
 
 
-def _parameters(batch: Batch, counted: tuple[str, int] | None, registry: Mapping[str, int]) -> tuple[str, list[object]]:
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A batch ready to be written: the text and its parameters but for the lane and the number."""
+
+    text: str
+    parameters: list[object]
+
+
+def statement_of(batch: Batch, registry: Mapping[str, int], counted: bool) -> Statement:
+    """The statement that writes a batch."""
     rows = {table: found for table, found in hot.rows_of(batch).items() if found}
     parameters: list[object] = []
     for table, found in rows.items():
         parameters += hot.encode(table, found)
-    if counted:
-        parameters += counted
     parameters += hot.updates(rows)
     if registry:
         parameters += [names(registry), numbers(registry.values()), len(registry)]
-    return hot.write_sql(tuple(rows), bool(registry), counted is not None), parameters
+    return Statement(hot.write_sql(tuple(rows), bool(registry), counted), parameters)
 
 
 def _key_columns(ids: Iterable[tuple[str, str, str, str]]) -> tuple[str, str, str, list[str]]:
@@ -132,8 +140,8 @@ class PostgresTransaction:
 
     async def write(self, batch: Batch) -> None:
         """Write the batch; its number was claimed when the transaction began."""
-        sql, parameters = _parameters(batch, None, {})
-        await self._connection.fetchrow(sql, *parameters)
+        statement = statement_of(batch, {}, counted=False)
+        await self._connection.fetchrow(statement.text, *statement.parameters)
 
 
 class PostgresLane:
@@ -161,13 +169,16 @@ class PostgresLane:
             raise Disconnected
         return self._connection
 
-    async def write(self, batch: Batch, registry: Mapping[str, int]) -> int:
+    def prepare(self, batch: Batch, registry: Mapping[str, int]) -> Statement:
+        """What writes a batch, made while another may still be under way."""
+        return statement_of(batch, registry, counted=True)
+
+    async def write(self, statement: Statement) -> int:
         """Write a batch in one autocommit statement."""
         with translated():
             connection = self._live()
             self._n += 1
-            sql, parameters = _parameters(batch, (self.id, self._n), registry)
-            row = await connection.fetchrow(sql, *parameters)
+            row = await connection.fetchrow(statement.text, self.id, self._n, *statement.parameters)
         if self._n % _KEPT_BATCHES == 0:
             await self._prune()
         return int(row[0]) if row else 0

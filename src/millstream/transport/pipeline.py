@@ -151,8 +151,10 @@ async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[
 
 
 def _tell(call: Any, context: Context) -> None:
-    """Say what goes with an answer, in its trailers, which the proxy shows as headers: initial metadata would take a trip
-    of their own (90 us of CPU, a third of a small call)."""
+    """Say what goes with an answer, in its trailers, which the proxy shows as headers.
+
+    Initial metadata would take a trip of their own: 90 us of CPU, a third of a small call.
+    """
     # A cascade's id takes the place of the call's label: two values would reach REST as one, "a,b".
     told = {"x-correlation-id": context.correlation_id, **context.headers}
     call.set_trailing_metadata(tuple(told.items()))

@@ -106,8 +106,9 @@ class RunCache:
             return
         if run.id in self._contested:
             return
-        made_here = run.created_us == batch.now_us
-        self._runs[run.id] = Owned(run, artifacts=[] if made_here and run.id in waited else None)
+        # Of a run that ended and went on within the batch, each caller's answer has another end: those are read.
+        whole = run.id in batch.new_runs and run.id not in batch.reopened
+        self._runs[run.id] = Owned(run, artifacts=[] if whole and run.id in waited else None)
 
     def _keep_task(self, task: Task, new: bool) -> None:
         owned = self._runs.get(task.run_id)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.application.views import NewTask
-from millstream.domain.artifacts import EXTERNAL
 from millstream.domain.batch import Batch, Claim, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run
 from millstream.domain.errors import LeaseLost, NotFound
@@ -93,7 +92,7 @@ class Publish(Command):
         elif run.tenant != self.tenant:
             # Another tenant's id must look like any that cannot be used, and tell nothing of what it is.
             raise NotFound(f"there is no cascade {self.run_id}; leave correlation_id out to begin one")
-        publish(batch, run, self.produce, EXTERNAL, 1)
+        publish(batch, run, self.produce)
         if self.waiter and self.waiter not in run.waiters:
             run.waiters = (*run.waiters, self.waiter)
         if self.key is not None:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from millstream.application.engine.cache import RunCache
 from millstream.application.engine.commands import Command, LeaseReady
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 Keys = dict[tuple[str, str, str, str], KeyClaim]
 Assign = Callable[[Task], Claim | None]
 
+OVERLAP_FROM = 64
+"""From so many commands on, a batch is written while the next is decided. Below, the task that takes costs more."""
 ROUNDS_BEFORE_BLOCKING = 3
 SETTLE_S = 10.0
 """How long a lost connection is tried again before its batch is answered with UNAVAILABLE."""
@@ -61,6 +64,17 @@ class Clock:
         return self._last_us
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A batch decided but not written; no statement where it changes nothing."""
+
+    items: list[Item]
+    batch: Batch
+    outcomes: list[Outcome]
+    statement: Any
+    started: float
+
+
 @dataclass(slots=True)
 class Hooks:
     """What the committer calls: to offer work while deciding, and what follows a commit or its failure."""
@@ -88,6 +102,8 @@ class Committer:
         self._hooks = hooks
         self._limits = limits
         self._sizes = sizes
+        self._flight: asyncio.Task[tuple[bool, list[Item]]] | None = None
+        self._aboard: list[Item] = []
 
     async def run(self) -> None:
         """Commit batches until cancelled."""
@@ -95,18 +111,22 @@ class Committer:
             await self.queue.filled.wait()
             # One turn of the loop lets callers that were just answered join this batch.
             await asyncio.sleep(0)
-            items = self.queue.take(self._sizes.commands, self._sizes.bytes)
-            if not items:
-                continue
+            items = self.queue.take(self._most(), self._sizes.bytes)
             try:
                 await self._process(items)
             except asyncio.CancelledError:
                 self._fail(items, Unavailable("the server is shutting down"))
+                await self._ground()
                 raise
             except Exception:
                 log.exception("a batch failed")
                 self._cache.clear()
                 self._fail(items, Unavailable("the server could not store this; try again"))
+
+    def _most(self) -> int:
+        """Commands of the next batch: half of a long queue, so that one half is decided while the other is written."""
+        waiting = len(self.queue)
+        return self._sizes.commands if waiting < 2 * OVERLAP_FROM else min(-(-waiting // 2), self._sizes.commands)
 
     async def _process(self, items: list[Item]) -> None:
         owned: list[Item] = []
@@ -116,10 +136,45 @@ class Committer:
                 (owned if self._is_owned(item.command) else others).append(item)
         else:
             others = items
-        if owned:
-            others += await self._write_owned(owned)
+        decided = self._decide_owned(owned) if owned else None
+        if decided is None or others or self._flight is not None:
+            landed, failed = await self._land()
+            if decided is not None and not landed:
+                # It was decided on top of what was not written.
+                self._undo(decided.batch)
+                decided = None
+            if decided is None:
+                others = [*failed, *owned, *others]
+            else:
+                others = [*failed, *others]
+        if decided is not None:
+            if len(owned) < OVERLAP_FROM or others:
+                _, failed = await self._write_decided(decided)
+                others = [*failed, *others]
+            else:
+                self._fly(decided)
         if others:
             await self._write_locked(others)
+
+    # A write under way, while the next batch is decided.
+
+    def _fly(self, decided: "Decided") -> None:
+        flight = asyncio.get_running_loop().create_task(self._write_decided(decided))
+        # The loop looks after it even when nothing else comes.
+        flight.add_done_callback(lambda _: self.queue.filled.set())
+        self._flight, self._aboard = flight, decided.items
+
+    async def _land(self) -> tuple[bool, list[Item]]:
+        """Wait for the write under way: whether it stands (as nothing does too), and what has to be decided again."""
+        flight, self._flight = self._flight, None
+        return await flight if flight is not None else (True, [])
+
+    async def _ground(self) -> None:
+        """Give a write under way up, at the end."""
+        if self._flight is not None:
+            self._flight.cancel()
+            self._fail(self._aboard, Unavailable("the server is shutting down"))
+            self._flight = None
 
     # The owner path.
 
@@ -145,29 +200,38 @@ class Committer:
                 if owned is not None:
                     batch.runs[run_id] = owned.run
 
-    async def _write_owned(self, items: list[Item]) -> list[Item]:
-        """Write a batch from cached state; returns what has to go the locked path after all."""
+    def _decide_owned(self, items: list[Item]) -> "Decided | None":
+        """Decide a batch from cached state; None where a command fails unexpectedly."""
         started = time.perf_counter()
         batch = self._new_batch()
         self._load_owned(batch, items)
         registry = self._registry(items)
         try:
             outcomes = self._decide(batch, items, {}, registry)
+            statement = None if batch.empty else self.lane.prepare(batch, registry)
+        except Exception:
+            log.exception("deciding a batch failed; deciding it again command by command")
+            self._undo(batch)
+            return None
+        return Decided(items, batch, outcomes, statement, started)
+
+    async def _write_decided(self, decided: "Decided") -> tuple[bool, list[Item]]:
+        """Write a batch decided from cached state: whether it stands, and what has to go the locked path after all."""
+        items, batch = decided.items, decided.batch
+        try:
             self.at("before write")
-            if not batch.empty:
-                self.clock.set(await self.lane.write(batch, registry))
+            if decided.statement is not None:
+                self.clock.set(await self.lane.write(decided.statement))
         except Disconnected:
             if not await self._settled(batch, items):
-                return []
-        except Exception as error:
-            if not isinstance(error, Conflicted | Refused):
-                log.exception("deciding a batch failed; deciding it again command by command")
+                return False, []
+        except (Conflicted, Refused):
             self._undo(batch)
-            return items
+            return False, items
         self.at("after write")
-        self._finish(batch, items, outcomes)
-        self._hooks.observed(len(items), time.perf_counter() - started, "owner")
-        return []
+        self._finish(batch, items, decided.outcomes)
+        self._hooks.observed(len(items), time.perf_counter() - decided.started, "owner")
+        return True, []
 
     # The locked path.
 
