@@ -75,6 +75,7 @@ class Batch:
         freed: Dispatch keys of limited tasks that left a worker, so that another may start.
         room: How many more tasks of a limited dispatch key may start.
         ended: Runs that ended here.
+        reopened: Ended runs that go on.
         cancelled: Tasks whose worker must be told, with the attempt and the owner's lane.
         scheduled_us: Earliest run_at of tasks scheduled here, 0 for none.
     """
@@ -100,6 +101,7 @@ class Batch:
     freed: set[tuple[str, str, str]] = field(default_factory=set)
     room: dict[tuple[str, str], int] = field(default_factory=dict)
     ended: dict[str, Run] = field(default_factory=dict)
+    reopened: set[str] = field(default_factory=set)
     cancelled: list[tuple[str, int, str]] = field(default_factory=list)
     scheduled_us: int = 0
 

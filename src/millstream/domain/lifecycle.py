@@ -60,14 +60,20 @@ def recurring(**fields: str) -> str:
     return details(**fields)
 
 
-def publish(batch: Batch, run: Run, produce: Produce, producer: str, depth: int) -> Artifact:
-    """Store an artifact in a cascade and start what it activates. Raises Conflict where the run takes none."""
+def publish(batch: Batch, run: Run, produce: Produce) -> None:
+    """Publish a client's artifact into a cascade. Raises Conflict where the run takes none."""
     if run.kind is not RunKind.CASCADE:
         raise Conflict(f"{run.id} is a run of another kind; leave correlation_id out or use another UUID")
     if run.status in (RunStatus.CANCELLING, RunStatus.CANCELLED):
         raise Conflict(f"the cascade {run.id} was cancelled; publish without its correlation_id")
     if run.status is not RunStatus.RUNNING:
         _reopen(batch, run)
+    _store(batch, run, produce, EXTERNAL, 1)
+    end_if_idle(batch, run)
+
+
+def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int) -> None:
+    """Store an artifact in a running cascade and start what it activates."""
     new = produce.new
     data = recurring(type=new.type, produced_by=producer)
     seq = batch.record(run, EventType.ARTIFACT_PUBLISHED, artifact_id=produce.artifact_id, data=data)
@@ -80,13 +86,12 @@ def publish(batch: Batch, run: Run, produce: Produce, producer: str, depth: int)
     batch.touch(run)
     if produce.activations:
         _start_agents(batch, run, produce, depth)
-    end_if_idle(batch, run)
-    return artifact
 
 
 def _reopen(batch: Batch, run: Run) -> None:
     run.status = RunStatus.RUNNING
     run.finished_us = 0
+    batch.reopened.add(run.id)
     batch.record(run, EventType.RUN_REOPENED)
 
 
@@ -168,17 +173,22 @@ def check_fence(task: Task, attempt: int) -> None:
 
 
 def complete(batch: Batch, run: Run, task: Task, attempt: int, output: bytes, produced: Sequence[Produce]) -> bool:
-    """Complete a task and publish what it made. False where this very completion was stored before."""
+    """Complete a task and publish what it made. False where this very completion was stored before.
+
+    Raises LeaseLost, and Conflict where a task that is not of a cascade publishes.
+    """
     if task.status is TaskStatus.COMPLETED and task.attempt == attempt:
         return False
     check_fence(task, attempt)
+    if produced and run.kind is not RunKind.CASCADE:
+        raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
     task.tries += 1
     _close_attempt(batch, task, AttemptStatus.COMPLETED, output=output)
     task.error_code = task.error_message = ""
     _finish(batch, run, task, TaskStatus.COMPLETED, EventType.TASK_COMPLETED)
     if run.status is RunStatus.RUNNING:
         for item in produced:
-            publish(batch, run, item, task.agent or EXTERNAL, task.depth + 1)
+            _store(batch, run, item, task.agent, task.depth + 1)
     end_if_idle(batch, run)
     return True
 
