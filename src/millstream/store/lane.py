@@ -53,6 +53,10 @@ _LOCK_AGENTS = """SELECT tenant, name, spec FROM agent WHERE (tenant, name) IN
 (SELECT * FROM unnest($1::text::text[], $2::text::text[])) ORDER BY tenant, name FOR UPDATE"""
 _RUNNING = "SELECT count(*) FROM task WHERE tenant = $1 AND kind = $2 AND status = 3 AND limited"
 _SETTLE = "INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING RETURNING 1"
+# The number is taken by settle itself: its negative tells so, should the answer to this be lost in turn.
+_VOID = """WITH mine AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING
+RETURNING lane, n) INSERT INTO commit_batch (lane, n) SELECT lane, -n FROM mine RETURNING 1"""
+_VOIDED = "SELECT 1 FROM commit_batch WHERE lane = $1::text::uuid AND n = -$2::int8"
 _PRUNE = "DELETE FROM commit_batch WHERE lane = $1::text::uuid AND n < $2"
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
 
@@ -175,10 +179,9 @@ class PostgresLane:
 
     async def write(self, statement: Statement) -> int:
         """Write a batch in one autocommit statement."""
+        self._n += 1  # first: of a write that finds no connection, settle must not tell what became of the one before
         with translated():
-            connection = self._live()
-            self._n += 1
-            row = await connection.fetchrow(statement.text, self.id, self._n, *statement.parameters)
+            row = await self._live().fetchrow(statement.text, self.id, self._n, *statement.parameters)
         if self._n % _KEPT_BATCHES == 0:
             await self._prune()
         return int(row[0]) if row else 0
@@ -186,9 +189,9 @@ class PostgresLane:
     @contextlib.asynccontextmanager
     async def transaction(self, blocking: bool = False) -> AsyncIterator[PostgresTransaction]:
         """A transaction that also claims this batch's number."""
+        self._n += 1
         with translated():
             connection = self._live()
-            self._n += 1
             async with connection.transaction():
                 if blocking:
                     await connection.execute(f"SET LOCAL lock_timeout = {BLOCKING_LOCK_MS}")
@@ -203,7 +206,9 @@ class PostgresLane:
                 if self._connection is not None:
                     self._connection.terminate()
                 self._connection = await connect(self._url, _SETTINGS)
-                return await self._connection.fetchval(_SETTLE, self.id, self._n) is None
+                if await self._connection.fetchval(_VOID, self.id, self._n):
+                    return False
+                return await self._connection.fetchval(_VOIDED, self.id, self._n) is None
             except (asyncpg.PostgresError, *LOST):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
