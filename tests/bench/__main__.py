@@ -45,6 +45,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="windows a row; the median counts (default 3)")
     parser.add_argument("--profile", action="append", default=[], metavar="NAME", help="record this row with py-spy")
     parser.add_argument("--profile-of", default="server", choices=("server", "worker"), help="which process")
+    parser.add_argument(
+        "--patience", type=float, default=0.0, help="seconds a window may wait for a quiet machine (default 0)"
+    )
     parser.add_argument("--native", action="store_true", help="record native frames, too")
     parser.add_argument("--models", action="store_true", help="let the worker use the example's pydantic handlers")
     parser.add_argument("--output", type=Path, default=Path(".millstream/bench"), help="where JSON and profiles go")
@@ -110,7 +113,7 @@ async def run(arguments: argparse.Namespace, rows: Sequence[report.Row], base: P
     """Measure, print, write; the exit code."""
     options = Options(
         arguments.seconds, arguments.rounds, _profiled(arguments, rows), arguments.profile_of, arguments.native,
-        arguments.output,
+        arguments.output, arguments.patience,
     )  # fmt: skip
     arguments.output.mkdir(parents=True, exist_ok=True)
     async with running(base, models=arguments.models) as stand:

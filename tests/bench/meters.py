@@ -49,9 +49,14 @@ def tree_cpu_s(pid: int) -> float:
 
 
 def cpu_by_kind(pids: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    """CPU seconds so far of each kind of process, this one being the client."""
+    """CPU seconds so far of each kind of process, this one being the client, and of all else on the machine."""
     found = {kind: sum(tree_cpu_s(pid) for pid in members) for kind, members in pids.items()}
     found["client"] = time.process_time()
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    # Guests are counted in user and nice, too.
+    busy = sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    found["others"] = busy - sum(found.values())
     return found
 
 

@@ -164,20 +164,36 @@ def _cells(result: Result) -> list[str]:
     spread = f" [{_number(result.low)}-{_number(result.high)}]" if len(result.rounds) > 1 else ""
     times = "" if sample.p50_ms is None else f"{sample.p50_ms:.2f}/{sample.p99_ms:.2f}"
     cpu = " ".join(f"{kind[0]}{cores:.2f}" for kind, cores in sample.cpu_cores.items() if cores >= 0.005)
+    spent = {kind: cores * sample.seconds / sample.ops * 1e6 for kind, cores in sample.cpu_cores.items()}
+    each = " ".join(f"{kind[0]}{us:.0f}" for kind, us in spent.items() if us >= 1 and kind in KINDS)
     syncs = "" if sample.wal_syncs_per_op is None else f"{sample.wal_syncs_per_op:.3g}"
     ratio = "" if result.ratio is None else f"{result.ratio:.2g}x {result.floor}"
     met = {True: "yes", False: "NO", None: ""}[result.met]
-    return [result.name, f"{_number(sample.value)} {result.unit}{spread}", times, cpu, syncs, ratio, result.aim, met]
+    each = each if result.unit == "/s" else ""
+    return [
+        result.name,
+        f"{_number(sample.value)} {result.unit}{spread}",
+        times,
+        cpu,
+        each,
+        syncs,
+        ratio,
+        result.aim,
+        met,
+    ]
 
 
 def table(results: Sequence[Result]) -> str:
     """The table with its notes below."""
-    head = ["row", "value [min-max]", "p50/p99 ms", "CPU cores", "syncs/op", "of its floor", "aim", "met"]
+    head = ["row", "value [min-max]", "p50/p99 ms", "CPU cores", "CPU us/op", "syncs/op", "of its floor", "aim", "met"]
     lines = [head, *map(_cells, results)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     rendered = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rendered.insert(1, "  ".join("-" * width for width in widths))
-    notes = ["", "CPU cores: s server, w worker, p PostgreSQL, e Envoy, c client."]
+    notes = [
+        "",
+        "CPU: s server, w worker, p PostgreSQL, e Envoy, c client, o all else here, the kernel's threads included.",
+    ]
     for result in results:
         extra = ", ".join(f"{name} {_number(value)}" for name, value in result.median.notes.items())
         text = "; ".join(filter(None, [result.title, result.remark, extra]))
