@@ -143,10 +143,7 @@ class Committer:
                 # It was decided on top of what was not written.
                 self._undo(decided.batch)
                 decided = None
-            if decided is None:
-                others = [*failed, *owned, *others]
-            else:
-                others = [*failed, *others]
+            others = [*failed, *owned, *others] if decided is None else [*failed, *others]
         if decided is not None:
             if len(owned) < OVERLAP_FROM or others:
                 _, failed = await self._write_decided(decided)
@@ -225,7 +222,10 @@ class Committer:
         except Disconnected:
             if not await self._settled(batch, items):
                 return False, []
-        except (Conflicted, Refused):
+        except Exception as error:
+            # Whatever it is: a write that nobody waits for yet may not take its callers and its leases with it.
+            if not isinstance(error, Conflicted | Refused):
+                log.exception("a batch failed; deciding it again command by command")
             self._undo(batch)
             return False, items
         self.at("after write")
