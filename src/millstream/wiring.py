@@ -110,7 +110,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     await blocking.open()
     database = await Database.open(url, settings.pool_size)
     reads, maintenance, registry = Reads(database), Maintenance(database), RegistryStore(database)
-    dispatcher_peers = Peers(lane.id, socket.gethostname(), maintenance)
+    dispatcher_peers = Peers(lane.id, blocking.id, socket.gethostname(), maintenance)
     engine = Engine(
         lane,
         blocking,

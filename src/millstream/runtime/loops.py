@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 POLL_S = 1.0
 SWEEP_S = 60.0
 BATCH = 500
+KEYS_BATCH = 5000
 STEPS_MOST = 200
 DAY_US = 86_400_000_000
 
@@ -33,9 +34,10 @@ class LoopStore(Protocol):
     async def overdue_cancels(self, now_us: int, limit: int) -> list[str]: ...
     async def renew(self, lane: str, task_ids: Sequence[str], until_us: int) -> set[str]: ...
     async def delivered(self, lane: str, task_ids: Sequence[str]) -> None: ...
-    async def sweep(self, now_us: int, silent_us: int) -> None: ...
+    async def drop_lanes(self, silent_since_us: int) -> None: ...
+    async def drop_keys(self, now_us: int, limit: int) -> int: ...
     async def drop_runs(self, ended_before_us: int, now_us: int, limit: int) -> int: ...
-    async def drop_artifacts(self, created_before_us: int, limit: int) -> int: ...
+    async def drop_artifacts(self, created_before_us: int, now_us: int, limit: int) -> int: ...
 
 
 class RunReads(Protocol):
@@ -137,13 +139,14 @@ class Loops:
     async def sweep(self) -> None:
         """Drop what its retention has passed, in small steps."""
         store, now_us = self._store, await self._store.now_us()
-        await store.sweep(now_us, SILENT_US * 4)
+        await store.drop_lanes(now_us - SILENT_US * 4)
+        await _in_steps(lambda: store.drop_keys(now_us, KEYS_BATCH), KEYS_BATCH)
         if self._retention.run_days:
             before_us = now_us - int(self._retention.run_days * DAY_US)
-            await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH))
+            await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH), BATCH)
         if self._retention.artifact_days:
             made_before_us = now_us - int(self._retention.artifact_days * DAY_US)
-            await _in_steps(lambda: store.drop_artifacts(made_before_us, BATCH))
+            await _in_steps(lambda: store.drop_artifacts(made_before_us, now_us, BATCH), BATCH)
 
 
 async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:
@@ -152,10 +155,10 @@ async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:
         await _guarded(step)
 
 
-async def _in_steps(drop: Callable[[], Awaitable[int]]) -> None:
+async def _in_steps(drop: Callable[[], Awaitable[int]], batch: int) -> None:
     """Drop batch after batch, with a rest for others in between; what is left waits for the next sweep."""
     for _ in range(STEPS_MOST):
-        if await drop() < BATCH:
+        if await drop() < batch:
             return
         await asyncio.sleep(0.05)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from millstream.domain.errors import MillstreamError
@@ -21,24 +21,28 @@ class PeerStore(Protocol):
     """Where servers note that they live; see store.maintenance."""
 
     async def now_us(self) -> int: ...
-    async def see(self, lane: str, server: str, now_us: int) -> None: ...
+    async def see(self, lanes: Sequence[str], server: str, now_us: int) -> None: ...
     async def peers(self, lane: str, since_us: int) -> tuple[list[str], dict[DispatchKey, list[str]]]: ...
     async def interested(self, lane: str, keys: list[DispatchKey]) -> None: ...
-    async def leave(self, lane: str) -> None: ...
+    async def leave(self, lanes: Sequence[str]) -> None: ...
 
 
 class Peers:
     """Sends wake-ups to the servers that asked for them.
+
+    Args:
+        lane: The lane by which this server is known; `blocking` is the other one that it commits through.
 
     Attributes:
         send: Sends a message to a lane; see store.wakeups.
         served: The dispatch keys that workers connected here serve.
     """
 
-    def __init__(self, lane: str, server: str, store: PeerStore) -> None:
+    def __init__(self, lane: str, blocking: str, server: str, store: PeerStore) -> None:
         self.send: Callable[[str, Message], None] = lambda lane, message: None
         self.served: Callable[[], set[DispatchKey]] = set
         self._lane = lane
+        self._both = (lane, blocking)
         self._server = server
         self._store = store
         self._lanes: list[str] = []
@@ -108,7 +112,7 @@ class Peers:
         try:
             while True:
                 try:
-                    await self._store.see(self._lane, self._server, await self._store.now_us())
+                    await self._store.see(self._both, self._server, await self._store.now_us())
                 except MillstreamError as error:
                     log.warning("this server could not be noted: %s", error.message)
                 await asyncio.sleep(SEEN_EVERY_S)
@@ -118,6 +122,6 @@ class Peers:
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(2):
-                await self._store.leave(self._lane)
+                await self._store.leave(self._both)
         except (MillstreamError, TimeoutError) as error:
             log.info("left without a word: %s", error)

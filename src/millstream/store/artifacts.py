@@ -2,7 +2,24 @@
 
 from typing import Any
 
-from sqlalchemy import ARRAY, Select, String, Text, and_, any_, bindparam, case, cast, false, func, literal, or_, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Select,
+    String,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -161,21 +178,29 @@ def _matching(tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: 
 
 
 def _visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
-    """domain.artifacts.visible in SQL, for the kinds that need no walk; After is judged by the caller."""
+    """domain.artifacts.visible in SQL."""
     spec = cast(case((artifact.c.visibility == "", literal("{}")), else_=artifact.c.visibility), _JSONB)
+    # An After, then another After, ..., then what stays: hidden for the sum of their times.
+    ttl_us = func.jsonb_path_query(spec, text("'strict $.**.ttl_us'"), type_=_JSONB).column_valued("ttl_us")
+    hidden_us = select(func.sum(cast(ttl_us, BigInteger))).scalar_subquery()
+    then = func.jsonb_path_query_first(spec, text("""'strict $.** ? (@.kind != "After")'"""), type_=_JSONB)
+    return or_(
+        artifact.c.produced_by == reader.agent if reader.agent else false(),
+        _settled_for(reader, artifact.c.visibility_kind, spec),
+        and_(
+            artifact.c.visibility_kind == "After",
+            artifact.c.created_us + hidden_us <= now_us,
+            _settled_for(reader, func.coalesce(then["kind"].astext, "Public"), then),
+        ),
+    )
+
+
+def _settled_for(reader: Reader, kind: ColumnElement[str], spec: ColumnElement[Any]) -> ColumnElement[bool]:
     labels = bindparam(None, sorted(reader.labels), type_=ARRAY(String))
-    mine: ColumnElement[bool] = artifact.c.produced_by == reader.agent if reader.agent else false()
     private = spec["agents"].contains(cast(func.to_jsonb(cast(literal(reader.agent), Text)), _JSONB))
     return or_(
-        artifact.c.visibility_kind.in_(["Public", "After"]),
-        mine,
-        and_(artifact.c.visibility_kind == "Private", private if reader.agent else false()),
-        and_(
-            artifact.c.visibility_kind == "Labelled",
-            spec["required_labels"].contained_by(cast(func.to_jsonb(labels), _JSONB)),
-        ),
-        and_(
-            artifact.c.visibility_kind == "Tenant",
-            or_(spec["tenant_id"].astext == "", spec["tenant_id"].astext == reader.tenant),
-        ),
+        kind == "Public",
+        and_(kind == "Private", private if reader.agent else false()),
+        and_(kind == "Labelled", spec["required_labels"].contained_by(cast(func.to_jsonb(labels), _JSONB))),
+        and_(kind == "Tenant", or_(spec["tenant_id"].astext == "", spec["tenant_id"].astext == reader.tenant)),
     )

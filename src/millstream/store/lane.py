@@ -197,6 +197,8 @@ class PostgresLane:
                     await connection.execute(f"SET LOCAL lock_timeout = {BLOCKING_LOCK_MS}")
                 await connection.fetch(_SETTLE, self.id, self._n)
                 yield PostgresTransaction(connection, blocking)
+        if self._n % _KEPT_BATCHES == 0:
+            await self._prune()
 
     async def settle(self) -> bool:
         """Connect again and find out about the last write; an uncommitted one is made impossible."""

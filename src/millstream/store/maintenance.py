@@ -37,25 +37,28 @@ WHERE task.id = u.id AND task.attempt = u.attempt AND task.owner <> ''"""
 _SHORTEN = """UPDATE task SET lease_until_us = LEAST(lease_until_us, $3),
 delivered = delivered OR id = ANY($4::text::uuid[])
 WHERE id = ANY($1::text::uuid[]) AND owner = $2"""
-_SEE = """INSERT INTO lane (id, server, started_us, seen_us) VALUES ($1::text::uuid, $2, $3, $3)
+_SEE = """INSERT INTO lane (id, server, started_us, seen_us)
+SELECT id, CASE WHEN n = 1 THEN $2 ELSE '' END, $3, $3 FROM unnest($1::text::uuid[]) WITH ORDINALITY u(id, n)
 ON CONFLICT (id) DO UPDATE SET seen_us = excluded.seen_us"""
-_PEERS = "SELECT id::text FROM lane WHERE seen_us > $1 AND id <> $2::text::uuid"
+_PEERS = "SELECT id::text FROM lane WHERE seen_us > $1 AND id <> $2::text::uuid AND server <> ''"
 _INTERESTS = """SELECT interest.lane::text, tenant, queue, kind FROM interest JOIN lane ON lane.id = interest.lane
 WHERE seen_us > $1 AND interest.lane <> $2::text::uuid"""
 _LEAVE = "DELETE FROM interest WHERE lane = $1::text::uuid"
 _INTEREST = """INSERT INTO interest (lane, tenant, queue, kind)
 SELECT $1::text::uuid, * FROM unnest($2::text::text[], $3::text::text[], $4::text::text[])
 ON CONFLICT DO NOTHING"""
-_GONE = "DELETE FROM lane WHERE id = $1::text::uuid"
 _SEALED = """WITH gone AS (DELETE FROM lane WHERE seen_us < $1 RETURNING id),
 batches AS (DELETE FROM commit_batch WHERE lane IN (SELECT id FROM gone))
 DELETE FROM interest WHERE lane IN (SELECT id FROM gone)"""
 _KEYS = "DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_us < $1 LIMIT $2))"
-_OLD_RUNS = """SELECT id::text, day FROM (SELECT id, created_us / 86400000000 AS day FROM run
+# Locked, so that none is opened again while it is dropped.
+_OLD_RUNS = """SELECT id::text, created_us / 86400000000 AS day FROM run
 WHERE created_us < $1 AND finished_us > 0 AND finished_us < $1 AND keep_until_us < $2
-ORDER BY created_us LIMIT $3) r"""
+ORDER BY created_us LIMIT $3 FOR UPDATE SKIP LOCKED"""
+# Ids are in order of time, so what is young is not even looked at; a live key's replay needs what its run made.
 _OLD_ARTIFACTS = """DELETE FROM artifact WHERE ctid = ANY(ARRAY(SELECT ctid FROM artifact
-WHERE tenant = $1 AND created_us < $2 ORDER BY id LIMIT $3))"""
+WHERE tenant = $1 AND id < $2::text::uuid AND created_us < $3 AND NOT EXISTS
+(SELECT 1 FROM run WHERE run.id = artifact.run_id AND run.keep_until_us >= $4) ORDER BY id LIMIT $5))"""
 _STATS = """SELECT count(*) AS ready, coalesce(min(run_at_us), 0) AS oldest FROM
 (SELECT run_at_us FROM task WHERE status = 2 LIMIT 100000) t"""
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
@@ -144,9 +147,9 @@ class Maintenance:
         """End leases of a worker that went, unless it comes back before then."""
         await self._database.execute(_SHORTEN, uuids(task_ids), lane, until_us, uuids(delivered))
 
-    async def see(self, lane: str, server: str, now_us: int) -> None:
-        """This server lives."""
-        await self._database.execute(_SEE, lane, server, now_us)
+    async def see(self, lanes: Sequence[str], server: str, now_us: int) -> None:
+        """This server lives: its own lane, then others that it commits through but is not reached by."""
+        await self._database.execute(_SEE, uuids(lanes), server, now_us)
 
     async def peers(self, lane: str, since_us: int) -> tuple[list[str], dict[DispatchKey, list[str]]]:
         """Other servers that live, and which of them serve which dispatch keys."""
@@ -165,15 +168,18 @@ class Maintenance:
                 tenants, queues, kinds = zip(*keys, strict=True)
                 await connection.execute(_INTEREST, lane, names(tenants), names(queues), names(kinds))
 
-    async def leave(self, lane: str) -> None:
-        """This server goes."""
-        await self._database.execute(_LEAVE, lane)
-        await self._database.execute(_GONE, lane)
+    async def leave(self, lanes: Sequence[str]) -> None:
+        """This server goes. Its lanes stay, as gone, until what they committed is swept."""
+        await self._database.execute(_LEAVE, lanes[0])
+        await self.see(lanes, "", 0)
 
-    async def sweep(self, now_us: int, silent_us: int) -> None:
-        """Drop lanes of servers that are gone, and expired idempotency keys."""
-        await self._database.execute(_SEALED, now_us - silent_us)
-        await self._database.execute(_KEYS, now_us, 5000)
+    async def drop_lanes(self, silent_since_us: int) -> None:
+        """Drop lanes of servers that are gone, with the numbers of their batches."""
+        await self._database.execute(_SEALED, silent_since_us)
+
+    async def drop_keys(self, now_us: int, limit: int) -> int:
+        """Drop expired idempotency keys; returns how many."""
+        return _count(await self._database.execute(_KEYS, now_us, limit))
 
     async def drop_runs(self, ended_before_us: int, now_us: int, limit: int) -> int:
         """Drop finished runs with all that is theirs but their artifacts; returns how many."""
@@ -197,15 +203,27 @@ class Maintenance:
                 await connection.execute(statement, days, ids)
             return len(rows)
 
-    async def drop_artifacts(self, created_before_us: int, limit: int) -> int:
+    async def drop_artifacts(self, created_before_us: int, now_us: int, limit: int) -> int:
         """Drop old artifacts, tenant by tenant; returns how many."""
         dropped = 0
+        before_id = _first_id(created_before_us)
         for row in await self._database.fetch("SELECT tenant FROM registry"):
-            tag = await self._database.execute(_OLD_ARTIFACTS, row["tenant"], created_before_us, limit)
-            dropped += int(tag.rsplit(" ", 1)[-1])
+            arguments = (row["tenant"], before_id, created_before_us, now_us, limit)
+            dropped += _count(await self._database.execute(_OLD_ARTIFACTS, *arguments))
         return dropped
 
     async def stats(self) -> tuple[int, int]:
         """Pending tasks (counted to 100,000), and since when the oldest is ready, microseconds (0 for none)."""
         row = await self._database.fetchrow(_STATS)
         return (int(row["ready"]), int(row["oldest"])) if row else (0, 0)
+
+
+def _count(tag: str) -> int:
+    """Rows that a statement changed, by its tag."""
+    return int(tag.rsplit(" ", 1)[-1])
+
+
+def _first_id(at_us: int) -> str:
+    """The first UUIDv7 of a millisecond."""
+    at_ms = f"{max(at_us, 0) // 1000:012x}"
+    return f"{at_ms[:8]}-{at_ms[8:]}-7000-8000-000000000000"

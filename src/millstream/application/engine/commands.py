@@ -74,6 +74,13 @@ def _leased(batch: Batch, tenant: str, task_id: str, attempt: int) -> tuple[Run,
     return run, task
 
 
+def _keep_for_replays(batch: Batch, run: Run, key: KeyClaim | None) -> None:
+    """Retention leaves the run alone while a key's duplicates are answered from it."""
+    if key is not None and key.expires_us > run.keep_until_us:
+        run.keep_until_us = key.expires_us
+        batch.touch(run)
+
+
 @dataclass(slots=True)
 class Publish(Command):
     """Publish an artifact; returns the run's id. `waiter`: the lane where a caller waits for the cascade."""
@@ -95,8 +102,7 @@ class Publish(Command):
         publish(batch, run, self.produce)
         if self.waiter and self.waiter not in run.waiters:
             run.waiters = (*run.waiters, self.waiter)
-        if self.key is not None:
-            run.keep_until_us = max(run.keep_until_us, self.key.expires_us)
+        _keep_for_replays(batch, run, self.key)
         return run.id
 
 
@@ -114,9 +120,8 @@ class CreateTask(Command):
         run = Run(self.run_id, self.tenant, RunKind.SINGLE, batch.now_us, self.by, updated_us=batch.now_us)
         new = self.new
         run.labels = new.labels
-        if self.key is not None:
-            run.keep_until_us = self.key.expires_us
         batch.add_run(run)
+        _keep_for_replays(batch, run, self.key)
         task = Task(
             self.task_id,
             run.id,
@@ -264,6 +269,7 @@ class CancelRun(Command):
             raise NotFound(f"there is no run {self.run_id}")
         tasks = [task for task in batch.tasks.values() if task.run_id == run.id]
         cancel_run(batch, run, tasks, self.reason, self.by)
+        _keep_for_replays(batch, run, self.key)
         return run
 
 
@@ -291,6 +297,7 @@ class CancelTask(Command):
         if task.tenant != self.tenant:
             raise NotFound(f"there is no task {task.id}")
         cancel_task(batch, run, task, self.reason)
+        _keep_for_replays(batch, run, self.key)
         return task
 
 

@@ -1,0 +1,160 @@
+"""Retention: what is finished goes when its days have passed, and nothing else does."""
+
+import pytest
+from tests.engine.database import Database
+from tests.engine.servers import Roles, Start, server
+from tests.engine.workers import Worker, chain_worker
+from tests.engine.world import ROOT, agent, check_all, key, made, order, register
+
+from millstream.application.views import NewTask
+from millstream.domain.errors import NotFound
+from millstream.domain.runs import RunStatus
+from millstream.store import lane
+
+DAY_S = 86_400
+TABLES = ("run", "task", "attempt", "event", "artifact")
+
+
+async def counts(database: Database) -> dict[str, int]:
+    """Rows by table."""
+    return {table: await database.value(f"SELECT count(*) FROM {table}") for table in TABLES}
+
+
+async def test_finished_runs_go_with_all_that_is_theirs(roles: Roles, database: Database) -> None:
+    """Rule 15: tasks, attempts and events go with their run; artifacts have days of their own."""
+    async with chain_worker(roles.worker):
+        result = await roles.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
+    await database.pass_time(7 * DAY_S - 60)
+    await roles.worker.loops.sweep()
+    assert await counts(database) == {"run": 1, "task": 3, "attempt": 3, "event": 15, "artifact": 4}
+    await database.pass_time(120)
+    await roles.worker.loops.sweep()
+    assert await counts(database) == {"run": 0, "task": 0, "attempt": 0, "event": 0, "artifact": 4}
+    assert (await roles.publisher.artifacts.get(ROOT, result.artifacts[3].id)).type == "Notification"
+    await database.pass_time(23 * DAY_S)
+    await roles.publisher.loops.sweep()
+    assert await counts(database) == dict.fromkeys(TABLES, 0)
+
+
+async def test_what_is_open_stays(start: Start, database: Database) -> None:
+    """Rule 15: a run that still runs, or ended lately, is never dropped, however old."""
+    here, there = await start(run_retention_days=1)
+    await register(here, ("Order",), agent("plain", "Order"))
+    open_run = (await here.artifacts.publish(ROOT, order(), None)).correlation_id
+    waiting = (await here.tasks.create(ROOT, NewTask("nobody"), None)).task
+    await database.pass_time(10 * DAY_S)
+    for service in (here, there):
+        await service.loops.poll()
+        await service.loops.sweep()
+    assert (await here.runs.get(ROOT, open_run)).status is RunStatus.RUNNING
+    assert (await there.tasks.get(ROOT, waiting.id)).task.id == waiting.id
+    async with Worker(there, kinds=["agent:plain"]) as worker:
+        await worker.complete(await worker.take())
+    await there.loops.sweep()
+    assert (await here.runs.get(ROOT, open_run)).status is RunStatus.COMPLETED
+    await check_all(database)
+
+
+async def test_artifacts_stay_their_days(start: Start, database: Database) -> None:
+    """Rule 15: artifact_retention_days count from publication; a younger one of an old cascade stays."""
+    here, there = await start()
+    await register(here, ("Order", "Payment"))
+    first = await here.artifacts.publish(ROOT, order(), None)
+    await database.pass_time(20 * DAY_S)
+    await here.loops.poll()
+    await here.artifacts.publish(ROOT, made("Payment", first.correlation_id), None)
+    await database.pass_time(11 * DAY_S)
+    await there.loops.sweep()
+    assert await database.rows("SELECT type FROM artifact") == [{"type": "Payment"}]
+
+
+async def test_a_live_key_keeps_what_its_replay_needs(start: Start, database: Database) -> None:
+    """Contract: retention never removes what a live key needs: the run, and the artifacts of the answer."""
+    here, there = await start(run_retention_days=1, artifact_retention_days=1, idempotency_ttl_s=5 * DAY_S)
+    async with chain_worker(there):
+        first = await here.artifacts.publish_sync(ROOT, order(), key("k"), 10)
+        await here.artifacts.publish_sync(ROOT, order(), None, 10)
+    task = (await here.tasks.create(ROOT, NewTask("sums"), None)).task
+    await here.tasks.cancel(ROOT, task.id, "", key("c", "CancelTask"))
+    run = await here.artifacts.publish(ROOT, made("Notification"), None)
+    hanging = await here.artifacts.publish(ROOT, order(), None)
+    await here.runs.cancel(ROOT, hanging.correlation_id, "", key("c", "CancelRun"))
+    await database.pass_time(4 * DAY_S)
+    await there.loops.sweep()
+    again = await there.artifacts.publish_sync(ROOT, order(), key("k"), 10)
+    assert [item.id for item in again.artifacts] == [item.id for item in first.artifacts]
+    assert (await there.tasks.cancel(ROOT, task.id, "", key("c", "CancelTask"))).replayed
+    assert (await there.runs.cancel(ROOT, hanging.correlation_id, "", key("c", "CancelRun")))[1]
+    with pytest.raises(NotFound):
+        await there.runs.get(ROOT, run.correlation_id)
+    await database.pass_time(2 * DAY_S)
+    await there.loops.sweep()
+    assert await counts(database) == dict.fromkeys(TABLES, 0)
+
+
+async def test_a_reopened_cascade_begins_its_days_anew(roles: Roles, database: Database) -> None:
+    """Rules 15, 24: days count from the last end."""
+    await register(roles.publisher, ("Order",))
+    first = await roles.publisher.artifacts.publish(ROOT, order(), None)
+    await database.pass_time(6 * DAY_S)
+    await roles.worker.loops.poll()
+    await roles.worker.artifacts.publish(ROOT, order(correlation_id=first.correlation_id), None)
+    await database.pass_time(6 * DAY_S)
+    await roles.publisher.loops.sweep()
+    assert (await roles.publisher.runs.get(ROOT, first.correlation_id)).artifact_count == 2
+
+
+async def test_publishing_into_a_cascade_that_is_gone_begins_it_anew(roles: Roles, database: Database) -> None:
+    """Rule 24: reopening is within retention; afterwards the id is free."""
+    await register(roles.publisher, ("Order",))
+    first = await roles.publisher.artifacts.publish(ROOT, order(), None)
+    await database.pass_time(8 * DAY_S)
+    await roles.worker.loops.sweep()
+    await roles.publisher.artifacts.publish(ROOT, order(correlation_id=first.correlation_id), None)
+    run = await roles.worker.runs.get(ROOT, first.correlation_id)
+    assert (run.status, run.artifact_count) == (RunStatus.COMPLETED, 1)
+
+
+async def test_a_run_in_use_is_not_dropped(start: Start, database: Database) -> None:
+    """Invariant: an acknowledged write is never lost: a run that somebody just opens again is left alone."""
+    here, _ = await start()
+    await register(here, ("Order",), agent("plain", "Order"))
+    await here.artifacts.publish(ROOT, order(), None)
+    done = (await here.tasks.create(ROOT, NewTask("sums"), None)).task
+    await here.tasks.cancel(ROOT, done.id, "", None)
+    await database.pass_time(8 * DAY_S)
+    async with database.other() as connection, connection.transaction():
+        await connection.execute("SELECT 1 FROM run WHERE id = $1::text::uuid FOR UPDATE", done.run_id)
+        await here.loops.sweep()
+        assert await database.value("SELECT count(*) FROM run") == 2
+    await here.loops.sweep()
+    assert await database.value("SELECT count(*) FROM run") == 1
+
+
+async def test_a_server_that_left_leaves_nothing(start: Start, database: Database) -> None:
+    """Rule 3: sealed lanes are dropped with their batches, both of a server's; those of live servers stay."""
+    here, there = await start()
+    await register(here, ("Order",))
+    async with server(database) as third:
+        await third.artifacts.publish(ROOT, order(), None)
+        lanes = {third.engine.lane_id, third.engine._blocked.lane.id}
+        assert await database.value("SELECT count(*) FROM commit_batch WHERE lane = ANY($1::text[]::uuid[])", lanes)
+    assert third.engine.lane_id not in (await here.maintenance.peers(here.engine.lane_id, 1))[0]
+    await here.loops.sweep()
+    assert {str(row["id"]) for row in await database.rows("SELECT id FROM lane")} == {
+        each.engine.lane_id for each in (here, there)
+    } | {each.engine._blocked.lane.id for each in (here, there)}
+    assert await database.value("SELECT count(*) FROM commit_batch WHERE lane = ANY($1::text[]::uuid[])", lanes) == 0
+
+
+async def test_a_lane_keeps_few_numbers(
+    start: Start, database: Database, owner_path: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 3: a lane's old batch numbers are dropped while it lives, on both paths."""
+    monkeypatch.setattr(lane, "_KEPT_BATCHES", 10)
+    here, _ = await start(owner_path=owner_path)
+    await register(here, ("Order",))
+    for _ in range(35):
+        await here.artifacts.publish(ROOT, order(), None)
+    lane_id = here.engine.lane_id
+    assert await database.value("SELECT count(*) FROM commit_batch WHERE lane = $1::text::uuid", lane_id) <= 10
