@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from millstream.application.views import Cancellation, Lease, Push
 from millstream.domain.artifacts import Artifact
-from millstream.domain.batch import Batch, Claim
+from millstream.domain.batch import Batch, Claim, Handoff
 from millstream.domain.runs import Task
 
 DispatchKey = tuple[str, str, str]
@@ -175,11 +175,15 @@ class Dispatcher:
 
     def undo(self, batch: Batch) -> None:
         """Give back the credit of a batch that was not committed."""
-        for handoff in batch.handoffs:
+        self.give_back(batch.handoffs)
+        batch.handoffs.clear()
+
+    def give_back(self, handoffs: Iterable[Handoff]) -> None:
+        """Workers have room again for what did not come to them."""
+        for handoff in handoffs:
             session = self.sessions.get(handoff.session_id)
             if session is not None:
                 self.add_credit(session, 1)
-        batch.handoffs.clear()
 
     def deliver(self, session_id: str, lease: Lease) -> bool:
         """Push a committed lease. False where the worker is gone."""

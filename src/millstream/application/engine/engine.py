@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from millstream.application.engine.cache import RunCache
-from millstream.application.engine.commands import Command, LeaseReady
+from millstream.application.engine.commands import Command, LeaseReady, Release
 from millstream.application.engine.committer import Clock, Committer, Hooks, Sizes
 from millstream.application.engine.dispatch import Dispatcher, DispatchKey, Session, lease_of
 from millstream.application.engine.queue import CommandQueue, Outcome
@@ -168,24 +168,39 @@ class Engine:
             return
         fresh = {artifact.id: artifact for artifact in batch.artifacts}
         to_read: list[Handoff] = []
+        gone: list[Handoff] = []
         for handoff in batch.handoffs:
             ids = handoff.task.artifact_ids
             if all(artifact_id in fresh for artifact_id in ids):
-                self._deliver(handoff, fresh)
+                if not self._deliver(handoff, fresh):
+                    gone.append(handoff)
             else:
                 to_read.append(handoff)
         if to_read:
-            delivery = asyncio.get_running_loop().create_task(self._read_and_deliver(to_read))
-            self._deliveries.add(delivery)
-            delivery.add_done_callback(self._deliveries.discard)
+            self._in_background(self._read_and_deliver(to_read))
+        if gone:
+            self._in_background(self._release(gone))
 
-    def _deliver(self, handoff: Handoff, artifacts: Mapping[str, Artifact]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        delivery = asyncio.get_running_loop().create_task(work)
+        self._deliveries.add(delivery)
+        delivery.add_done_callback(self._deliveries.discard)
+
+    def _deliver(self, handoff: Handoff, artifacts: Mapping[str, Artifact]) -> bool:
+        """Push a lease. False where the worker is gone."""
         task = handoff.task
         found = [artifacts[artifact_id] for artifact_id in task.artifact_ids if artifact_id in artifacts]
-        self.dispatcher.deliver(handoff.session_id, lease_of(task, handoff.attempt, found))
+        return self.dispatcher.deliver(handoff.session_id, lease_of(task, handoff.attempt, found))
+
+    async def _release(self, handoffs: list[Handoff]) -> None:
+        """Give back leases that reached no worker; one that cannot be given back runs out."""
+        await self.submit_all(
+            [Release(task_ids=(each.task.id,), tenant=each.task.tenant, attempt=each.attempt) for each in handoffs],
+            urgent=True,
+        )
 
     async def _read_and_deliver(self, handoffs: list[Handoff]) -> None:
-        """Read the artifacts that leased tasks are given, then push the leases. One that is not pushed runs out."""
+        """Read the artifacts that leased tasks are given, then push the leases."""
         wanted: dict[str, set[str]] = {}
         for handoff in handoffs:
             wanted.setdefault(handoff.task.tenant, set()).update(handoff.task.artifact_ids)
@@ -195,9 +210,12 @@ class Engine:
                 found |= await self._artifacts.by_ids(tenant, sorted(ids))
         except MillstreamError as error:
             log.warning("leases could not be delivered: %s", error.message)
+            self.dispatcher.give_back(handoffs)
+            await self._release(handoffs)
             return
-        for handoff in handoffs:
-            self._deliver(handoff, found)
+        gone = [handoff for handoff in handoffs if not self._deliver(handoff, found)]
+        if gone:
+            await self._release(gone)
 
     # The pull: leasing what waits, in order.
 
