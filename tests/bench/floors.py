@@ -9,11 +9,12 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from tests.bench import rest, rpc
+from tests.bench.artifacts import cpu_ms_per_request, large_body
 from tests.bench.load import BenchError, closed_loop
 from tests.bench.report import Load, Outcome, Row
 from tests.bench.stand import ORDER, Stand
@@ -122,12 +123,9 @@ def echo_grpc(callers: int) -> Row:
     return Row(f"echo-grpc-c{callers}", f"bare grpc.aio echo, {callers} callers", prepare)
 
 
-def echo_rest(callers: int) -> Row:
-    """The same, as REST through Envoy."""
-
+def _through_proxy(raw: bytes, callers: int) -> Callable[[Stand], contextlib.AbstractAsyncContextManager[Load]]:
     @contextlib.asynccontextmanager
     async def prepare(stand: Stand) -> AsyncIterator[Load]:
-        raw = rest.post("/api/v1/artifacts", {"type": "Receipt", "payload": ORDER})
         async with _echo(stand) as port, running_proxy([("127.0.0.1", port)]) as proxy:
             with stand.counting("envoy", proxy.pid):
                 async with rest.connections(proxy.port, callers) as connections:
@@ -141,7 +139,21 @@ def echo_rest(callers: int) -> Row:
                     callables = [caller(connection) for connection in connections]
                     yield lambda seconds: closed_loop(callables, seconds)  # type: ignore[arg-type]
 
-    return Row(f"echo-rest-c{callers}", f"the same as REST through Envoy, {callers} callers", prepare)
+    return prepare
+
+
+def echo_rest(callers: int) -> Row:
+    """The same, as REST through Envoy."""
+    raw = rest.post("/api/v1/artifacts", {"type": "Receipt", "payload": ORDER})
+    title = f"the same as REST through Envoy, {callers} callers"
+    return Row(f"echo-rest-c{callers}", title, _through_proxy(raw, callers))
+
+
+def echo_large() -> Row:
+    """The same with the large payload."""
+    raw = rest.post("/api/v1/artifacts", large_body())
+    title = "server CPU of the echo with a 1 MB payload as REST through Envoy"
+    return Row("echo-1mb", title, _through_proxy(raw, 1), unit="ms CPU/request", value=cpu_ms_per_request)
 
 
 def rows() -> list[Row]:
@@ -154,4 +166,5 @@ def rows() -> list[Row]:
         echo_rest(1),
         echo_rest(32),
         echo_rest(64),
+        echo_large(),
     ]
