@@ -49,8 +49,8 @@ $(STAMP): $(LOCK) pyproject.toml | $(BIN)/uv
 	@touch $@
 
 .PHONY: run
-run: setup ## Start Millstream with the example (EXAMPLE=orders) on http://127.0.0.1:8080
-	@exec $(BIN)/millstream dev --example $(EXAMPLE)
+run: setup ## Start it all with the example on http://127.0.0.1:8080 (ARGS="--port 8081 --grpc-port 7081")
+	@exec $(BIN)/millstream dev --example $(EXAMPLE) $(ARGS)
 
 # -- check -----------------------------------------------------------------------------------------------------
 

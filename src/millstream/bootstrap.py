@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+import asyncpg
 import structlog
 import uvloop
 
 from millstream.adapters import logs
 from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator, DeveloperAuthenticator
 from millstream.adapters.metrics import Metrics
+from millstream.application.ports import Disconnected
 from millstream.config import ConfigError, Settings
 from millstream.store import migrations
 from millstream.transport.pipeline import Pipeline
@@ -44,12 +46,26 @@ Build = Callable[[Settings, Metrics], Awaitable[App]]
 """Makes the service behind the transport."""
 
 
+class CannotStartError(RuntimeError):
+    """What the server needs is not there. The message is one line."""
+
+
 async def build(settings: Settings, metrics: Metrics) -> App:
-    """The service on its database, brought up to date and running. Raises Disconnected."""
-    if settings.migrate_at_start:
-        await migrations.upgrade(settings.database_url.get_secret_value())
-    service = await wire(settings, metrics)
-    await service.start()
+    """The service on its database, brought up to date and running. Raises ConfigError and CannotStartError."""
+    url = settings.database_url.get_secret_value()
+    if not url:
+        raise ConfigError("database_url is missing: postgresql://user:password@host/database")
+    try:
+        if settings.migrate_at_start:
+            await _migrate(url)
+        service = await wire(settings, metrics)
+        await service.start()
+    except migrations.MigrationError as error:
+        raise CannotStartError(str(error)) from error
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CannotStartError(f"cannot reach the database: {error}") from error
+    except Disconnected as error:
+        raise CannotStartError(f"cannot reach the database: {error.__cause__ or 'the connection was lost'}") from error
 
     async def exposition() -> bytes:
         await service.system.gauge()
@@ -73,18 +89,33 @@ async def build(settings: Settings, metrics: Metrics) -> App:
     return App(use_cases, service.system.database_answers, service.close)
 
 
+async def _migrate(url: str) -> None:
+    """Bring the database up to date. One that a newer release has migrated is served as it is: each release works on
+    the tables of the next, so that both may run at once and this one may be started again."""
+    revision = await migrations.current(url)
+    if revision is None or migrations.known(revision):
+        await migrations.upgrade(url)
+    else:
+        _log.warning("a newer release has migrated the database", revision=revision, known=migrations.head())
+
+
 def run(settings: Settings, build: Build = build) -> int:
     """Serve on an event loop of its own, and return the exit code."""
     return uvloop.run(serve(settings, build))
 
 
 async def serve(settings: Settings, build: Build = build) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code. Raises ConfigError where no one could call."""
+    """Serve until SIGTERM or SIGINT, and return the exit code. Raises ConfigError where no one could call, or there
+    is no database to serve."""
     logs.configure(settings.log_format, settings.log_level)
     authenticator = authenticator_of(settings)
     metrics = Metrics()
     ended = _signals()
-    app = await build(settings, metrics)
+    try:
+        app = await build(settings, metrics)
+    except CannotStartError as error:
+        _log.error("cannot start", reason=str(error))
+        return 1
     _calm_collector()
     try:
         server = server_of(settings, app, authenticator, metrics)

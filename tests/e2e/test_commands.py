@@ -74,6 +74,23 @@ async def test_a_server_that_nobody_could_call_does_not_start(tmp_path: Path) ->
     assert len(errors.splitlines()) == 1
 
 
+async def test_a_server_without_a_database_says_how_to_name_one(tmp_path: Path) -> None:
+    code, _, errors = await run("serve", cwd=tmp_path, MILLSTREAM_AUTH_MODE="developer")
+    assert (code, errors) == (
+        2, "millstream: database_url is missing: postgresql://user:password@host/database\n"
+    )  # fmt: skip
+
+
+async def test_a_server_whose_database_is_away_ends_with_one_line(tmp_path: Path) -> None:
+    code, _, errors = await run(
+        "serve", cwd=tmp_path, MILLSTREAM_AUTH_MODE="developer",
+        MILLSTREAM_DATABASE_URL="postgresql://nobody@127.0.0.1:1/x",
+    )  # fmt: skip
+    assert code == 1
+    assert len(errors.splitlines()) == 1
+    assert json.loads(errors)["reason"].startswith("cannot reach the database: ")
+
+
 async def test_the_proxys_configuration_names_every_server() -> None:
     code, output, _ = await run("envoy-config", "--server", "10.0.0.1:7080", "--server", "10.0.0.2:7081")
     assert code == 0

@@ -175,6 +175,31 @@ async def test_a_taken_port_is_one_clear_line() -> None:
     assert errors.decode() == f"millstream: port {dev.port} is taken: choose another with --port\n"
 
 
+async def test_a_second_one_in_the_same_directory_leaves_the_first_alone(tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    first = await launch("--data-dir", str(tmp_path / "data"))
+    try:
+        await first.line("stdout", "millstream is ready")
+        kept = sorted(tmp_path.glob("data/*/*"))
+        second = await launch("--data-dir", str(tmp_path / "data"), "--database-url", "postgresql://x@127.0.0.1:1/x")
+        output, errors = await second.process.communicate()
+        assert (second.process.returncode, output) == (1, b"")
+        assert errors.decode().startswith(f"millstream: {tmp_path / 'data'} is in use: ")
+        assert sorted(tmp_path.glob("data/*/*")) == kept
+    finally:
+        first.process.send_signal(signal.SIGINT)
+        await first.process.communicate()
+
+
+async def test_a_database_that_is_away_is_said_by_its_own_words(tmp_path: Path) -> None:
+    dev = await launch("--data-dir", str(tmp_path / "data"), "--database-url", "postgresql://x@127.0.0.1:1/x")
+    output, errors = await dev.process.communicate()
+    assert (dev.process.returncode, output) == (1, b"")
+    last = errors.decode().splitlines()[-1]
+    assert last.startswith("millstream: server does not start (exit code 1): cannot start: cannot reach the database: ")
+
+
 async def test_a_broken_data_directory_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "postgres" / "data").mkdir(parents=True)
     (tmp_path / "postgres" / "data" / "PG_VERSION").write_text("18\n")

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from millstream import bootstrap
 from millstream.store import migrations
 from millstream.store.embedded import EmbeddedPostgres
 
@@ -51,3 +52,18 @@ async def test_upgrading_twice_changes_nothing(url: str) -> None:
     await migrations.upgrade(url)
     await migrations.upgrade(url)
     assert await migrations.current(url) == migrations.head()
+
+
+async def test_a_database_that_a_newer_release_migrated_is_served_as_it_is(url: str) -> None:
+    """WM-7: one version backward compatible."""
+    await migrations.upgrade(url)
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")
+    await connection.close()
+    await bootstrap._migrate(url)
+    assert await migrations.current(url) == "9999"
+
+
+async def test_a_revision_that_nobody_knows_is_one_line(url: str) -> None:
+    with pytest.raises(migrations.MigrationError, match=r"^Can't locate revision identified by '9999'$"):
+        await migrations.upgrade(url, "9999")

@@ -324,3 +324,9 @@ def test_an_unreachable_service_ends_with_3() -> None:
 def test_a_wrong_command_line_ends_with_2(run: Run, service: ScriptedService, args: tuple[str, ...]) -> None:
     assert run(*args).exit_code == 2
     assert not service.calls
+
+
+def test_a_status_that_is_none_is_answered_with_those_there_are(run: Run) -> None:
+    result = run("runs", "list", "--status", "nowhere")
+    told = " ".join(result.stderr.replace("\u2502", " ").split())
+    assert "'nowhere' is none of RUNNING, CANCELLING, COMPLETED, FAILED, CANCELLED" in told

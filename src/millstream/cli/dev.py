@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -84,6 +85,8 @@ async def _run(options: Options) -> None:
     _check(options)
     example = None if options.example is None else programs.example_file(options.example)
     async with contextlib.AsyncExitStack() as stack:
+        if not options.ephemeral:
+            _claim(_data_dir(options), stack)
         database = await _database(options, stack)
         base = database.base if database is not None and options.ephemeral else _data_dir(options)
         runtime_dir = _runtime_dir(base, stack)
@@ -136,6 +139,16 @@ def _data_dir(options: Options) -> Path:
     except OSError as error:
         raise SupervisorError(f"cannot use {directory} (--data-dir): {error.strerror}") from None
     return directory
+
+
+def _claim(directory: Path, stack: contextlib.AsyncExitStack) -> None:
+    """Keep others out: a second one would take away the first one's logs and the configuration of its proxy."""
+    lock = os.open(directory, os.O_RDONLY)
+    stack.callback(os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise SupervisorError(f"{directory} is in use: stop that millstream, or choose another --data-dir") from None
 
 
 def _runtime_dir(base: Path, stack: contextlib.AsyncExitStack) -> Path:

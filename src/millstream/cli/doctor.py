@@ -139,8 +139,10 @@ async def _proxy(subject: Subject) -> list[Finding]:
     answer = await ask("/health/ready", port=subject.port)
     if answer.status == 0:
         return [Finding("service", Status.SKIPPED, f"nothing answers on port {subject.port}")]
+    if answer.status == 200:
+        return _one("service", True, f"ready on port {subject.port}", "")
     detail = answer.body.decode(errors="replace").strip()[:200]
-    return _one("service", answer.status == 200, detail, "see the server's log")
+    return _one("service", False, detail, "see the server's log")
 
 
 async def _ports(subject: Subject) -> list[Finding]:

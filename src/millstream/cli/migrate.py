@@ -65,18 +65,11 @@ def _print_current(database_url: str) -> None:
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run it, and turn what the database or Alembic refuses into one line and exit code 1."""
-    import asyncpg
-    from alembic.util import CommandError
-    from sqlalchemy.exc import DBAPIError
+    """Run it, and turn what cannot be done into one line and exit code 1."""
+    from millstream.store.migrations import MigrationError
 
     try:
         return asyncio.run(work)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-        reason = f"cannot reach the database (--database-url): {error}"
-    except CommandError as error:
-        reason = str(error)
-    except DBAPIError as error:
-        reason = f"the database refused a migration, nothing was changed: {error.orig}"
-    typer.echo(f"millstream: {reason}", err=True)
-    raise typer.Exit(1)
+    except MigrationError as error:
+        typer.echo(f"millstream: {error}", err=True)
+        raise typer.Exit(1) from None

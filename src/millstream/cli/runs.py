@@ -49,7 +49,7 @@ def list_(
         try:
             listing = client.runs.list(status=status, kind=kind)
         except ValueError as error:
-            raise typer.BadParameter(f"no such status or kind: {error}") from error
+            raise typer.BadParameter(str(error)) from error
         await print_list(listing, _COLUMNS, as_json=as_json, limit=limit, title="runs")
 
     call(target, api_key, work)

@@ -6,6 +6,7 @@ channel: its threads do not survive a fork.
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -206,7 +207,16 @@ def _telling_line(log: Path) -> str:
     lines = [bare for line in text.splitlines() if (bare := line.strip("\u2500\u2502\u256d\u256e\u2570\u256f \t"))]
     telling = ("fatal", "panic", "critical", "error:", "cannot", "no such", "millstream:")
     told = (line for line in reversed(lines) if any(word in line.lower() for word in telling))
-    return next(told, lines[-1] if lines else "")[:300]
+    return _plain(next(told, lines[-1] if lines else ""))[:300]
+
+
+def _plain(line: str) -> str:
+    """What a line of a server's JSON log says; any other line as it is."""
+    try:
+        entry = json.loads(line)
+        return f"{entry['event']}: {entry['reason']}"
+    except (ValueError, TypeError, KeyError):
+        return line
 
 
 def _rotate(log: Path) -> None:

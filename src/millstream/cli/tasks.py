@@ -60,7 +60,7 @@ def list_(
                 else client.tasks.list(status=status, kind=kind, queue=queue)
             )
         except ValueError as error:
-            raise typer.BadParameter(f"no such status: {status}", param_hint="--status") from error
+            raise typer.BadParameter(str(error), param_hint="--status") from error
         await print_list(listing, COLUMNS, as_json=as_json, limit=limit, title="tasks")
 
     call(target, api_key, work)

@@ -1,6 +1,6 @@
 """Agents: registered and read."""
 
-from millstream.sdk.calls import Area, Listing
+from millstream.sdk.calls import Area, Listing, choice
 from millstream.sdk.results import Agent
 from millstream.v1 import agent_pb2
 from millstream.v1 import agent_service_pb2 as wire
@@ -15,7 +15,7 @@ class Agents(Area):
         Raises:
             ValueError: there is no such status.
         """
-        wanted = agent_pb2.Agent.Status.Value(status.upper() or "UNSPECIFIED")
+        wanted = choice(agent_pb2.Agent.Status, status)
 
         async def fetch(cursor: str | None) -> tuple[list[Agent], str | None]:
             request = wire.ListAgentsRequest(name=name, status=wanted, page_size=page_size, page_token=cursor or "")

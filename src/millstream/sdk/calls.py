@@ -27,6 +27,28 @@ MAX_BATCH_BYTES: Final = 2 * 1024 * 1024
 """Keeps a batch well under the limit of a message, and its handling short."""
 
 
+class Choices(Protocol):
+    """An enum of the contract."""
+
+    def keys(self) -> Iterable[str]:
+        """Its names."""
+
+    def Value(self, name: str) -> Any:  # noqa: N802  (protobuf's name)
+        """The value of a name."""
+
+
+def choice(choices: Choices, name: str) -> Any:
+    """The value of the enum that `name` stands for in any case; "" stands for none.
+
+    Raises:
+        ValueError: there is no such value; the message names those there are.
+    """
+    names = [known for known in choices.keys() if known != "UNSPECIFIED"]  # noqa: SIM118  (no mapping)
+    if name and name.upper() not in names:
+        raise ValueError(f"{name!r} is none of {', '.join(names)}")
+    return choices.Value(name.upper() or "UNSPECIFIED")
+
+
 class Response(Protocol[ResponseT]):
     """A class of messages."""
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from millstream.sdk.artifacts import stamp
-from millstream.sdk.calls import Area, Listing
+from millstream.sdk.calls import Area, Listing, choice
 from millstream.sdk.payload import from_struct
 from millstream.sdk.results import Run, RunEvent, Task, when
 from millstream.v1 import run_pb2
@@ -27,8 +27,8 @@ class Runs(Area):
         Raises:
             ValueError: there is no such status or kind.
         """
-        wanted = run_pb2.Run.Status.Value(status.upper() or "UNSPECIFIED")
-        of_kind = run_pb2.RunKind.Kind.Value(kind.upper() or "UNSPECIFIED")
+        wanted = choice(run_pb2.Run.Status, status)
+        of_kind = choice(run_pb2.RunKind.Kind, kind)
 
         async def fetch(cursor: str | None) -> tuple[list[Run], str | None]:
             request = wire.ListRunsRequest(
@@ -65,7 +65,7 @@ class Runs(Area):
         Raises:
             ValueError: there is no such status.
         """
-        wanted = run_pb2.Task.Status.Value(status.upper() or "UNSPECIFIED")
+        wanted = choice(run_pb2.Task.Status, status)
 
         async def fetch(cursor: str | None) -> tuple[list[Task], str | None]:
             request = wire.ListRunTasksRequest(

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from millstream.sdk.artifacts import failed_chunk, stamp
-from millstream.sdk.calls import Area, Listing, chunks
+from millstream.sdk.calls import Area, Listing, choice, chunks
 from millstream.sdk.errors import ServiceError
 from millstream.sdk.payload import JsonValue, fill_value, from_value
 from millstream.sdk.policies import RetryPolicy, Seconds, Timeouts, duration
@@ -135,7 +135,7 @@ class Tasks(Area):
         Raises:
             ValueError: there is no such status.
         """
-        wanted = run_pb2.Task.Status.Value(status.upper() or "UNSPECIFIED")
+        wanted = choice(run_pb2.Task.Status, status)
 
         async def fetch(cursor: str | None) -> tuple[list[Task], str | None]:
             request = wire.ListTasksRequest(
