@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.engine import Engine
-from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info
+from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info, token_count
 from millstream.application.registering import Registering
 from millstream.application.views import Key, TypeSpec
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
@@ -23,7 +23,7 @@ def named_page(items: list[T], name: Callable[[T], str], request: PageRequest) -
     request.check()
     total = len(items)
     if request.page_token:
-        after = decode_token(request.page_token, 1)[0]
+        after = decode_token(request.page_token, str)[0]
         items = [item for item in items if name(item) > after]
     else:
         items = items[request.skip :]
@@ -104,7 +104,7 @@ class Types:
     async def versions(self, principal: Principal, name: str, request: PageRequest) -> Page[ArtifactType]:
         """The versions of a type, newest first. Raises NotFound."""
         request.check()
-        before = int(decode_token(request.page_token, 1)[0]) if request.page_token else 1 << 30
+        before = decode_token(request.page_token, token_count)[0] if request.page_token else 1 << 30
         found, total = await self._catalogs.registry.type_versions(
             principal.tenant, name, before, request.skip, request.size
         )

@@ -6,11 +6,19 @@ from typing import Protocol
 from millstream.application.cascades import CascadeReads, may_see, reader_of
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.engine import Engine
-from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info
+from millstream.application.paging import (
+    Page,
+    PageRequest,
+    decode_token,
+    encode_token,
+    page_info,
+    token_count,
+    token_id,
+)
 from millstream.application.publishing import Publishing
 from millstream.application.views import ArtifactQuery, Consumption, ListedArtifact, Summary
 from millstream.domain.artifacts import Artifact, Reader
-from millstream.domain.errors import NotFound, ValidationFailed
+from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
 
 
@@ -48,19 +56,21 @@ class Artifacts(Publishing):
         of its cascade in the order stored. Raises ValidationFailed."""
         request.check()
         reader, now_us = self._reader(principal), self._engine.clock.now_us()
-        parts = decode_token(request.page_token, 3) if request.page_token else []
+        style, after, seq = "id", "", 0
+        if request.page_token:
+            style, after, seq = decode_token(request.page_token, _style, token_id, token_count)
         total = None
         found: Sequence[Artifact]
-        if parts and parts[0] == "run":
-            found, more = await self._rest_of_run(principal, parts, request.size)
-            token = encode_token("run", parts[1], found[-1].seq) if more and found else ""
+        if style == "run":
+            found, more = await self._rest_of_run(principal, after, seq, request.size)
+            token = encode_token("run", after, found[-1].seq) if more and found else ""
+            found = [item for item in found if _asked_for(query, item)]
         else:
-            after = parts[1] if parts else ""
             found, more = await self._reads.page(
                 principal.tenant, query, reader, now_us, after, request.skip, request.size
             )
-            token = encode_token("id", found[-1].id, "") if more and found else ""
-            if not parts:
+            token = encode_token("id", found[-1].id, 0) if more and found else ""
+            if request.page_token is None:
                 total = await self._reads.count(principal.tenant, query, reader, now_us)
         if reader is not None:
             found = [item for item in found if may_see(reader, item, now_us)]
@@ -69,14 +79,11 @@ class Artifacts(Publishing):
         return Page(items, page_info(request, total, token, offset_style=True))
 
     async def _rest_of_run(
-        self, principal: Principal, parts: Sequence[str], limit: int
+        self, principal: Principal, run_id: str, seq: int, limit: int
     ) -> tuple[Sequence[Artifact], bool]:
-        _, run_id, seq = parts
-        if not seq.isdigit():
-            raise ValidationFailed.of("page_token", "is not a token of this list; start again without it")
         if await self._reads.run(principal.tenant, run_id) is None:
             raise NotFound(f"the cascade {run_id} is gone")
-        return await self._reads.of_run(run_id, int(seq), limit)
+        return await self._reads.of_run(run_id, seq, limit)
 
     async def summarize(self, principal: Principal, query: ArtifactQuery) -> Summary:
         """Counts of the artifacts the caller may see."""
@@ -93,3 +100,23 @@ class Artifacts(Publishing):
 
     def _reader(self, principal: Principal) -> Reader | None:
         return None if "artifacts.read_all" in principal.permissions else reader_of(principal)
+
+
+def _style(part: str) -> str:
+    """What a page token goes on with: artifacts by id, or those of a run."""
+    if part not in ("id", "run"):
+        raise ValueError
+    return part
+
+
+def _asked_for(query: ArtifactQuery, item: Artifact) -> bool:
+    """Whether the artifact is among those asked for: the rest of a cascade is read by its numbers alone."""
+    return (
+        query.type in ("", item.type)
+        and query.produced_by in ("", item.produced_by)
+        and query.correlation_id in ("", item.run_id)
+        and query.visibility in ("", item.visibility.kind)
+        and (not query.tag or query.tag in item.tags)
+        and query.from_us <= item.created_us
+        and (not query.to_us or item.created_us < query.to_us)
+    )

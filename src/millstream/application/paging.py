@@ -2,8 +2,10 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 from millstream.domain.errors import ValidationFailed
 
@@ -77,15 +79,37 @@ def encode_token(*parts: str | int) -> str:
     return base64.urlsafe_b64encode("\x1f".join(map(str, parts)).encode()).decode().rstrip("=")
 
 
-def decode_token(token: str, count: int) -> list[str]:
-    """The parts of a page token. Raises ValidationFailed on one that this service did not make."""
+def decode_token(token: str, *read: Callable[[str], Any]) -> list[Any]:
+    """The parts of a page token, each as its own function reads it, which raises ValueError on what it is not.
+
+    Raises ValidationFailed on a token that this service did not make, or made for another list.
+    """
     try:
-        parts = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode().split("\x1f")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        parts = []
-    if len(parts) != count:
-        raise ValidationFailed.of("page_token", "is not a token of this list; start again without it")
-    return parts
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        return [each(part) for each, part in zip(read, raw.decode().split("\x1f"), strict=True)]
+    except (binascii.Error, ValueError):
+        raise ValidationFailed.of("page_token", "is not a token of this list; start again without it") from None
+
+
+def token_id(part: str) -> str:
+    """A UUID of a page token."""
+    return str(UUID(part))
+
+
+def token_number(part: str) -> int:
+    """A number of a page token that a bigint can hold."""
+    return _number(part, 1 << 63)
+
+
+def token_count(part: str) -> int:
+    """A number of a page token that an integer of the database can hold."""
+    return _number(part, 1 << 31)
+
+
+def _number(part: str, bound: int) -> int:
+    if not (part.isascii() and part.isdigit() and int(part) < bound):
+        raise ValueError
+    return int(part)
 
 
 def page_info(

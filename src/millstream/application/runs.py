@@ -6,10 +6,18 @@ from typing import Protocol
 from millstream.application.engine.commands import CancelRun
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Replayed
-from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info
+from millstream.application.paging import (
+    Page,
+    PageRequest,
+    decode_token,
+    encode_token,
+    page_info,
+    token_id,
+    token_number,
+)
 from millstream.application.views import Key, RunQuery, TaskQuery
 from millstream.domain.batch import KeyClaim
-from millstream.domain.errors import NotFound, ValidationFailed
+from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Attempt, Event, Run, Task
 
@@ -35,7 +43,7 @@ class RunReads(Protocol):
 async def task_page(reads: RunReads, tenant: str, query: TaskQuery, request: PageRequest) -> Page[Task]:
     """A page of tasks."""
     request.check()
-    after = decode_token(request.page_token, 1)[0] if request.page_token else ""
+    after = decode_token(request.page_token, token_id)[0] if request.page_token else ""
     found = await reads.tasks(tenant, query, after, request.skip, request.size)
     page = found[: request.size]
     token = encode_token(page[-1].id) if len(found) > len(page) else ""
@@ -110,10 +118,8 @@ class Runs:
         request.check()
         after = None
         if request.page_token:
-            created, run_id = decode_token(request.page_token, 2)
-            if not created.isdigit():
-                raise ValidationFailed.of("page_token", "is not a token of this list; start again without it")
-            after = (int(created), run_id)
+            created_us, run_id = decode_token(request.page_token, token_number, token_id)
+            after = (created_us, run_id)
         found = await self._reads.runs(principal.tenant, query, after, request.skip, request.size)
         page = found[: request.size]
         token = encode_token(page[-1].created_us, page[-1].id) if len(found) > len(page) else ""

@@ -19,7 +19,7 @@ _TYPES = "SELECT DISTINCT ON (name) * FROM artifact_type WHERE tenant = $1 ORDER
 _VERSIONS = """SELECT * FROM artifact_type WHERE tenant = $1 AND name = $2 AND version < $3
 ORDER BY version DESC OFFSET $4 LIMIT $5"""
 _COUNT_VERSIONS = "SELECT count(*) FROM artifact_type WHERE tenant = $1 AND name = $2"
-_TYPE = "SELECT * FROM artifact_type WHERE tenant = $1 AND name = $2 AND version = $3"
+_TYPE = "SELECT * FROM artifact_type WHERE tenant = $1 AND name = $2 AND version = $3::int8"
 _LOCK = """INSERT INTO registry (tenant, version) VALUES ($1, 1)
 ON CONFLICT (tenant) DO UPDATE SET version = registry.version RETURNING version"""
 _MOVE = "UPDATE registry SET version = version + 1 WHERE tenant = $1"

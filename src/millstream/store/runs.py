@@ -23,13 +23,13 @@ from millstream.store.tables import run, task
 
 _RUN = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
 _TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
-_EVENTS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3
+_EVENTS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3::int8
 ORDER BY seq LIMIT $4"""  # noqa: S608
 _FIRST_END = """SELECT seq, at_us FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3
 AND type = ANY($4::int2[]) ORDER BY seq LIMIT 1"""
 _LIMITS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND type = $3
 ORDER BY seq LIMIT 100"""  # noqa: S608
-_ATTEMPTS = f"""SELECT {ATTEMPT_COLUMNS} FROM attempt WHERE day = $1 AND task_id = $2::text::uuid AND number > $3
+_ATTEMPTS = f"""SELECT {ATTEMPT_COLUMNS} FROM attempt WHERE day = $1 AND task_id = $2::text::uuid AND number > $3::int8
 ORDER BY number LIMIT $4"""  # noqa: S608
 _OUTPUT = "SELECT output FROM attempt WHERE day = $1 AND task_id = $2::text::uuid AND number = $3"
 _FAILED = f"SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND status = 5 ORDER BY task.id LIMIT 1000"  # noqa: S608
