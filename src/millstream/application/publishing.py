@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from millstream.application.cascades import CascadeReads, Cascades
-from millstream.application.catalog import Catalogs
+from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Publish
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
@@ -13,7 +13,7 @@ from millstream.application.ids import new_id
 from millstream.application.views import Batch, CreatedTask, Key, Published, SyncResult
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
 from millstream.domain.batch import KeyClaim
-from millstream.domain.errors import MillstreamError, NotFound, Unavailable
+from millstream.domain.errors import MillstreamError, Unavailable
 from millstream.domain.lifecycle import Produce
 from millstream.domain.principals import Principal
 
@@ -96,22 +96,23 @@ class Publishing:
         for _ in range(MATCH_ROUNDS):
             commands: list[Publish] = []
             sent: list[int] = []
+            unsettled: list[int] = []
+            fresh: Catalog | None = None
             for index in left:
                 try:
                     version, activations = catalog.examine(items[index], EXTERNAL)
-                except NotFound as error:
-                    if (await self._catalogs.get(principal.tenant, fresh=True)) is not catalog:
-                        continue
-                    results[index] = error
-                    continue
                 except MillstreamError as error:
-                    results[index] = error
+                    # A type may have come, or changed, through another server: only the present registry refuses.
+                    fresh = fresh or await self._catalogs.get(principal.tenant, fresh=True)
+                    if fresh is catalog:
+                        results[index] = error
+                    else:
+                        unsettled.append(index)
                     continue
                 sent.append(index)
                 task_ids = [new_id() for _ in activations]
                 produce = Produce(items[index], new_id(), version, activations, task_ids)
                 commands.append(self._command(principal, produce, keys[index], run_id, waiter, catalog.version))
-            unsettled = [index for index in left if index not in set(sent) and isinstance(results[index], Unavailable)]
             outcomes = await self._engine.submit_all(commands)
             for index, command, outcome in zip(sent, commands, outcomes, strict=True):
                 if isinstance(outcome, RegistryMoved):
