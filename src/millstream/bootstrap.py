@@ -25,6 +25,7 @@ from millstream.transport.server import Server, UseCases
 from millstream.wiring import wire
 
 _log: Final = structlog.get_logger("millstream.server")
+_GAUGE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,14 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         await service.system.gauge()
         return metrics.exposition()
 
+    # Whichever process is asked answers for all that share their metrics, so each keeps its own gauges fresh.
+    gauging = asyncio.create_task(_gauge_often(service.system.gauge)) if metrics.shared else None
+
+    async def close() -> None:
+        if gauging is not None:
+            gauging.cancel()
+        await service.close()
+
     def drain() -> None:
         service.system.draining = True
         service.workers.drain()
@@ -86,7 +95,13 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         exposition,
         drain,
     )
-    return App(use_cases, service.system.database_answers, service.close)
+    return App(use_cases, service.system.database_answers, close)
+
+
+async def _gauge_often(gauge: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await gauge()
+        await asyncio.sleep(_GAUGE_S)
 
 
 async def _migrate(url: str) -> None:

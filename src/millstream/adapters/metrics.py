@@ -1,6 +1,7 @@
 """Prometheus metrics of the process, or of all processes that share PROMETHEUS_MULTIPROC_DIR."""
 
 import os
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,6 +26,11 @@ class Metrics:
     """All metrics of the service; one object per process."""
 
     def __init__(self) -> None:
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self.shared = directory is not None
+        """Other processes show the metrics of this one too, as they were when it last set them."""
+        if directory is not None:
+            _forget_dead(Path(directory))
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "millstream_requests_total", "Calls that ended.", ["rpc", "code"], registry=self._registry
@@ -51,11 +57,22 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """The metrics in the text format, those of all processes where they share a directory."""
-        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        if not self.shared:
             return generate_latest(self._registry)
         merged = CollectorRegistry()
         MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
         return generate_latest(merged)
+
+
+def _forget_dead(directory: Path) -> None:
+    """Remove the gauges of processes that were killed: what they counted stays, what they held does not."""
+    for file in directory.glob("gauge_live*_*.db"):
+        try:
+            os.kill(int(file.stem.rpartition("_")[2]), 0)
+        except ProcessLookupError:
+            file.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            continue
 
 
 class Meter:

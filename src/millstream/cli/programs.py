@@ -77,10 +77,20 @@ def server(layout: Layout, index: int) -> Program:
             MILLSTREAM_PORT=str(port),
             MILLSTREAM_AUTH_MODE="developer",
             MILLSTREAM_PROXY_TOKEN=layout.proxy_token,
+            **_shared_metrics(layout),
         ),
         is_ready=listens,
         stop_s=15.0,
     )
+
+
+def _shared_metrics(layout: Layout) -> dict[str, str]:
+    """Where several servers keep their metrics, so that each answers for all of them."""
+    if len(layout.grpc_ports) == 1:
+        return {}
+    directory = layout.runtime_dir / "metrics"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return {"PROMETHEUS_MULTIPROC_DIR": str(directory)}
 
 
 def envoy(layout: Layout) -> Program:
