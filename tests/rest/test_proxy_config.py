@@ -324,7 +324,7 @@ async def test_grpc_web_answers_with_a_trailers_frame(client: httpx.AsyncClient,
 
 async def _answers(client: httpx.AsyncClient, status: int) -> None:
     # The proxy's health checks tell nobody when they change their mind.
-    while (await client.get("/health")).status_code != status:  # noqa: ASYNC110
+    while (await client.get("/api/v1/runs/0")).status_code != status:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
 
 
@@ -334,7 +334,7 @@ async def test_two_servers_both_get_calls_and_a_draining_one_gets_no_new_ones() 
     async with running_proxy(ports) as proxy, httpx.AsyncClient(base_url=proxy.url) as client:
         async with asyncio.timeout(10):
             while not (one.calls and two.calls):
-                assert (await client.get("/health")).status_code == 200
+                assert (await client.get("/api/v1/runs/0")).status_code == 200
         one.serving = False
         async with asyncio.timeout(10):
             calls = -1
@@ -343,10 +343,12 @@ async def test_two_servers_both_get_calls_and_a_draining_one_gets_no_new_ones() 
                 # A health check comes every second: what happens in less says nothing.
                 await asyncio.sleep(1.2)
                 for _ in range(20):
-                    assert (await client.get("/health")).status_code == 200
+                    assert (await client.get("/api/v1/runs/0")).status_code == 200
         two.serving = False
         async with asyncio.timeout(10):
             await _answers(client, 503)
+        # How they are can be asked all the same.
+        assert (await client.get("/health/ready")).status_code == 200
         one.serving = True
         async with asyncio.timeout(10):
             await _answers(client, 200)

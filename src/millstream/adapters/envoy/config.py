@@ -15,7 +15,7 @@ from typing import Any
 from millstream.adapters.envoy.body_table import body_table, parameter_table
 from millstream.adapters.envoy.descriptors import Contract, asset
 from millstream.adapters.envoy.local_replies import local_reply_config
-from millstream.adapters.envoy.routes import CLUSTER, routes
+from millstream.adapters.envoy.routes import ANY_SERVER, CLUSTER, routes
 
 JSON = dict[str, Any]
 
@@ -83,7 +83,7 @@ def render(
         "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
         "static_resources": {
             "listeners": [_listener(listen_host, listen_port, manager)],
-            "clusters": [_cluster(servers)],
+            "clusters": [_cluster(CLUSTER, servers, checked=True), _cluster(ANY_SERVER, servers, checked=False)],
         },
         "overload_manager": _connection_limit(),
         # The default of 100 is too small for "up to 128 of these characters".
@@ -227,7 +227,7 @@ def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
     }
 
 
-def _cluster(servers: Sequence[tuple[str, int]]) -> JSON:
+def _cluster(name: str, servers: Sequence[tuple[str, int]], *, checked: bool) -> JSON:
     http2 = {"explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 1000}}}
     check = {
         "timeout": "2s",
@@ -242,20 +242,20 @@ def _cluster(servers: Sequence[tuple[str, int]]) -> JSON:
     many = dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), _MAX_CONNECTIONS)
     protocol = _type("upstreams.http", "HttpProtocolOptions")
     return {
-        "name": CLUSTER,
+        "name": name,
         "type": "STATIC" if all(_is_ip(host) for host, _ in servers) else "STRICT_DNS",
         "connect_timeout": "1s",
         # By calls under way, so that a slow server gets fewer; each server has a port, hence connections, of its own.
         "lb_policy": "LEAST_REQUEST",
         # Never send to a server that drains or is down, even where none is left: 503 at once is better.
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "health_checks": [check],
+        "health_checks": [check] if checked else [],
         "circuit_breakers": {"thresholds": [many]},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": protocol, **http2}
         },
         "load_assignment": {
-            "cluster_name": CLUSTER,
+            "cluster_name": name,
             "endpoints": [
                 {"lb_endpoints": [{"endpoint": {"address": _address(host, port)}} for host, port in servers]}
             ],

@@ -38,6 +38,8 @@ class Binding:
     """The answer is a stream, which no timeout may end."""
     longest_wait_s: int
     """Seconds that a call may wait by design (the policy option)."""
+    public: bool
+    """Tells how a server is, to anyone (the policy option)."""
 
     @property
     def has_head(self) -> bool:
@@ -127,6 +129,7 @@ class Contract:
                         body=_body(method, rule.body),
                         streaming=method.server_streaming,
                         longest_wait_s=policy.longest_wait_s,
+                        public=policy.public,
                     )
 
     def _options(self, method: MethodDescriptor) -> Any:

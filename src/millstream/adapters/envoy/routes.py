@@ -11,6 +11,8 @@ from millstream.adapters.envoy.descriptors import HTTP_BODY, Binding
 JSON = dict[str, Any]
 
 CLUSTER = "millstream"
+ANY_SERVER = "millstream-any"
+"""The servers, be they healthy or not: health, readiness and metrics tell most of one that is not."""
 LUA = "envoy.filters.http.lua"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 COMPRESSOR = "envoy.filters.http.compressor"
@@ -77,12 +79,13 @@ def _native_routes() -> list[JSON]:
 
 
 def _rest_routes(binding: Binding) -> list[JSON]:
-    route: JSON = {"route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"}}
+    cluster = ANY_SERVER if binding.public else CLUSTER
+    route: JSON = {"route": {"cluster": cluster, "timeout": "0s", "idle_timeout": "0s"}}
     if not binding.streaming:
         timeout_s = binding.longest_wait_s + _GRACE_S
         # The timeout begins when the body has arrived: the other two bound a body that trickles in.
         route["route"] = {
-            "cluster": CLUSTER,
+            "cluster": cluster,
             "timeout": f"{timeout_s}s",
             "idle_timeout": f"{timeout_s + _GRACE_S}s",
             "max_stream_duration": {"max_stream_duration": f"{timeout_s + _UPLOAD_S}s"},
