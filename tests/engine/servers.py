@@ -14,7 +14,7 @@ from millstream.config import Settings
 from millstream.wiring import Service, running_service
 
 _RUNNING: list[Service] = []
-PATIENCE_S = 10.0
+PATIENCE_S = 5.0
 """How long a test waits for what must happen; nothing sleeps this long where all is well."""
 
 
@@ -38,7 +38,8 @@ async def server(database: Database, **settings: Any) -> AsyncIterator[Service]:
         try:
             yield service
         finally:
-            _RUNNING.remove(service)
+            if service in _RUNNING:
+                _RUNNING.remove(service)
 
 
 def starting(database: Database, stack: contextlib.AsyncExitStack) -> Start:
@@ -51,6 +52,14 @@ def starting(database: Database, stack: contextlib.AsyncExitStack) -> Start:
         return first, second
 
     return start
+
+
+async def killed(service: Service) -> None:
+    """The server does nothing any more, and says goodbye to nobody."""
+    _RUNNING.remove(service)
+    for background in service._background:
+        background.cancel()
+    await asyncio.gather(*service._background, return_exceptions=True)
 
 
 async def acquainted(*services: Service) -> None:

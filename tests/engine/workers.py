@@ -151,7 +151,8 @@ class Worker:
 
     async def take(self, wait_s: float = PATIENCE_S) -> Lease:
         """The next lease."""
-        return await asyncio.wait_for(self.leases.get(), wait_s)
+        async with asyncio.timeout(wait_s):
+            return await self.leases.get()
 
     async def take_many(self, count: int) -> list[Lease]:
         """So many leases, in the order they came."""
@@ -159,7 +160,8 @@ class Worker:
 
     async def told(self) -> Cancellation:
         """The next cancellation."""
-        return await asyncio.wait_for(self.cancellations.get(), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.cancellations.get()
 
     async def ack(self, *leases: Lease) -> None:
         """Acknowledge the delivery."""

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
-from millstream.application.engine.dispatch import HeldLease
+from millstream.application.engine.dispatch import HeldLease, held_lease
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import RegistryMoved
 from millstream.application.ids import new_id
@@ -45,12 +45,12 @@ class Reporting:
         self._leases = leases
         self._tasks = tasks
 
-    async def held(self, tenant: str, task_id: str, attempt: int) -> HeldLease:
+    async def _held(self, tenant: str, task_id: str) -> HeldLease:
         """What is known of a lease, from the cache or the store. Raises NotFound."""
         task = self._engine.cache.task(task_id) or await self._tasks.task(tenant, task_id)
-        if task is None:
+        if task is None or task.tenant != tenant:
             raise NotFound(f"there is no task {task_id}")
-        return HeldLease(attempt, task.agent, task.timeouts.heartbeat_us)
+        return held_lease(task)
 
     async def report(self, principal: Principal, reports: Reports, held: Held) -> list[ReportResult]:
         """Store a worker's reports; results for completions, failures, progress, heartbeats and releases, in this
@@ -105,9 +105,7 @@ class Reporting:
         if not completion.artifacts:
             return command, None
         try:
-            lease = held.get(completion.task_id) or await self.held(
-                principal.tenant, completion.task_id, completion.attempt
-            )
+            lease = held.get(completion.task_id) or await self._held(principal.tenant, completion.task_id)
             command.produced, version = await self._examined(principal, completion, lease.agent)
             command.registry = (principal.tenant, version)
         except MillstreamError as error:
@@ -159,7 +157,7 @@ class Reporting:
         refs: list[Progress | LeaseRef] = [*reports.progress, *reports.heartbeats]
         for ref in refs:
             try:
-                lease = held.get(ref.task_id) or await self.held(principal.tenant, ref.task_id, ref.attempt)
+                lease = held.get(ref.task_id) or await self._held(principal.tenant, ref.task_id)
             except NotFound as error:
                 results.append(ReportResult(ref.task_id, ref.attempt, error))
                 continue

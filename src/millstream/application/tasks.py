@@ -30,6 +30,7 @@ class Tasks:
 
     async def create(self, principal: Principal, new: NewTask, key: Key | None) -> CreatedTask:
         """Create one task. Raises ValidationFailed, IdempotencyConflict, RateLimited."""
+        check_new(new)
         result = (await self._create_all(principal, [new], [key]))[0]
         if isinstance(result, MillstreamError):
             raise result
@@ -44,6 +45,7 @@ class Tasks:
     ) -> Batch:
         """Create many, each with an outcome of its own. Raises RateLimited."""
         keys = [own or item_key(key, index) for index, own in enumerate(keys)]
+        items = [_checked(item) for item in items]
         wanted = [index for index, item in enumerate(items) if isinstance(item, NewTask)]
         made = await self._create_all(
             principal, [item for item in items if isinstance(item, NewTask)], [keys[index] for index in wanted]
@@ -61,7 +63,6 @@ class Tasks:
         now_us = self._engine.clock.now_us()
         commands: list[CreateTask] = []
         for new, key in zip(items, keys, strict=True):
-            check_new(new)
             task_id, run_id = new_id(), new_id()
             commands.append(
                 CreateTask(
@@ -126,6 +127,16 @@ class Tasks:
     async def list(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:
         """Tasks newest first. Raises ValidationFailed."""
         return await task_page(self._reads, principal.tenant, query, request)
+
+
+def _checked(item: NewTask | MillstreamError) -> NewTask | MillstreamError:
+    """The item, or why it cannot be."""
+    if isinstance(item, NewTask):
+        try:
+            check_new(item)
+        except ValidationFailed as error:
+            return error
+    return item
 
 
 def check_new(new: NewTask) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from millstream.application.engine.commands import Adopt
-from millstream.application.engine.dispatch import DispatchKey, Session
+from millstream.application.engine.dispatch import DispatchKey, Session, held_lease
 from millstream.application.engine.engine import Engine
 from millstream.application.ids import new_id
 from millstream.application.registering import Registering
@@ -13,6 +13,7 @@ from millstream.application.reporting import LeaseStore, Reporting
 from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
 from millstream.domain.errors import Unavailable
 from millstream.domain.principals import Principal
+from millstream.domain.runs import Task
 
 
 class Announcer(Protocol):
@@ -102,22 +103,26 @@ class Workers:
             new_id(), principal.tenant, hello.worker_id, hello.name, _keys(principal.tenant, hello), push,
             credit=hello.slots - len(kept),
         )  # fmt: skip
-        for task_id, attempt in kept.items():
-            session.leases[task_id] = await self.reporting.held(principal.tenant, task_id, attempt)
-        session.delivered.update(kept)
+        session.leases |= {task.id: held_lease(task) for task in kept}
+        session.delivered.update(session.leases)
         self.engine.connect(session)
         self._announcer.interest_changed()
-        held = tuple(LeaseRef(task_id, attempt) for task_id, attempt in kept.items())
+        cancelled = [Cancellation(task.id, task.attempt, "CANCELLED") for task in kept if task.cancelling]
+        if cancelled:
+            # Asked for while the worker was away.
+            push([], cancelled, False)
+        held = tuple(LeaseRef(task.id, task.attempt) for task in kept)
         return WorkerSession(self, principal, session, held, self.engine.limits.lease_us / 1e6)
 
-    async def _adopt(self, principal: Principal, hello: Hello) -> dict[str, int]:
+    async def _adopt(self, principal: Principal, hello: Hello) -> list[Task]:
+        """The tasks that the worker still holds, now with this server as their owner."""
         held = {ref.task_id: ref.attempt for ref in hello.held}
         task_ids = sorted({*held, *await self._leases.of_worker(hello.worker_id)})
         if not task_ids:
-            return {}
+            return []
         command = Adopt(task_ids=task_ids, locked=True, tenant=principal.tenant, worker_id=hello.worker_id, held=held)
-        kept: dict[str, int] = await self.engine.submit(command, urgent=True)
-        return kept
+        kept: dict[str, Task] = await self.engine.submit(command, urgent=True)
+        return [*kept.values()]
 
     async def close(self, session: Session) -> None:
         """A worker's connection ended."""

@@ -76,7 +76,10 @@ class Batch:
         room: How many more tasks of a limited dispatch key may start.
         ended: Runs that ended here.
         reopened: Ended runs that go on.
-        cancelled: Tasks whose worker must be told, with the attempt and the owner's lane.
+        cancelled: Tasks whose worker is asked to stop, with the attempt and the owner's lane.
+        lost: Tasks whose worker lost them, likewise: it is told, and its reports are refused from here on.
+        unsure: A command found the state other than what it came for. From a kept copy that proves nothing: the
+            copy may be outdated, and what is not written is not fenced.
         scheduled_us: Earliest run_at of tasks scheduled here, 0 for none.
     """
 
@@ -103,6 +106,8 @@ class Batch:
     ended: dict[str, Run] = field(default_factory=dict)
     reopened: set[str] = field(default_factory=set)
     cancelled: list[tuple[str, int, str]] = field(default_factory=list)
+    lost: list[tuple[str, int, str]] = field(default_factory=list)
+    unsure: bool = False
     scheduled_us: int = 0
 
     def add_run(self, run: Run) -> None:

@@ -255,13 +255,23 @@ def expire(batch: Batch, run: Run, task: Task) -> None:
     if task.status is not TaskStatus.RUNNING or task.lease_until_us > batch.now_us:
         return
     now, limits = batch.now_us, task.timeouts
+    if run.status is RunStatus.CANCELLING or task.cancelling:
+        cancel(batch, run, task)
+        return
+    batch.lost.append((task.id, task.attempt, task.owner))
     if task.deadline_us and now >= task.deadline_us:
         text = f"the attempt took longer than {limits.start_to_close_us / 1e6:g} s"
         fail(batch, run, task, "START_TO_CLOSE_TIMEOUT", text, status=AttemptStatus.TIMED_OUT)
     elif task.beat_by_us and now >= task.beat_by_us:
         text = f"no heartbeat for {limits.heartbeat_us / 1e6:g} s"
         fail(batch, run, task, "HEARTBEAT_TIMEOUT", text, status=AttemptStatus.TIMED_OUT)
-    elif task.delivered:
+    else:
+        lose(batch, run, task)
+
+
+def lose(batch: Batch, run: Run, task: Task) -> None:
+    """Take a lease from a worker that is gone: that burns an attempt where the lease had arrived."""
+    if task.delivered:
         text = f"worker {task.worker_name or task.worker_id} was lost"
         fail(batch, run, task, "WORKER_LOST", text, status=AttemptStatus.LOST, at_once=True)
     else:
@@ -279,9 +289,9 @@ def start_too_late(batch: Batch, run: Run, task: Task) -> None:
 def cancel(batch: Batch, run: Run, task: Task, closed: bool = False) -> None:
     """End a task as cancelled, whatever its worker does from here on. `closed`: its attempt is recorded already."""
     if task.status is TaskStatus.RUNNING and not closed:
-        batch.cancelled.append((task.id, task.attempt, task.owner))
+        batch.lost.append((task.id, task.attempt, task.owner))
         _close_attempt(batch, task, AttemptStatus.CANCELLED)
-    if run.kind is RunKind.SINGLE:
+    if run.kind is RunKind.SINGLE and run.status is RunStatus.RUNNING:
         run.error_code, run.error_message = "CANCELLED", "the task was cancelled"
     _finish(batch, run, task, TaskStatus.CANCELLED, EventType.TASK_CANCELLED)
     end_if_idle(batch, run)

@@ -100,8 +100,7 @@ class Loops:
     async def _fire_due(self) -> None:
         now_us = self._upkeep.now_us()
         while ids := await self._store.due(now_us, BATCH):
-            await self._upkeep.make_due(ids)
-            if len(ids) < BATCH:
+            if not await self._upkeep.make_due(ids) or len(ids) < BATCH:
                 break
         next_us = await self._store.next_due_us(now_us)
         if next_us:

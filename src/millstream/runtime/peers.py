@@ -64,8 +64,17 @@ class Peers:
         self.send(lane, ("ended", run_id))
 
     def cancel(self, lane: str, task_id: str, attempt: int) -> None:
-        """A worker there must be told."""
+        """A worker there is to stop."""
         self.send(lane, ("cancel", task_id, str(attempt)))
+
+    def lost(self, lane: str, task_id: str, attempt: int) -> None:
+        """A worker there has lost a lease."""
+        self.send(lane, ("lost", task_id, str(attempt)))
+
+    def forget(self, run_id: str) -> None:
+        """What other servers keep of a run is outdated."""
+        for lane in self._lanes:
+            self.send(lane, ("forget", run_id))
 
     def registry_moved(self, tenant: str) -> None:
         """Agents or types of a tenant changed."""

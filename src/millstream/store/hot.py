@@ -141,6 +141,9 @@ _UPDATES = {
     for table, columns in _TABLES.items()
     if table in ("run", "task")
 }
+_PROGRESS = """, progress = CASE WHEN task.attempt = {0} THEN task.progress ELSE 0 END,
+progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE '' END"""
+"""Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
 _COLUMNS = _TABLES | {name: columns for name, (_, columns) in _UPDATES.items()}
 _PLACES = {name: [_TABLES[table].index(column) for column in columns] for name, (table, columns) in _UPDATES.items()}
 
@@ -198,6 +201,9 @@ def _part(name: str, first: int) -> tuple[str, int]:
     if name in _UPDATES:
         table = _UPDATES[name][0]
         sets = ", ".join(f"{column.name} = {value}" for column, value in zip(columns[1:], values[1:], strict=True))
+        if table == "task":
+            attempt = values[[column.name for column in columns].index("attempt")]
+            sets += _PROGRESS.format(attempt)
         sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = u.id RETURNING 1"  # noqa: S608  # our names
         return f"{table}_updates AS ({sql})", n
     listed = ", ".join(column.name for column in columns)

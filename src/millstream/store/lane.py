@@ -24,6 +24,7 @@ BLOCKING_LOCK_MS = 5000
 """How long the blocking lane waits for a run that another server holds."""
 FAST_LOCK_MS = 500
 """How long the one-statement path waits for a row before the locked path, which can pass it over, takes over."""
+UNBOUNDED = 1 << 30
 _KEPT_BATCHES = 1000
 _SETTINGS = {
     # The statements have one sensible plan each (see hot.py), so planning them again per batch buys nothing.
@@ -131,15 +132,16 @@ class PostgresTransaction:
         return {row["tenant"]: row["version"] for row in rows}
 
     async def room(self, gates: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """Lock limited agents in order; their bound less what runs."""
+        """Lock limited agents in order; their bound less what runs. An agent that has none any more has room."""
         tenants, kinds = zip(*sorted(gates), strict=True)
         agents = [kind.removeprefix("agent:") for kind in kinds]
         rows = await self._connection.fetch(_LOCK_AGENTS, names(tenants), names(agents))
-        found = {}
+        found = dict.fromkeys(gates, UNBOUNDED)
         for row in rows:
             gate = (row["tenant"], f"agent:{row['name']}")
-            running = await self._connection.fetchval(_RUNNING, *gate)
-            found[gate] = spec_of(row["spec"]).max_concurrency - running
+            bound = spec_of(row["spec"]).max_concurrency
+            if bound:
+                found[gate] = bound - await self._connection.fetchval(_RUNNING, *gate)
         return found
 
     async def write(self, batch: Batch) -> None:

@@ -43,6 +43,7 @@ class RunCache:
         self._runs: OrderedDict[str, Owned] = OrderedDict()
         self._tasks: dict[str, Task] = {}
         self._contested: OrderedDict[str, None] = OrderedDict()
+        self._suspects: dict[str, int] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -56,12 +57,26 @@ class RunCache:
         """The open task if its run is owned."""
         return self._tasks.get(task_id)
 
-    def drop(self, run_id: str, contested: bool = False) -> None:
-        """Forget a run."""
-        if contested:
-            self._contested[run_id] = None
+    def suspect(self, batch: Batch) -> None:
+        """A write from kept copies failed: one of them may be outdated. Which one shows when they are read again."""
+        for event in batch.events:
+            if event[1] not in batch.new_runs:
+                self._suspects.setdefault(event[1], event[2] - 1)
+
+    def reread(self, run: Run) -> None:
+        """A run was read under its lock. Where another server has written past our copy, it will again."""
+        owned = self._runs.get(run.id)
+        known_seq = self._suspects.pop(run.id, None)
+        if owned is not None:
+            known_seq = owned.run.last_seq
+        if known_seq is not None and known_seq < run.last_seq:
+            self._contested[run.id] = None
             if len(self._contested) > _CONTESTED_MOST:
                 self._contested.popitem(last=False)
+        self.drop(run.id)
+
+    def drop(self, run_id: str) -> None:
+        """Forget a run."""
         owned = self._runs.pop(run_id, None)
         if owned is None:
             return
@@ -71,6 +86,7 @@ class RunCache:
 
     def clear(self) -> None:
         """Forget all."""
+        self._suspects.clear()
         self._runs.clear()
         self._tasks.clear()
         self._bytes = 0

@@ -20,6 +20,7 @@ from millstream.domain.lifecycle import (
     expire,
     fail,
     lease,
+    lose,
     make_ready,
     publish,
     release,
@@ -159,8 +160,10 @@ class LeaseReady(Command):
             task = batch.tasks.get(task_id)
             run = batch.runs.get(task.run_id) if task else None
             if task is None or run is None or task.status is not TaskStatus.PENDING:
+                batch.unsure = True
                 continue
             if run.status is not RunStatus.RUNNING:
+                batch.unsure = True
                 continue
             gate = (task.tenant, task.kind)
             if task.limited and batch.room.get(gate, 0) <= 0:
@@ -250,8 +253,10 @@ class Due(Command):
         """Judge each again, under its lock."""
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
-            if task is not None and task.status is TaskStatus.SCHEDULED:
+            if task is not None and task.status is TaskStatus.SCHEDULED and task.run_at_us <= batch.now_us:
                 make_ready(batch, batch.runs[task.run_id], task)
+            else:
+                batch.unsure = True
 
 
 @dataclass(slots=True)
@@ -321,15 +326,15 @@ class AttachWaiter(Command):
 
 @dataclass(slots=True)
 class Adopt(Command):
-    """Take over what a worker still holds after a reconnect; returns the leases that are still its own."""
+    """Take over what a worker still holds after a reconnect; returns the tasks that are still its own."""
 
     tenant: str = ""
     worker_id: str = ""
     held: dict[str, int] = field(default_factory=dict)
 
-    def decide(self, batch: Batch) -> dict[str, int]:
-        """Own what it holds, release the rest of its leases."""
-        kept: dict[str, int] = {}
+    def decide(self, batch: Batch) -> dict[str, Task]:
+        """Own what it holds; the rest of its leases goes to others."""
+        kept: dict[str, Task] = {}
         for task_id in self.task_ids:
             try:
                 run, task = _of(batch, task_id)
@@ -344,7 +349,7 @@ class Adopt(Command):
                     batch.now_us + batch.limits.lease_us, task.deadline_us or 1 << 62, task.beat_by_us or 1 << 62
                 )
                 batch.touch(run, task)
-                kept[task_id] = task.attempt
+                kept[task_id] = task
             else:
-                release(batch, run, task)
+                lose(batch, run, task)
         return kept

@@ -34,6 +34,7 @@ Assign = Callable[[Task], Claim | None]
 OVERLAP_FROM = 64
 """From so many commands on, a batch is written while the next is decided. Below, the task that takes costs more."""
 ROUNDS_BEFORE_BLOCKING = 3
+ROUNDS_MOST = 20
 SETTLE_S = 10.0
 """How long a lost connection is tried again before its batch is answered with UNAVAILABLE."""
 
@@ -87,10 +88,22 @@ class Hooks:
 
 
 class Committer:
-    """One lane of batches. `fence_hook` is called at named points, for tests that crash there."""
+    """One lane of batches. `at` is called at named points, for tests that crash there.
+
+    Args:
+        owner: The lane by which this server is known, and owns the leases that it makes.
+    """
 
     def __init__(
-        self, lane: Lane, queue: CommandQueue, cache: RunCache, clock: Clock, hooks: Hooks, limits: Limits, sizes: Sizes
+        self,
+        lane: Lane,
+        owner: str,
+        queue: CommandQueue,
+        cache: RunCache,
+        clock: Clock,
+        hooks: Hooks,
+        limits: Limits,
+        sizes: Sizes,
     ) -> None:
         self.lane = lane
         self.queue = queue
@@ -98,12 +111,13 @@ class Committer:
         self.blocked: CommandQueue | None = None
         """Where commands go whose runs stay locked elsewhere; None in the blocking lane itself."""
         self.at: Callable[[str], None] = lambda point: None
+        self._owner = owner
         self._cache = cache
         self._hooks = hooks
         self._limits = limits
         self._sizes = sizes
-        self._flight: asyncio.Task[tuple[bool, list[Item]]] | None = None
-        self._aboard: list[Item] = []
+        self._flight: asyncio.Task[list[Item]] | None = None
+        self._aboard: Decided | None = None
 
     async def run(self) -> None:
         """Commit batches until cancelled."""
@@ -129,6 +143,8 @@ class Committer:
         return self._sizes.commands if waiting < 2 * OVERLAP_FROM else min(-(-waiting // 2), self._sizes.commands)
 
     async def _process(self, items: list[Item]) -> None:
+        # Runs and tasks are changed in place, so what is under way must stand before it is built upon.
+        failed = await self._land() if self._touches_flight(items) else []
         owned: list[Item] = []
         others: list[Item] = []
         if self._sizes.owner_path and self.blocked is not None:
@@ -136,18 +152,13 @@ class Committer:
                 (owned if self._is_owned(item.command) else others).append(item)
         else:
             others = items
-        decided = self._decide_owned(owned) if owned else None
-        if decided is None or others or self._flight is not None:
-            landed, failed = await self._land()
-            if decided is not None and not landed:
-                # It was decided on top of what was not written.
-                self._undo(decided.batch)
-                decided = None
-            others = [*failed, *owned, *others] if decided is None else [*failed, *others]
+        decided, unsure = self._decide_owned(owned) if owned else (None, [])
+        others = [*failed, *unsure, *others]
+        if self._flight is not None:
+            others = [*await self._land(), *others]
         if decided is not None:
-            if len(owned) < OVERLAP_FROM or others:
-                _, failed = await self._write_decided(decided)
-                others = [*failed, *others]
+            if len(decided.items) < OVERLAP_FROM or others:
+                others = [*await self._write_decided(decided), *others]
             else:
                 self._fly(decided)
         if others:
@@ -159,19 +170,32 @@ class Committer:
         flight = asyncio.get_running_loop().create_task(self._write_decided(decided))
         # The loop looks after it even when nothing else comes.
         flight.add_done_callback(lambda _: self.queue.filled.set())
-        self._flight, self._aboard = flight, decided.items
+        self._flight, self._aboard = flight, decided
 
-    async def _land(self) -> tuple[bool, list[Item]]:
-        """Wait for the write under way: whether it stands (as nothing does too), and what has to be decided again."""
-        flight, self._flight = self._flight, None
-        return await flight if flight is not None else (True, [])
+    def _touches_flight(self, items: list[Item]) -> bool:
+        if self._flight is None or self._aboard is None:
+            return False
+        aboard, task_of = self._aboard.batch.dirty_runs, self._cache.task
+        for item in items:
+            if item.command.run_id in aboard:
+                return True
+            for task_id in item.command.task_ids:
+                task = task_of(task_id)
+                if task is not None and task.run_id in aboard:
+                    return True
+        return False
+
+    async def _land(self) -> list[Item]:
+        """Wait for the write under way; what has to be decided again."""
+        flight, self._flight, self._aboard = self._flight, None, None
+        return await flight if flight is not None else []
 
     async def _ground(self) -> None:
         """Give a write under way up, at the end."""
-        if self._flight is not None:
+        if self._flight is not None and self._aboard is not None:
             self._flight.cancel()
-            self._fail(self._aboard, Unavailable("the server is shutting down"))
-            self._flight = None
+            self._fail(self._aboard.items, Unavailable("the server is shutting down"))
+            self._flight = self._aboard = None
 
     # The owner path.
 
@@ -197,23 +221,33 @@ class Committer:
                 if owned is not None:
                     batch.runs[run_id] = owned.run
 
-    def _decide_owned(self, items: list[Item]) -> "Decided | None":
-        """Decide a batch from cached state; None where a command fails unexpectedly."""
+    def _decide_owned(self, items: list[Item]) -> "tuple[Decided | None, list[Item]]":
+        """Decide a batch from cached state; and what that cannot tell, which has to go the locked path.
+
+        The copies may be outdated, and only what is written is fenced. So nobody is refused by them, and where a
+        command finds nothing to do, all are decided again.
+        """
         started = time.perf_counter()
         batch = self._new_batch()
         self._load_owned(batch, items)
         registry = self._registry(items)
         try:
             outcomes = self._decide(batch, items, {}, registry)
-            statement = None if batch.empty else self.lane.prepare(batch, registry)
+            statement = None if batch.empty or batch.unsure else self.lane.prepare(batch, registry)
         except Exception:
             log.exception("deciding a batch failed; deciding it again command by command")
+            batch.unsure = True
+        if batch.unsure:
             self._undo(batch)
-            return None
-        return Decided(items, batch, outcomes, statement, started)
+            return None, items
+        refused = [item for item, outcome in zip(items, outcomes, strict=True) if isinstance(outcome, MillstreamError)]
+        if refused:
+            kept = [pair for pair in zip(items, outcomes, strict=True) if not isinstance(pair[1], MillstreamError)]
+            items, outcomes = [item for item, _ in kept], [outcome for _, outcome in kept]
+        return Decided(items, batch, outcomes, statement, started), refused
 
-    async def _write_decided(self, decided: "Decided") -> tuple[bool, list[Item]]:
-        """Write a batch decided from cached state: whether it stands, and what has to go the locked path after all."""
+    async def _write_decided(self, decided: "Decided") -> list[Item]:
+        """Write a batch decided from cached state; returns what has to go the locked path after all."""
         items, batch = decided.items, decided.batch
         try:
             self.at("before write")
@@ -221,17 +255,18 @@ class Committer:
                 self.clock.set(await self.lane.write(decided.statement))
         except Disconnected:
             if not await self._settled(batch, items):
-                return False, []
+                return []
         except Exception as error:
             # Whatever it is: a write that nobody waits for yet may not take its callers and its leases with it.
             if not isinstance(error, Conflicted | Refused):
                 log.exception("a batch failed; deciding it again command by command")
+            self._cache.suspect(batch)
             self._undo(batch)
-            return False, items
+            return items
         self.at("after write")
         self._finish(batch, items, decided.outcomes)
         self._hooks.observed(len(items), time.perf_counter() - decided.started, "owner")
-        return True, []
+        return []
 
     # The locked path.
 
@@ -256,12 +291,15 @@ class Committer:
         self._hooks.observed(len(items), time.perf_counter() - started, "locked")
 
     async def _write_again(self, items: list[Item]) -> None:
+        self._put_back(items, "others keep writing the same; try again")
+
+    def _put_back(self, items: list[Item], reason: str) -> None:
+        """Try commands again with the next batch, but not for ever."""
         for item in items:
             item.rounds += 1
-        tired = [item for item in items if item.rounds > 20]
-        for item in tired:
-            item.resolve(Unavailable("others keep writing the same; try again", retry_after_s=1.0))
-        self.queue.requeue([item for item in items if item.rounds <= 20])
+            if item.rounds > ROUNDS_MOST:
+                item.resolve(Unavailable(reason, retry_after_s=1.0))
+        self.queue.requeue([item for item in items if item.rounds <= ROUNDS_MOST])
 
     def _refuse(self, item: Item, error: Exception) -> None:
         if isinstance(error, Refused):
@@ -311,9 +349,7 @@ class Committer:
         if task_ids or open_of:
             batch.tasks = await transaction.tasks(task_ids, open_of)
         for run in batch.runs.values():
-            owned = self._cache.run(run.id)
-            # A copy that another server has written past would only conflict again.
-            self._cache.drop(run.id, contested=owned is not None and owned.run.last_seq < run.last_seq)
+            self._cache.reread(run)
         if elsewhere:
             self._pick_deferred(batch, items, elsewhere, deferred)
         return keys
@@ -342,7 +378,7 @@ class Committer:
 
     def _new_batch(self) -> Batch:
         hooks = self._hooks
-        return Batch(self.clock.now_us(), self.lane.id, self._limits, hooks.offer, hooks.assign, random.random)
+        return Batch(self.clock.now_us(), self._owner, self._limits, hooks.offer, hooks.assign, random.random)
 
     def _registry(self, items: list[Item]) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -403,7 +439,7 @@ class Committer:
         self._cache.clear()
         if not committed:
             self._undo(batch)
-            self.queue.requeue(items)
+            self._put_back(items, "the connection to the database is lost again and again")
         return committed
 
     def _fail(self, items: list[Item], error: MillstreamError) -> None:

@@ -65,7 +65,7 @@ class Dispatcher:
         self.sessions: dict[str, Session] = {}
         self.wanted = asyncio.Event()
         """Set when there is waiting work that a connected worker could take."""
-        self._workers: dict[str, list[Session]] = {}
+        self._holders: dict[str, Session] = {}
         self._ready: dict[DispatchKey, deque[Session]] = {}
         self._backlog: dict[DispatchKey, int] = {}
         self._served: dict[DispatchKey, int] = {}
@@ -83,7 +83,8 @@ class Dispatcher:
     def open(self, session: Session) -> None:
         """A worker connected. Work of its keys may wait, so nothing overtakes it until a pull has looked."""
         self.sessions[session.id] = session
-        self._workers.setdefault(session.worker_id, []).append(session)
+        for task_id, lease in session.leases.items():
+            self._hold(session, task_id, lease)
         fresh = [key for key in session.keys if key not in self._served]
         for key in session.keys:
             self._served[key] = self._served.get(key, 0) + 1
@@ -97,10 +98,8 @@ class Dispatcher:
         if self.sessions.pop(session.id, None) is None:
             return
         session.draining = True
-        others = self._workers[session.worker_id]
-        others.remove(session)
-        if not others:
-            del self._workers[session.worker_id]
+        for task_id in session.leases:
+            self._holders.pop(task_id, None)
         for key in session.keys:
             self._served[key] -= 1
             if not self._served[key]:
@@ -191,22 +190,37 @@ class Dispatcher:
         if session is None:
             return False
         task = lease.task
-        session.leases[task.id] = HeldLease(lease.attempt, task.agent, task.timeouts.heartbeat_us)
+        self.forget(task.id)
+        self._hold(session, task.id, HeldLease(lease.attempt, task.agent, task.timeouts.heartbeat_us))
         session.push([lease], [], False)
         return True
 
-    def ended(self, task: Task) -> None:
-        """Forget the lease of a task that ended or was given back."""
-        for session in self._workers.get(task.worker_id, ()):
-            if session.leases.pop(task.id, None) is not None:
-                session.delivered.discard(task.id)
+    def _hold(self, session: Session, task_id: str, lease: HeldLease) -> None:
+        before = self._holders.get(task_id)
+        if before is not None and before is not session:
+            self.forget(task_id)
+        self._holders[task_id] = session
+        session.leases[task_id] = lease
+
+    def forget(self, task_id: str) -> None:
+        """The task is in no worker's hands here any more."""
+        session = self._holders.pop(task_id, None)
+        if session is not None:
+            session.leases.pop(task_id, None)
+            session.delivered.discard(task_id)
 
     def cancel(self, task_id: str, attempt: int, reason: str = "CANCELLED") -> None:
         """Tell the worker that holds this attempt to give it up."""
-        for session in self.sessions.values():
-            held = session.leases.get(task_id)
-            if held is not None and held.attempt == attempt:
-                session.push([], [Cancellation(task_id, attempt, reason)], False)
+        session = self._holders.get(task_id)
+        if session is not None and session.leases[task_id].attempt == attempt:
+            session.push([], [Cancellation(task_id, attempt, reason)], False)
+
+    def lost(self, task_id: str, attempt: int) -> None:
+        """A lease was reclaimed: tell its worker, and forget it."""
+        self.cancel(task_id, attempt, "LEASE_LOST")
+        session = self._holders.get(task_id)
+        if session is not None and session.leases[task_id].attempt == attempt:
+            self.forget(task_id)
 
     def renewable(self) -> dict[str, int]:
         """Leases this server renews, attempt by task."""
@@ -216,15 +230,6 @@ class Dispatcher:
             if session.renewed
             for task_id, held in session.leases.items()
         }
-
-    def lost(self, task_id: str, attempt: int) -> None:
-        """A lease was reclaimed: tell its worker, and forget it."""
-        self.cancel(task_id, attempt, "LEASE_LOST")
-        for session in self.sessions.values():
-            held = session.leases.get(task_id)
-            if held is not None and held.attempt == attempt:
-                del session.leases[task_id]
-                session.delivered.discard(task_id)
 
     def delivered(self) -> list[str]:
         """Tasks whose delivery was acknowledged since the last call."""
@@ -237,3 +242,8 @@ class Dispatcher:
 def lease_of(task: Task, attempt: int, artifacts: list[Artifact]) -> Lease:
     """What is pushed to a worker."""
     return Lease(task, attempt, artifacts, task.tries + 1)
+
+
+def held_lease(task: Task) -> HeldLease:
+    """What a report on the running attempt of a task needs to know."""
+    return HeldLease(task.attempt, task.agent, task.timeouts.heartbeat_us)

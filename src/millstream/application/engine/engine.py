@@ -59,7 +59,13 @@ class Peers(Protocol):
         """A run ended that a caller waits for there."""
 
     def cancel(self, lane: str, task_id: str, attempt: int) -> None:
-        """A worker there must be told."""
+        """A worker there is to stop."""
+
+    def lost(self, lane: str, task_id: str, attempt: int) -> None:
+        """A worker there has lost a lease."""
+
+    def forget(self, run_id: str) -> None:
+        """What other servers keep of a run is outdated."""
 
 
 class Observer(Protocol):
@@ -104,9 +110,9 @@ class Engine:
         hooks = Hooks(
             self.dispatcher.offer, self.dispatcher.assign, self._committed, self.dispatcher.undo, observer.observe_batch
         )
-        self.committer = Committer(lane, self.queue, self.cache, self.clock, hooks, limits, sizes)
+        self.committer = Committer(lane, lane.id, self.queue, self.cache, self.clock, hooks, limits, sizes)
         self._blocked_queue = CommandQueue(queue_most, queue_bytes)
-        self._blocked = Committer(blocking, self._blocked_queue, self.cache, self.clock, hooks, limits, sizes)
+        self._blocked = Committer(blocking, lane.id, self._blocked_queue, self.cache, self.clock, hooks, limits, sizes)
         self.committer.blocked = self._blocked_queue
         self._deliveries: set[asyncio.Task[None]] = set()
 
@@ -147,10 +153,12 @@ class Engine:
             for lane in run.waiters:
                 if lane != self.lane_id:
                     self._peers.ended(lane, run_id)
-        for task in batch.dirty_tasks.values():
+        self._take_back(batch)
+        for task_id, task in batch.dirty_tasks.items():
             if task.status is not TaskStatus.RUNNING:
-                self.dispatcher.ended(task)
-        self._tell_workers(batch)
+                self.dispatcher.forget(task_id)
+        if batch.handoffs:
+            self._hand_off(batch)
         if batch.ready or batch.freed:
             keys = batch.ready | batch.freed
             self.dispatcher.mark(keys)
@@ -158,14 +166,20 @@ class Engine:
         if batch.scheduled_us:
             self.scheduled(batch.scheduled_us)
 
-    def _tell_workers(self, batch: Batch) -> None:
+    def _take_back(self, batch: Batch) -> None:
+        """Tell workers what they are to give up, or have lost."""
         for task_id, attempt, owner in batch.cancelled:
             if owner == self.lane_id:
                 self.dispatcher.cancel(task_id, attempt)
             elif owner:
                 self._peers.cancel(owner, task_id, attempt)
-        if not batch.handoffs:
-            return
+        for task_id, attempt, owner in batch.lost:
+            if owner == self.lane_id:
+                self.dispatcher.lost(task_id, attempt)
+            elif owner:
+                self._peers.lost(owner, task_id, attempt)
+
+    def _hand_off(self, batch: Batch) -> None:
         fresh = {artifact.id: artifact for artifact in batch.artifacts}
         to_read: list[Handoff] = []
         gone: list[Handoff] = []
@@ -229,8 +243,11 @@ class Engine:
                 continue
             try:
                 await self._pull_once(wanting)
-            except MillstreamError as error:
-                log.warning("no work could be leased: %s", error.message)
+            except Exception as error:
+                if isinstance(error, MillstreamError):
+                    log.warning("no work could be leased: %s", error.message)
+                else:
+                    log.exception("no work could be leased")
                 await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311  # the database is away; nothing to wait on
                 dispatcher.wanted.set()
 
@@ -263,6 +280,10 @@ class Engine:
             dispatcher.mark({item.key for item in await self._pending.candidates(quiet)})
         if dispatcher.wanting():
             dispatcher.wanted.set()
+
+    def attached(self, run_id: str) -> None:
+        """A caller waits here for a run that another server may write: what that keeps does not know of it."""
+        self._peers.forget(run_id)
 
     # Workers.
 

@@ -37,15 +37,19 @@ class Group:
 
 @dataclass(slots=True)
 class Item:
-    """A command in the queue. `rounds`: how often its run was found locked elsewhere."""
+    """A command in the queue. `rounds`: how often it was put back."""
 
     command: Command
     group: Group
     index: int
     rounds: int = 0
+    resolved: bool = False
 
     def resolve(self, outcome: Outcome) -> None:
-        """Note the outcome, and answer the caller once its group is complete."""
+        """Note the outcome, and answer the caller once its group is complete. The first outcome stands."""
+        if self.resolved:
+            return
+        self.resolved = True
         group = self.group
         group.outcomes[self.index] = outcome
         group.left -= 1

@@ -1,10 +1,13 @@
 """What the runtime's loops do to the engine."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 
 from millstream.application.engine.commands import Command, Due, Expire, ForceRun, StartTooLate
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.waiting import Ended
+
+PATIENCE_S = 0.5
 
 
 class Upkeep:
@@ -15,6 +18,7 @@ class Upkeep:
         self.lane_id = engine.lane_id
         self.lease_us = engine.limits.lease_us
         self._asked: set[str] = set()
+        self._under_way: set[str] = set()
 
     def now_us(self) -> int:
         """The database's time, carried on by this process's clock."""
@@ -24,19 +28,34 @@ class Upkeep:
         """The database's time was just read."""
         self._engine.clock.set(now_us)
 
-    async def make_due(self, task_ids: Sequence[str]) -> None:
-        """Make scheduled tasks ready."""
-        await self._submit([Due(task_ids=(task_id,)) for task_id in task_ids])
+    async def make_due(self, task_ids: Sequence[str]) -> bool:
+        """Make scheduled tasks ready; False where all of them were under way already."""
+        return await self._submit({f"due {task_id}": Due(task_ids=(task_id,)) for task_id in task_ids})
 
     async def reap(self, expired: Sequence[str], too_late: Sequence[str], overdue_runs: Sequence[str]) -> None:
         """Reclaim leases, fail what started too late, end cancelled runs; each is judged again under its lock."""
-        commands: list[Command] = [Expire(task_ids=(task_id,), locked=True) for task_id in expired]
-        commands += [StartTooLate(task_ids=(task_id,), locked=True) for task_id in too_late]
-        commands += [ForceRun(run_id=run_id, open_tasks=True, locked=True) for run_id in overdue_runs]
+        commands: dict[str, Command] = {}
+        for task_id in expired:
+            commands[f"expire {task_id}"] = Expire(task_ids=(task_id,), locked=True)
+        for task_id in too_late:
+            commands[f"start {task_id}"] = StartTooLate(task_ids=(task_id,), locked=True)
+        for run_id in overdue_runs:
+            commands[f"force {run_id}"] = ForceRun(run_id=run_id, open_tasks=True, locked=True)
         await self._submit(commands)
 
-    async def _submit(self, commands: Sequence[Command]) -> None:
-        await self._engine.submit_all(commands, urgent=True)
+    async def _submit(self, commands: Mapping[str, Command]) -> bool:
+        """Submit what is not under way already, and wait for it, but not for long: a run that another server holds may
+        not stop the timers and leases of all others."""
+        futures = []
+        for name, command in commands.items():
+            if name not in self._under_way:
+                self._under_way.add(name)
+                future = self._engine.queue.put((command,), urgent=True)
+                future.add_done_callback(lambda _, name=name: self._under_way.discard(name))  # type: ignore[misc]
+                futures.append(future)
+        if futures:
+            await asyncio.wait(futures, timeout=PATIENCE_S)
+        return bool(futures)
 
     def long_awaited(self) -> list[str]:
         """Runs waited for here since the last call or longer: a wake-up has had its chance."""
