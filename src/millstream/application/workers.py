@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from millstream.application.engine.commands import Adopt
-from millstream.application.engine.dispatch import DispatchKey, Session, held_lease
+from millstream.application.engine.dispatch import Session, held_lease
 from millstream.application.engine.engine import Engine
+from millstream.application.engine.ready import DispatchKey
 from millstream.application.ids import new_id
 from millstream.application.registering import Registering
 from millstream.application.reporting import LeaseStore, Reporting

@@ -72,6 +72,7 @@ class Batch:
         runs, tasks: What is loaded, by id.
         claims: Keys claimed, by primary key.
         ready: Dispatch keys (tenant, queue, kind) that got work no worker was offered.
+        waiting: Tasks that became ready and were offered in vain.
         freed: Dispatch keys of limited tasks that left a worker, so that another may start.
         room: How many more tasks of a limited dispatch key may start.
         ended: Runs that ended here.
@@ -101,6 +102,7 @@ class Batch:
     claims: dict[tuple[str, str, str, str], KeyClaim] = field(default_factory=dict)
     handoffs: list[Handoff] = field(default_factory=list)
     ready: set[tuple[str, str, str]] = field(default_factory=set)
+    waiting: list[Task] = field(default_factory=list)
     freed: set[tuple[str, str, str]] = field(default_factory=set)
     room: dict[tuple[str, str], int] = field(default_factory=dict)
     ended: dict[str, Run] = field(default_factory=dict)

@@ -141,7 +141,12 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
     task.start_by_us = batch.now_us + wait if wait else 0
     claim = batch.offer(task)
     if claim is None:
-        batch.ready.add((task.tenant, task.queue, task.kind))
+        key = (task.tenant, task.queue, task.kind)
+        if task.limited:
+            batch.freed.add(key)
+        else:
+            batch.ready.add(key)
+            batch.waiting.append(task)
     else:
         lease(batch, run, task, claim)
 

@@ -144,7 +144,7 @@ class CreateTask(Command):
 
 @dataclass(slots=True)
 class LeaseReady(Command):
-    """Offer pending tasks to connected workers; returns how many were taken.
+    """Offer pending tasks to connected workers; returns those that still wait.
 
     Attributes:
         gates: (tenant, kind) of limited agents among the tasks: their rows are locked and their running tasks
@@ -153,9 +153,9 @@ class LeaseReady(Command):
 
     gates: tuple[tuple[str, str], ...] = ()
 
-    def decide(self, batch: Batch) -> int:
+    def decide(self, batch: Batch) -> list[str]:
         """Offer each task that is still pending, in the order given."""
-        taken = 0
+        left: list[str] = []
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
             run = batch.runs.get(task.run_id) if task else None
@@ -167,14 +167,16 @@ class LeaseReady(Command):
                 continue
             gate = (task.tenant, task.kind)
             if task.limited and batch.room.get(gate, 0) <= 0:
+                left.append(task_id)
                 continue
             claim: Claim | None = batch.assign(task)
             if claim is not None:
                 if task.limited:
                     batch.room[gate] -= 1
                 lease(batch, run, task, claim)
-                taken += 1
-        return taken
+            else:
+                left.append(task_id)
+        return left
 
 
 @dataclass(slots=True)

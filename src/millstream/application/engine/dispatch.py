@@ -10,12 +10,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from millstream.application.engine.ready import DispatchKey, Entry, ReadyWork
 from millstream.application.views import Cancellation, Lease, Push
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Claim, Handoff
-from millstream.domain.runs import Task
-
-DispatchKey = tuple[str, str, str]
+from millstream.domain.runs import Task, TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,8 @@ class Dispatcher:
         self.sessions: dict[str, Session] = {}
         self.wanted = asyncio.Event()
         """Set when there is waiting work that a connected worker could take."""
+        self._own = ReadyWork()
+        self._undecided: dict[DispatchKey, int] = {}
         self._holders: dict[str, Session] = {}
         self._ready: dict[DispatchKey, deque[Session]] = {}
         self._backlog: dict[DispatchKey, int] = {}
@@ -106,12 +107,13 @@ class Dispatcher:
                 del self._served[key]
                 self._backlog.pop(key, None)
                 self._ready.pop(key, None)
+                self._own.drop(key)
 
     def add_credit(self, session: Session, credit: int) -> None:
         """A worker can take more."""
         session.credit += credit
         self._queue(session)
-        if any(key in self._backlog for key in session.keys):
+        if any(key in self._backlog or key in self._own for key in session.keys):
             self.wanted.set()
 
     def _queue(self, session: Session) -> None:
@@ -131,20 +133,31 @@ class Dispatcher:
                 self.wanted.set()
 
     def wanting(self) -> dict[DispatchKey, tuple[int, int]]:
-        """Keys with waiting work and room for it: the room, and the mark to clear if nothing more is found."""
+        """Keys with waiting work and room for it: the room, and the mark to clear if nothing more is found (0: all of
+        it is known here)."""
         found = {}
-        for key, mark in self._backlog.items():
+        for key in [*self._backlog, *(self._own.keys() - self._backlog.keys())]:
             room = sum(session.credit for session in self._ready.get(key, ()) if session.credit > 0)
             if room > 0:
-                found[key] = (room, mark)
+                found[key] = (room, self._backlog.get(key, 0))
         return found
+
+    def take_own(self, key: DispatchKey, most: int) -> list[Entry]:
+        """The first of a key's waiting tasks that are known here."""
+        return self._own.take(key, most)
+
+    def put_back_own(self, key: DispatchKey, entries: list[Entry]) -> None:
+        """Tasks that found no worker after all."""
+        self._own.put_back(key, entries)
 
     def quiet(self) -> dict[DispatchKey, int]:
         """Keys with room where nothing is known to wait; what a safety poll asks for."""
         return {
             key: 1
             for key in self._served
-            if key not in self._backlog and any(session.credit > 0 for session in self._ready.get(key, ()))
+            if key not in self._backlog
+            and key not in self._own
+            and any(session.credit > 0 for session in self._ready.get(key, ()))
         }
 
     def clear(self, key: DispatchKey, mark: int) -> None:
@@ -154,9 +167,27 @@ class Dispatcher:
 
     def offer(self, task: Task) -> Claim | None:
         """A worker for a task that just became ready; None where there is none, or where older work waits."""
-        if task.limited or (task.tenant, task.queue, task.kind) in self._backlog:
+        if task.limited:
             return None
-        return self.assign(task)
+        key = (task.tenant, task.queue, task.kind)
+        overtakes = key in self._backlog or key in self._own or self._undecided.get(key)
+        claim = None if overtakes else self.assign(task)
+        if claim is None:
+            self._undecided[key] = self._undecided.get(key, 0) + 1
+        return claim
+
+    def settle(self, waiting: Iterable[Task], committed: bool) -> None:
+        """Tasks that found no worker were committed, or were not: from now on they are pulled in their order."""
+        for task in waiting:
+            key = (task.tenant, task.queue, task.kind)
+            left = self._undecided.get(key, 0) - 1
+            if left > 0:
+                self._undecided[key] = left
+            else:
+                self._undecided.pop(key, None)
+            pending = committed and task.status is TaskStatus.PENDING and key in self._served
+            if pending and not self._own.add(key, task):
+                self.mark([key])
 
     def assign(self, task: Task) -> Claim | None:
         """A worker with room for the task, taking its credit; workers take turns."""
@@ -176,6 +207,8 @@ class Dispatcher:
         """Give back the credit of a batch that was not committed."""
         self.give_back(batch.handoffs)
         batch.handoffs.clear()
+        self.settle(batch.waiting, committed=False)
+        batch.waiting.clear()
 
     def give_back(self, handoffs: Iterable[Handoff]) -> None:
         """Workers have room again for what did not come to them."""

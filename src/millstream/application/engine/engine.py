@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from millstream.application.engine.cache import RunCache
 from millstream.application.engine.commands import Command, LeaseReady, Release
 from millstream.application.engine.committer import Clock, Committer, Hooks, Sizes
-from millstream.application.engine.dispatch import Dispatcher, DispatchKey, Session, lease_of
+from millstream.application.engine.dispatch import Dispatcher, Session, lease_of
 from millstream.application.engine.queue import CommandQueue, Outcome
+from millstream.application.engine.ready import DispatchKey
 from millstream.application.engine.waiting import Ended, Waiters
 from millstream.application.ports import Lane
 from millstream.domain.artifacts import Artifact
@@ -160,9 +161,11 @@ class Engine:
         if batch.handoffs:
             self._hand_off(batch)
         if batch.ready or batch.freed:
-            keys = batch.ready | batch.freed
-            self.dispatcher.mark(keys)
-            self._peers.ready(keys)
+            self.dispatcher.settle(batch.waiting, committed=True)
+            self.dispatcher.mark(batch.freed)
+            self._peers.ready(batch.ready | batch.freed)
+            if self.dispatcher.wanting():
+                self.dispatcher.wanted.set()
         if batch.scheduled_us:
             self.scheduled(batch.scheduled_us)
 
@@ -253,23 +256,45 @@ class Engine:
 
     async def _pull_once(self, wanting: Mapping[DispatchKey, tuple[int, int]]) -> None:
         dispatcher = self.dispatcher
-        rooms = {key: min(room, PULL_MOST) for key, (room, _) in wanting.items()}
+        for key, (room, mark) in wanting.items():
+            if mark == 0:
+                await self._lease_own(key, room)
+        rooms = {key: min(room, PULL_MOST) for key, (room, mark) in wanting.items() if mark}
+        if not rooms:
+            if dispatcher.wanting():
+                dispatcher.wanted.set()
+            return
         found = await self._pending.candidates(rooms)
         taken = 0
         if found:
             gates = tuple({(item.key[0], item.key[2]) for item in found if item.limited})
             ids = [item.task_id for item in found]
-            taken = await self.submit(LeaseReady(task_ids=ids, gates=gates, locked=bool(gates)), urgent=True)
+            left = await self.submit(LeaseReady(task_ids=ids, gates=gates, locked=bool(gates)), urgent=True)
+            taken = len(ids) - len(left)
         counts: dict[DispatchKey, int] = {}
         for item in found:
             counts[item.key] = counts.get(item.key, 0) + 1
         limited = {item.key for item in found if item.limited}
         for key, (_, mark) in wanting.items():
             # A limited key is looked at again when one of its tasks ends, wherever that is.
-            if counts.get(key, 0) < rooms[key] or key in limited:
+            if mark and (counts.get(key, 0) < rooms[key] or key in limited):
                 dispatcher.clear(key, mark)
         if dispatcher.wanting() and (taken or not found):
             dispatcher.wanted.set()
+
+    async def _lease_own(self, key: DispatchKey, room: int) -> None:
+        """Lease waiting tasks that are known here, the first ones first."""
+        entries = self.dispatcher.take_own(key, min(room, PULL_MOST))
+        ids = [entry[2] for entry in entries]
+        left: list[str] = []
+        try:
+            left = await self.submit(LeaseReady(task_ids=ids), urgent=True)
+        except MillstreamError:
+            left = ids
+            raise
+        finally:
+            waiting = set(left)
+            self.dispatcher.put_back_own(key, [entry for entry in entries if entry[2] in waiting])
 
     async def look_for_work(self) -> None:
         """Find waiting work that no wake-up told of. Nothing is marked before something is found, so that hand-off
