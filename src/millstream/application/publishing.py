@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from millstream.application.cascades import CascadeReads, Cascades
 from millstream.application.catalog import Catalog, Catalogs
-from millstream.application.engine.commands import Publish
+from millstream.application.engine.commands import Publish, Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
@@ -94,7 +94,7 @@ class Publishing:
         left = list(range(len(items)))
         catalog = self._catalogs.cached(principal.tenant) or await self._catalogs.get(principal.tenant)
         for _ in range(MATCH_ROUNDS):
-            commands: list[Publish] = []
+            commands: list[Publish | Refuse] = []
             sent: list[int] = []
             unsettled: list[int] = []
             fresh: Catalog | None = None
@@ -104,10 +104,13 @@ class Publishing:
                 except MillstreamError as error:
                     # A type may have come, or changed, through another server: only the present registry refuses.
                     fresh = fresh or await self._catalogs.get(principal.tenant, fresh=True)
-                    if fresh is catalog:
-                        results[index] = error
-                    else:
+                    if fresh is not catalog:
                         unsettled.append(index)
+                    elif (claim := self._claim(principal, keys[index], "")) is not None:
+                        sent.append(index)
+                        commands.append(Refuse(key=claim, locked=True, error=error))
+                    else:
+                        results[index] = error
                     continue
                 sent.append(index)
                 task_ids = [new_id() for _ in activations]
@@ -130,23 +133,23 @@ class Publishing:
     ) -> Publish:
         new = produce.new
         cascade = new.correlation_id or run_id or new_id()
-        command = Publish(
+        return Publish(
             run_id=cascade,
             new_run=not new.correlation_id,
             registry=(principal.tenant, version),
+            key=self._claim(principal, key, json.dumps([produce.artifact_id, cascade])),
             size_bytes=400 + len(new.payload),
             tenant=principal.tenant,
             by=principal.name,
             produce=produce,
             waiter=waiter,
         )
-        if key is not None:
-            response = json.dumps([produce.artifact_id, cascade])
-            expires_us = self._engine.clock.now_us() + self._key_ttl_us
-            command.key = KeyClaim(
-                principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us
-            )
-        return command
+
+    def _claim(self, principal: Principal, key: Key | None, response: str) -> KeyClaim | None:
+        if key is None:
+            return None
+        expires_us = self._engine.clock.now_us() + self._key_ttl_us
+        return KeyClaim(principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us)
 
 
 def item_key(key: Key | None, index: int) -> Key | None:
@@ -160,10 +163,11 @@ def batch_of(results: "list[Published | CreatedTask | MillstreamError]", key: Ke
     return Batch(results, key is not None and bool(stored) and all(result.replayed for result in stored))
 
 
-def _published(command: Publish, outcome: Outcome) -> Published | MillstreamError:
-    if isinstance(outcome, MillstreamError):
-        return outcome
+def _published(command: Publish | Refuse, outcome: Outcome) -> Published | MillstreamError:
     if isinstance(outcome, Replayed):
         artifact_id, correlation_id = json.loads(outcome.claim.response)
         return Published(artifact_id, correlation_id, replayed=True)
+    if isinstance(outcome, MillstreamError) or isinstance(command, Refuse):
+        refusal: MillstreamError = outcome
+        return refusal
     return Published(command.produce.artifact_id, command.run_id)

@@ -11,7 +11,7 @@ from typing import Any
 from millstream.application.views import NewTask
 from millstream.domain.batch import Batch, Claim, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run
-from millstream.domain.errors import LeaseLost, NotFound
+from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
 from millstream.domain.lifecycle import (
     Produce,
     check_fence,
@@ -105,6 +105,17 @@ class Publish(Command):
             run.waiters = (*run.waiters, self.waiter)
         _keep_for_replays(batch, run, self.key)
         return run.id
+
+
+@dataclass(slots=True)
+class Refuse(Command):
+    """Refuse what broke a rule, unless its key's first call succeeded: that answer stands, whatever the rules are now."""
+
+    error: MillstreamError = None  # type: ignore[assignment]  # always given; dataclass order wants a default
+
+    def decide(self, batch: Batch) -> None:
+        """The key is not known, so it is refused."""
+        raise self.error
 
 
 @dataclass(slots=True)
