@@ -109,7 +109,7 @@ class Publish(Command):
 
 @dataclass(slots=True)
 class Refuse(Command):
-    """Refuse what broke a rule, unless its key's first call succeeded: that answer stands, whatever the rules are now."""
+    """Refuse what broke a rule, unless its key's first call succeeded: that answer stands, whatever the rules now."""
 
     error: MillstreamError = None  # type: ignore[assignment]  # always given; dataclass order wants a default
 
