@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -28,6 +29,13 @@ LEAST_SHARE = 0.2
 """What it keeps of its rate: the machine is shared, and tasks of the stopped one come to it."""
 _OPEN = (
     """SELECT (SELECT count(*) FROM run WHERE finished_us = 0) + (SELECT count(*) FROM task WHERE finished_us = 0)"""
+)
+_DUMPS = (
+    "SELECT * FROM run WHERE id = $1::text::uuid",
+    "SELECT * FROM task WHERE run_id = $1::text::uuid ORDER BY id",
+    """SELECT a.* FROM attempt a JOIN task t ON t.id = a.task_id WHERE t.run_id = $1::text::uuid
+    ORDER BY a.task_id, a.number""",
+    "SELECT * FROM event WHERE run_id = $1::text::uuid ORDER BY seq, at_us",
 )
 
 
@@ -130,12 +138,29 @@ class Cluster:
         await self.drain()
         verdict = await checker.check(self.url, read(history.path), self.executions, since_us)
         rows.append(Row.of(name, scenario.faults, verdict, dict(history.errors), time.monotonic() - started))
-        assert not verdict.faults, self._report(verdict, history)
+        assert not verdict.faults, await self._report(verdict, history)
 
-    def _report(self, verdict: Verdict, history: History) -> str:
+    async def _report(self, verdict: Verdict, history: History) -> str:
         faults = verdict.faults
         shown = "\n".join(faults[:20] + ([f"... and {len(faults) - 20} more"] if len(faults) > 20 else []))
-        return f"{len(faults)} faults (history in {history.path}):\n{shown}"
+        dump = history.path.with_suffix(".dump")
+        dump.write_text(await self._dump([*verdict.gaps, *verdict.duplicates, *verdict.others, *verdict.unfinished]))
+        return f"{len(faults)} faults (history in {history.path}, rows in {dump}):\n{shown}"
+
+    async def _dump(self, texts: list[str]) -> str:
+        """The rows of the first runs and tasks that the faults name."""
+        named = list(dict.fromkeys(uuid for text in texts for uuid in re.findall(r"[0-9a-f-]{36}", text)))[:6]
+        lines: list[str] = []
+        connection = await asyncpg.connect(self.url)
+        try:
+            for uuid in named:
+                found = await connection.fetchval("SELECT run_id::text FROM task WHERE id = $1::text::uuid", uuid)
+                lines.append(f"-- {uuid}")
+                for statement in _DUMPS:
+                    lines += [str(dict(row)) for row in await connection.fetch(statement, found or uuid)]
+        finally:
+            await connection.close()
+        return "\n".join(lines)
 
 
 class Scenario:

@@ -31,7 +31,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("crash suite")
     for line in summary.table(rows):
         terminalreporter.write_line(line)
-    if config.cache is not None:
+    if getattr(config, "cache", None) is not None:
         summary.write(rows, Path(config.cache.mkdir("crash")) / SUMMARY)
 
 

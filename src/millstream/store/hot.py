@@ -201,10 +201,14 @@ def _part(name: str, first: int) -> tuple[str, int]:
     if name in _UPDATES:
         table = _UPDATES[name][0]
         sets = ", ".join(f"{column.name} = {value}" for column, value in zip(columns[1:], values[1:], strict=True))
+        value_of = dict(zip((column.name for column in columns), values, strict=True))
+        fence = ""
         if table == "task":
-            attempt = values[[column.name for column in columns].index("attempt")]
-            sets += _PROGRESS.format(attempt)
-        sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = u.id RETURNING 1"  # noqa: S608  # our names
+            sets += _PROGRESS.format(value_of["attempt"])
+        else:
+            # The numbers of events refuse an outdated copy, but where it has none to record (a timer) only this does.
+            fence = f" AND run.last_seq <= {value_of['last_seq']}"
+        sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = u.id{fence} RETURNING 1"  # noqa: S608
         return f"{table}_updates AS ({sql})", n
     listed = ", ".join(column.name for column in columns)
     sql = f"INSERT INTO {name} ({listed}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608  # our names only

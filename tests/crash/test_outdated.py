@@ -1,0 +1,102 @@
+"""A server that goes on from an outdated copy, as one does that was stopped between reading and writing: what it
+writes is refused, and decided again from the rows (architecture.md, the owner path; engine-rules 9).
+
+Two services in this process, without their loops, so that each step comes when the test says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.crash import checker
+from tests.crash.processes import Postgres
+
+from millstream.adapters.metrics import Metrics
+from millstream.application.engine.commands import Due
+from millstream.application.engine.dispatch import Session
+from millstream.application.views import Lease, NewTask
+from millstream.config import Settings
+from millstream.domain.principals import Principal, permissions_of
+from millstream.domain.struct_wire import encode_value
+from millstream.store import migrations
+from millstream.wiring import Service, wire
+
+pytestmark = [pytest.mark.crash]
+
+CALLER = Principal("test", "default", permissions_of(["admin"]))
+KIND = "crash.echo"
+
+
+@contextlib.asynccontextmanager
+async def serving(url: str) -> AsyncIterator[Service]:
+    """A service whose engine runs, and nothing else of it."""
+    settings = Settings(database_url=url, auth_mode="developer", pool_size=2)
+    service = await wire(settings, Metrics())
+    service.engine.clock.set(await service.maintenance.now_us())
+    running = asyncio.create_task(service.engine.run())
+    try:
+        yield service
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await service.close()
+
+
+@pytest.fixture(scope="module")
+async def url(postgres: Postgres) -> str:
+    """A migrated database."""
+    found = await postgres.create_database("outdated")
+    await migrations.upgrade(found)
+    return found
+
+
+@pytest.fixture
+async def servers(url: str) -> AsyncIterator[tuple[Service, Service]]:
+    """Two servers on it."""
+    async with serving(url) as first, serving(url) as second:
+        yield first, second
+
+
+def connect(service: Service, worker: str) -> asyncio.Event:
+    """Connect a worker with room; returns what is set when a lease arrives."""
+    arrived = asyncio.Event()
+
+    def push(leases: list[Lease], *_: Any) -> None:
+        if leases:
+            arrived.set()
+
+    key = (CALLER.tenant, "default", KIND)
+    service.engine.connect(Session(f"session of {worker}", CALLER.tenant, worker, worker, (key,), push, credit=10))
+    return arrived
+
+
+async def test_a_timer_that_fires_late_does_not_take_a_running_task_back(
+    servers: tuple[Service, Service], url: str
+) -> None:
+    owner, other = servers
+    made = await owner.tasks.create(CALLER, NewTask(KIND, encode_value({"key": "k"}), delay_us=100_000), None)
+    assert owner.engine.cache.task(made.task.id) is not None
+    await asyncio.sleep(0.2)
+    arrived = connect(other, "worker")
+    await other.engine.submit_all([Due(task_ids=(made.task.id,))], urgent=True)
+    async with asyncio.timeout(5):
+        await arrived.wait()
+    # The owner has not heard of it: its copy says that the task is scheduled still.
+    await owner.engine.submit_all([Due(task_ids=(made.task.id,))], urgent=True)
+    connection = await asyncpg.connect(url)
+    try:
+        row = await connection.fetchrow(
+            "SELECT t.status, t.attempt, r.last_seq, (SELECT count(*) FROM event e WHERE e.run_id = r.id) AS events "
+            "FROM task t JOIN run r ON r.id = t.run_id WHERE t.id = $1::text::uuid",
+            made.task.id,
+        )
+    finally:
+        await connection.close()
+    assert row is not None
+    assert (row["status"], row["attempt"], row["last_seq"], row["events"]) == (3, 1, 3, 3)
+    assert not (await checker.check(url, [], None)).gaps
