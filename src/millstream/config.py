@@ -45,42 +45,51 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="MILLSTREAM_", extra="forbid", frozen=True)
 
-    host: str = Field(default="127.0.0.1", description="Address of the gRPC server.")
+    host: str = Field(default="127.0.0.1", description="Address that the gRPC server listens on.")
     port: int = Field(default=9090, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
-    database_url: SecretStr = Field(default=SecretStr(""), description="URL of the PostgreSQL database.")
-    migrate_at_start: bool = Field(default=True, description="Bring the database up to date at start.")
-    pool_size: int = Field(default=8, ge=2, le=100, description="Connections for reads.")
+    database_url: SecretStr = Field(
+        default=SecretStr(""), description="PostgreSQL: `postgresql://user:password@host/database`."
+    )
+    migrate_at_start: bool = Field(
+        default=True, description="Migrate the database at start; of several servers one does it."
+    )
+    pool_size: int = Field(
+        default=8, ge=2, le=100, description="Connections for reads and upkeep; writes have two of their own."
+    )
 
     auth_mode: Literal["", "api_keys", "developer"] = Field(
-        default="", description="Who may call. Empty: api_keys where there are any; without, no start."
+        default="", description="Who may call; empty: `api_keys`. Without a key the server does not start."
     )
-    api_keys: list[ApiKeySettings] = Field(default=[], description="Static API keys, hashes only.")
+    api_keys: list[ApiKeySettings] = Field(default=[], description="Static API keys; see below.")
     proxy_token: SecretStr = Field(
-        default=SecretStr(""), description="Shared with the proxy, which has then checked the payloads."
+        default=SecretStr(""),
+        description="Secret shared with the proxy; by it the server knows that the JSON was checked.",
     )
 
-    log_format: Literal["json", "console"] = "json"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="From this level on.")
 
-    max_payload_bytes: int = Field(default=MIB, ge=KIB, le=8 * MIB, description="One payload.")
-    max_request_bytes: int = Field(default=4 * MIB, ge=KIB, le=16 * MIB, description="One request.")
-    queue_max_commands: int = Field(default=20_000, ge=1, description="Commands that may wait.")
-    queue_max_bytes: int = Field(default=64 * MIB, ge=MIB, description="Bytes that may wait.")
-    batch_max_commands: int = Field(default=500, ge=1, le=10_000, description="Commands in a batch.")
-    batch_max_bytes: int = Field(default=8 * MIB, ge=KIB, description="Bytes in a batch.")
-    owner_path: bool = Field(default=True, description="Write runs of this process without reading them.")
+    max_payload_bytes: int = Field(default=MIB, ge=KIB, le=8 * MIB, description="Largest payload.")
+    max_request_bytes: int = Field(default=4 * MIB, ge=KIB, le=16 * MIB, description="Largest request.")
+    queue_max_commands: int = Field(default=20_000, ge=1, description="Writes that may wait; then RATE_LIMITED.")
+    queue_max_bytes: int = Field(default=64 * MIB, ge=MIB, description="Bytes that may wait; then RATE_LIMITED.")
+    batch_max_commands: int = Field(default=500, ge=1, le=10_000, description="Most writes in one transaction.")
+    batch_max_bytes: int = Field(default=8 * MIB, ge=KIB, description="Most bytes in one transaction.")
+    owner_path: bool = Field(default=True, description="Write what this process keeps in memory unread.")
 
-    lease_s: float = Field(default=30.0, ge=1, le=3600, description="A lease ends so long after its renewal.")
-    reconnect_grace_s: float = Field(default=5.0, ge=0, le=600, description="A lost worker may come back.")
-    cancel_grace_s: float = Field(default=10.0, ge=0, le=3600, description="Cancelled tasks may end.")
-    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600, description="Calls in flight at the end.")
+    lease_s: float = Field(default=30.0, ge=1, le=3600, description="A silent worker's tasks are taken back so late.")
+    reconnect_grace_s: float = Field(
+        default=5.0, ge=0, le=600, description="A worker that lost its connection may return."
+    )
+    cancel_grace_s: float = Field(default=10.0, ge=0, le=3600, description="A cancelled task may end by itself.")
+    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600, description="Calls in flight may end at a stop.")
 
-    idempotency_ttl_s: int = Field(default=DAY_S, ge=60, le=30 * DAY_S, description="Keys are kept.")
-    run_retention_days: int = Field(default=7, ge=1, le=3650, description="Finished runs are kept.")
-    artifact_retention_days: int = Field(default=30, ge=1, le=3650, description="Artifacts are kept.")
+    idempotency_ttl_s: int = Field(default=DAY_S, ge=60, le=30 * DAY_S, description="Idempotency keys are kept.")
+    run_retention_days: int = Field(default=7, ge=1, le=3650, description="Finished runs are kept so long.")
+    artifact_retention_days: int = Field(default=30, ge=1, le=3650, description="Artifacts are kept so long.")
 
-    max_depth: int = Field(default=50, ge=1, le=1000, description="Steps from a cascade's first artifact.")
-    max_tasks_per_run: int = Field(default=10_000, ge=1, description="Tasks of a cascade.")
+    max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
+    max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
 
     @field_validator("database_url")
     @classmethod

@@ -99,6 +99,14 @@ async def test_the_proxys_configuration_names_every_server() -> None:
     assert "7081" in output
 
 
+async def test_the_proxy_takes_requests_as_large_as_its_servers_do() -> None:
+    arguments = ("envoy-config", "--server", "10.0.0.1:7080")
+    _, output, _ = await run(*arguments, MILLSTREAM_MAX_REQUEST_BYTES="9000000")
+    assert "the request body is over 9000000 bytes" in output
+    _, output, _ = await run(*arguments)
+    assert "the request body is over 4194304 bytes" in output
+
+
 @pytest.mark.parametrize("address", ["10.0.0.1", ":80", "a:b", "a:70000"])
 async def test_an_address_that_is_none_is_named(address: str) -> None:
     code, _, errors = await run("envoy-config", "--server", address)

@@ -23,9 +23,18 @@ def envoy_config(
     cors_origin: Annotated[
         list[str] | None, typer.Option(metavar="ORIGIN", help="Origin whose pages may call; repeat it.")
     ] = None,
+    max_request_bytes: Annotated[
+        int | None,
+        typer.Option(
+            min=1024,
+            envvar="MILLSTREAM_MAX_REQUEST_BYTES",
+            show_envvar=True,
+            help="Largest request over REST, as the servers have it. Default: theirs, 4 MiB.",
+        ),
+    ] = None,
 ) -> None:
     """Print the proxy's configuration for a list of servers (Envoy reads it as YAML or JSON)."""
-    from millstream.adapters.envoy import render
+    from millstream.adapters.envoy import DEFAULT_MAX_BODY_BYTES, render
 
     host, port = _address(listen, "--listen")
     print(
@@ -36,6 +45,7 @@ def envoy_config(
             admin_socket=admin_socket,
             proxy_token=proxy_token,
             cors_origins=cors_origin or (),
+            max_body_bytes=max_request_bytes or DEFAULT_MAX_BODY_BYTES,
         )
     )
 
