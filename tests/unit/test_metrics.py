@@ -1,4 +1,4 @@
-"""Metrics of several processes are those of all that live, and count what dead ones did (engine rule 18)."""
+"""Metrics of several processes are those of all that live, and count what dead ones did."""
 
 import os
 import subprocess
