@@ -9,13 +9,14 @@ from millstream.application.views import Key, TypeSpec
 from millstream.domain.agents import AgentSpec, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.principals import Principal, permissions_of
-from millstream.domain.retry import SECOND_US, RetryPolicy
+from millstream.domain.retry import SECOND_US, RetryPolicy, Timeouts
 from millstream.domain.runs import Event, EventType
 from millstream.domain.struct_wire import decode_struct, encode_struct
 from millstream.wiring import Service
 
 TENANT = "acme"
 AT_ONCE = RetryPolicy(initial_us=0, jitter=0.0)
+FOREVER = Timeouts(start_to_close_us=0)
 
 
 def principal(name: str = "root", tenant: str = TENANT, *roles: str, **fields: Any) -> Principal:
@@ -55,7 +56,8 @@ def payload_of(artifact: Artifact) -> dict[str, Any]:
 def agent(name: str, consumes: str, publishes: str = "", **fields: Any) -> AgentSpec:
     """An agent with one subscription; fields of Subscription and of AgentSpec, by their names."""
     wanted = {field: fields.pop(field) for field in [*fields] if field in Subscription.__slots__}
-    spec: dict[str, Any] = {"retry": AT_ONCE, "outputs": (publishes,) if publishes else ()} | fields
+    outputs = (publishes,) if publishes else ()
+    spec: dict[str, Any] = {"retry": AT_ONCE, "timeouts": FOREVER, "outputs": outputs} | fields
     return AgentSpec(name, subscriptions=(Subscription((consumes,), **wanted),), **spec)
 
 

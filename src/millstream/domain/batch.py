@@ -23,11 +23,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A connected worker that takes a task: its connection and who it is."""
+    """A connected worker that takes a task: its connection and who it is.
+
+    Attributes:
+        arrived: What it leases counts as delivered (the answer of a poll is the delivery).
+    """
 
     session_id: str
     worker_id: str
     worker_name: str
+    arrived: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,7 @@ def lease(batch: Batch, run: Run, task: Task, claim: Claim) -> None:
     task.owner = batch.lane
     task.worker_id, task.worker_name = claim.worker_id, claim.worker_name
     task.started_us = now = batch.now_us
-    task.delivered = False
+    task.delivered = claim.arrived
     task.progress, task.progress_message = 0.0, ""
     limits = task.timeouts
     task.deadline_us = now + limits.start_to_close_us if limits.start_to_close_us else 0

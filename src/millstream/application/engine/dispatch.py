@@ -54,7 +54,7 @@ class Session:
     @property
     def claim(self) -> Claim:
         """What a lease notes of it."""
-        return Claim(self.id, self.worker_id, self.name)
+        return Claim(self.id, self.worker_id, self.name, arrived=not self.renewed)
 
 
 class Dispatcher:

@@ -1,0 +1,420 @@
+"""Hand-off and dispatch: who gets which task, when, and in which order."""
+
+import asyncio
+
+import pytest
+from tests.engine.database import Database
+from tests.engine.servers import Roles, Start, eventually
+from tests.engine.workers import Worker, done
+from tests.engine.world import (
+    AT_ONCE,
+    ROOT,
+    agent,
+    check_all,
+    events_of,
+    kinds_of,
+    made,
+    order,
+    principal,
+    register,
+    types,
+)
+
+from millstream.application.views import NewTask, TypeSpec
+from millstream.domain.errors import Conflict, NotFound, ValidationFailed
+from millstream.domain.runs import TaskStatus
+from millstream.domain.struct_wire import decode_value, encode_value
+from millstream.store.lane import PostgresLane
+from millstream.wiring import Service
+
+
+async def create(service: Service, n: int, **fields: object) -> None:
+    """Create a task whose input is a number."""
+    await service.tasks.create(ROOT, NewTask("sums", encode_value(n), **fields), None)  # type: ignore[arg-type]
+
+
+def inputs(worker: Worker) -> list[object]:
+    """What a worker was given, in order."""
+    return [decode_value(lease.task.input) for lease in worker.seen]
+
+
+async def test_a_task_is_leased_in_the_transaction_that_creates_it(
+    start: Start, database: Database, owner_path: bool
+) -> None:
+    """Architecture, rule 7: with a connected worker that has room there is no second transaction and no wait."""
+    here, _ = await start(owner_path=owner_path)
+    async with Worker(here, kinds=["sums"]) as worker:
+        await eventually(lambda: _calm(here))
+        task = (await here.tasks.create(ROOT, NewTask("sums"), None)).task
+        await worker.take()
+        events = await events_of(here, task.run_id)
+        assert [event.type.name for event in events] == ["RUN_CREATED", "TASK_CREATED", "TASK_STARTED"]
+        assert len({event.at_us for event in events}) == 1
+        rows = await database.rows("SELECT DISTINCT xmin FROM event")
+        assert rows == await database.rows("SELECT xmin FROM task")
+
+
+async def _calm(service: Service) -> bool:
+    return not service.engine.dispatcher._backlog
+
+
+async def test_newer_work_does_not_overtake_what_waits(roles: Roles) -> None:
+    """Rule 7: no hand-off past older pending work; the pull takes it in order."""
+    async with Worker(roles.worker, kinds=["sums"], slots=1) as worker:
+        for n in range(6):
+            await create(roles.publisher, n)
+        for _ in range(5):
+            await worker.complete(await worker.take())
+        await worker.take()
+    assert inputs(worker) == [*range(6)]
+
+
+async def test_more_urgent_work_that_waits_goes_first(roles: Roles) -> None:
+    """Rule 7: urgency before age, on whichever server it was made."""
+    async with Worker(roles.worker, kinds=["sums"], slots=1) as worker:
+        await create(roles.publisher, 0)
+        first = await worker.take()
+        await create(roles.publisher, 1)
+        await create(roles.worker, 2, priority=10)
+        await create(roles.publisher, 3, priority=50)
+        await roles.worker.loops.poll()
+        await worker.complete(first)
+        for _ in range(3):
+            await worker.complete(await worker.take())
+    assert inputs(worker) == [0, 3, 2, 1]
+
+
+async def test_a_worker_gets_no_more_than_it_can_take(roles: Roles) -> None:
+    """FV-19: slots; and each freed slot is filled."""
+    async with Worker(roles.worker, kinds=["sums"], slots=3) as worker:
+        for n in range(10):
+            await create(roles.publisher, n)
+        leases = await worker.take_many(3)
+        for service in (roles.publisher, roles.worker):
+            await service.loops.poll()
+        assert worker.leases.empty()
+        await worker.report(completions=tuple(map(done, leases)))
+        await worker.take_many(3)
+        assert worker.leases.empty()
+
+
+async def test_workers_take_turns(start: Start) -> None:
+    """FV-19: work is spread over the workers of a server."""
+    here, _ = await start()
+    async with Worker(here, kinds=["sums"]) as one, Worker(here, kinds=["sums"]) as two:
+        for n in range(10):
+            await create(here, n)
+        await eventually(lambda: _has(one, 5))
+        await eventually(lambda: _has(two, 5))
+
+
+async def _has(worker: Worker, count: int) -> bool:
+    return len(worker.seen) == count
+
+
+async def test_work_of_one_server_reaches_the_worker_of_another_at_once(start: Start) -> None:
+    """Rule 8: by a wake-up, not by the safety poll."""
+    here, there = await start()
+    async with Worker(there, kinds=["sums"]) as worker:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for n in range(5):
+            await create(here, n)
+            await worker.take()
+        assert loop.time() - began < 0.9
+
+
+async def test_only_the_servers_that_serve_it_are_woken(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 8, FV-19: a wake-up never goes to all."""
+    here, there = await start()
+    sent: list[tuple[str, tuple[str, ...]]] = []
+    send = here.peers.send
+
+    def note(lane: str, message: tuple[str, ...]) -> None:
+        sent.append((lane, message))
+        send(lane, message)
+
+    monkeypatch.setattr(here.peers, "send", note)
+    async with Worker(there, kinds=["sums"]):
+        await create(here, 0)
+        await here.tasks.create(ROOT, NewTask("nobody"), None)
+    assert sent == [(there.engine.lane_id, ("ready", "acme", "default", "sums"))]
+
+
+async def test_credit_comes_back_when_a_batch_fails(
+    start: Start, monkeypatch: pytest.MonkeyPatch, owner_path: bool
+) -> None:
+    """Architecture: a batch that fails gives back the credit it took; the worker's slot is not lost."""
+    here, _ = await start(owner_path=owner_path)
+    async with Worker(here, kinds=["sums"], slots=1) as worker:
+        await eventually(lambda: _calm(here))
+        with pytest.raises(Exception, match="cannot hold"):
+            await here.tasks.create(ROOT, NewTask("sums", labels="\0"), None)
+        await create(here, 1)
+        await worker.take()
+    assert inputs(worker) == [1]
+
+
+async def test_a_worker_that_connects_finds_what_waits(roles: Roles) -> None:
+    """FV-19: work made before anybody served it, by any server, in order."""
+    for n in range(5):
+        await create(roles.publisher, n)
+    async with Worker(roles.worker, kinds=["sums"]) as worker:
+        await worker.take_many(5)
+    assert inputs(worker) == [*range(5)]
+
+
+async def test_much_waiting_work_is_pulled_to_the_last(start: Start) -> None:
+    """FV-19, replay-lessons: beyond every page and batch size."""
+    here, there = await start()
+    batch = [NewTask("sums", encode_value(n)) for n in range(1300)]
+    await here.tasks.create_batch(ROOT, batch, [None] * len(batch), None)
+    async with Worker(there, kinds=["sums"], slots=700, handler=done) as worker:
+        await eventually(lambda: _has(worker, 1300))
+    assert inputs(worker) == [*range(1300)]
+
+
+_COUNT_RUNNING = """
+CREATE TABLE warp.running (n int8);
+CREATE FUNCTION warp.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+INSERT INTO warp.running SELECT count(*) FROM public.task WHERE status = 3; RETURN NULL; END $$;
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON task FOR EACH STATEMENT EXECUTE FUNCTION warp.note();
+"""
+
+
+@pytest.mark.parametrize("bound", [1, 2])
+async def test_an_agents_concurrency_is_bounded_over_all_servers(start: Start, database: Database, bound: int) -> None:
+    """FL-14: max_concurrency is never exceeded and never stuck."""
+    here, there = await start()
+    await database.execute(_COUNT_RUNNING)
+    spec = agent("slow", "Order", max_concurrency=bound)
+    async with (
+        Worker(here, agents=[spec], known=types("Order"), handler=done),
+        Worker(there, agents=[spec], known=types("Order"), handler=done),
+    ):
+        calls = [(here, there)[n % 2].artifacts.publish_sync(ROOT, order(n), None, 20) for n in range(12)]
+        results = await asyncio.gather(*calls)
+    assert all(result.completed for result in results)
+    assert await database.value("SELECT max(n) FROM warp.running") == bound
+    await check_all(database)
+
+
+async def test_a_bounded_agent_goes_on_when_its_worker_is_lost(start: Start) -> None:
+    """FL-14, FV-19: a lost lease frees its place."""
+    here, there = await start()
+    spec = agent("slow", "Order", max_concurrency=1, retry=AT_ONCE)
+    one = await Worker(here, agents=[spec], known=types("Order")).open()
+    await here.artifacts.publish(ROOT, order(1), None)
+    await here.artifacts.publish(ROOT, order(2), None)
+    await one.ack(await one.take())
+    async with Worker(there, agents=[spec], known=types("Order"), handler=done) as two:
+        assert two.seen == []
+        await one.close()
+        await there.loops.poll()
+        await eventually(lambda: _has(two, 2))
+
+
+async def test_lifting_the_bound_frees_what_waits(start: Start) -> None:
+    """FL-14: an agent registered anew without a bound is not stuck with tasks of the old one."""
+    here, there = await start()
+    async with Worker(here, agents=[agent("slow", "Order", max_concurrency=1)], known=types("Order")) as one:
+        for n in range(3):
+            await here.artifacts.publish(ROOT, order(n), None)
+        await one.take()
+        async with Worker(there, agents=[agent("slow", "Order")], known=types("Order"), handler=done) as two:
+            await eventually(lambda: _has(two, 2))
+
+
+async def test_broadcast_reaches_every_agent_exclusive_only_one(roles: Roles) -> None:
+    """FL-14: of exclusive subscriptions the most urgent, then the first by name."""
+    agents = [
+        agent("b1", "Order"),
+        agent("b2", "Order"),
+        agent("x1", "Order", delivery="exclusive"),
+        agent("x2", "Order", delivery="exclusive", priority=5),
+        agent("x3", "Order", delivery="exclusive", priority=5),
+    ]
+    async with Worker(roles.worker, agents=agents, known=types("Order"), handler=done) as worker:
+        await roles.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
+    assert sorted(lease.task.agent for lease in worker.seen) == ["b1", "b2", "x2"]
+
+
+async def test_a_condition_selects_by_the_payload(roles: Roles) -> None:
+    """FL-14: `where` is CEL over payload and artifact; where it cannot be evaluated it does not hold."""
+    agents = [
+        agent("large", "Order", where="payload.amount > 100"),
+        agent("tagged", "Order", where="'vip' in artifact.tags && artifact.produced_by == 'external'"),
+        agent("nested", "Order", where="payload.items.exists(i, i.sku == 'a')"),
+    ]
+    async with Worker(roles.worker, agents=agents, known=types("Order"), handler=done) as worker:
+        for new in (
+            made("Order", amount=500),
+            made("Order", amount=5),
+            made("Order", amount="many"),
+            made("Order", items=[{"sku": "b"}, {"sku": "a"}]),
+            order(tags=("vip",)),
+        ):
+            await roles.publisher.artifacts.publish_sync(ROOT, new, None, 10)
+    assert [lease.task.agent for lease in worker.seen] == ["large", "nested", "tagged"]
+
+
+async def test_tags_and_producers_select(roles: Roles) -> None:
+    """FL-14: tags as channels, from_agents."""
+    agents = [
+        agent("channel", "Order", tags=("red", "blue")),
+        agent("maker", "Order", "Payment"),
+        agent("follows", "Payment", from_agents=("maker",)),
+        agent("ignores", "Payment", from_agents=("other",)),
+        agent("outside", "Payment", from_agents=("external",)),
+    ]
+
+    async with Worker(
+        roles.worker,
+        agents=agents,
+        known=types("Order", "Payment"),
+        handler=lambda lease: done(lease, *([made("Payment")] if lease.task.agent == "maker" else [])),
+    ) as worker:
+        await roles.publisher.artifacts.publish_sync(ROOT, order(tags=("blue", "x")), None, 10)
+        assert sorted(lease.task.agent for lease in worker.seen) == ["channel", "follows", "maker"]
+        worker.seen.clear()
+        await roles.publisher.artifacts.publish_sync(ROOT, made("Payment"), None, 10)
+        assert [lease.task.agent for lease in worker.seen] == ["outside"]
+
+
+async def test_a_subscriptions_priority_is_its_tasks(roles: Roles) -> None:
+    """FL-14: priority."""
+    agents = [agent("low", "Order", priority=-1), agent("high", "Order", priority=9), agent("mid", "Order")]
+    await register(roles.publisher, ("Order",), *agents)
+    await roles.publisher.artifacts.publish(ROOT, order(), None)
+    for name in ("high", "mid", "low"):
+        async with Worker(roles.worker, kinds=[f"agent:{name}"]) as worker:
+            assert (await worker.take()).task.priority == {"high": 9, "mid": 0, "low": -1}[name]
+
+
+async def test_an_agent_registered_on_one_server_is_seen_by_a_publish_on_another_at_once(
+    start: Start, owner_path: bool
+) -> None:
+    """Rule 4: the transaction compares the registry's version; nothing published after is missed."""
+    here, there = await start(owner_path=owner_path)
+    await register(here, ("Order",))
+    for n in range(5):
+        published = await here.artifacts.publish(ROOT, order(), None)
+        assert (await kinds_of(here, published.correlation_id)).count("TASK_CREATED") == n
+        await there.agents.create(ROOT, agent(f"agent{n}", "Order"), None)
+
+
+async def test_an_agents_own_artifacts_meet_agents_registered_meanwhile(start: Start) -> None:
+    """Rule 4: for what a completion publishes, too."""
+    here, there = await start()
+    async with Worker(here, agents=[agent("maker", "Order", "Payment")], known=types("Order", "Payment")) as worker:
+        published = await here.artifacts.publish(ROOT, order(), None)
+        lease = await worker.take()
+        await there.agents.create(ROOT, agent("late", "Payment"), None)
+        await worker.complete(lease, made("Payment"))
+    assert (await kinds_of(there, published.correlation_id)).count("TASK_CREATED") == 2
+
+
+async def test_a_type_gets_a_version_for_each_schema(start: Start) -> None:
+    """Issue 2: types have versions; the same schema, however written, is no new one; artifacts note theirs."""
+    here, there = await start()
+    made_types = [
+        (await here.types.create(ROOT, TypeSpec("Order", '{"type":"object","title":"a"}'), None))[0],
+        (await there.types.create(ROOT, TypeSpec("Order", '{"title": "a", "type": "object"}'), None))[0],
+        (await there.types.create(ROOT, TypeSpec("Order", '{"type":"object","title":"b"}'), None))[0],
+    ]
+    assert [found.version for found in made_types] == [1, 1, 2]
+    published = await here.artifacts.publish(ROOT, order(), None)
+    assert (await here.artifacts.get(ROOT, published.artifact_id)).version == 2
+    assert (await here.types.get(ROOT, "Order", 1)).schema == '{"type":"object","title":"a"}'
+    with pytest.raises(NotFound):
+        await there.types.get(ROOT, "Order", 3)
+
+
+async def test_a_worker_brings_its_types_and_agents(start: Start) -> None:
+    """Issue 2: registered on hello; unchanged ones are left alone, changed ones get a version."""
+    here, there = await start()
+    async with Worker(here, agents=[agent("maker", "Order")], known=types("Order")):
+        pass
+    async with Worker(there, agents=[agent("maker", "Order")], known=types("Order")):
+        assert (await here.agents.get(ROOT, "maker"))[0].version == 1
+    async with Worker(there, agents=[agent("maker", "Order", priority=3)], known=types("Order")):
+        found, online = await here.agents.get(ROOT, "maker")
+        assert (found.version, found.spec.subscriptions[0].priority, online) == (2, 3, True)
+    await here.peers.refresh()
+    await eventually(lambda: _offline(here))
+
+
+async def _offline(service: Service) -> bool:
+    return not (await service.agents.get(ROOT, "maker"))[1]
+
+
+async def test_a_bad_registration_changes_nothing(start: Start) -> None:
+    """FL-10: all or none; the error names the field."""
+    here, there = await start()
+    await register(here, ("Order",))
+    with pytest.raises(ValidationFailed) as refused:
+        await Worker(here, agents=[agent("good", "Order"), agent("bad", "Order", where="payload. >")]).open()
+    assert refused.value.details[0].field == "subscriptions[0].where"
+    with pytest.raises(NotFound):
+        await Worker(here, agents=[agent("good", "Order"), agent("bad", "Nothing")], known=types("New")).open()
+    with pytest.raises(ValidationFailed):
+        await there.types.create(ROOT, TypeSpec("Bad", '{"type":"nonsense"}'), None)
+    await there.agents.create(ROOT, agent("one", "Order"), None)
+    with pytest.raises(Conflict):
+        await here.agents.create(ROOT, agent("one", "Order", priority=2), None)
+    with pytest.raises(NotFound):
+        await there.agents.get(ROOT, "good")
+    with pytest.raises(NotFound):
+        await there.types.get(ROOT, "New", None)
+
+
+async def test_tenants_do_not_meet(roles: Roles) -> None:
+    """Invariant: same names, different worlds: neither agents nor workers of another tenant get the artifact."""
+    stranger = principal("root", "other")
+    async with (
+        Worker(roles.worker, agents=[agent("maker", "Order")], known=types("Order"), handler=done) as mine,
+        Worker(roles.worker, agents=[agent("maker", "Order")], known=types("Order"), who=stranger) as theirs,
+    ):
+        await roles.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
+    assert len(mine.seen) == 1
+    assert theirs.seen == []
+
+
+async def test_the_blocking_lanes_leases_are_this_servers(
+    start: Start, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules 2, 7: a lease made by way of the blocking lane is renewed like any other."""
+    here, _ = await start()
+    async with Worker(here, kinds=["sums"]) as worker:
+        task = (await here.tasks.create(ROOT, NewTask("sums", delay_us=3_600_000_000), None)).task
+        here.engine.cache.clear()
+        async with database.other() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await connection.execute("SELECT 1 FROM run WHERE id = $1::text::uuid FOR UPDATE", task.run_id)
+            await database.pass_time(3601)
+            polling = asyncio.create_task(here.loops.poll())
+            await eventually(lambda: _in_blocking_lane(here))
+            await transaction.rollback()
+            await polling
+        lease = await worker.take()
+        assert lease.task.owner == here.engine.lane_id
+        await here.loops.renew()
+        assert worker.cancellations.empty()
+        assert (await worker.complete(lease)).error is None
+
+
+async def _in_blocking_lane(service: Service) -> bool:
+    lane = service.engine._blocked.lane
+    assert isinstance(lane, PostgresLane)
+    return lane._n > 0
+
+
+async def test_a_task_in_hand_is_running(roles: Roles) -> None:
+    """FV-5: who has it, since when."""
+    async with Worker(roles.worker, kinds=["sums"]) as worker:
+        await create(roles.publisher, 1)
+        lease = await worker.take()
+        task = (await roles.publisher.tasks.get(ROOT, lease.task.id)).task
+    assert task.status is TaskStatus.RUNNING
+    assert (task.worker_id, task.owner) == (worker.id, roles.worker.engine.lane_id)
