@@ -17,10 +17,11 @@ from tests.crash import checker
 from tests.crash.processes import Postgres
 
 from millstream.adapters.metrics import Metrics
-from millstream.application.engine.commands import Due
+from millstream.application.engine.commands import CancelTask, Due
 from millstream.application.engine.dispatch import Session
 from millstream.application.views import Lease, NewTask
 from millstream.config import Settings
+from millstream.domain.errors import Unavailable
 from millstream.domain.principals import Principal, permissions_of
 from millstream.domain.struct_wire import encode_value
 from millstream.store import migrations
@@ -100,3 +101,25 @@ async def test_a_timer_that_fires_late_does_not_take_a_running_task_back(
     assert row is not None
     assert (row["status"], row["attempt"], row["last_seq"], row["events"]) == (3, 1, 3, 3)
     assert not (await checker.check(url, [], None)).gaps
+
+
+async def test_a_run_that_cannot_be_written_holds_no_other_up(servers: tuple[Service, Service], url: str) -> None:
+    """Whatever made it so: what conflicts for ever is found by halves, and fails alone."""
+    owner, other = servers
+    new = NewTask(KIND, encode_value({"key": "k"}), delay_us=60_000_000)
+    made = [(await owner.tasks.create(CALLER, new, None)).task for _ in range(9)]
+    poison = made[4]
+    connection = await asyncpg.connect(url)
+    try:
+        # Its next number is taken.
+        await connection.execute(
+            "INSERT INTO event SELECT day, run_id, 3, type, at_us FROM event WHERE run_id = $1::text::uuid AND seq = 2",
+            poison.run_id,
+        )
+    finally:
+        await connection.close()
+    commands = [CancelTask(task_ids=(task.id,), locked=True, tenant=CALLER.tenant) for task in made]
+    outcomes = await other.engine.submit_all(commands)
+    assert [task.id for task, found in zip(made, outcomes, strict=True) if isinstance(found, Unavailable)] == [
+        poison.id
+    ]

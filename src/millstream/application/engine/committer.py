@@ -34,6 +34,8 @@ Assign = Callable[[Task], Claim | None]
 OVERLAP_FROM = 64
 """From so many commands on, a batch is written while the next is decided. Below, the task that takes costs more."""
 ROUNDS_BEFORE_BLOCKING = 3
+ROUNDS_BEFORE_HALVING = 3
+"""What conflicts so often is found by halves, so that it holds nobody else up."""
 ROUNDS_MOST = 20
 SETTLE_S = 10.0
 """How long a lost connection is tried again before its batch is answered with UNAVAILABLE."""
@@ -271,14 +273,16 @@ class Committer:
     # The locked path.
 
     async def _write_locked(self, items: list[Item]) -> None:
-        """Write a batch under locks, in halves where the database refuses it, so that only the poison fails."""
+        """Write a batch under locks, in halves where the database refuses it (or conflicts again and again), so that
+        only the poison fails."""
         started = time.perf_counter()
         try:
             await self._attempt(items)
         except Exception as error:
             if isinstance(error, Disconnected | asyncio.CancelledError):
                 raise
-            if isinstance(error, Conflicted):
+            again = len(items) == 1 or all(item.rounds < ROUNDS_BEFORE_HALVING for item in items)
+            if isinstance(error, Conflicted) and again:
                 # Somebody claimed a key, or made a run, between our reading and our writing: read again.
                 await asyncio.sleep(random.uniform(0, 0.01))  # noqa: S311
                 await self._write_again(items)
