@@ -20,9 +20,8 @@ class Items(Generic[Item, New]):
     call's scope, so that a batch and a single call know each other's keys.
     """
 
-    def __init__(self, rpc: str, field: str, reader: Reader, new: Callable[[Any], New]) -> None:
+    def __init__(self, rpc: str, reader: Reader, new: Callable[[Any], New]) -> None:
         self._rpc = rpc
-        self._field = field
         self._reader = reader
         self._new = new
 
@@ -30,13 +29,13 @@ class Items(Generic[Item, New]):
         """The items, or the error of each that is refused, with their keys."""
         out: list[New | MillstreamError] = []
         keys: list[Key | None] = []
-        for index, item in enumerate(items):
+        for item in items:
             key: Key | None = None
             try:
                 new, key = self._one(item, trusted)
                 out.append(new)
             except MillstreamError as error:
-                out.append(_within(error, f"{self._field}[{index}]."))
+                out.append(error)
             keys.append(key)
         return out, keys
 
@@ -52,16 +51,10 @@ class Items(Generic[Item, New]):
         return new, idempotency.key(key, self._rpc, raw, self._reader.public_request)
 
 
-def _within(error: MillstreamError, prefix: str) -> MillstreamError:
-    """The same error, its fields named as the batch sees them."""
-    error.details = tuple(type(fault)(prefix + fault.field, fault.message, fault.code) for fault in error.details)
-    return error
-
-
 def put_outcomes(
-    out: Any, outcomes: "Iterable[Published | CreatedTask | MillstreamError]", correlation_id: str
+    out: Any, outcomes: "Iterable[Published | CreatedTask | MillstreamError]", field: str, correlation_id: str
 ) -> None:
-    """Write what became of each item, in order."""
+    """Write what became of each item of the request's list `field`, in order."""
     failed = 0
     for index, outcome in enumerate(outcomes):
         result = out.results.add(index=index)
@@ -69,6 +62,8 @@ def put_outcomes(
             failed += 1
             result.status = "failed"
             result.error.CopyFrom(body(outcome, correlation_id))
+            for detail in result.error.details:
+                detail.field = f"{field}[{index}].{detail.field}"
             continue
         result.status = "duplicate" if outcome.replayed else "accepted"
         if isinstance(outcome, Published):

@@ -23,7 +23,7 @@ class ArtifactService:
     def __init__(self, artifacts: Artifacts, types: Types, item: Reader) -> None:
         self._artifacts = artifacts
         self._types = types
-        self._items: Items[wire.PublishBatchRequest.Item, NewArtifact] = Items("Publish", "artifacts", item, _new)
+        self._items: Items[wire.PublishBatchRequest.Item, NewArtifact] = Items("Publish", item, _new)
 
     async def publish(self, request: wire.PublishRequest, context: Context) -> Message:
         """Publish an artifact."""
@@ -52,7 +52,7 @@ class ArtifactService:
         batch = await self._artifacts.publish_batch(context.principal, items, keys, context.key)
         context.replayed(batch.replayed)
         out = wire.PublishBatchResponse()
-        put_outcomes(out, batch.results, context.correlation_id)
+        put_outcomes(out, batch.results, "artifacts", context.correlation_id)
         return out
 
     async def list_artifacts(self, request: wire.ListArtifactsRequest, context: Context) -> Message:

@@ -19,9 +19,7 @@ class TaskService:
 
     def __init__(self, tasks: Tasks, item: Reader) -> None:
         self._tasks = tasks
-        self._items: Items[wire.CreateTaskBatchRequest.Item, NewTask] = Items(
-            "CreateTask", "tasks", item, mapping.new_task
-        )
+        self._items: Items[wire.CreateTaskBatchRequest.Item, NewTask] = Items("CreateTask", item, mapping.new_task)
 
     async def create_task(self, request: wire.CreateTaskRequest, context: Context) -> Message:
         """Create a task."""
@@ -35,7 +33,7 @@ class TaskService:
         batch = await self._tasks.create_batch(context.principal, items, keys, context.key)
         context.replayed(batch.replayed)
         out = wire.CreateTaskBatchResponse()
-        put_outcomes(out, batch.results, context.correlation_id)
+        put_outcomes(out, batch.results, "tasks", context.correlation_id)
         return out
 
     async def list_tasks(self, request: wire.ListTasksRequest, context: Context) -> Message:
