@@ -8,6 +8,8 @@ from millstream.domain.errors import FieldFault
 from millstream.domain.struct_wire import Json
 
 FAULTS_MOST = 20
+MESSAGE_MOST = 200
+"""Characters of a fault's message."""
 
 
 def _no_fetch(uri: str) -> Json:
@@ -34,7 +36,7 @@ class JsonSchemas:
                 return []
             found = []
             for error in validator.iter_errors(value):
-                found.append(FieldFault(_path(prefix, error.instance_path), error.message, _code(error)))
+                found.append(FieldFault(_path(prefix, error.instance_path), _cut(error.message), _code(error)))
                 if len(found) == FAULTS_MOST:
                     break
             return found
@@ -44,6 +46,13 @@ class JsonSchemas:
 
 def _first_line(text: str) -> str:
     return text.splitlines()[0][:300] if text else "is not a JSON Schema"
+
+
+def _cut(message: str) -> str:
+    """The message without the middle of the value at fault, which stands in it whole: it ends with what is wrong."""
+    return (
+        message if len(message) <= MESSAGE_MOST else f"{message[: MESSAGE_MOST // 2]}...{message[-MESSAGE_MOST // 2 :]}"
+    )
 
 
 def _path(prefix: str, parts: list[str | int]) -> str:
