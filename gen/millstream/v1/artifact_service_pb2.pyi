@@ -311,7 +311,9 @@ class PublishBatchRequest(_message.Message):
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PublishBatchRequest.Item]:
-        """The artifacts, 1 to 1,000. Each is checked as Publish checks its request, on its own."""
+        """The artifacts, 1 to 1,000. Each is checked as Publish checks its request, on its own: no rule of an item is a rule
+        of the list.
+        """
 
     def __init__(
         self,

@@ -364,7 +364,9 @@ class CreateTaskBatchRequest(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateTaskBatchRequest.Item]:
-        """The tasks, 1 to 1,000. Each is checked as CreateTask checks its request, on its own."""
+        """The tasks, 1 to 1,000. Each is checked as CreateTask checks its request, on its own: no rule of an item is a rule
+        of the list.
+        """
 
     def __init__(
         self,
