@@ -49,7 +49,9 @@ def translated() -> Iterator[None]:
 
 async def connect(url: str, settings: Mapping[str, str]) -> "asyncpg.Connection[Record]":
     """One connection with server settings. Raises OSError or asyncpg.PostgresError."""
-    return await asyncpg.connect(url, server_settings=dict(settings), timeout=5, command_timeout=30)
+    return await asyncpg.connect(
+        url, server_settings=dict(settings), timeout=5, command_timeout=30, statement_cache_size=500
+    )
 
 
 class Database:

@@ -26,22 +26,23 @@ _EACH = frozenset({"id", "run_id", "task_id", "artifact_id", "key"})
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a bulk write: its name, its type in SQL, how its values are encoded (None: as bytes), and whether
-    an update sets it."""
+    """One column of a bulk write: its name, its type in SQL, how its values are encoded (None: as bytes), whether an
+    update sets it, and whether it mostly has its default in new rows."""
 
     name: str
     type: str
     encode: Encoder | None
     mutable: bool = False
+    rare: bool = False
 
 
 def _columns(spec: str, kinds: Mapping[str, tuple[str, Encoder | None]]) -> tuple[Column, ...]:
-    """Columns of lines "name kind", where a "!" behind the kind marks a mutable one."""
+    """Columns of words "name:kind", where "!" behind the kind marks a mutable one, and "?" a rare one."""
     found = []
     for line in spec.split():
         name, kind = line.split(":")
-        sql, encode = kinds[kind.rstrip("!")]
-        found.append(Column(name, sql, encode, kind.endswith("!")))
+        sql, encode = kinds[kind.rstrip("!?")]
+        found.append(Column(name, sql, encode, "!" in kind, "?" in kind))
     return tuple(found)
 
 
@@ -60,29 +61,29 @@ _KINDS: dict[str, tuple[str, Encoder | None]] = {
 
 RUN = _columns(
     """id:uuid tenant:name kind:small status:small! created_us:us created_by:name updated_us:us! finished_us:us!
-    last_seq:int! open_tasks:int! task_count:int! failed_tasks:int! artifact_count:int! cancel_by_us:us!
-    keep_until_us:us! labels:text error_code:name! error_message:text! waiters:name!""",
+    last_seq:int! open_tasks:int! task_count:int! failed_tasks:int!? artifact_count:int! cancel_by_us:us!?
+    keep_until_us:us!? labels:text? error_code:name!? error_message:text!? waiters:name!""",
     _KINDS,
 )
 TASK = _columns(
     """id:uuid run_id:uuid tenant:name kind:name queue:name created_us:us day:int status:small! urgency:small
-    run_at_us:us! start_by_us:us! attempt:int! tries:int! started_us:us! finished_us:us! lease_until_us:us!
-    deadline_us:us! beat_by_us:us! owner:name! worker_id:name! worker_name:name! delivered:bool! cancelling:bool!
-    depth:small limited:bool agent:name artifact_ids:text input:bytes policy:name labels:text error_code:name!
-    error_message:text!""",
+    run_at_us:us! start_by_us:us!? attempt:int! tries:int!? started_us:us! finished_us:us!? lease_until_us:us!
+    deadline_us:us! beat_by_us:us!? owner:name! worker_id:name! worker_name:name! delivered:bool!? cancelling:bool!?
+    depth:small limited:bool? agent:name artifact_ids:text input:bytes policy:name? labels:text? error_code:name!?
+    error_message:text!?""",
     _KINDS,
 )
 ARTIFACT = _columns(
     """tenant:name id:uuid run_id:uuid seq:int type:name version:int payload:bytes produced_by:name
-    visibility_kind:name visibility:name tags:list partition_key:text created_us:us""",
+    visibility_kind:name visibility:name? tags:list? partition_key:text? created_us:us""",
     _KINDS,
 )
 EVENT = _columns(
     "day:int run_id:uuid seq:int type:small at_us:us task_id:uuid artifact_id:uuid attempt:int data:name", _KINDS
 )
 ATTEMPT = _columns(
-    """day:int task_id:uuid number:int status:small started_us:us finished_us:us worker_name:name error_code:name
-    error_message:text output:bytes""",
+    """day:int task_id:uuid number:int status:small started_us:us finished_us:us worker_name:name error_code:name?
+    error_message:text? output:bytes""",
     _KINDS,
 )
 KEY = _columns(
@@ -141,11 +142,19 @@ _UPDATES = {
     for table, columns in _TABLES.items()
     if table in ("run", "task")
 }
+_PLAIN = {
+    f"{table} plain": (table, tuple(column for column in columns if not column.rare))
+    for table, columns in _TABLES.items()
+    if any(column.rare for column in columns)
+}
+"""Inserts that leave out the columns which mostly have their default."""
 _PROGRESS = """, progress = CASE WHEN task.attempt = {0} THEN task.progress ELSE 0 END,
 progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE '' END"""
 """Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
-_COLUMNS = _TABLES | {name: columns for name, (_, columns) in _UPDATES.items()}
-_PLACES = {name: [_TABLES[table].index(column) for column in columns] for name, (table, columns) in _UPDATES.items()}
+_SELECTIONS = _UPDATES | _PLAIN
+_COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()}
+_PLACES = {name: [_TABLES[table].index(column) for column in columns] for name, (table, columns) in _SELECTIONS.items()}
+_RARE = {table: [place for place, column in enumerate(_TABLES[table]) if column.rare] for table, _ in _PLAIN.values()}
 
 
 def rows_of(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
@@ -211,8 +220,9 @@ def _part(name: str, first: int) -> tuple[str, int]:
         sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = u.id{fence} RETURNING 1"  # noqa: S608
         return f"{table}_updates AS ({sql})", n
     listed = ", ".join(column.name for column in columns)
-    sql = f"INSERT INTO {name} ({listed}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608  # our names only
-    return f"{name}_rows AS ({sql})", n
+    table = name.removesuffix(" plain")
+    sql = f"INSERT INTO {table} ({listed}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608  # our names only
+    return f"{table}_rows AS ({sql})", n
 
 
 @functools.lru_cache(256)
@@ -249,10 +259,12 @@ def updates(rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> list[int]:
     return [len(found) for name, found in rows.items() if name in _UPDATES]
 
 
-def encode(name: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The parameters of one table's rows."""
+def encode(name: str, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
+    """How one table's rows are written (its plain insert where that will do), and their parameters."""
     found: list[Any] = []
     columns = list(zip(*rows, strict=True))
+    if name in _RARE and not any(any(columns[place]) for place in _RARE[name]):
+        name += " plain"
     places = _PLACES.get(name)
     if places is not None:
         columns = [columns[place] for place in places]
@@ -265,7 +277,7 @@ def encode(name: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
             found += ("{}", _one(column, values[0]))
         else:
             found += (column.encode(values), None)
-    return found
+    return name, found
 
 
 def _one(column: Column, value: Any) -> str:

@@ -73,13 +73,16 @@ class Statement:
 def statement_of(batch: Batch, registry: Mapping[str, int], counted: bool) -> Statement:
     """The statement that writes a batch."""
     rows = {table: found for table, found in hot.rows_of(batch).items() if found}
+    parts: list[str] = []
     parameters: list[object] = []
     for table, found in rows.items():
-        parameters += hot.encode(table, found)
+        part, encoded = hot.encode(table, found)
+        parts.append(part)
+        parameters += encoded
     parameters += hot.updates(rows)
     if registry:
         parameters += [names(registry), numbers(registry.values()), len(registry)]
-    return Statement(hot.write_sql(tuple(rows), bool(registry), counted), parameters)
+    return Statement(hot.write_sql(tuple(parts), bool(registry), counted), parameters)
 
 
 def _key_columns(ids: Iterable[tuple[str, str, str, str]]) -> tuple[str, str, str, list[str]]:
