@@ -75,18 +75,28 @@ class Settings(BaseSettings):
     queue_max_bytes: int = Field(default=64 * MIB, ge=MIB, description="Bytes that may wait; then RATE_LIMITED.")
     batch_max_commands: int = Field(default=500, ge=1, le=10_000, description="Most writes in one transaction.")
     batch_max_bytes: int = Field(default=8 * MIB, ge=KIB, description="Most bytes in one transaction.")
-    owner_path: bool = Field(default=True, description="Write what this process keeps in memory unread.")
-
-    lease_s: float = Field(default=30.0, ge=1, le=3600, description="A silent worker's tasks are taken back so late.")
-    reconnect_grace_s: float = Field(
-        default=5.0, ge=0, le=600, description="A worker that lost its connection may return."
+    owner_path: bool = Field(
+        default=True, description="Write runs that this process keeps in memory without reading them."
     )
-    cancel_grace_s: float = Field(default=10.0, ge=0, le=3600, description="A cancelled task may end by itself.")
-    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600, description="Calls in flight may end at a stop.")
 
-    idempotency_ttl_s: int = Field(default=DAY_S, ge=60, le=30 * DAY_S, description="Idempotency keys are kept.")
-    run_retention_days: int = Field(default=7, ge=1, le=3650, description="Finished runs are kept so long.")
-    artifact_retention_days: int = Field(default=30, ge=1, le=3650, description="Artifacts are kept so long.")
+    lease_s: float = Field(
+        default=30.0, ge=1, le=3600, description="After so long without a renewal a worker's tasks are taken back."
+    )
+    reconnect_grace_s: float = Field(
+        default=5.0, ge=0, le=600, description="How long the tasks of a worker that lost its connection wait for it."
+    )
+    cancel_grace_s: float = Field(
+        default=10.0, ge=0, le=3600, description="How long cancelled tasks may take to end by themselves."
+    )
+    drain_timeout_s: float = Field(
+        default=10.0, ge=0, le=3600, description="How long calls in flight may take when the server stops."
+    )
+
+    idempotency_ttl_s: int = Field(
+        default=DAY_S, ge=60, le=30 * DAY_S, description="How long idempotency keys are kept."
+    )
+    run_retention_days: int = Field(default=7, ge=1, le=3650, description="How long finished runs are kept.")
+    artifact_retention_days: int = Field(default=30, ge=1, le=3650, description="How long artifacts are kept.")
 
     max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
