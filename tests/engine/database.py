@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 
+from millstream.application.engine.committer import Clock
 from millstream.store import migrations
 from millstream.store.embedded import EmbeddedPostgres
 
@@ -30,6 +31,8 @@ class Database:
     def __init__(self, url: str, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self.url = url
         self.connection = connection
+        self.clocks: list[Clock] = []
+        """The clocks of the servers that run on it."""
 
     async def rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
         """All rows of a query."""
@@ -48,9 +51,13 @@ class Database:
         return int(await self.value("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"))
 
     async def pass_time(self, seconds: float) -> None:
-        """Let time pass. Servers notice with their next write or poll; all that run are still seen."""
+        """Let time pass. Servers would notice with their next write or poll, at most a second later; here they are
+        told, and are seen to live."""
         await self.execute("UPDATE warp.shift SET seconds = seconds + $1", seconds)
         await self.execute("UPDATE lane SET seen_us = seen_us + $1 WHERE seen_us > 0", int(seconds * 1e6))
+        now_us = await self.now_us()
+        for clock in self.clocks:
+            clock.set(now_us)
 
     @contextlib.asynccontextmanager
     async def other(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:

@@ -35,6 +35,7 @@ async def server(database: Database, **settings: Any) -> AsyncIterator[Service]:
     """One server for the length of the block."""
     async with running_service(settings_of(database, **settings), Metrics()) as service:
         _RUNNING.append(service)
+        database.clocks.append(service.engine.clock)
         try:
             yield service
         finally:

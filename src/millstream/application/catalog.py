@@ -4,6 +4,7 @@ A catalog has the version of the registry it was made from; the transaction comp
 moved, so a cached one is never wrong, only retried.
 """
 
+import asyncio
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -120,6 +121,7 @@ class Catalogs:
         self.predicates = predicates
         self.schemas = schemas
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
+        self._looks: dict[str, asyncio.Task[Catalog]] = {}
 
     def forget(self, tenant: str) -> None:
         """The tenant's registry moved."""
@@ -130,9 +132,26 @@ class Catalogs:
         return self._catalogs.get(tenant)
 
     async def get(self, tenant: str, fresh: bool = False) -> Catalog:
-        """The tenant's catalog; `fresh`: of the registry's present version."""
+        """The tenant's catalog; `fresh`: of the registry's present version.
+
+        All who ask at the same time share one look at the registry, which for a fresh one begins after they asked.
+        """
+        if not fresh and tenant in self._catalogs:
+            return self._catalogs[tenant]
+        look = self._looks.get(tenant)
+        if look is not None and fresh:
+            await asyncio.wait([look])
+            look = self._looks.get(tenant)
+        if look is None:
+            look = asyncio.get_running_loop().create_task(self._look(tenant))
+            self._looks[tenant] = look
+            look.add_done_callback(lambda _: self._looks.pop(tenant, None))
+        # Whoever gives up takes nothing from the others.
+        return await asyncio.shield(look)
+
+    async def _look(self, tenant: str) -> Catalog:
         catalog = self._catalogs.get(tenant)
-        if catalog is not None and (not fresh or await self.registry.version(tenant) == catalog.version):
+        if catalog is not None and await self.registry.version(tenant) == catalog.version:
             return catalog
         version, agents, types = await self.registry.load(tenant)
         catalog = self._compile(tenant, version, agents, types)
