@@ -228,7 +228,13 @@ def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
 
 
 def _cluster(name: str, servers: Sequence[tuple[str, int]], *, checked: bool) -> JSON:
-    http2 = {"explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 1000}}}
+    options = {
+        "max_concurrent_streams": 1000,
+        # A server that hangs, or whose machine is gone, answers nothing and closes nothing: without this its workers
+        # would stay with it, and its callers wait, for as long.
+        "connection_keepalive": {"interval": "10s", "timeout": "5s"},
+    }
+    http2 = {"explicit_http_config": {"http2_protocol_options": options}}
     check = {
         "timeout": "2s",
         "interval": "1s",
