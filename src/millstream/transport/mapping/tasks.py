@@ -69,7 +69,8 @@ def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
     out.worker = task.worker_name
     out.agent = task.agent
     out.artifact_ids.extend(task.artifact_ids)
-    out.progress = task.progress
+    # Kept as a float of four bytes: 0.7 comes back as 0.7, not as 0.699999988.
+    out.progress = round(task.progress, 6)
     out.progress_message = task.progress_message
     put_retry(out.retry, task.retry)
     put_timeouts(out.timeouts, task.timeouts)
