@@ -96,8 +96,6 @@ def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, message: Message)
             engine.dispatcher.cancel(task_id, int(attempt))
         case ("lost", task_id, attempt):
             engine.dispatcher.lost(task_id, int(attempt))
-        case ("forget", run_id):
-            engine.cache.drop(run_id)
         case ("registry", tenant):
             catalogs.forget(tenant)
         case ("peers",):

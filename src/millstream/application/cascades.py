@@ -61,7 +61,6 @@ class Cascades:
         if await self._reads.first_end(run, artifact.seq) is None:
             command = AttachWaiter(run_id=run_id, locked=True, tenant=principal.tenant, waiter=engine.lane_id)
             await engine.submit(command)
-            engine.attached(run_id)
         return await self._read_at_end(principal, artifact, deadline, replayed=True)
 
     async def _read_at_end(

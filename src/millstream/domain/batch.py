@@ -125,8 +125,8 @@ class Batch:
         self.record(run, EventType.RUN_CREATED)
 
     def touch(self, run: Run, task: Task | None = None) -> None:
-        """Mark rows as changed."""
-        run.updated_us = self.now_us
+        """Mark rows as changed. A run's updated_us tells its states apart, so it grows with each."""
+        run.updated_us = max(self.now_us, run.stored_us + 1)
         self.dirty_runs[run.id] = run
         if task is not None:
             self.dirty_tasks[task.id] = task

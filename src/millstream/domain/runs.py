@@ -81,6 +81,7 @@ class Run:
         cancel_by_us: While CANCELLING, when it is ended by force.
         keep_until_us: Retention leaves it alone until then (a live idempotency key needs it).
         waiters: Lanes of replicas where a caller waits for its end.
+        stored_us: Its updated_us as last read or stored.
     """
 
     id: str
@@ -102,6 +103,7 @@ class Run:
     error_code: str = ""
     error_message: str = ""
     waiters: tuple[str, ...] = ()
+    stored_us: int = 0
 
     @property
     def day(self) -> int:

@@ -71,11 +71,6 @@ class Peers:
         """A worker there has lost a lease."""
         self.send(lane, ("lost", task_id, str(attempt)))
 
-    def forget(self, run_id: str) -> None:
-        """What other servers keep of a run is outdated."""
-        for lane in self._lanes:
-            self.send(lane, ("forget", run_id))
-
     def registry_moved(self, tenant: str) -> None:
         """Agents or types of a tenant changed."""
         for lane in self._lanes:

@@ -96,6 +96,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.id, run.tenant, int(run.kind), int(run.status), run.created_us, run.created_by, run.updated_us,
         run.finished_us, run.last_seq, run.open_tasks, run.task_count, run.failed_tasks, run.artifact_count,
         run.cancel_by_us, run.keep_until_us, run.labels, run.error_code, run.error_message, ",".join(run.waiters),
+        run.stored_us,
     )  # fmt: skip
 
 
@@ -137,10 +138,12 @@ _TABLES: dict[str, tuple[Column, ...]] = {
     "attempt": ATTEMPT,
     "idempotency": KEY,
 }
+_STORED = Column("stored_us", "int8", numbers)
+"""What a run's updated_us must be for an update: the numbers of events refuse an outdated copy, but where there is none
+to record (a waiter, a cancellation asked for) only this does. It stands last in a run's row."""
 _UPDATES = {
-    f"{table} update": (table, (columns[0], *(column for column in columns if column.mutable)))
-    for table, columns in _TABLES.items()
-    if table in ("run", "task")
+    "run update": ("run", (RUN[0], *(column for column in RUN if column.mutable), _STORED)),
+    "task update": ("task", (TASK[0], *(column for column in TASK if column.mutable))),
 }
 _PLAIN = {
     f"{table} plain": (table, tuple(column for column in columns if not column.rare))
@@ -153,7 +156,9 @@ progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE 
 """Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
 _SELECTIONS = _UPDATES | _PLAIN
 _COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()}
-_PLACES = {name: [_TABLES[table].index(column) for column in columns] for name, (table, columns) in _SELECTIONS.items()}
+_ROWS = _TABLES | {"run": (*RUN, _STORED)}
+_PLACES = {name: [_ROWS[table].index(column) for column in columns] for name, (table, columns) in _SELECTIONS.items()}
+_PLACES["run"] = [*range(len(RUN))]
 _RARE = {table: [place for place, column in enumerate(_TABLES[table]) if column.rare] for table, _ in _PLAIN.values()}
 
 
@@ -209,14 +214,13 @@ def _part(name: str, first: int) -> tuple[str, int]:
     source = f"unnest({', '.join(arrays)}) u({', '.join(aliases)})"
     if name in _UPDATES:
         table = _UPDATES[name][0]
-        sets = ", ".join(f"{column.name} = {value}" for column, value in zip(columns[1:], values[1:], strict=True))
         value_of = dict(zip((column.name for column in columns), values, strict=True))
+        sets = ", ".join(f"{column.name} = {value_of[column.name]}" for column in columns[1:] if column is not _STORED)
         fence = ""
         if table == "task":
             sets += _PROGRESS.format(value_of["attempt"])
         else:
-            # The numbers of events refuse an outdated copy, but where it has none to record (a timer) only this does.
-            fence = f" AND run.last_seq <= {value_of['last_seq']}"
+            fence = f" AND run.updated_us = {value_of['stored_us']}"
         sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = u.id{fence} RETURNING 1"  # noqa: S608
         return f"{table}_updates AS ({sql})", n
     listed = ", ".join(column.name for column in columns)

@@ -44,6 +44,7 @@ def run_of(row: Row) -> Run:
             "kind": RunKind(fields["kind"]),
             "status": RunStatus(fields["status"]),
             "waiters": tuple(waiters.split(",")) if waiters else (),
+            "stored_us": fields["updated_us"],
         }
     )
 

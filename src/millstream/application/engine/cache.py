@@ -98,6 +98,7 @@ class RunCache:
             waited: Runs that a caller in this process waits for.
         """
         for run in batch.dirty_runs.values():
+            run.stored_us = run.updated_us
             self._keep(run, batch, waited)
         for task in batch.dirty_tasks.values():
             self._keep_task(task, task.id in batch.new_tasks)

@@ -65,9 +65,6 @@ class Peers(Protocol):
     def lost(self, lane: str, task_id: str, attempt: int) -> None:
         """A worker there has lost a lease."""
 
-    def forget(self, run_id: str) -> None:
-        """What other servers keep of a run is outdated."""
-
 
 class Observer(Protocol):
     """Where measures go; see adapters.metrics."""
@@ -305,10 +302,6 @@ class Engine:
             dispatcher.mark({item.key for item in await self._pending.candidates(quiet)})
         if dispatcher.wanting():
             dispatcher.wanted.set()
-
-    def attached(self, run_id: str) -> None:
-        """A caller waits here for a run that another server may write: what that keeps does not know of it."""
-        self._peers.forget(run_id)
 
     # Workers.
 
