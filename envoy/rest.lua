@@ -276,16 +276,18 @@ function envoy_on_response(h)
     replace_body(h, body)
   elseif tonumber(status) >= 400 then
     replace_body(h, late_error(h, status, id))
-  else
-    if take_trailers(h, status) == "204" then
-      headers = h:headers()
-      headers:remove("content-type")
-      headers:remove("content-length")
-      h:body(true):setBytes("")
-    elseif h:metadata():get("head") then
-      local length = h:headers():get("content-length")
-      h:body(true):setBytes("")
-      if length then h:headers():replace("content-length", length) end
-    end
+  elseif take_trailers(h, status) == "204" then
+    headers = h:headers()
+    headers:remove("content-type")
+    headers:remove("content-length")
+    h:body(true):setBytes("")
+    return
+  end
+  if h:metadata():get("head") then
+    -- It was made a GET for the transcoder, so that nobody else leaves the body out: of an error neither, which would
+    -- stand on the connection before the next answer.
+    local length = h:headers():get("content-length")
+    h:body(true):setBytes("")
+    if length then h:headers():replace("content-length", length) end
   end
 end
