@@ -1,4 +1,4 @@
-"""The worker's connection: order, batching, bounds, and both ways to go away (engine-rules 7 and 23)."""
+"""The worker's connection: order, batching, bounds, and both ways to go away (engine-rules 7 and 23). (DC-2)"""
 
 import asyncio
 import contextlib
