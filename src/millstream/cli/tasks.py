@@ -119,7 +119,7 @@ def _show(task: Task, as_json: bool) -> None:
             "started": task.started_at,
             "finished": task.finished_at,
             "worker": task.worker,
-            "progress": f"{task.progress:.0%} {task.progress_message}" if task.progress else None,
+            "progress": f"{task.progress:.0%} {task.progress_message}" if task.progress or task.progress_message else None,
             "error": fault(task.error),
             "artifacts": task.artifact_ids,
             "labels": task.labels,

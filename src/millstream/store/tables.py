@@ -29,7 +29,7 @@ _EMPTY = text("''")
 _ZERO = text("0")
 _BYTES = text("''::bytea")
 _HOT = {
-    # Hot tables die fast: without these, dead rows pile up between two vacuums (research: Hatchet, DBOS).
+    # Hot tables die fast: without these, dead rows pile up between two vacuums, as Hatchet and DBOS found.
     "autovacuum_vacuum_scale_factor": "0.02",
     "autovacuum_vacuum_threshold": "2000",
 }
