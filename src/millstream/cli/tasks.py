@@ -101,6 +101,11 @@ def attempts(
     call(target, api_key, work)
 
 
+def _progress(task: Task) -> str:
+    """How far it is, "" where nothing was reported."""
+    return f"{task.progress:.0%} {task.progress_message}" if task.progress or task.progress_message else ""
+
+
 def _show(task: Task, as_json: bool) -> None:
     if as_json:
         print_json(task)
@@ -119,7 +124,7 @@ def _show(task: Task, as_json: bool) -> None:
             "started": task.started_at,
             "finished": task.finished_at,
             "worker": task.worker,
-            "progress": f"{task.progress:.0%} {task.progress_message}" if task.progress or task.progress_message else None,
+            "progress": _progress(task),
             "error": fault(task.error),
             "artifacts": task.artifact_ids,
             "labels": task.labels,
