@@ -160,7 +160,7 @@ if "subscriptions" in GROUPS:
     @worker.agent(consumes=Guest, publishes=Seen, max_concurrency=1)
     async def host(guest: Guest) -> Seen:
         """Takes one at a time."""
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(0.02)
         return Seen(agent="host", what=str(guest.number))
 
 
