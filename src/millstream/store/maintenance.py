@@ -8,7 +8,7 @@ from millstream.store.connections import Database
 
 DispatchKey = tuple[str, str, str]
 
-_CANDIDATES = """SELECT t.id::text, t.tenant, t.kind, t.queue, t.limited FROM
+_CANDIDATES = """SELECT t.id::text, t.tenant, t.kind, t.queue, t.limited, t.urgency, t.run_at_us FROM
 unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::int4[]) k(tenant, queue, kind, room),
 LATERAL (SELECT id, tenant, kind, queue, limited, urgency, run_at_us FROM task
 WHERE tenant = k.tenant AND queue = k.queue AND kind = k.kind AND status = 2
@@ -66,10 +66,10 @@ _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pending task that may be leased."""
+    """A pending task that may be leased; `entry` is its place in line: urgency (the lower, the sooner), run_at, id."""
 
-    task_id: str
     key: DispatchKey
+    entry: tuple[int, int, str]
     limited: bool
 
 
@@ -89,7 +89,14 @@ class Maintenance:
         rows = await self._database.fetch(
             _CANDIDATES, names(tenants), names(queues), names(kinds), numbers(wanted.values())
         )
-        return [Candidate(row["id"], (row["tenant"], row["queue"], row["kind"]), row["limited"]) for row in rows]
+        return [
+            Candidate(
+                (row["tenant"], row["queue"], row["kind"]),
+                (row["urgency"], row["run_at_us"], row["id"]),
+                row["limited"],
+            )
+            for row in rows
+        ]
 
     async def _ids(self, statement: str, *arguments: object) -> list[str]:
         return [row["id"] for row in await self._database.fetch(statement, *arguments)]

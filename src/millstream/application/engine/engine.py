@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from millstream.application.engine.commands import Command, LeaseReady, Release
 from millstream.application.engine.committer import Clock, Committer, Hooks, Sizes
 from millstream.application.engine.dispatch import Dispatcher, Session, lease_of
 from millstream.application.engine.queue import CommandQueue, Outcome
-from millstream.application.engine.ready import DispatchKey
+from millstream.application.engine.ready import DispatchKey, Entry
 from millstream.application.engine.waiting import Ended, Waiters
 from millstream.application.ports import Lane
 from millstream.domain.artifacts import Artifact
@@ -29,9 +30,9 @@ class Candidate(Protocol):
     """A pending task that may be leased."""
 
     @property
-    def task_id(self) -> str: ...
-    @property
     def key(self) -> DispatchKey: ...
+    @property
+    def entry(self) -> Entry: ...
     @property
     def limited(self) -> bool: ...
 
@@ -253,45 +254,37 @@ class Engine:
 
     async def _pull_once(self, wanting: Mapping[DispatchKey, tuple[int, int]]) -> None:
         dispatcher = self.dispatcher
-        for key, (room, mark) in wanting.items():
-            if mark == 0:
-                await self._lease_own(key, room)
+        own = {
+            key: dispatcher.take_own(key, min(room, PULL_MOST)) for key, (room, mark) in wanting.items() if mark == 0
+        }
         rooms = {key: min(room, PULL_MOST) for key, (room, mark) in wanting.items() if mark}
-        if not rooms:
-            if dispatcher.wanting():
-                dispatcher.wanted.set()
-            return
-        found = await self._pending.candidates(rooms)
-        taken = 0
-        if found:
-            gates = tuple({(item.key[0], item.key[2]) for item in found if item.limited})
-            ids = [item.task_id for item in found]
-            left = await self.submit(LeaseReady(task_ids=ids, gates=gates, locked=bool(gates)), urgent=True)
-            taken = len(ids) - len(left)
-        counts: dict[DispatchKey, int] = {}
-        for item in found:
-            counts[item.key] = counts.get(item.key, 0) + 1
+        left = {entry[2] for entries in own.values() for entry in entries}
+        found: Sequence[Candidate] = []
+        try:
+            if rooms:
+                found = await self._pending.candidates(rooms)
+            left = await self._lease_in_order(own, found)
+        finally:
+            for key, entries in own.items():
+                dispatcher.put_back_own(key, [entry for entry in entries if entry[2] in left])
+        counts = Counter(item.key for item in found)
         limited = {item.key for item in found if item.limited}
-        for key, (_, mark) in wanting.items():
+        for key, room in rooms.items():
             # A limited key is looked at again when one of its tasks ends, wherever that is.
-            if mark and (counts.get(key, 0) < rooms[key] or key in limited):
-                dispatcher.clear(key, mark)
+            if counts[key] < room or key in limited:
+                dispatcher.clear(key, wanting[key][1])
+        taken = len(left) < len(found) + sum(map(len, own.values()))
         if dispatcher.wanting() and (taken or not found):
             dispatcher.wanted.set()
 
-    async def _lease_own(self, key: DispatchKey, room: int) -> None:
-        """Lease waiting tasks that are known here, the first ones first."""
-        entries = self.dispatcher.take_own(key, min(room, PULL_MOST))
-        ids = [entry[2] for entry in entries]
-        left: list[str] = []
-        try:
-            left = await self.submit(LeaseReady(task_ids=ids), urgent=True)
-        except MillstreamError:
-            left = ids
-            raise
-        finally:
-            waiting = set(left)
-            self.dispatcher.put_back_own(key, [entry for entry in entries if entry[2] in waiting])
+    async def _lease_in_order(self, own: Mapping[DispatchKey, Sequence[Entry]], found: Sequence[Candidate]) -> set[str]:
+        """Lease waiting tasks, known here or found, the most urgent first whatever their key; those that still wait."""
+        waiting = sorted([*(entry for entries in own.values() for entry in entries), *(item.entry for item in found)])
+        if not waiting:
+            return set()
+        gates = tuple({(item.key[0], item.key[2]) for item in found if item.limited})
+        command = LeaseReady(task_ids=[entry[2] for entry in waiting], gates=gates, locked=bool(gates))
+        return set(await self.submit(command, urgent=True))
 
     async def look_for_work(self) -> None:
         """Find waiting work that no wake-up told of. Nothing is marked before something is found, so that hand-off
