@@ -52,6 +52,11 @@ class Session:
     queued: set[DispatchKey] = field(default_factory=set)
 
     @property
+    def has_room(self) -> bool:
+        """It can be given a task."""
+        return self.credit > 0 and not self.draining
+
+    @property
     def claim(self) -> Claim:
         """What a lease notes of it."""
         return Claim(self.id, self.worker_id, self.name, arrived=not self.renewed)
@@ -117,7 +122,7 @@ class Dispatcher:
             self.wanted.set()
 
     def _queue(self, session: Session) -> None:
-        if session.credit <= 0 or session.draining:
+        if not session.has_room:
             return
         for key in session.keys:
             if key not in session.queued:
@@ -137,7 +142,7 @@ class Dispatcher:
         it is known here)."""
         found = {}
         for key in [*self._backlog, *(self._own.keys() - self._backlog.keys())]:
-            room = sum(session.credit for session in self._ready.get(key, ()) if session.credit > 0)
+            room = sum(session.credit for session in self._ready.get(key, ()) if session.has_room)
             if room > 0:
                 found[key] = (room, self._backlog.get(key, 0))
         return found
@@ -157,7 +162,7 @@ class Dispatcher:
             for key in self._served
             if key not in self._backlog
             and key not in self._own
-            and any(session.credit > 0 for session in self._ready.get(key, ()))
+            and any(session.has_room for session in self._ready.get(key, ()))
         }
 
     def clear(self, key: DispatchKey, mark: int) -> None:
@@ -195,7 +200,7 @@ class Dispatcher:
         ready = self._ready.get(key)
         while ready:
             session = ready[0]
-            if session.credit > 0 and not session.draining:
+            if session.has_room:
                 session.credit -= 1
                 ready.rotate(-1)
                 return session.claim
