@@ -410,6 +410,28 @@ async def _in_blocking_lane(service: Service) -> bool:
     return lane._n > 0
 
 
+async def test_waiting_work_whose_run_is_held_elsewhere_is_leased_soon_after(
+    start: Start, database: Database, owner_path: bool
+) -> None:
+    """Rules 2, 7: passed over, not forgotten until a poll; and looked at again without spinning."""
+    here, _ = await start(owner_path=owner_path)
+    task = (await here.tasks.create(ROOT, NewTask("sums"), None)).task
+    here.engine.cache.clear()
+    loops = here._background[1]
+    assert loops.get_coro().__qualname__ == "Loops.run"  # type: ignore[union-attr]
+    loops.cancel()
+    async with database.other() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT 1 FROM run WHERE id = $1::text::uuid FOR UPDATE", task.run_id)
+        async with Worker(here, kinds=["sums"]) as worker:
+            before = await database.value("SELECT count(*) FROM commit_batch")
+            await asyncio.sleep(0.3)
+            assert 3 < await database.value("SELECT count(*) FROM commit_batch") - before < 30
+            await transaction.rollback()
+            assert (await worker.take(0.5)).task.id == task.id
+
+
 async def test_a_task_in_hand_is_running(roles: Roles) -> None:
     """FV-5: who has it, since when."""
     async with Worker(roles.worker, kinds=["sums"]) as worker:

@@ -170,11 +170,12 @@ class LeaseReady(Command):
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
             run = batch.runs.get(task.run_id) if task else None
-            if task is None or run is None or task.status is not TaskStatus.PENDING:
+            if task is None or task.status is not TaskStatus.PENDING or (run and run.status is not RunStatus.RUNNING):
                 batch.unsure = True
                 continue
-            if run.status is not RunStatus.RUNNING:
-                batch.unsure = True
+            if run is None:
+                # Another server holds it just now.
+                left.append(task_id)
                 continue
             gate = (task.tenant, task.kind)
             if task.limited and batch.room.get(gate, 0) <= 0:

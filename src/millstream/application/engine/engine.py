@@ -24,6 +24,8 @@ from millstream.domain.runs import TaskStatus
 log = logging.getLogger(__name__)
 
 PULL_MOST = 500
+PASSED_OVER_S = 0.02
+"""When tasks are looked at again whose runs another server held."""
 
 
 class Candidate(Protocol):
@@ -269,13 +271,19 @@ class Engine:
                 dispatcher.put_back_own(key, [entry for entry in entries if entry[2] in left])
         counts = Counter(item.key for item in found)
         limited = {item.key for item in found if item.limited}
+        passed_over = {item.key for item in found if item.entry[2] in left}
         for key, room in rooms.items():
             # A limited key is looked at again when one of its tasks ends, wherever that is.
-            if counts[key] < room or key in limited:
+            if key in limited or (counts[key] < room and key not in passed_over):
                 dispatcher.clear(key, wanting[key][1])
-        taken = len(left) < len(found) + sum(map(len, own.values()))
-        if dispatcher.wanting() and (taken or not found):
+        if not dispatcher.wanting():
+            return
+        tried = len(found) + sum(map(len, own.values()))
+        if len(left) < tried or not tried:
             dispatcher.wanted.set()
+        else:
+            # Another server holds their runs, maybe for the moment of a batch, maybe because it was stopped.
+            asyncio.get_running_loop().call_later(PASSED_OVER_S, dispatcher.wanted.set)
 
     async def _lease_in_order(self, own: Mapping[DispatchKey, Sequence[Entry]], found: Sequence[Candidate]) -> set[str]:
         """Lease waiting tasks, known here or found, the most urgent first whatever their key; those that still wait."""
