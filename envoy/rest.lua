@@ -1,7 +1,8 @@
 -- The REST side of the proxy: requests before they are transcoded, answers after it.
 --
 -- Joined behind json_text.lua, strict_json.lua and generated constants: BODIES (the fields of every body),
--- PARAMETERS (proto name -> documented name, where they are two), MAX_BODY_BYTES, PROXY_TOKEN (a string, or nil).
+-- PARAMETERS (proto name -> documented name, where they are two), REPEATED (names of lists), MAX_BODY_BYTES, PROXY_TOKEN
+-- (a string, or nil).
 -- What a route wants stands in its metadata: `body` (message of its JSON body, "none" or "raw") and `head` where it
 -- is for HEAD; or `allow` for a path whose methods are others; or `native` for gRPC; or nothing where there is no such
 -- path.
@@ -120,6 +121,20 @@ local function unreadable(kind, content_type, encoding)
   return nil
 end
 
+-- A parameter that is given twice, as a fault: of two, the transcoder takes the last without a word.
+local function fault_in_query(query)
+  local seen = {}
+  for part in query:gmatch("[^&]+") do
+    local name = unescaped_url(part:match("^[^=]*")):gsub("%u", function(c) return "_" .. c:lower() end)
+    name = PARAMETERS[name] or name
+    if seen[name] and not REPEATED[name] then
+      return { field = name, message = "is given twice", code = "DUPLICATE_FIELD" }
+    end
+    seen[name] = true
+  end
+  return nil
+end
+
 -- What is wrong with path and query, as a fault: they become fields of type string, which hold UTF-8, and text in
 -- the database, which holds no NUL.
 local function fault_in_path(path, kind)
@@ -129,15 +144,16 @@ local function fault_in_path(path, kind)
     if not is_utf8(name) then name = "" end
     return { field = name, message = "must stand in the body: this path takes no query", code = "UNKNOWN_FIELD" }
   end
-  if not path:find("[%%\128-\255]") then return nil end
-  for part in path:gmatch("[^/?&]+") do
-    local plain = unescaped_url(part)
-    if not is_utf8(plain) or plain:find("%z") then
-      local name = from and plain:match("^([%w_.]+)=") or ""
-      return { field = name, message = "must be UTF-8 without the character NUL", code = "INVALID" }
+  if path:find("[%%\128-\255]") then
+    for part in path:gmatch("[^/?&]+") do
+      local plain = unescaped_url(part)
+      if not is_utf8(plain) or plain:find("%z") then
+        local name = from and plain:match("^([%w_.]+)=") or ""
+        return { field = name, message = "must be UTF-8 without the character NUL", code = "INVALID" }
+      end
     end
   end
-  return nil
+  return from and kind == "none" and fault_in_query(path:sub(from + 1)) or nil
 end
 
 function envoy_on_request(h)

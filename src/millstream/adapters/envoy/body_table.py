@@ -68,18 +68,17 @@ def body_table(bodies: Iterable[Descriptor]) -> str:
 
 
 def parameter_table(requests: Iterable[Descriptor]) -> str:
-    """Return Lua that defines `PARAMETERS`: the proto's name of a field -> its documented one (`json_name`).
+    """Return Lua that defines `PARAMETERS`: the proto's name of a field -> its documented one (`json_name`), and
+    `REPEATED`: the documented names of those that are lists.
 
-    Only names of the author's choice are in it: the camelCase that every field has by itself is no better.
+    Only names of the author's choice are in the first: the camelCase that every field has by itself is no better.
     """
-    chosen = {
-        field.name: field.json_name
-        for request in requests
-        for field in request.fields
-        if field.json_name != _camel_case(field.name)
-    }
+    fields = [field for request in requests for field in request.fields]
+    chosen = {field.name: field.json_name for field in fields if field.json_name != _camel_case(field.name)}
+    repeated = {chosen.get(field.name, field.name) for field in fields if field.is_repeated}
     entries = ", ".join(f'{_key(name)} = "{shown}"' for name, shown in sorted(chosen.items()))
-    return f"local PARAMETERS = {{ {entries} }}"
+    lists = ", ".join(f"{_key(name)} = true" for name in sorted(repeated))
+    return f"local PARAMETERS = {{ {entries} }}\nlocal REPEATED = {{ {lists} }}"
 
 
 def _camel_case(name: str) -> str:
