@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from millstream.application.catalog import Catalogs
+from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
 from millstream.application.engine.dispatch import HeldLease, held_lease
 from millstream.application.engine.engine import Engine
@@ -23,7 +23,9 @@ class LeaseStore(Protocol):
 
     async def of_worker(self, worker_id: str) -> list[str]: ...
     async def shorten(self, lane: str, task_ids: Sequence[str], until_us: int, delivered: Sequence[str]) -> None: ...
-    async def beat(self, beats: Sequence[tuple[str, int, int]], now_us: int, until_us: int) -> dict[str, bool]: ...
+    async def beat(
+        self, beats: Sequence[tuple[str, int, int]], now_us: int, until_us: int
+    ) -> dict[tuple[str, int], bool]: ...
     async def progress(self, reports: Sequence[tuple[str, int, float, str]]) -> None: ...
 
 
@@ -122,16 +124,14 @@ class Reporting:
         if not agent:
             raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
         catalog = await self._catalogs.get(principal.tenant)
-        known = catalog.agents.get(agent)
-        if any(item.type not in catalog.types for item in completion.artifacts):
-            catalog = await self._catalogs.get(principal.tenant, fresh=True)
-        produced = []
-        for index, item in enumerate(completion.artifacts):
-            if known is not None and known.spec.outputs and item.type not in known.spec.outputs:
-                raise Forbidden(f"agent {agent!r} publishes {', '.join(known.spec.outputs)}, not {item.type}")
-            version, activations = catalog.examine(item, agent, f"artifacts[{index}].payload")
-            produced.append(Produce(item, new_id(), version, activations, [new_id() for _ in activations]))
-        return produced, catalog.version
+        try:
+            return _examine(catalog, completion, agent)
+        except MillstreamError:
+            # Another server may have changed the types or the agent since: only the present registry refuses.
+            fresh = await self._catalogs.get(principal.tenant, fresh=True)
+            if fresh is catalog:
+                raise
+            return _examine(fresh, completion, agent)
 
     async def _give_back(
         self, principal: Principal, failures: Sequence[AttemptFailure], released: Sequence[LeaseRef]
@@ -153,24 +153,38 @@ class Reporting:
 
     async def _beat(self, principal: Principal, reports: Reports, held: Held) -> list[ReportResult]:
         beats: list[tuple[str, int, int]] = []
-        results: list[ReportResult] = []
+        errors: list[MillstreamError | None] = []
         refs: list[Progress | LeaseRef] = [*reports.progress, *reports.heartbeats]
         for ref in refs:
             try:
                 lease = held.get(ref.task_id) or await self._held(principal.tenant, ref.task_id)
             except NotFound as error:
-                results.append(ReportResult(ref.task_id, ref.attempt, error))
+                errors.append(error)
                 continue
             beats.append((ref.task_id, ref.attempt, lease.heartbeat_us))
-        if not beats:
-            return results
+            errors.append(None)
         now_us = self._engine.clock.now_us()
-        alive = await self._leases.beat(sorted(set(beats)), now_us, now_us + self._engine.limits.lease_us)
-        if reports.progress:
+        until_us = now_us + self._engine.limits.lease_us
+        alive = await self._leases.beat(sorted(set(beats)), now_us, until_us) if beats else {}
+        if reports.progress and alive:
             await self._leases.progress(
                 [(item.task_id, item.attempt, item.fraction, item.message) for item in reports.progress]
             )
-        for task_id, attempt, _ in beats:
-            lost = None if task_id in alive else LeaseLost(f"attempt {attempt} of task {task_id} is over")
-            results.append(ReportResult(task_id, attempt, lost, alive.get(task_id, False)))
+        results: list[ReportResult] = []
+        for ref, known in zip(refs, errors, strict=True):
+            asked = alive.get((ref.task_id, ref.attempt))
+            lost = LeaseLost(f"attempt {ref.attempt} of task {ref.task_id} is over") if asked is None else None
+            results.append(ReportResult(ref.task_id, ref.attempt, known or lost, bool(asked)))
         return results
+
+
+def _examine(catalog: Catalog, completion: Completion, agent: str) -> tuple[list[Produce], int]:
+    """Check and match what a task publishes; with the version of the registry. Raises what refuses it."""
+    known = catalog.agents.get(agent)
+    produced = []
+    for index, item in enumerate(completion.artifacts):
+        if known is not None and known.spec.outputs and item.type not in known.spec.outputs:
+            raise Forbidden(f"agent {agent!r} publishes {', '.join(known.spec.outputs)}, not {item.type}")
+        version, activations = catalog.examine(item, agent, f"artifacts[{index}].payload")
+        produced.append(Produce(item, new_id(), version, activations, [new_id() for _ in activations]))
+    return produced, catalog.version

@@ -27,12 +27,12 @@ _DELIVERED = "UPDATE task SET delivered = true WHERE id = ANY($1::text::uuid[]) 
 _BEAT = """UPDATE task SET beat_by_us = CASE WHEN u.beat_us > 0 THEN $4 + u.beat_us ELSE 0 END, delivered = true,
 lease_until_us = LEAST($5, CASE WHEN deadline_us > 0 THEN deadline_us END,
 CASE WHEN u.beat_us > 0 THEN $4 + u.beat_us END)
-FROM unnest($1::text::uuid[], $2::text::int4[], $3::text::int8[]) u(id, attempt, beat_us)
+FROM unnest($1::text::uuid[], $2::text::int8[], $3::text::int8[]) u(id, attempt, beat_us)
 WHERE task.id = u.id AND task.attempt = u.attempt AND task.finished_us = 0 AND task.owner <> ''
-RETURNING task.id::text, task.cancelling"""
+RETURNING task.id::text, task.attempt, task.cancelling"""
 _BEAT_INTERVALS = "SELECT id::text, policy FROM task WHERE id = ANY($1::text::uuid[]) AND tenant = $2"
 _PROGRESS = """UPDATE task SET progress = u.fraction, progress_message = u.message
-FROM unnest($1::text::uuid[], $2::text::int4[], $3::text::float4[], $4::text[]) u(id, attempt, fraction, message)
+FROM unnest($1::text::uuid[], $2::text::int8[], $3::text::float4[], $4::text[]) u(id, attempt, fraction, message)
 WHERE task.id = u.id AND task.attempt = u.attempt AND task.owner <> ''"""
 _SHORTEN = """UPDATE task SET lease_until_us = LEAST(lease_until_us, $3),
 delivered = delivered OR id = ANY($4::text::uuid[])
@@ -138,12 +138,14 @@ class Maintenance:
         rows = await self._database.fetch(_BEAT_INTERVALS, uuids(task_ids), tenant)
         return {row["id"]: row["policy"] for row in rows}
 
-    async def beat(self, beats: Sequence[tuple[str, int, int]], now_us: int, until_us: int) -> dict[str, bool]:
-        """Signs of life: (task, attempt, heartbeat interval in us or 0). Returns, for those that still run, whether
-        their cancellation was asked for."""
+    async def beat(
+        self, beats: Sequence[tuple[str, int, int]], now_us: int, until_us: int
+    ) -> dict[tuple[str, int], bool]:
+        """Signs of life: (task, attempt, heartbeat interval in us or 0). Returns, for those attempts that still run,
+        whether their cancellation was asked for."""
         ids, attempts, intervals = zip(*beats, strict=True)
         rows = await self._database.fetch(_BEAT, uuids(ids), numbers(attempts), numbers(intervals), now_us, until_us)
-        return {row["id"]: row["cancelling"] for row in rows}
+        return {(row["id"], row["attempt"]): row["cancelling"] for row in rows}
 
     async def progress(self, reports: Sequence[tuple[str, int, float, str]]) -> None:
         """Progress of running tasks: (task, attempt, fraction, message)."""
