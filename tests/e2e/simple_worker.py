@@ -29,10 +29,18 @@ class SimpleWorker:
         )
         return list((await self._stub.Poll(request, metadata=self._metadata)).leases)
 
-    async def complete(self, lease: worker_pb2.Lease, output: Any = None, refused: bool = False) -> str:
-        """Complete a task; the code of the error, where it is to be refused."""
+    async def complete(
+        self,
+        lease: worker_pb2.Lease,
+        output: Any = None,
+        artifacts: dict[str, dict[str, Any]] | None = None,
+        refused: bool = False,
+    ) -> str:
+        """Complete a task, with artifacts as payloads by type; the code of the error, where it is to be refused."""
         value = json_format.ParseDict(output, Value())
         done = worker_pb2.Completion(task_id=lease.task_id, attempt=lease.attempt, output=value)
+        for kind, payload in (artifacts or {}).items():
+            done.artifacts.add(type=kind).payload.update(payload)
         request = worker_service_pb2.CompleteRequest(completions=[done])
         return self._only((await self._stub.Complete(request, metadata=self._metadata)).results, refused)
 

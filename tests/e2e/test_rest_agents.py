@@ -8,10 +8,12 @@ import uuid
 from datetime import datetime
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from tests.e2e.answers import check_error, check_ok
 from tests.e2e.conftest import AGENTS
+from tests.e2e.simple_worker import SimpleWorker
 from tests.e2e.stack import Process, Stack
 
 SYNC = "/api/v1/artifacts/sync"
@@ -230,3 +232,45 @@ async def test_a_worker_s_agents_serve_two_callers_at_once(rest: Client, agents:
     for number, response in enumerate(await asyncio.gather(*calls)):
         notes = [artifact["payload"].get("what") for artifact in check_ok(response)["artifacts"]]
         assert notes[-1] == str(number)
+
+
+async def test_a_completion_is_judged_by_the_type_s_present_schema(
+    own: Client, servers: list[grpc.aio.Channel], tenant: str
+) -> None:
+    """FL-14: a schema that one server has changed is the other's at once, for what agents publish too."""
+    check_ok(await own.post("/api/v1/artifact-types", json={"name": "Result", "schema": {"required": ["old"]}}), 201)
+    spec = {"name": "maker", "subscriptions": [{"types": ["Note"]}], "outputs": ["Result"]}
+    check_ok(await own.post("/api/v1/agents", json=spec), 201)
+    for member in ("old", "new"):
+        schema = {"name": "Result", "schema": {"required": [member]}}
+        check_ok(await own.post("/api/v1/artifact-types", json=schema), 201)
+        for channel in servers:
+            waiting = asyncio.create_task(own.post(SYNC, json={"type": "Note"}))
+            worker = SimpleWorker(channel, tenant)
+            (lease,) = await worker.poll("agent:maker")
+            await worker.complete(lease, artifacts={"Result": {member: 1}})
+            body = check_ok(await waiting)
+            assert [artifact["payload"] for artifact in body["artifacts"]] == [{}, {member: 1}]
+
+
+async def test_what_an_agent_may_not_publish_fails_its_task(
+    own: Client, servers: list[grpc.aio.Channel], tenant: str
+) -> None:
+    """FL-13, FL-14: another type, an unknown one, or a payload that breaks the schema: INVALID_OUTPUT, told to both."""
+    check_ok(await own.post("/api/v1/artifact-types", json={"name": "Result", "schema": {"required": ["a"]}}), 201)
+    spec = {"name": "maker", "subscriptions": [{"types": ["Note"]}], "outputs": ["Result", "Nope"]}
+    check_error(await own.post("/api/v1/agents", json={**spec, "subscriptions": [{"types": ["X"]}]}), 404, "NOT_FOUND",
+                "subscriptions[0].types")  # fmt: skip
+    check_ok(await own.post("/api/v1/agents", json=spec), 201)
+    worker = SimpleWorker(servers[0], tenant)
+    refused: list[tuple[dict[str, dict[str, Any]], str]] = [
+        ({"Note": {}}, "FORBIDDEN"),
+        ({"Nope": {}}, "NOT_FOUND"),
+        ({"Result": {}}, "VALIDATION_ERROR"),
+    ]
+    for artifacts, code in refused:
+        waiting = asyncio.create_task(own.post(SYNC, json={"type": "Note"}))
+        (lease,) = await worker.poll("agent:maker")
+        assert await worker.complete(lease, artifacts=artifacts, refused=True) == code
+        (failure,) = check_ok(await waiting)["failures"]
+        assert (failure["agent"], failure["code"], failure["attempts"]) == ("maker", "INVALID_OUTPUT", 1)
