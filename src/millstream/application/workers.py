@@ -1,6 +1,7 @@
 """Workers: what they connect with, what they take, what they report."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,9 +13,11 @@ from millstream.application.ids import new_id
 from millstream.application.registering import Registering
 from millstream.application.reporting import LeaseStore, Reporting
 from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
-from millstream.domain.errors import Unavailable
+from millstream.domain.errors import MillstreamError, Unavailable
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Task
+
+_log = logging.getLogger(__name__)
 
 
 class Announcer(Protocol):
@@ -86,6 +89,7 @@ class Workers:
         self._leases = leases
         self._announcer = announcer
         self._grace_us = grace_us
+        self._endings: set[asyncio.Future[None]] = set()
         self._draining = False
 
     async def open(self, principal: Principal, hello: Hello, push: Push) -> WorkerSession:
@@ -132,7 +136,17 @@ class Workers:
         if session.leases and session.renewed:
             until_us = self.engine.clock.now_us() + self._grace_us
             delivered = [task_id for task_id in session.delivered if task_id in session.leases]
-            await self._leases.shorten(self.engine.lane_id, [*session.leases], until_us, delivered)
+            # By the very end that brought it here the caller is cancelled too, mostly a moment later.
+            ending = asyncio.ensure_future(self._shorten([*session.leases], until_us, delivered))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+            await asyncio.shield(ending)
+
+    async def _shorten(self, task_ids: list[str], until_us: int, delivered: list[str]) -> None:
+        try:
+            await self._leases.shorten(self.engine.lane_id, task_ids, until_us, delivered)
+        except MillstreamError as error:
+            _log.warning("leases of a worker that went stay until they run out: %s", error.message)
 
     async def poll(
         self,
