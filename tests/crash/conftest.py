@@ -12,6 +12,7 @@ from tests.crash import summary
 from tests.crash.cluster import Cluster
 from tests.crash.processes import Postgres, scratch_folder
 from tests.crash.summary import Row
+from tests.crash.wire import Wire
 
 _ROWS = pytest.StashKey[list[Row]]()
 SUMMARY = "summary.json"
@@ -31,6 +32,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("crash suite")
     for line in summary.table(rows):
         terminalreporter.write_line(line)
+    met = summary.total(rows).errors
+    terminalreporter.write_line(
+        "met before an answer: " + (", ".join(f"{n} {error}" for error, n in met.items()) or "-")
+    )
     if getattr(config, "cache", None) is not None:
         summary.write(rows, Path(config.cache.mkdir("crash")) / SUMMARY)
 
@@ -60,6 +65,33 @@ async def cluster(postgres: Postgres, folder: Path) -> AsyncIterator[Cluster]:
     found = Cluster(postgres, await postgres.create_database("crash"), folder)
     found.server("server-a")
     found.server("server-b")
+    envoy = found.proxy()
+    for name in ("worker-a", "worker-b"):
+        found.worker(name, envoy.target)
+    await found.heal()
+    yield found
+    await found.stop()
+
+
+@pytest.fixture(scope="session")
+async def wire(postgres: Postgres, folder: Path) -> AsyncIterator[Wire]:
+    """A wire to the database that can be cut."""
+    scratch = folder / "wire"
+    scratch.mkdir()
+    async with Wire(postgres, scratch, seed=8).open() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+async def armed(postgres: Postgres, folder: Path, wire: Wire) -> AsyncIterator[Cluster]:
+    """Another cluster, whose servers can be told where to die, and reach their database by the wire."""
+    await _alive(postgres)
+    found = Cluster(postgres, await postgres.create_database("armed"), folder / "armed")
+    found.folder.mkdir()
+    program = Path(__file__).parent / "armed_server.py"
+    for name in ("server-a", "server-b"):
+        server = found.server(name, wire.url(found.url), program)
+        server.env["CRASH_ARM"] = str(found.folder / f"{name}.arm")
     envoy = found.proxy()
     for name in ("worker-a", "worker-b"):
         found.worker(name, envoy.target)

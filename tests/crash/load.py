@@ -8,7 +8,7 @@ import contextlib
 import json
 import random
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,8 @@ TRY_S = 4.0
 """One try; a server that is stopped answers none."""
 SYNC_S = 3.0
 """What a sync publish waits for its cascade."""
+SIZES = {"batch": 5, "bulk": 80}
+"""Orders of an operation, where they are more than one."""
 TASK_RETRY = RetryPolicy(initial_interval=0.05, factor=1.5, maximum_interval=0.4, max_attempts=1000)
 _REFUSALS = frozenset(
     {
@@ -189,7 +191,7 @@ class Load:
         pause_s: The longest pause between two operations of a client.
         patience_s: How long an operation is tried.
         joiners: Clients besides, which only publish into the shared cascades.
-        kinds: Which operations, by weight.
+        kinds: Which operations, by weight. "bulk" is a batch large enough to be written while the next is decided.
         on_ok: Called with each acknowledged operation.
     """
 
@@ -201,7 +203,7 @@ class Load:
     patience_s: float = 30.0
     joiners: int = 0
     kinds: dict[str, int] = field(
-        default_factory=lambda: {"order": 40, "sync": 20, "join": 15, "batch": 10, "task": 15}
+        default_factory=lambda: {"order": 39, "sync": 20, "join": 15, "batch": 10, "bulk": 1, "task": 15}
     )
     _stopping: bool = False
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -217,6 +219,15 @@ class Load:
             kinds = self.kinds if number < self.clients else {"join": 1}
             client = self._client(door, random.Random(f"{self.seed}/{number}"), kinds)
             self._tasks.append(asyncio.create_task(client))
+
+    @contextlib.contextmanager
+    def light(self) -> Iterator[None]:
+        """Less load for the length of the block, in which a program is to start on few cores."""
+        usual, self.pause_s = self.pause_s, 10 * self.pause_s
+        try:
+            yield
+        finally:
+            self.pause_s = usual
 
     async def finish(self) -> None:
         """Begin no more; wait for the operations under way. Raises what a client raised."""
@@ -239,7 +250,7 @@ class Load:
         while not self._stopping:
             kind = chance.choices(names, weights)[0]
             # Never seeded: a key used before would only be answered again.
-            orders = [str(uuid.uuid4()) for _ in range(5 if kind == "batch" else 1)]
+            orders = [str(uuid.uuid4()) for _ in range(SIZES.get(kind, 1))]
             await self.run(door, kind, orders, chance)
             await asyncio.sleep(chance.uniform(0, self.pause_s))
 
@@ -253,12 +264,12 @@ class Load:
                 self._shared[place] = str(uuid.uuid4())
             run = self._shared[place]
         op = self.history.invoke(kind, door.name, orders, run)
-        call = {"order": door.order, "join": door.order, "sync": door.sync, "batch": door.batch, "task": door.task}
+        call = _call_of(door, kind)
         clock = asyncio.get_running_loop().time
         deadline, pause_s = clock() + self.patience_s, 0.03
         while True:
             try:
-                await call[kind](op)
+                await call(op)
             except Refused as refused:
                 self.history.end(op, "fail", str(refused))
                 return op
@@ -273,6 +284,30 @@ class Load:
                 self.ok_at.append((clock(), door.name))
                 self.history.end(op, "ok")
                 return op
+
+
+def _call_of(door: Door, kind: str) -> Callable[[Op], Awaitable[None]]:
+    calls = {"join": door.order, "sync": door.sync, "batch": door.batch, "bulk": door.batch, "task": door.task}
+    return calls.get(kind, door.order)
+
+
+async def replay(doors: Sequence[Door], ops: Sequence[Op], chance: random.Random, most: int = 20) -> list[str]:
+    """Make some acknowledged calls again, through any door, with their keys; what was not answered as the first time.
+
+    A server may have died, and the database recovered, since.
+    """
+    acknowledged = [op for op in ops if op.outcome == "ok"]
+    wrong: list[str] = []
+    for op in chance.sample(acknowledged, min(most, len(acknowledged))):
+        again = Op(op.number, op.kind, "", op.orders, op.run)
+        try:
+            await _call_of(chance.choice(doors), op.kind)(again)
+        except (Retry, Refused) as error:
+            wrong.append(f"{op.kind} {op.orders[0]} again: {error}")
+        else:
+            if again.stored != op.stored:
+                wrong.append(f"{op.kind} {op.orders[0]} again: {again.stored}, first {op.stored}")
+    return wrong
 
 
 @contextlib.asynccontextmanager

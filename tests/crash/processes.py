@@ -95,6 +95,7 @@ class Child:
         self.starts = 0
         self.process: asyncio.subprocess.Process | None = None
         self._folder = folder
+        self._reviving = asyncio.Lock()
 
     @property
     def pid(self) -> int:
@@ -134,6 +135,18 @@ class Child:
         """Start it and wait until it is ready."""
         await self.launch()
         await self.wait_ready()
+
+    async def revive(self) -> None:
+        """Have it ready: started where it is dead, and again where it ends at its start, as a supervisor does (a server
+        ends without its database)."""
+
+        async def done() -> bool:
+            if not self.alive:
+                await self.launch()
+            return await self.ready()
+
+        async with self._reviving:
+            await until(f"{self.name} is ready", done)
 
     async def wait_ready(self, timeout_s: float = READY_S) -> None:
         """Wait until it is ready. Raises AssertionError, with its last words, where it ends instead."""
@@ -261,13 +274,13 @@ class Postgres(Child):
         """The launcher's own, which is tethered."""
         return self.server.command()
 
-    async def start(self) -> None:
-        """Make or check its directory, start, and wait until it answers: after a crash, until it has recovered."""
+    async def launch(self) -> None:
+        """Make or check its directory, and start it."""
         await asyncio.to_thread(self.server.initialise)
-        await super().start()
+        await super().launch()
 
     async def ready(self) -> bool:
-        """It answers."""
+        """It answers: after a crash, when it has recovered."""
         return await self.server.is_ready()
 
     async def kill(self) -> None:

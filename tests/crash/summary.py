@@ -54,6 +54,8 @@ class Row:
         """Add another's counts."""
         for name in _COLUMNS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for error, count in other.errors.items():
+            self.errors[error] = self.errors.get(error, 0) + count
 
 
 def total(rows: Sequence[Row]) -> Row:

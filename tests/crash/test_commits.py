@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import asyncpg
 import pytest
 from tests.crash.cluster import Cluster
-from tests.crash.processes import Postgres
 from tests.crash.summary import Row
 from tests.crash.wire import CUTS, Wire
 
@@ -22,35 +19,11 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND (query LIKE $
 ORDER BY random() LIMIT 2) lanes"""
 
 
-@pytest.fixture(scope="module")
-async def wire(postgres: Postgres, folder: Path) -> AsyncIterator[Wire]:
-    """A wire to the database that can be cut."""
-    scratch = folder / "wire"
-    scratch.mkdir()
-    async with Wire(postgres, scratch, seed=8).open() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-async def wired(postgres: Postgres, folder: Path, wire: Wire) -> AsyncIterator[Cluster]:
-    """Two servers that reach their database by the wire."""
-    found = Cluster(postgres, await postgres.create_database("wired"), folder / "wired")
-    found.folder.mkdir()
-    for name in ("server-a", "server-b"):
-        found.server(name, wire.url(found.url))
-    envoy = found.proxy()
-    found.worker("worker-a", envoy.target)
-    found.worker("worker-b", found.servers[1].target)
-    await found.heal()
-    yield found
-    await found.stop()
-
-
 @pytest.mark.parametrize("cuts", [12, pytest.param(400, marks=pytest.mark.soak)])
 async def test_a_connection_cut_at_the_commit_leaves_no_loss_and_no_duplicate(
-    wired: Cluster, wire: Wire, rows: list[Row], cuts: int
+    armed: Cluster, wire: Wire, rows: list[Row], cuts: int
 ) -> None:
-    async with wired.scenario("cut at the commit", 8, rows, joiners=2) as scenario:
+    async with armed.scenario("cut at the commit", 8, rows, joiners=2) as scenario:
         before = wire.cuts.total()
         wire.chance = 0.03
         try:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import json
 import random
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.crash.cluster import Cluster
-from tests.crash.processes import Postgres, Server, until
+from tests.crash.processes import Server, until
 from tests.crash.summary import Row
 
 pytestmark = [pytest.mark.crash, pytest.mark.slow]
@@ -21,22 +20,6 @@ OWNER = ("before write", "after write", "before push", "after push")
 LOCKED = ("inside transaction", "before commit", "after write", "before push", "after push")
 POINTS = [*((point, True) for point in OWNER), *((point, False) for point in LOCKED)]
 NAMES = [f"{point} on the {'owner' if owner else 'locked'} path" for point, owner in POINTS]
-PROGRAM = Path(__file__).parent / "armed_server.py"
-
-
-@pytest.fixture(scope="module")
-async def armed(postgres: Postgres, folder: Path) -> AsyncIterator[Cluster]:
-    """Two servers that can be told where to die."""
-    found = Cluster(postgres, await postgres.create_database("points"), folder / "points")
-    found.folder.mkdir()
-    for name in ("server-a", "server-b"):
-        found.server(name, program=PROGRAM).env["CRASH_ARM"] = str(found.folder / f"{name}.arm")
-    envoy = found.proxy()
-    for name in ("worker-a", "worker-b"):
-        found.worker(name, envoy.target)
-    await found.heal()
-    yield found
-    await found.stop()
 
 
 def arm(server: Server, point: str, owner_path: bool, nth: int, number: signal.Signals = signal.SIGKILL) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import uuid
 
 import asyncpg
 import pytest
@@ -71,6 +72,38 @@ async def test_a_stopped_server_s_tasks_go_to_others_and_its_late_results_are_re
             await worker.kill()
         cluster.workers = usual
         await cluster.heal()
+
+
+async def test_a_worker_leaves_a_server_that_hangs(cluster: Cluster) -> None:
+    """Nothing closes its stream, which ends at the proxy: the proxy has to notice (15 s)."""
+    await cluster.heal()
+    assert cluster.envoy is not None
+    usual, cluster.workers = cluster.workers, []
+    for worker in usual:
+        await worker.kill()
+    lonely = Worker("worker-lonely", cluster.envoy.target, cluster.executions, cluster.folder)
+    try:
+        await lonely.start()
+        for victim, other in (cluster.servers, reversed(cluster.servers)):
+            victim.signal(signal.SIGSTOP)
+            try:
+                async with Client(other.target) as client:
+                    # Of the two it is with one; that one must be stopped under it.
+                    if not await _served(client, 2.0):
+                        assert await _served(client, 25.0)
+                        return
+            finally:
+                victim.signal(signal.SIGCONT)
+        raise AssertionError("it was with neither")
+    finally:
+        await lonely.kill()
+        cluster.workers = usual
+        await cluster.heal()
+
+
+async def _served(client: Client, timeout_s: float) -> bool:
+    order = ("Order", {"order_id": str(uuid.uuid4())})
+    return (await client.publish_sync(order, timeout=timeout_s)).completed
 
 
 async def _running(cluster: Cluster, count: int) -> bool:
