@@ -138,11 +138,11 @@ _TABLES: dict[str, tuple[Column, ...]] = {
     "attempt": ATTEMPT,
     "idempotency": KEY,
 }
-_STORED = Column("stored_us", "int8", numbers)
+STORED = Column("stored_us", "int8", numbers)
 """What a run's updated_us must be for an update: the numbers of events refuse an outdated copy, but where there is none
 to record (a waiter, a cancellation asked for) only this does. It stands last in a run's row."""
-_UPDATES = {
-    "run update": ("run", (RUN[0], *(column for column in RUN if column.mutable), _STORED)),
+UPDATES = {
+    "run update": ("run", (RUN[0], *(column for column in RUN if column.mutable), STORED)),
     "task update": ("task", (TASK[0], *(column for column in TASK if column.mutable))),
 }
 _PLAIN = {
@@ -154,9 +154,9 @@ _PLAIN = {
 _PROGRESS = """, progress = CASE WHEN task.attempt = {0} THEN task.progress ELSE 0 END,
 progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE '' END"""
 """Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
-_SELECTIONS = _UPDATES | _PLAIN
-_COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()}
-_ROWS = _TABLES | {"run": (*RUN, _STORED)}
+_SELECTIONS = UPDATES | _PLAIN
+COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()}
+_ROWS = _TABLES | {"run": (*RUN, STORED)}
 _PLACES = {name: [_ROWS[table].index(column) for column in columns] for name, (table, columns) in _SELECTIONS.items()}
 _PLACES["run"] = [*range(len(RUN))]
 _RARE = {table: [place for place, column in enumerate(_TABLES[table]) if column.rare] for table, _ in _PLAIN.values()}
@@ -209,24 +209,43 @@ def _sources(columns: Sequence[Column], first: int) -> tuple[list[str], list[str
 
 def _part(name: str, first: int) -> tuple[str, int]:
     """The write of one table over arrays from parameter `first`, and the number after its last."""
-    columns = _COLUMNS[name]
+    columns = COLUMNS[name]
     arrays, aliases, values, n = _sources(columns, first)
     source = f"unnest({', '.join(arrays)}) u({', '.join(aliases)})"
-    if name in _UPDATES:
-        table = _UPDATES[name][0]
-        value_of = dict(zip((column.name for column in columns), values, strict=True))
-        sets = ", ".join(f"{column.name} = {value_of[column.name]}" for column in columns[1:] if column is not _STORED)
-        fence = ""
-        if table == "task":
-            sets += _PROGRESS.format(value_of["attempt"])
-        else:
-            fence = f" AND run.updated_us = {value_of['stored_us']}"
-        sql = f"UPDATE {table} SET {sets} FROM {source} WHERE {table}.id = u.id{fence} RETURNING 1"  # noqa: S608
-        return f"{table}_updates AS ({sql})", n
+    if name in UPDATES:
+        table = UPDATES[name][0]
+        return f"{table}_updates AS ({update_sql(table, columns, values, f' FROM {source}')})", n
     listed = ", ".join(column.name for column in columns)
     table = name.removesuffix(" plain")
     sql = f"INSERT INTO {table} ({listed}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608  # our names only
     return f"{table}_rows AS ({sql})", n
+
+
+def update_sql(table: str, columns: Sequence[Column], values: Sequence[str], source: str) -> str:
+    """An update of rows by their ids, to values that are SQL expressions; with the fence of outdated copies."""
+    value_of = {column.name: value for column, value in zip(columns, values, strict=True)}
+    sets = ", ".join(f"{column.name} = {value_of[column.name]}" for column in columns[1:] if column is not STORED)
+    fence = ""
+    if table == "task":
+        sets += _PROGRESS.format(value_of["attempt"])
+    else:
+        fence = f" AND run.updated_us = {value_of['stored_us']}"
+    return f"UPDATE {table} SET {sets}{source} WHERE {table}.id = {value_of['id']}{fence} RETURNING 1"  # noqa: S608
+
+
+def fences(names_written: Sequence[str], n: int, fenced: bool) -> str:
+    """A last column that divides by zero where an update missed a row or a registry moved, from parameter n."""
+    checks = []
+    for name in names_written:
+        if name in UPDATES:
+            checks.append(f"(SELECT count(*) FROM {UPDATES[name][0]}_updates) = ${n}::int8")  # noqa: S608  # our names
+            n += 1
+    if fenced:
+        checks.append(
+            f"(SELECT count(*) FROM registry r WHERE (r.tenant, r.version) IN "  # noqa: S608  # numbers only
+            f"(SELECT * FROM unnest(${n}::text::text[], ${n + 1}::text::int8[]))) = ${n + 2}::int8"
+        )
+    return f", 1 / (CASE WHEN {' AND '.join(checks)} THEN 1 ELSE 0 END)" if checks else ""
 
 
 @functools.lru_cache(256)
@@ -244,35 +263,35 @@ def write_sql(tables: tuple[str, ...], fenced: bool, counted: bool) -> str:
     for table in tables:
         part, n = _part(table, n)
         parts.append(part)
-    checks = []
-    for name in tables:
-        if name in _UPDATES:
-            checks.append(f"(SELECT count(*) FROM {_UPDATES[name][0]}_updates) = ${n}::int8")  # noqa: S608  # our names
-            n += 1
-    if fenced:
-        checks.append(
-            f"(SELECT count(*) FROM registry r WHERE (r.tenant, r.version) IN "  # noqa: S608  # numbers only
-            f"(SELECT * FROM unnest(${n}::text::text[], ${n + 1}::text::int8[]))) = ${n + 2}::int8"
-        )
-    fence = f", 1 / (CASE WHEN {' AND '.join(checks)} THEN 1 ELSE 0 END)" if checks else ""
+    fence = fences(tables, n, fenced)
     return f"WITH {', '.join(parts)} SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8{fence}"  # noqa: S608
 
 
 def updates(rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> list[int]:
     """How many rows each update must find."""
-    return [len(found) for name, found in rows.items() if name in _UPDATES]
+    return [len(found) for name, found in rows.items() if name in UPDATES]
+
+
+def plain_of(name: str, columns: Sequence[Sequence[Any]]) -> str:
+    """The table's plain insert, where all rows have the defaults in its rare columns; else the table itself."""
+    if name in _RARE and not any(any(columns[place]) for place in _RARE[name]):
+        return f"{name} plain"
+    return name
+
+
+def selected(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    """Of a whole row's values, or columns, those that are written."""
+    places = _PLACES.get(name)
+    return values if places is None else [values[place] for place in places]
 
 
 def encode(name: str, rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[Any]]:
     """How one table's rows are written (its plain insert where that will do), and their parameters."""
     found: list[Any] = []
-    columns = list(zip(*rows, strict=True))
-    if name in _RARE and not any(any(columns[place]) for place in _RARE[name]):
-        name += " plain"
-    places = _PLACES.get(name)
-    if places is not None:
-        columns = [columns[place] for place in places]
-    for column, values in zip(_COLUMNS[name], columns, strict=True):
+    columns: Sequence[Any] = list(zip(*rows, strict=True))
+    name = plain_of(name, columns)
+    columns = selected(name, columns)
+    for column, values in zip(COLUMNS[name], columns, strict=True):
         if column.encode is None:
             found += _encode_bytes(values)
         elif column.name in _EACH:

@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
 
 from millstream.application.ports import Disconnected
 from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.runs import Run, Task
-from millstream.store import hot
+from millstream.store import hot, single
 from millstream.store.columns import names, numbers, uuids
 from millstream.store.connections import LOST, connect, translated
 from millstream.store.policies import spec_of
@@ -73,16 +74,26 @@ class Statement:
 def statement_of(batch: Batch, registry: Mapping[str, int], counted: bool) -> Statement:
     """The statement that writes a batch."""
     rows = {table: found for table, found in hot.rows_of(batch).items() if found}
+    if single.fits(rows):
+        shape, values = single.parameters_of(rows)
+        values += _fenced(rows, registry)
+        return Statement(single.write_sql(shape, bool(registry), counted), values)
     parts: list[str] = []
     parameters: list[object] = []
     for table, found in rows.items():
         part, encoded = hot.encode(table, found)
         parts.append(part)
         parameters += encoded
-    parameters += hot.updates(rows)
-    if registry:
-        parameters += [names(registry), numbers(registry.values()), len(registry)]
+    parameters += _fenced(rows, registry)
     return Statement(hot.write_sql(tuple(parts), bool(registry), counted), parameters)
+
+
+def _fenced(rows: Mapping[str, list[tuple[Any, ...]]], registry: Mapping[str, int]) -> list[object]:
+    """What the fences compare with."""
+    found: list[object] = [*hot.updates(rows)]
+    if registry:
+        found += [names(registry), numbers(registry.values()), len(registry)]
+    return found
 
 
 def _key_columns(ids: Iterable[tuple[str, str, str, str]]) -> tuple[str, str, str, list[str]]:
