@@ -67,6 +67,11 @@ class Process:
         assert line is not None, f"{self.name} never said {text!r}:\n" + "\n".join(self.lines[-30:])
         return line
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._process.returncode if self._process is not None else None
+
     async def kill(self) -> None:
         """kill -9, and wait until it is gone."""
         await self._end(signal.SIGKILL)

@@ -1,0 +1,160 @@
+"""Operating the service: health, readiness, metrics, and what happens without the database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from tests.e2e.answers import check_error, check_ok
+from tests.e2e.conftest import SHORT
+from tests.e2e.stack import Process, Stack, running_stack
+
+from millstream.bootstrap import version_of
+
+Client = httpx.AsyncClient
+SERIES = [
+    "millstream_requests_total", "millstream_request_seconds_bucket", "millstream_requests_in_flight",
+    "millstream_queue_commands", "millstream_tasks_ready", "millstream_oldest_ready_task_seconds",
+    "millstream_batch_commands_bucket", "millstream_commit_seconds_bucket", "millstream_leases", "millstream_waiters",
+    "millstream_workers_connected",
+]  # fmt: skip
+
+
+def values(exposition: str) -> dict[str, float]:
+    """The samples of a Prometheus text, by name and labels."""
+    found = {}
+    for line in exposition.splitlines():
+        if line and not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            found[name] = float(value)
+    return found
+
+
+async def test_health_tells_version_and_plugins(rest: Client) -> None:
+    """WM-12, FV-1: on both of its paths, to anyone."""
+    for path in ("/health", "/_/health"):
+        body = check_ok(await rest.get(path))
+        assert body == {"status": "ok", "version": version_of(), "plugins": []}
+
+
+async def test_readiness_names_what_was_checked(rest: Client) -> None:
+    """WM-12: the database and the server."""
+    body = check_ok(await rest.get("/health/ready"))
+    assert body == {"status": "ready", "checks": {"database": "ok", "server": "ok"}}
+
+
+async def test_metrics_have_the_promised_series(rest: Client, orders: Process) -> None:
+    """WM-12, FV-1: requests, latency and errors; queue, oldest ready task, batches, commits, leases and waiters."""
+    order = {"type": "Order", "payload": {"order_id": "m", "amount": 1, "items": []}}
+    check_ok(await rest.post("/api/v1/artifacts/sync", json=order))
+    check_error(await rest.get("/api/v1/agents/nobody"), 404, "NOT_FOUND")
+    for path in ("/metrics", "/_/metrics"):
+        response = await rest.get(path)
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+        found = values(response.text)
+        for name in SERIES:
+            assert any(sample.partition("{")[0] == name for sample in found), name
+
+
+async def test_requests_and_errors_are_counted_by_method_and_code(locked: Stack) -> None:
+    """WM-12: each call once, under its code; one server, so that what is counted is seen."""
+    client = await locked.rest(x_api_key="viewer-key")
+    ok = 'millstream_requests_total{code="OK",rpc="RunService/ListRuns"}'
+    refused = 'millstream_requests_total{code="FORBIDDEN",rpc="TaskService/CreateTask"}'
+    seconds = 'millstream_request_seconds_count{rpc="RunService/ListRuns"}'
+    before = values((await client.get("/metrics")).text)
+    for _ in range(3):
+        check_ok(await client.get("/api/v1/runs"))
+        check_error(await client.post("/api/v1/tasks", json={"kind": "k"}), 403, "FORBIDDEN")
+    after = values((await client.get("/metrics")).text)
+    for name in (ok, refused, seconds):
+        assert after[name] - before.get(name, 0) == 3, name
+
+
+async def test_the_backlog_and_the_workers_show(locked: Stack) -> None:
+    """WM-12: tasks that wait, for how long, and who is connected."""
+    client = await locked.rest(x_api_key="operator-key")
+    made = check_ok(await client.post("/api/v1/tasks", json={"kind": "nobody-serves-it"}), 201)
+    found = values((await client.get("/metrics")).text)
+    assert found["millstream_tasks_ready"] >= 1
+    assert found["millstream_oldest_ready_task_seconds"] >= 0
+    check_ok(await client.post(f"/api/v1/tasks/{made['task_id']}/cancel", json={}))
+
+
+@pytest.fixture
+async def doomed() -> AsyncIterator[Stack]:
+    """A stack of its own, whose database may be taken away."""
+    async with running_stack({"auth_mode": "developer", **SHORT}) as running:
+        yield running
+
+
+async def test_without_its_database_the_service_says_so_and_nothing_else_breaks(doomed: Stack) -> None:
+    """WM-12, FL-10, WM-10: a fault of the server is a 500 that tells nothing and a line of the log that tells all; with
+    the database gone, readiness is 503 naming it, health and metrics answer, and every call is UNAVAILABLE."""
+    client = await doomed.rest()
+    check_ok(await client.post("/api/v1/artifact-types", json={"name": "Note"}), 201)
+
+    connection = await asyncpg.connect(doomed.database.url)
+    await connection.execute("ALTER TABLE task RENAME TO task_away")
+    error = check_error(await client.get("/api/v1/tasks"), 500, "INTERNAL")
+    assert error["message"] == "internal error"
+    line = await doomed.servers[0].line(error["correlation_id"])
+    assert json.loads(line)["rpc"] == "ListTasks"
+    assert "UndefinedTable" in line
+    await connection.execute("ALTER TABLE task_away RENAME TO task")
+    await connection.close()
+    check_ok(await client.get("/api/v1/tasks"))
+
+    stub = health_pb2_grpc.HealthStub(await doomed.channel(doomed.native()))
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    doomed.database.kill()
+    async with asyncio.timeout(20):
+        # The server has seen it; the proxy will within two of its checks.
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    watch.cancel()
+    said = ""
+    async with asyncio.timeout(20):
+        while said != "the server cannot be reached":
+            body = check_error(await client.get("/health/ready"), 503, "UNAVAILABLE", "database")
+            assert "database" in body["message"]
+            assert check_ok(await client.get("/health"))["status"] == "ok"
+            assert values((await client.get("/metrics")).text)
+            # By and by the proxy takes the server out of its list; all of this must stay true.
+            said = check_error(await client.get("/api/v1/runs"), 503, "UNAVAILABLE")["message"]
+            await asyncio.sleep(0.05)
+    check_error(await client.get("/health/ready"), 503, "UNAVAILABLE", "database")
+    for path, request in (("artifacts", {"type": "Note"}), ("tasks", {"kind": "k"})):
+        check_error(await client.post(f"/api/v1/{path}", json=request), 503, "UNAVAILABLE")
+    native = await doomed.channel(doomed.native())
+    call: Any = native.unary_unary("/millstream.v1.RunService/ListRuns")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_ends_lets_calls_finish_and_leaves() -> None:
+    """WM-12: SIGTERM: health first says NOT_SERVING, a call under way is answered, the exit code is 0."""
+    async with running_stack({"auth_mode": "developer", **SHORT}) as leaving:
+        client = await leaving.rest()
+        check_ok(await client.post("/api/v1/artifact-types", json={"name": "Note"}), 201)
+        agent = {"name": "nobody", "subscriptions": [{"types": ["Note"]}]}
+        check_ok(await client.post("/api/v1/agents", json=agent), 201)
+        waiting = asyncio.create_task(client.post("/api/v1/artifacts/sync", json={"type": "Note", "timeout": 2}))
+        async with asyncio.timeout(10):
+            while not check_ok(await client.get("/api/v1/runs"))["items"]:
+                pass
+        await leaving.servers[0].stop()
+        assert check_ok(await waiting)["completed"] is False
+        assert leaving.servers[0].code == 0
+        await leaving.servers[0].line('"event":"draining"')
+        await leaving.servers[0].line('"event":"ended"')
+        assert not leaving.faults()
