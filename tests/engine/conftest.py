@@ -41,6 +41,14 @@ def owner_path(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(params=["worker here", "worker there"])
 async def roles(request: pytest.FixtureRequest, start: Start, owner_path: bool) -> Roles:
-    """Publish and wait on the first server, work on it or on the other one."""
+    """Publish and wait on the first server, work on it or on the other one; for the core of the suite."""
     first, second = await start(owner_path=owner_path)
     return Roles(first, first if request.param == "worker here" else second)
+
+
+@pytest.fixture(params=["there, owner path", "here, locked path"])
+async def spread(request: pytest.FixtureRequest, start: Start) -> Roles:
+    """The two of the four ways that differ most, for the rest."""
+    where, path = request.param.split(", ")
+    first, second = await start(owner_path=path == "owner path")
+    return Roles(first, first if where == "here" else second)

@@ -58,39 +58,39 @@ async def _calm(service: Service) -> bool:
     return not service.engine.dispatcher._backlog
 
 
-async def test_newer_work_does_not_overtake_what_waits(roles: Roles) -> None:
+async def test_newer_work_does_not_overtake_what_waits(spread: Roles) -> None:
     """Rule 7: no hand-off past older pending work; the pull takes it in order."""
-    async with Worker(roles.worker, kinds=["sums"], slots=1) as worker:
+    async with Worker(spread.worker, kinds=["sums"], slots=1) as worker:
         for n in range(6):
-            await create(roles.publisher, n)
+            await create(spread.publisher, n)
         for _ in range(5):
             await worker.complete(await worker.take())
         await worker.take()
     assert inputs(worker) == [*range(6)]
 
 
-async def test_more_urgent_work_that_waits_goes_first(roles: Roles) -> None:
+async def test_more_urgent_work_that_waits_goes_first(spread: Roles) -> None:
     """Rule 7: urgency before age, on whichever server it was made."""
-    async with Worker(roles.worker, kinds=["sums"], slots=1) as worker:
-        await create(roles.publisher, 0)
+    async with Worker(spread.worker, kinds=["sums"], slots=1) as worker:
+        await create(spread.publisher, 0)
         first = await worker.take()
-        await create(roles.publisher, 1)
-        await create(roles.worker, 2, priority=10)
-        await create(roles.publisher, 3, priority=50)
-        await roles.worker.loops.poll()
+        await create(spread.publisher, 1)
+        await create(spread.worker, 2, priority=10)
+        await create(spread.publisher, 3, priority=50)
+        await spread.worker.loops.poll()
         await worker.complete(first)
         for _ in range(3):
             await worker.complete(await worker.take())
     assert inputs(worker) == [0, 3, 2, 1]
 
 
-async def test_a_worker_gets_no_more_than_it_can_take(roles: Roles) -> None:
+async def test_a_worker_gets_no_more_than_it_can_take(spread: Roles) -> None:
     """FV-19: slots; and each freed slot is filled."""
-    async with Worker(roles.worker, kinds=["sums"], slots=3) as worker:
+    async with Worker(spread.worker, kinds=["sums"], slots=3) as worker:
         for n in range(10):
-            await create(roles.publisher, n)
+            await create(spread.publisher, n)
         leases = await worker.take_many(3)
-        for service in (roles.publisher, roles.worker):
+        for service in (spread.publisher, spread.worker):
             await service.loops.poll()
         assert worker.leases.empty()
         await worker.report(completions=tuple(map(done, leases)))
@@ -155,11 +155,11 @@ async def test_credit_comes_back_when_a_batch_fails(
     assert inputs(worker) == [1]
 
 
-async def test_a_worker_that_connects_finds_what_waits(roles: Roles) -> None:
+async def test_a_worker_that_connects_finds_what_waits(spread: Roles) -> None:
     """FV-19: work made before anybody served it, by any server, in order."""
     for n in range(5):
-        await create(roles.publisher, n)
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
+        await create(spread.publisher, n)
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
         await worker.take_many(5)
     assert inputs(worker) == [*range(5)]
 
@@ -225,7 +225,7 @@ async def test_lifting_the_bound_frees_what_waits(start: Start) -> None:
             await eventually(lambda: _has(two, 2))
 
 
-async def test_broadcast_reaches_every_agent_exclusive_only_one(roles: Roles) -> None:
+async def test_broadcast_reaches_every_agent_exclusive_only_one(spread: Roles) -> None:
     """FL-14: of exclusive subscriptions the most urgent, then the first by name."""
     agents = [
         agent("b1", "Order"),
@@ -234,19 +234,19 @@ async def test_broadcast_reaches_every_agent_exclusive_only_one(roles: Roles) ->
         agent("x2", "Order", delivery="exclusive", priority=5),
         agent("x3", "Order", delivery="exclusive", priority=5),
     ]
-    async with Worker(roles.worker, agents=agents, known=types("Order"), handler=done) as worker:
-        await roles.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
+    async with Worker(spread.worker, agents=agents, known=types("Order"), handler=done) as worker:
+        await spread.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
     assert sorted(lease.task.agent for lease in worker.seen) == ["b1", "b2", "x2"]
 
 
-async def test_a_condition_selects_by_the_payload(roles: Roles) -> None:
+async def test_a_condition_selects_by_the_payload(spread: Roles) -> None:
     """FL-14: `where` is CEL over payload and artifact; where it cannot be evaluated it does not hold."""
     agents = [
         agent("large", "Order", where="payload.amount > 100"),
         agent("tagged", "Order", where="'vip' in artifact.tags && artifact.produced_by == 'external'"),
         agent("nested", "Order", where="payload.items.exists(i, i.sku == 'a')"),
     ]
-    async with Worker(roles.worker, agents=agents, known=types("Order"), handler=done) as worker:
+    async with Worker(spread.worker, agents=agents, known=types("Order"), handler=done) as worker:
         for new in (
             made("Order", amount=500),
             made("Order", amount=5),
@@ -254,11 +254,11 @@ async def test_a_condition_selects_by_the_payload(roles: Roles) -> None:
             made("Order", items=[{"sku": "b"}, {"sku": "a"}]),
             order(tags=("vip",)),
         ):
-            await roles.publisher.artifacts.publish_sync(ROOT, new, None, 10)
+            await spread.publisher.artifacts.publish_sync(ROOT, new, None, 10)
     assert [lease.task.agent for lease in worker.seen] == ["large", "nested", "tagged"]
 
 
-async def test_tags_and_producers_select(roles: Roles) -> None:
+async def test_tags_and_producers_select(spread: Roles) -> None:
     """FL-14: tags as channels, from_agents."""
     agents = [
         agent("channel", "Order", tags=("red", "blue")),
@@ -269,25 +269,25 @@ async def test_tags_and_producers_select(roles: Roles) -> None:
     ]
 
     async with Worker(
-        roles.worker,
+        spread.worker,
         agents=agents,
         known=types("Order", "Payment"),
         handler=lambda lease: done(lease, *([made("Payment")] if lease.task.agent == "maker" else [])),
     ) as worker:
-        await roles.publisher.artifacts.publish_sync(ROOT, order(tags=("blue", "x")), None, 10)
+        await spread.publisher.artifacts.publish_sync(ROOT, order(tags=("blue", "x")), None, 10)
         assert sorted(lease.task.agent for lease in worker.seen) == ["channel", "follows", "maker"]
         worker.seen.clear()
-        await roles.publisher.artifacts.publish_sync(ROOT, made("Payment"), None, 10)
+        await spread.publisher.artifacts.publish_sync(ROOT, made("Payment"), None, 10)
         assert [lease.task.agent for lease in worker.seen] == ["outside"]
 
 
-async def test_a_subscriptions_priority_is_its_tasks(roles: Roles) -> None:
+async def test_a_subscriptions_priority_is_its_tasks(spread: Roles) -> None:
     """FL-14: priority."""
     agents = [agent("low", "Order", priority=-1), agent("high", "Order", priority=9), agent("mid", "Order")]
-    await register(roles.publisher, ("Order",), *agents)
-    await roles.publisher.artifacts.publish(ROOT, order(), None)
+    await register(spread.publisher, ("Order",), *agents)
+    await spread.publisher.artifacts.publish(ROOT, order(), None)
     for name in ("high", "mid", "low"):
-        async with Worker(roles.worker, kinds=[f"agent:{name}"]) as worker:
+        async with Worker(spread.worker, kinds=[f"agent:{name}"]) as worker:
             assert (await worker.take()).task.priority == {"high": 9, "mid": 0, "low": -1}[name]
 
 
@@ -368,14 +368,14 @@ async def test_a_bad_registration_changes_nothing(start: Start) -> None:
         await there.types.get(ROOT, "New", None)
 
 
-async def test_tenants_do_not_meet(roles: Roles) -> None:
+async def test_tenants_do_not_meet(spread: Roles) -> None:
     """Invariant: same names, different worlds: neither agents nor workers of another tenant get the artifact."""
     stranger = principal("root", "other")
     async with (
-        Worker(roles.worker, agents=[agent("maker", "Order")], known=types("Order"), handler=done) as mine,
-        Worker(roles.worker, agents=[agent("maker", "Order")], known=types("Order"), who=stranger) as theirs,
+        Worker(spread.worker, agents=[agent("maker", "Order")], known=types("Order"), handler=done) as mine,
+        Worker(spread.worker, agents=[agent("maker", "Order")], known=types("Order"), who=stranger) as theirs,
     ):
-        await roles.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
+        await spread.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
     assert len(mine.seen) == 1
     assert theirs.seen == []
 
@@ -432,11 +432,11 @@ async def test_waiting_work_whose_run_is_held_elsewhere_is_leased_soon_after(
             assert (await worker.take(0.5)).task.id == task.id
 
 
-async def test_a_task_in_hand_is_running(roles: Roles) -> None:
+async def test_a_task_in_hand_is_running(spread: Roles) -> None:
     """FV-5: who has it, since when."""
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
-        await create(roles.publisher, 1)
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
+        await create(spread.publisher, 1)
         lease = await worker.take()
-        task = (await roles.publisher.tasks.get(ROOT, lease.task.id)).task
+        task = (await spread.publisher.tasks.get(ROOT, lease.task.id)).task
     assert task.status is TaskStatus.RUNNING
-    assert (task.worker_id, task.owner) == (worker.id, roles.worker.engine.lane_id)
+    assert (task.worker_id, task.owner) == (worker.id, spread.worker.engine.lane_id)

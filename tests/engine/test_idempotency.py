@@ -39,23 +39,23 @@ def answer_of(result: SyncResult) -> tuple[object, ...]:
     )
 
 
-async def test_the_same_key_gives_the_same_answer_and_publishes_once(roles: Roles, database: Database) -> None:
+async def test_the_same_key_gives_the_same_answer_and_publishes_once(spread: Roles, database: Database) -> None:
     """FL-8: the duplicate gets the original response, marked as replayed, on either server; nothing runs again."""
-    await register(roles.publisher, ("Order",))
-    first = await roles.publisher.artifacts.publish(ROOT, order(), key("k"))
+    await register(spread.publisher, ("Order",))
+    first = await spread.publisher.artifacts.publish(ROOT, order(), key("k"))
     assert not first.replayed
-    for service in (roles.publisher, roles.worker):
+    for service in (spread.publisher, spread.worker):
         again = await service.artifacts.publish(ROOT, order(), key("k"))
         assert again == Published(first.artifact_id, first.correlation_id, replayed=True)
     assert await database.value("SELECT count(*) FROM artifact") == 1
     await check_all(database)
 
 
-async def test_the_same_key_with_another_body_conflicts(roles: Roles, database: Database) -> None:
+async def test_the_same_key_with_another_body_conflicts(spread: Roles, database: Database) -> None:
     """FL-8: IDEMPOTENCY_CONFLICT, on either server, and nothing is stored."""
-    await register(roles.publisher, ("Order",))
-    await roles.publisher.artifacts.publish(ROOT, order(), key("k", request="one"))
-    for service in (roles.publisher, roles.worker):
+    await register(spread.publisher, ("Order",))
+    await spread.publisher.artifacts.publish(ROOT, order(), key("k", request="one"))
+    for service in (spread.publisher, spread.worker):
         with pytest.raises(IdempotencyConflict):
             await service.artifacts.publish(ROOT, order(2), key("k", request="two"))
         with pytest.raises(IdempotencyConflict):
@@ -63,11 +63,11 @@ async def test_the_same_key_with_another_body_conflicts(roles: Roles, database: 
     assert await database.value("SELECT count(*) FROM artifact") == 1
 
 
-async def test_other_keys_other_callers_and_no_key_are_untouched(roles: Roles, database: Database) -> None:
+async def test_other_keys_other_callers_and_no_key_are_untouched(spread: Roles, database: Database) -> None:
     """FL-8: a key's scope is tenant, principal and RPC."""
-    await register(roles.publisher, ("Order",))
-    await register(roles.publisher, ("Order",), tenant="other")
-    publish = roles.publisher.artifacts.publish
+    await register(spread.publisher, ("Order",))
+    await register(spread.publisher, ("Order",), tenant="other")
+    publish = spread.publisher.artifacts.publish
     published = [
         await publish(ROOT, order(), key("k")),
         await publish(ROOT, order(), key("l")),
@@ -81,29 +81,29 @@ async def test_other_keys_other_callers_and_no_key_are_untouched(roles: Roles, d
     assert len({item.correlation_id for item in published}) == 7
 
 
-async def test_a_finished_sync_publish_is_answered_the_same_again(roles: Roles) -> None:
+async def test_a_finished_sync_publish_is_answered_the_same_again(spread: Roles) -> None:
     """FL-8: artifacts, order, duration and failures as at first, from either server."""
-    async with chain_worker(roles.worker):
-        first = await roles.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 10)
-        for service in (roles.publisher, roles.worker):
+    async with chain_worker(spread.worker):
+        first = await spread.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 10)
+        for service in (spread.publisher, spread.worker):
             again = await service.artifacts.publish_sync(ROOT, order(), key("k"), 10)
             assert again.replayed
             assert answer_of(again) == answer_of(first)
 
 
-async def test_a_replay_ends_where_the_first_answer_ended(roles: Roles) -> None:
+async def test_a_replay_ends_where_the_first_answer_ended(spread: Roles) -> None:
     """FL-8, rule 24: though the cascade was reopened, grew and failed since, the answer is the original one."""
     breaks = agent("breaks", "Payment")
-    async with Worker(roles.worker, agents=[breaks], known=types("Order", "Payment")) as worker:
-        first = await roles.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 10)
+    async with Worker(spread.worker, agents=[breaks], known=types("Order", "Payment")) as worker:
+        first = await spread.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 10)
         grow = asyncio.create_task(
-            roles.worker.artifacts.publish_sync(ROOT, made("Payment", first.correlation_id), key("l"), 10)
+            spread.worker.artifacts.publish_sync(ROOT, made("Payment", first.correlation_id), key("l"), 10)
         )
         await worker.fail(await worker.take(), retryable=False)
         second = await grow
     assert [item.type for item in second.artifacts] == ["Order", "Payment"]
     assert len(second.failures) == 1
-    for service in (roles.publisher, roles.worker):
+    for service in (spread.publisher, spread.worker):
         assert answer_of(await service.artifacts.publish_sync(ROOT, order(), key("k"), 10)) == answer_of(first)
         same = await service.artifacts.publish_sync(ROOT, made("Payment", first.correlation_id), key("l"), 10)
         assert answer_of(same) == answer_of(second)
@@ -134,15 +134,15 @@ async def _waits(service: Service, run_id: str) -> None:
     await eventually(waiting, "that a caller waits")
 
 
-async def test_an_answer_that_timed_out_is_not_final(roles: Roles) -> None:
+async def test_an_answer_that_timed_out_is_not_final(spread: Roles) -> None:
     """FL-8, FL-3: after completed False the same key waits on, and gets the whole cascade."""
-    async with Worker(roles.worker, agents=CHAIN_AGENTS[:1], known=types(*CHAIN)) as worker:
-        first = await roles.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 0.05)
+    async with Worker(spread.worker, agents=CHAIN_AGENTS[:1], known=types(*CHAIN)) as worker:
+        first = await spread.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 0.05)
         assert not first.completed
-        again = await roles.worker.artifacts.publish_sync(ROOT, order(), key("k"), 0.05)
+        again = await spread.worker.artifacts.publish_sync(ROOT, order(), key("k"), 0.05)
         assert (again.completed, again.replayed) == (False, True)
         await worker.complete(await worker.take(), made("Payment"))
-    last = await roles.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 10)
+    last = await spread.publisher.artifacts.publish_sync(ROOT, order(), key("k"), 10)
     assert (last.completed, last.replayed, last.correlation_id) == (True, True, first.correlation_id)
     assert [item.type for item in last.artifacts] == ["Order", "Payment"]
 
@@ -166,13 +166,13 @@ async def test_fifty_calls_with_one_key_make_one_cascade(start: Start, database:
     await check_all(database)
 
 
-async def test_items_of_a_batch_have_keys_of_their_own(roles: Roles) -> None:
+async def test_items_of_a_batch_have_keys_of_their_own(spread: Roles) -> None:
     """FL-11: `duplicate` by item; a batch and a single publish know each other's keys."""
-    await register(roles.publisher, ("Order",))
-    single = await roles.publisher.artifacts.publish(ROOT, order(1), key("one"))
+    await register(spread.publisher, ("Order",))
+    single = await spread.publisher.artifacts.publish(ROOT, order(1), key("one"))
     items = [order(1), order(2), order(2), order(3)]
     keys = [key("one"), key("two"), key("two"), None]
-    batch = await roles.worker.artifacts.publish_batch(ROOT, items, keys, None)
+    batch = await spread.worker.artifacts.publish_batch(ROOT, items, keys, None)
     first, second, third, fourth = batch.results
     assert first == Published(single.artifact_id, single.correlation_id, replayed=True)
     assert isinstance(second, Published)
@@ -181,47 +181,47 @@ async def test_items_of_a_batch_have_keys_of_their_own(roles: Roles) -> None:
     assert (second.replayed, fourth.replayed, batch.replayed) == (False, False, False)
 
 
-async def test_an_item_whose_key_had_another_body_fails_alone(roles: Roles) -> None:
+async def test_an_item_whose_key_had_another_body_fails_alone(spread: Roles) -> None:
     """FL-11, FL-8."""
-    await register(roles.publisher, ("Order",))
+    await register(spread.publisher, ("Order",))
     keys = [key("k", request="one"), key("k", request="two"), None]
-    batch = await roles.publisher.artifacts.publish_batch(ROOT, [order(n) for n in range(3)], keys, None)
+    batch = await spread.publisher.artifacts.publish_batch(ROOT, [order(n) for n in range(3)], keys, None)
     assert [type(result) for result in batch.results] == [Published, IdempotencyConflict, Published]
 
 
-async def test_a_key_of_the_whole_batch_replays_all_of_it(roles: Roles, database: Database) -> None:
+async def test_a_key_of_the_whole_batch_replays_all_of_it(spread: Roles, database: Database) -> None:
     """FL-8: the call's own key; what failed may be tried again under it after its cause is mended."""
-    await register(roles.publisher, ("Order",))
+    await register(spread.publisher, ("Order",))
     items = [order(1), made("Payment"), order(2)]
-    first = await roles.publisher.artifacts.publish_batch(ROOT, items, [None] * 3, key("k", "PublishBatch"))
+    first = await spread.publisher.artifacts.publish_batch(ROOT, items, [None] * 3, key("k", "PublishBatch"))
     assert [type(result) for result in first.results] == [Published, NotFound, Published]
-    await register(roles.publisher, ("Payment",))
-    again = await roles.worker.artifacts.publish_batch(ROOT, items, [None] * 3, key("k", "PublishBatch"))
+    await register(spread.publisher, ("Payment",))
+    again = await spread.worker.artifacts.publish_batch(ROOT, items, [None] * 3, key("k", "PublishBatch"))
     assert [result.replayed for result in again.results if isinstance(result, Published)] == [True, False, True]
     assert await database.value("SELECT count(*) FROM artifact") == 3
-    third = await roles.publisher.artifacts.publish_batch(ROOT, items, [None] * 3, key("k", "PublishBatch"))
+    third = await spread.publisher.artifacts.publish_batch(ROOT, items, [None] * 3, key("k", "PublishBatch"))
     assert third.replayed
 
 
-async def test_tasks_replay(roles: Roles, database: Database) -> None:
+async def test_tasks_replay(spread: Roles, database: Database) -> None:
     """FL-8: create and create_batch; the duplicate's answer is the task."""
-    first = await roles.publisher.tasks.create(ROOT, NewTask("sums"), key("k", "CreateTask"))
-    again = await roles.worker.tasks.create(ROOT, NewTask("sums"), key("k", "CreateTask"))
+    first = await spread.publisher.tasks.create(ROOT, NewTask("sums"), key("k", "CreateTask"))
+    again = await spread.worker.tasks.create(ROOT, NewTask("sums"), key("k", "CreateTask"))
     assert (again.task.id, first.replayed, again.replayed) == (first.task.id, False, True)
     with pytest.raises(IdempotencyConflict):
-        await roles.worker.tasks.create(ROOT, NewTask("sums"), key("k", "CreateTask", "other"))
+        await spread.worker.tasks.create(ROOT, NewTask("sums"), key("k", "CreateTask", "other"))
     call = key("k", "CreateBatch")
     batches = [await service.tasks.create_batch(ROOT, [NewTask("sums")] * 3, [None] * 3, call) for service in
-               (roles.publisher, roles.worker)]  # fmt: skip
+               (spread.publisher, spread.worker)]  # fmt: skip
     made_ids = [[result.task.id for result in batch.results if isinstance(result, CreatedTask)] for batch in batches]
     assert made_ids[0] == made_ids[1]
     assert [batch.replayed for batch in batches] == [False, True]
     assert await database.value("SELECT count(*) FROM task") == 4
 
 
-async def test_types_and_agents_replay(roles: Roles) -> None:
+async def test_types_and_agents_replay(spread: Roles) -> None:
     """FL-8: the duplicate of a registration is answered like the first, also by the other server."""
-    here, there = roles.publisher, roles.worker
+    here, there = spread.publisher, spread.worker
     made_type, replayed = await here.types.create(ROOT, TypeSpec("Order"), key("k", "CreateType"))
     assert not replayed
     assert await there.types.create(ROOT, TypeSpec("Order"), key("k", "CreateType")) == (made_type, True)
@@ -250,9 +250,9 @@ async def test_many_registrations_with_one_key_make_one_agent(start: Start) -> N
     assert sum(not replayed for _, replayed in answers) == 1
 
 
-async def test_cancellations_replay(roles: Roles) -> None:
+async def test_cancellations_replay(spread: Roles) -> None:
     """FL-8: cancelling a run and a task; the duplicate is no CONFLICT, though the run has ended since."""
-    here, there = roles.publisher, roles.worker
+    here, there = spread.publisher, spread.worker
     await register(here, ("Order",), agent("plain", "Order"))
     published = await here.artifacts.publish(ROOT, order(), None)
     run, replayed = await here.runs.cancel(ROOT, published.correlation_id, "no more", key("k", "CancelRun"))
@@ -266,26 +266,26 @@ async def test_cancellations_replay(roles: Roles) -> None:
     assert (again.task.status, again.replayed) == (TaskStatus.CANCELLED, True)
 
 
-async def test_errors_are_not_kept(roles: Roles) -> None:
+async def test_errors_are_not_kept(spread: Roles) -> None:
     """FL-8: after the cause is mended the same key succeeds."""
     with pytest.raises(NotFound):
-        await roles.publisher.artifacts.publish(ROOT, order(), key("k"))
-    await register(roles.worker, ("Order",))
-    assert not (await roles.publisher.artifacts.publish(ROOT, order(), key("k"))).replayed
+        await spread.publisher.artifacts.publish(ROOT, order(), key("k"))
+    await register(spread.worker, ("Order",))
+    assert not (await spread.publisher.artifacts.publish(ROOT, order(), key("k"))).replayed
 
 
-async def test_an_expired_key_can_be_used_anew(roles: Roles, database: Database) -> None:
+async def test_an_expired_key_can_be_used_anew(spread: Roles, database: Database) -> None:
     """FL-8: within its TTL the key holds, then it is free, also for another body; on both paths."""
-    await register(roles.publisher, ("Order",))
-    first = await roles.publisher.artifacts.publish(ROOT, order(), key("k"))
+    await register(spread.publisher, ("Order",))
+    first = await spread.publisher.artifacts.publish(ROOT, order(), key("k"))
     await database.pass_time(DAY_S - 60)
-    await roles.worker.loops.poll()
-    assert (await roles.worker.artifacts.publish(ROOT, order(), key("k"))).replayed
+    await spread.worker.loops.poll()
+    assert (await spread.worker.artifacts.publish(ROOT, order(), key("k"))).replayed
     await database.pass_time(120)
-    again = await roles.worker.artifacts.publish(ROOT, order(2), key("k", request="another"))
+    again = await spread.worker.artifacts.publish(ROOT, order(2), key("k", request="another"))
     assert not again.replayed
     assert again.correlation_id != first.correlation_id
-    assert (await roles.publisher.artifacts.publish(ROOT, order(2), key("k", request="another"))).replayed
+    assert (await spread.publisher.artifacts.publish(ROOT, order(2), key("k", request="another"))).replayed
 
 
 async def test_an_expired_key_of_a_registration_can_be_used_anew(start: Start, database: Database) -> None:
@@ -314,13 +314,13 @@ async def test_expired_keys_are_cleaned_up(start: Start, database: Database) -> 
     assert await database.rows("SELECT key FROM idempotency") == [{"key": "live"}]
 
 
-async def test_a_key_and_its_effect_are_one(roles: Roles, database: Database) -> None:
+async def test_a_key_and_its_effect_are_one(spread: Roles, database: Database) -> None:
     """Invariant: the key stands in the transaction of the effect it guards; no run without, no key alone."""
-    await register(roles.publisher, ("Order",))
-    chosen = (await roles.publisher.tasks.create(ROOT, NewTask("sums"), None)).task.run_id
+    await register(spread.publisher, ("Order",))
+    chosen = (await spread.publisher.tasks.create(ROOT, NewTask("sums"), None)).task.run_id
     with pytest.raises(Exception, match="another kind"):
-        await roles.publisher.artifacts.publish(ROOT, order(correlation_id=chosen), key("k"))
+        await spread.publisher.artifacts.publish(ROOT, order(correlation_id=chosen), key("k"))
     assert await database.value("SELECT count(*) FROM idempotency") == 0
-    await roles.publisher.artifacts.publish(ROOT, order(), key("k"))
+    await spread.publisher.artifacts.publish(ROOT, order(), key("k"))
     (row,) = await database.rows("SELECT xmin FROM idempotency")
     assert await database.rows("SELECT DISTINCT xmin FROM artifact") == [row]

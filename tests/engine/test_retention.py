@@ -20,19 +20,19 @@ async def counts(database: Database) -> dict[str, int]:
     return {table: await database.value(f"SELECT count(*) FROM {table}") for table in TABLES}
 
 
-async def test_finished_runs_go_with_all_that_is_theirs(roles: Roles, database: Database) -> None:
+async def test_finished_runs_go_with_all_that_is_theirs(spread: Roles, database: Database) -> None:
     """Rule 15: tasks, attempts and events go with their run; artifacts have days of their own."""
-    async with chain_worker(roles.worker):
-        result = await roles.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
+    async with chain_worker(spread.worker):
+        result = await spread.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
     await database.pass_time(7 * DAY_S - 60)
-    await roles.worker.loops.sweep()
+    await spread.worker.loops.sweep()
     assert await counts(database) == {"run": 1, "task": 3, "attempt": 3, "event": 15, "artifact": 4}
     await database.pass_time(120)
-    await roles.worker.loops.sweep()
+    await spread.worker.loops.sweep()
     assert await counts(database) == {"run": 0, "task": 0, "attempt": 0, "event": 0, "artifact": 4}
-    assert (await roles.publisher.artifacts.get(ROOT, result.artifacts[3].id)).type == "Notification"
+    assert (await spread.publisher.artifacts.get(ROOT, result.artifacts[3].id)).type == "Notification"
     await database.pass_time(23 * DAY_S)
-    await roles.publisher.loops.sweep()
+    await spread.publisher.loops.sweep()
     assert await counts(database) == dict.fromkeys(TABLES, 0)
 
 
@@ -92,26 +92,26 @@ async def test_a_live_key_keeps_what_its_replay_needs(start: Start, database: Da
     assert await counts(database) == dict.fromkeys(TABLES, 0)
 
 
-async def test_a_reopened_cascade_begins_its_days_anew(roles: Roles, database: Database) -> None:
+async def test_a_reopened_cascade_begins_its_days_anew(spread: Roles, database: Database) -> None:
     """Rules 15, 24: days count from the last end."""
-    await register(roles.publisher, ("Order",))
-    first = await roles.publisher.artifacts.publish(ROOT, order(), None)
+    await register(spread.publisher, ("Order",))
+    first = await spread.publisher.artifacts.publish(ROOT, order(), None)
     await database.pass_time(6 * DAY_S)
-    await roles.worker.loops.poll()
-    await roles.worker.artifacts.publish(ROOT, order(correlation_id=first.correlation_id), None)
+    await spread.worker.loops.poll()
+    await spread.worker.artifacts.publish(ROOT, order(correlation_id=first.correlation_id), None)
     await database.pass_time(6 * DAY_S)
-    await roles.publisher.loops.sweep()
-    assert (await roles.publisher.runs.get(ROOT, first.correlation_id)).artifact_count == 2
+    await spread.publisher.loops.sweep()
+    assert (await spread.publisher.runs.get(ROOT, first.correlation_id)).artifact_count == 2
 
 
-async def test_publishing_into_a_cascade_that_is_gone_begins_it_anew(roles: Roles, database: Database) -> None:
+async def test_publishing_into_a_cascade_that_is_gone_begins_it_anew(spread: Roles, database: Database) -> None:
     """Rule 24: reopening is within retention; afterwards the id is free."""
-    await register(roles.publisher, ("Order",))
-    first = await roles.publisher.artifacts.publish(ROOT, order(), None)
+    await register(spread.publisher, ("Order",))
+    first = await spread.publisher.artifacts.publish(ROOT, order(), None)
     await database.pass_time(8 * DAY_S)
-    await roles.worker.loops.sweep()
-    await roles.publisher.artifacts.publish(ROOT, order(correlation_id=first.correlation_id), None)
-    run = await roles.worker.runs.get(ROOT, first.correlation_id)
+    await spread.worker.loops.sweep()
+    await spread.publisher.artifacts.publish(ROOT, order(correlation_id=first.correlation_id), None)
+    run = await spread.worker.runs.get(ROOT, first.correlation_id)
     assert (run.status, run.artifact_count) == (RunStatus.COMPLETED, 1)
 
 

@@ -15,36 +15,36 @@ from millstream.domain.runs import AttemptStatus, RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import decode_value, encode_value
 
 
-async def test_a_task_is_created_leased_and_completed(roles: Roles, database: Database) -> None:
+async def test_a_task_is_created_leased_and_completed(spread: Roles, database: Database) -> None:
     """FV-5: input arrives as it was given, the output is kept, and the run of its own ends with it."""
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
         new = NewTask("sums", encode_value([1, {"b": 2, "a": None}]), labels='{"team":"x"}', priority=7)
-        task = (await roles.publisher.tasks.create(ROOT, new, None)).task
+        task = (await spread.publisher.tasks.create(ROOT, new, None)).task
         lease = await worker.take()
         assert (lease.task.id, lease.attempt, lease.tries, lease.artifacts) == (task.id, 1, 1, [])
         assert decode_value(lease.task.input) == [1, {"b": 2, "a": None}]
         await worker.complete(lease, output=encode_value({"sum": 3}))
-    view = await roles.publisher.tasks.get(ROOT, task.id)
+    view = await spread.publisher.tasks.get(ROOT, task.id)
     assert decode_value(view.output) == {"sum": 3}
     assert view.task.status is TaskStatus.COMPLETED
     assert (view.task.attempt, view.task.tries, view.task.priority, view.task.labels) == (1, 1, 7, '{"team":"x"}')
     assert view.task.created_us <= view.task.started_us <= view.task.finished_us
     assert (view.task.owner, view.task.lease_until_us) == ("", 0)
-    run = await roles.worker.runs.get(ROOT, task.run_id)
+    run = await spread.worker.runs.get(ROOT, task.run_id)
     assert (run.kind, run.status, run.labels) == (RunKind.SINGLE, RunStatus.COMPLETED, '{"team":"x"}')
-    assert await kinds_of(roles.worker, run.id) == [
+    assert await kinds_of(spread.worker, run.id) == [
         "RUN_CREATED", "TASK_CREATED", "TASK_STARTED", "TASK_COMPLETED", "RUN_COMPLETED",
     ]  # fmt: skip
     await check_all(database)
 
 
-async def test_attempts_are_listed_the_running_one_too(roles: Roles) -> None:
+async def test_attempts_are_listed_the_running_one_too(spread: Roles) -> None:
     """FV-11: number, status, times, worker, error of each."""
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
-        task = (await roles.publisher.tasks.create(ROOT, NewTask("sums", retry=AT_ONCE), None)).task
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
+        task = (await spread.publisher.tasks.create(ROOT, NewTask("sums", retry=AT_ONCE), None)).task
         await worker.fail(await worker.take(), "BROKEN")
         lease = await worker.take()
-        attempts, rest = await roles.publisher.tasks.attempts(ROOT, task.id, 0, 10)
+        attempts, rest = await spread.publisher.tasks.attempts(ROOT, task.id, 0, 10)
         assert [(item.number, item.status) for item in attempts] == [
             (1, AttemptStatus.FAILED), (2, AttemptStatus.RUNNING),
         ]  # fmt: skip
@@ -52,28 +52,28 @@ async def test_attempts_are_listed_the_running_one_too(roles: Roles) -> None:
         assert (attempts[0].error_code, attempts[0].error_message) == ("BROKEN", "BROKEN it is")
         assert {item.worker_name for item in attempts} == {worker.session._session.name}
         await worker.complete(lease, output=encode_value(1))
-    attempts, _ = await roles.publisher.tasks.attempts(ROOT, task.id, 0, 10)
+    attempts, _ = await spread.publisher.tasks.attempts(ROOT, task.id, 0, 10)
     assert [item.status for item in attempts] == [AttemptStatus.FAILED, AttemptStatus.COMPLETED]
     assert attempts[0].finished_us <= attempts[1].started_us <= attempts[1].finished_us
-    first, after = await roles.worker.tasks.attempts(ROOT, task.id, 0, 1)
+    first, after = await spread.worker.tasks.attempts(ROOT, task.id, 0, 1)
     assert after == 1
-    assert first + (await roles.worker.tasks.attempts(ROOT, task.id, after, 1))[0] == attempts
+    assert first + (await spread.worker.tasks.attempts(ROOT, task.id, after, 1))[0] == attempts
 
 
-async def test_a_batch_is_created_in_order(roles: Roles, database: Database) -> None:
+async def test_a_batch_is_created_in_order(spread: Roles, database: Database) -> None:
     """FV-5: results in request order, a run each."""
-    batch = await roles.publisher.tasks.create_batch(
+    batch = await spread.publisher.tasks.create_batch(
         ROOT, [NewTask("sums", encode_value(n)) for n in range(200)], [None] * 200, None
     )
     tasks = [result.task for result in batch.results if isinstance(result, CreatedTask)]
     assert [decode_value(task.input) for task in tasks] == [*range(200)]
-    async with Worker(roles.worker, kinds=["sums"], slots=1000) as worker:
+    async with Worker(spread.worker, kinds=["sums"], slots=1000) as worker:
         leases = await worker.take_many(200)
         assert [lease.task.id for lease in leases] == [task.id for task in tasks]
     await check_all(database)
 
 
-async def test_a_bad_item_fails_alone(roles: Roles) -> None:
+async def test_a_bad_item_fails_alone(spread: Roles) -> None:
     """FL-11 for tasks: what one item breaks does not fail its neighbours."""
     items: list[NewTask | MillstreamError] = [
         NewTask("sums"),
@@ -82,7 +82,7 @@ async def test_a_bad_item_fails_alone(roles: Roles) -> None:
         ValidationFailed.of("tasks[3].kind", "is bad"),
         NewTask("sums"),
     ]
-    batch = await roles.publisher.tasks.create_batch(ROOT, items, [None] * 5, None)
+    batch = await spread.publisher.tasks.create_batch(ROOT, items, [None] * 5, None)
     assert [type(result) for result in batch.results] == [
         CreatedTask, ValidationFailed, ValidationFailed, ValidationFailed, CreatedTask,
     ]  # fmt: skip
@@ -99,31 +99,31 @@ async def test_a_task_that_cannot_be_is_refused(start: Start, new: NewTask, fiel
     assert [fault.field for fault in refused.value.details] == [field]
 
 
-async def test_the_most_urgent_goes_first(roles: Roles) -> None:
+async def test_the_most_urgent_goes_first(spread: Roles) -> None:
     """Issue 2: by priority, then by age."""
     for name, priority in [("a", 0), ("b", 5), ("c", -3), ("d", 5), ("e", 100)]:
-        await roles.publisher.tasks.create(ROOT, NewTask("sums", encode_value(name), priority=priority), None)
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
+        await spread.publisher.tasks.create(ROOT, NewTask("sums", encode_value(name), priority=priority), None)
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
         leases = await worker.take_many(5)
     assert [decode_value(lease.task.input) for lease in leases] == ["e", "b", "d", "a", "c"]
 
 
-async def test_a_task_waits_for_its_time(roles: Roles, database: Database) -> None:
+async def test_a_task_waits_for_its_time(spread: Roles, database: Database) -> None:
     """Issue 2: run_at and delay; SCHEDULED until then, on whichever server the timer fires."""
     now_us = await database.now_us()
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
-        late = (await roles.publisher.tasks.create(ROOT, NewTask("sums", delay_us=seconds(60)), None)).task
-        later = (await roles.publisher.tasks.create(ROOT, NewTask("sums", run_at_us=now_us + seconds(120)), None)).task
-        past = (await roles.publisher.tasks.create(ROOT, NewTask("sums", run_at_us=now_us - seconds(9)), None)).task
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
+        late = (await spread.publisher.tasks.create(ROOT, NewTask("sums", delay_us=seconds(60)), None)).task
+        later = (await spread.publisher.tasks.create(ROOT, NewTask("sums", run_at_us=now_us + seconds(120)), None)).task
+        past = (await spread.publisher.tasks.create(ROOT, NewTask("sums", run_at_us=now_us - seconds(9)), None)).task
         assert (await worker.take()).task.id == past.id
-        assert (await roles.worker.tasks.get(ROOT, late.id)).task.status is TaskStatus.SCHEDULED
-        await roles.worker.loops.poll()
+        assert (await spread.worker.tasks.get(ROOT, late.id)).task.status is TaskStatus.SCHEDULED
+        await spread.worker.loops.poll()
         assert worker.leases.empty()
         await database.pass_time(61)
-        await roles.worker.loops.poll()
+        await spread.worker.loops.poll()
         assert (await worker.take()).task.id == late.id
         await database.pass_time(61)
-        await roles.publisher.loops.poll()
+        await spread.publisher.loops.poll()
         assert (await worker.take()).task.id == later.id
         assert worker.leases.empty()
     await check_all(database)
@@ -149,45 +149,45 @@ async def test_a_timer_of_a_server_that_died_is_found_by_another(start: Start, d
         assert (await worker.take()).task.id == task.id
 
 
-async def test_progress_is_shown(roles: Roles) -> None:
+async def test_progress_is_shown(spread: Roles) -> None:
     """FV-13: share and message of the running attempt; a next attempt begins anew."""
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
-        task = (await roles.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
+        task = (await spread.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
         lease = await worker.take()
         told = await worker.progress(lease, 0.5, "half way")
         assert told.error is None
-        view = await roles.publisher.tasks.get(ROOT, task.id)
+        view = await spread.publisher.tasks.get(ROOT, task.id)
         assert (view.task.progress, view.task.progress_message) == (0.5, "half way")
         await worker.release(lease)
         again = await worker.take()
-        view = await roles.publisher.tasks.get(ROOT, task.id)
+        view = await spread.publisher.tasks.get(ROOT, task.id)
         assert (view.task.attempt, view.task.progress, view.task.progress_message) == (2, 0.0, "")
         late = await worker.progress(lease, 0.9, "too late")
         assert late.error is not None
         await worker.progress(again, 1.0)
-    assert (await roles.publisher.tasks.get(ROOT, task.id)).task.progress == 1.0
+    assert (await spread.publisher.tasks.get(ROOT, task.id)).task.progress == 1.0
 
 
-async def test_a_standalone_task_cannot_publish(roles: Roles, database: Database) -> None:
+async def test_a_standalone_task_cannot_publish(spread: Roles, database: Database) -> None:
     """FV-19: its result is refused with a reason and the task fails; neither it nor its run hangs."""
-    async with Worker(roles.worker, kinds=["sums"], known=()) as worker:
-        task = (await roles.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
+    async with Worker(spread.worker, kinds=["sums"], known=()) as worker:
+        task = (await spread.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
         told = await worker.complete(await worker.take(), made("Order"))
         assert told.error is not None
         assert told.error.code == "CONFLICT"
-    assert (await roles.publisher.tasks.get(ROOT, task.id)).task.status is TaskStatus.FAILED
-    assert (await roles.publisher.runs.get(ROOT, task.run_id)).status is RunStatus.FAILED
+    assert (await spread.publisher.tasks.get(ROOT, task.id)).task.status is TaskStatus.FAILED
+    assert (await spread.publisher.runs.get(ROOT, task.run_id)).status is RunStatus.FAILED
     await check_all(database)
 
 
-async def test_tasks_are_listed_by_what_is_asked(roles: Roles) -> None:
+async def test_tasks_are_listed_by_what_is_asked(spread: Roles) -> None:
     """FV-5: status, queue, kind; newest first; pages and totals."""
     for n in range(5):
-        await roles.publisher.tasks.create(ROOT, NewTask("sums", queue="slow" if n == 4 else ""), None)
-    other = (await roles.publisher.tasks.create(ROOT, NewTask("other"), None)).task
-    async with Worker(roles.worker, kinds=["other"]) as worker:
+        await spread.publisher.tasks.create(ROOT, NewTask("sums", queue="slow" if n == 4 else ""), None)
+    other = (await spread.publisher.tasks.create(ROOT, NewTask("other"), None)).task
+    async with Worker(spread.worker, kinds=["other"]) as worker:
         await worker.complete(await worker.take())
-    tasks = roles.worker.tasks
+    tasks = spread.worker.tasks
     page = await tasks.list(ROOT, TaskQuery(kind="sums"), PageRequest(page_size=2))
     assert page.info.total == 5
     ids = [task.id for task in page.items]
@@ -206,17 +206,17 @@ async def test_tasks_are_listed_by_what_is_asked(roles: Roles) -> None:
     assert strange.items == []
 
 
-async def test_a_task_of_another_tenant_is_not_found(roles: Roles) -> None:
+async def test_a_task_of_another_tenant_is_not_found(spread: Roles) -> None:
     """Invariant: not to read, not to cancel, not to lease, not to report on."""
-    task = (await roles.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
+    task = (await spread.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
     spy = principal("spy", "other")
     with pytest.raises(NotFound):
-        await roles.worker.tasks.get(spy, task.id)
+        await spread.worker.tasks.get(spy, task.id)
     with pytest.raises(NotFound):
-        await roles.worker.tasks.cancel(spy, task.id, "", None)
+        await spread.worker.tasks.cancel(spy, task.id, "", None)
     with pytest.raises(NotFound):
-        await roles.worker.runs.cancel(spy, task.run_id, "", None)
-    async with Worker(roles.worker, kinds=["sums"], who=spy) as thief, Worker(roles.worker, kinds=["sums"]) as worker:
+        await spread.worker.runs.cancel(spy, task.run_id, "", None)
+    async with Worker(spread.worker, kinds=["sums"], who=spy) as thief, Worker(spread.worker, kinds=["sums"]) as worker:
         lease = await worker.take()
         for told in (await thief.complete(lease), await thief.fail(lease), await thief.release(lease)):
             assert told.error is not None
@@ -227,20 +227,20 @@ async def test_a_task_of_another_tenant_is_not_found(roles: Roles) -> None:
         assert (await worker.complete(lease)).error is None
 
 
-async def test_a_worker_takes_from_its_queues_only(roles: Roles) -> None:
+async def test_a_worker_takes_from_its_queues_only(spread: Roles) -> None:
     """Issue 2: queues."""
-    async with Worker(roles.worker, kinds=["sums"], queues=["fast"]) as worker:
-        await roles.publisher.tasks.create(ROOT, NewTask("sums"), None)
-        fast = (await roles.publisher.tasks.create(ROOT, NewTask("sums", queue="fast"), None)).task
+    async with Worker(spread.worker, kinds=["sums"], queues=["fast"]) as worker:
+        await spread.publisher.tasks.create(ROOT, NewTask("sums"), None)
+        fast = (await spread.publisher.tasks.create(ROOT, NewTask("sums", queue="fast"), None)).task
         assert (await worker.take()).task.id == fast.id
-        for service in (roles.publisher, roles.worker):
+        for service in (spread.publisher, spread.worker):
             await service.loops.poll()
         assert worker.leases.empty()
 
 
-async def test_a_simple_worker_polls(roles: Roles) -> None:
+async def test_a_simple_worker_polls(spread: Roles) -> None:
     """Issue 2: the unary twins: poll, heartbeat, complete and fail, each through any server."""
-    here, there = roles.publisher, roles.worker
+    here, there = spread.publisher, spread.worker
     ids = [(await here.tasks.create(ROOT, NewTask("sums"), None)).task.id for _ in range(3)]
     (one,) = await there.workers.poll(ROOT, "w", "poller", ["sums"], [], 1, 5)
     assert one.task.id == ids[0]
@@ -256,14 +256,14 @@ async def test_a_simple_worker_polls(roles: Roles) -> None:
     assert statuses == [TaskStatus.COMPLETED, TaskStatus.COMPLETED, TaskStatus.FAILED]
 
 
-async def test_a_poll_waits_for_work_and_no_longer_than_asked(roles: Roles) -> None:
+async def test_a_poll_waits_for_work_and_no_longer_than_asked(spread: Roles) -> None:
     """Issue 2: an empty answer after the wait, the first task as soon as there is one."""
-    assert await roles.worker.workers.poll(ROOT, "w", "poller", ["sums"], [], 1, 0.05) == []
-    polling = asyncio.create_task(roles.worker.workers.poll(ROOT, "w", "poller", ["sums"], [], 1, 10))
+    assert await spread.worker.workers.poll(ROOT, "w", "poller", ["sums"], [], 1, 0.05) == []
+    polling = asyncio.create_task(spread.worker.workers.poll(ROOT, "w", "poller", ["sums"], [], 1, 10))
 
     async def served() -> bool:
-        return bool(roles.worker.engine.dispatcher.served)
+        return bool(spread.worker.engine.dispatcher.served)
 
     await eventually(served)
-    task = (await roles.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
+    task = (await spread.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
     assert [lease.task.id for lease in await polling] == [task.id]

@@ -49,20 +49,20 @@ async def test_an_artifact_goes_to_the_agents_that_may_see_it(
     assert {lease.task.agent for lease in worker.seen} == expected
 
 
-async def test_after_delays_delivery_and_keeps_the_run_open(roles: Roles, database: Database) -> None:
+async def test_after_delays_delivery_and_keeps_the_run_open(spread: Roles, database: Database) -> None:
     """FL-6, rule 13: hidden for its ttl the artifact is not delivered, then it is; meanwhile the run stays open."""
     later = Visibility("After", ttl_us=seconds(60), then=PRIVATE)
-    async with Worker(roles.worker, agents=[PLAIN, HALF], known=types("Order"), handler=done) as worker:
-        published = await roles.publisher.artifacts.publish(ROOT, order(visibility=later), None)
-        run = await roles.worker.runs.get(ROOT, published.correlation_id)
+    async with Worker(spread.worker, agents=[PLAIN, HALF], known=types("Order"), handler=done) as worker:
+        published = await spread.publisher.artifacts.publish(ROOT, order(visibility=later), None)
+        run = await spread.worker.runs.get(ROOT, published.correlation_id)
         assert (run.status, run.open_tasks) == (RunStatus.RUNNING, 1)
-        await roles.worker.loops.poll()
+        await spread.worker.loops.poll()
         assert worker.seen == []
         waiting = asyncio.create_task(
-            roles.publisher.artifacts.publish_sync(ROOT, order(correlation_id=run.id, visibility=THEIRS), None, 10)
+            spread.publisher.artifacts.publish_sync(ROOT, order(correlation_id=run.id, visibility=THEIRS), None, 10)
         )
         await database.pass_time(61)
-        await roles.publisher.loops.poll()
+        await spread.publisher.loops.poll()
         assert (await waiting).completed
     assert [lease.task.agent for lease in worker.seen] == ["half"]
 
@@ -157,7 +157,7 @@ async def test_pages_of_what_one_may_see_are_full(start: Start) -> None:
     assert len(page.items) == 3
 
 
-async def test_the_answer_of_a_sync_publish_hides_what_the_caller_may_not_see(roles: Roles) -> None:
+async def test_the_answer_of_a_sync_publish_hides_what_the_caller_may_not_see(spread: Roles) -> None:
     """FL-6: the input is the publisher's own and always shown; what agents made for others is not."""
     secretive = agent("half", "Order", "Payment")
     caller = blind("caller")
@@ -165,23 +165,23 @@ async def test_the_answer_of_a_sync_publish_hides_what_the_caller_may_not_see(ro
     def answer(lease: object) -> object:
         return done(lease, NewArtifact("Payment", visibility=PRIVATE), made("Payment"))  # type: ignore[arg-type]
 
-    async with Worker(roles.worker, agents=[secretive], known=types("Order", "Payment"), handler=answer):  # type: ignore[arg-type]
+    async with Worker(spread.worker, agents=[secretive], known=types("Order", "Payment"), handler=answer):  # type: ignore[arg-type]
         mine = order(visibility=PRIVATE)
-        result = await roles.publisher.artifacts.publish_sync(caller, mine, None, 10)
-        all_of_it = await roles.publisher.artifacts.publish_sync(ROOT, mine, None, 10)
+        result = await spread.publisher.artifacts.publish_sync(caller, mine, None, 10)
+        all_of_it = await spread.publisher.artifacts.publish_sync(ROOT, mine, None, 10)
     assert [(item.type, item.visibility.kind) for item in result.artifacts] == [
         ("Order", "Private"), ("Payment", "Public"),
     ]  # fmt: skip
     assert len(all_of_it.artifacts) == 3
 
 
-async def test_a_joined_cascade_shows_its_first_artifact_only_to_those_who_may_see_it(roles: Roles) -> None:
+async def test_a_joined_cascade_shows_its_first_artifact_only_to_those_who_may_see_it(spread: Roles) -> None:
     """FL-6: one's own input is shown, wherever in the cascade it stands; the first of another is not."""
-    await register(roles.publisher, ("Order",))
+    await register(spread.publisher, ("Order",))
     caller = blind("caller")
-    first = await roles.publisher.artifacts.publish(ROOT, order(1, visibility=PRIVATE), None)
+    first = await spread.publisher.artifacts.publish(ROOT, order(1, visibility=PRIVATE), None)
     mine = order(2, visibility=PRIVATE, correlation_id=first.correlation_id)
-    result = await roles.publisher.artifacts.publish_sync(caller, mine, None, 10)
+    result = await spread.publisher.artifacts.publish_sync(caller, mine, None, 10)
     assert result.completed
     assert [item.id == first.artifact_id for item in result.artifacts] == [False]
 

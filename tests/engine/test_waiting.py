@@ -97,20 +97,20 @@ async def test_a_listener_that_lost_its_connection_listens_again(start: Start, d
         assert (await asyncio.wait_for(here.artifacts.publish_sync(ROOT, order(), None, 10), 0.9)).completed
 
 
-async def test_many_callers_wait_for_one_cascade(roles: Roles) -> None:
+async def test_many_callers_wait_for_one_cascade(spread: Roles) -> None:
     """FL-2: on both servers; all get the same."""
-    await register(roles.publisher, ("Order", "Payment"), agent("payments", "Order"))
-    async with Worker(roles.worker, kinds=["agent:payments"]) as worker:
-        first = asyncio.create_task(roles.publisher.artifacts.publish_sync(ROOT, order(), None, 10))
+    await register(spread.publisher, ("Order", "Payment"), agent("payments", "Order"))
+    async with Worker(spread.worker, kinds=["agent:payments"]) as worker:
+        first = asyncio.create_task(spread.publisher.artifacts.publish_sync(ROOT, order(), None, 10))
         lease = await worker.take()
         run_id = lease.task.run_id
         others = [
             asyncio.create_task(service.artifacts.publish_sync(ROOT, made("Payment", run_id), None, 10))
-            for service in (roles.publisher, roles.worker) * 3
+            for service in (spread.publisher, spread.worker) * 3
         ]
 
         async def all_in() -> bool:
-            return (await roles.publisher.runs.get(ROOT, run_id)).artifact_count == 7
+            return (await spread.publisher.runs.get(ROOT, run_id)).artifact_count == 7
 
         await eventually(all_in)
         assert not any(other.done() for other in others)
