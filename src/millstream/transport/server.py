@@ -33,6 +33,8 @@ _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # As many headers as the proxy lets through: by default gRPC refuses some of those over 8 KiB, at random.
+    ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.max_concurrent_streams", 4096),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
