@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from millstream.domain.errors import Unauthenticated
+from millstream.domain.errors import Forbidden, Unauthenticated
 from millstream.domain.principals import Principal, permissions_of
 
 DEFAULT_TENANT: Final = "default"
@@ -60,7 +60,7 @@ class ApiKeyAuthenticator:
             raise ValueError("no API key is configured")
 
     def authenticate(self, metadata: Mapping[str, str]) -> Principal:
-        """The holder of the key. Raises Unauthenticated.
+        """The holder of the key. Raises Unauthenticated; Forbidden where x-tenant names another tenant than the key's.
 
         The key is found by its hash: the time that takes tells nothing of the keys that are known.
         """
@@ -70,6 +70,8 @@ class ApiKeyAuthenticator:
         principal = self._principals.get(sha256(shown.encode()).digest())
         if principal is None:
             raise Unauthenticated("the API key is not known")
+        if metadata.get("x-tenant", principal.tenant) != principal.tenant:
+            raise Forbidden(f"the API key is of the tenant {principal.tenant!r}, and x-tenant names another")
         return principal
 
 

@@ -10,7 +10,7 @@ class Authenticator(Protocol):
     """Tells who calls."""
 
     def authenticate(self, metadata: Mapping[str, str]) -> Principal:
-        """The caller by the metadata of its call. Raises Unauthenticated."""
+        """The caller by the metadata of its call. Raises Unauthenticated or Forbidden."""
         ...
 
 
