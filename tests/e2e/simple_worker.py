@@ -19,13 +19,14 @@ class SimpleWorker:
 
     def __init__(self, channel: grpc.aio.Channel, tenant: str, **metadata: str) -> None:
         self._stub = worker_service_pb2_grpc.WorkerServiceStub(channel)
-        self._metadata = (("x-tenant", tenant), *((name.replace("_", "-"), text) for name, text in metadata.items()))
-        self._id = str(uuid.uuid4())
+        named = (("x-tenant", tenant),) if tenant else ()
+        self._metadata = (*named, *((name.replace("_", "-"), text) for name, text in metadata.items()))
+        self.worker_id = str(uuid.uuid4())
 
     async def poll(self, *kinds: str, tasks: int = 1, wait: float = WAIT_S) -> list[worker_pb2.Lease]:
         """Lease tasks; at least one, within 20 s."""
         request = worker_service_pb2.PollRequest(
-            worker_id=self._id, name="simple", kinds=kinds, max_tasks=tasks, wait=wait
+            worker_id=self.worker_id, name="simple", kinds=kinds, max_tasks=tasks, wait=wait
         )
         return list((await self._stub.Poll(request, metadata=self._metadata)).leases)
 
