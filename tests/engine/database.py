@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from millstream.application.engine.committer import Clock
+from millstream.application.engine.clock import Clock
 from millstream.store import migrations
 from millstream.store.embedded import EmbeddedPostgres
 

@@ -4,6 +4,7 @@ A command may be decided twice (the fast path failed, the locked one follows), s
 never the command.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ from millstream.domain.runs import Run, RunKind, RunStatus, Task, TaskStatus
 
 
 @dataclass(slots=True)
-class Command:
+class Command(ABC):
     """Base of all commands.
 
     Attributes:
@@ -53,9 +54,9 @@ class Command:
     size_bytes: int = 200
     locked: bool = False
 
+    @abstractmethod
     def decide(self, batch: Batch) -> Any:
         """Decide the command in the batch and return its result. Raises MillstreamError where it is refused."""
-        raise NotImplementedError
 
 
 def _of(batch: Batch, task_id: str) -> tuple[Run, Task]:

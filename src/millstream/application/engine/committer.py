@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from millstream.application.engine.cache import RunCache
+from millstream.application.engine.clock import Clock
 from millstream.application.engine.commands import Command, LeaseReady
-from millstream.application.engine.queue import CommandQueue, Item, Outcome, RegistryMoved, Replayed
+from millstream.application.engine.deciding import Keys, decide, registry_of
+from millstream.application.engine.queue import CommandQueue, Item, Outcome
 from millstream.application.ports import Conflicted, Disconnected, Lane, Refused, Transaction
-from millstream.domain.batch import Batch, Claim, KeyClaim, Limits
+from millstream.domain.batch import Batch, Claim, Limits
 from millstream.domain.errors import (
-    IdempotencyConflict,
     MillstreamError,
     Unavailable,
 )
@@ -28,7 +29,6 @@ from millstream.domain.runs import Task
 
 log = logging.getLogger(__name__)
 
-Keys = dict[tuple[str, str, str, str], KeyClaim]
 Assign = Callable[[Task], Claim | None]
 
 OVERLAP_FROM = 64
@@ -48,23 +48,6 @@ class Sizes:
     commands: int = 500
     bytes: int = 8 * 1024 * 1024
     owner_path: bool = True
-
-
-class Clock:
-    """The database's time between two batches: read with every batch, carried on by the monotonic clock."""
-
-    def __init__(self) -> None:
-        self._offset_us = time.time_ns() // 1000 - time.monotonic_ns() // 1000
-        self._last_us = 0
-
-    def set(self, now_us: int) -> None:
-        """The database's time was just read."""
-        self._offset_us = now_us - time.monotonic_ns() // 1000
-
-    def now_us(self) -> int:
-        """The database's time, never going back."""
-        self._last_us = max(self._last_us, time.monotonic_ns() // 1000 + self._offset_us)
-        return self._last_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +215,9 @@ class Committer:
         started = time.perf_counter()
         batch = self._new_batch()
         self._load_owned(batch, items)
-        registry = self._registry(items)
+        registry = registry_of(items)
         try:
-            outcomes = self._decide(batch, items, {}, registry)
+            outcomes = decide(batch, items, {}, registry)
             statement = None if batch.empty or batch.unsure else self.lane.prepare(batch, registry)
         except Exception:
             log.exception("deciding a batch failed; deciding it again command by command")
@@ -322,7 +305,7 @@ class Committer:
                 items = [item for item in items if item not in deferred] if deferred else items
                 tenants = {item.command.registry[0] for item in items if item.command.registry}
                 registry = await transaction.registry(tenants) if tenants else {}
-                outcomes = self._decide(batch, items, keys, registry)
+                outcomes = decide(batch, items, keys, registry)
                 self.at("inside transaction")
                 if not batch.empty:
                     await transaction.write(batch)
@@ -383,40 +366,6 @@ class Committer:
     def _new_batch(self) -> Batch:
         hooks = self._hooks
         return Batch(self.clock.now_us(), self._owner, self._limits, hooks.offer, hooks.assign, random.random)
-
-    def _registry(self, items: list[Item]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for item in items:
-            if item.command.registry is not None:
-                tenant, version = item.command.registry
-                found[tenant] = max(found.get(tenant, 0), version)
-        return found
-
-    def _decide(self, batch: Batch, items: list[Item], keys: Keys, registry: dict[str, int]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for item in items:
-            command = item.command
-            if command.registry is not None and registry.get(command.registry[0]) != command.registry[1]:
-                outcomes.append(RegistryMoved())
-                continue
-            try:
-                outcomes.append(self._decide_one(batch, command, keys))
-            except MillstreamError as error:
-                outcomes.append(error)
-        return outcomes
-
-    def _decide_one(self, batch: Batch, command: Command, keys: Keys) -> Outcome:
-        claim = command.key
-        if claim is None:
-            return command.decide(batch)
-        first = batch.claims.get(claim.id) or keys.get(claim.id)
-        if first is not None:
-            if first.fingerprint != claim.fingerprint:
-                raise IdempotencyConflict(f"the idempotency key {claim.key!r} was used with another request")
-            return Replayed(first)
-        result = command.decide(batch)
-        batch.claims[claim.id] = claim
-        return result
 
     def _finish(self, batch: Batch, items: list[Item], outcomes: list[Outcome]) -> None:
         self._hooks.committed(batch)
