@@ -1,7 +1,9 @@
 """What the runtime's loops ask: what is due, whose lease ran out, who is there, what may go."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from millstream.store.columns import names, numbers, uuids
 from millstream.store.connections import Database
@@ -50,7 +52,10 @@ ON CONFLICT DO NOTHING"""
 _SEALED = """WITH gone AS (DELETE FROM lane WHERE seen_us < $1 RETURNING id),
 batches AS (DELETE FROM commit_batch WHERE lane IN (SELECT id FROM gone))
 DELETE FROM interest WHERE lane IN (SELECT id FROM gone)"""
-_KEYS = "DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_us < $1 LIMIT $2))"
+_KEYS = """DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_us < $1
+ORDER BY expires_us LIMIT $2))"""
+_ORDERLY = {"enable_seqscan": "off", "enable_sort": "off"}
+"""How the oldest few are found: in the order of an index, not by reading all."""
 # Locked, so that none is opened again while it is dropped.
 _OLD_RUNS = """SELECT id::text, created_us / 86400000000 AS day FROM run
 WHERE created_us < $1 AND finished_us > 0 AND finished_us < $1 AND keep_until_us < $2
@@ -186,13 +191,21 @@ class Maintenance:
         """Drop lanes of servers that are gone, with the numbers of their batches."""
         await self._database.execute(_SEALED, silent_since_us)
 
+    @contextlib.asynccontextmanager
+    async def _orderly(self) -> AsyncIterator[Any]:
+        async with self._database.transaction() as connection:
+            for name, value in _ORDERLY.items():
+                await connection.execute(f"SET LOCAL {name} = {value}")
+            yield connection
+
     async def drop_keys(self, now_us: int, limit: int) -> int:
         """Drop expired idempotency keys; returns how many."""
-        return _count(await self._database.execute(_KEYS, now_us, limit))
+        async with self._orderly() as connection:
+            return _count(await connection.execute(_KEYS, now_us, limit))
 
     async def drop_runs(self, ended_before_us: int, now_us: int, limit: int) -> int:
         """Drop finished runs with all that is theirs but their artifacts; returns how many."""
-        async with self._database.transaction() as connection:
+        async with self._orderly() as connection:
             rows = await connection.fetch(_OLD_RUNS, ended_before_us, now_us, limit)
             if not rows:
                 return 0
@@ -218,7 +231,8 @@ class Maintenance:
         before_id = _first_id(created_before_us)
         for row in await self._database.fetch("SELECT tenant FROM registry"):
             arguments = (row["tenant"], before_id, created_before_us, now_us, limit)
-            dropped += _count(await self._database.execute(_OLD_ARTIFACTS, *arguments))
+            async with self._orderly() as connection:
+                dropped += _count(await connection.execute(_OLD_ARTIFACTS, *arguments))
         return dropped
 
     async def stats(self) -> tuple[int, int]:
