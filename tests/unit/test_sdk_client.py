@@ -324,7 +324,7 @@ async def test_agents_types_summary_and_runs_are_read(service: ScriptedService, 
     service.answer("RunService/CancelRun", run_service_pb2.CancelRunResponse(run_id="r", status=run_pb2.Run.CANCELLING))
     assert (await client.runs.cancel("r", "why")).status == "CANCELLING"
     assert service.calls[-1].request.reason == "why"
-    with pytest.raises(ValueError, match="NOWHERE"):
+    with pytest.raises(ValueError, match="'nowhere' is none of RUNNING"):
         client.runs.list(status="nowhere")
 
 
