@@ -20,7 +20,7 @@ from tests.engine.world import (
     types,
 )
 
-from millstream.application.views import NewTask, TypeSpec
+from millstream.application.views import NewTask, Reports, TypeSpec
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.domain.runs import TaskStatus
 from millstream.domain.struct_wire import decode_value, encode_value
@@ -67,6 +67,20 @@ async def test_newer_work_does_not_overtake_what_waits(spread: Roles) -> None:
             await worker.complete(await worker.take())
         await worker.take()
     assert inputs(worker) == [*range(6)]
+
+
+async def test_freed_room_goes_to_the_oldest_not_to_the_newest(start: Start, owner_path: bool) -> None:
+    """Rule 7: a task that is made in the moment a slot gets free does not take it from those that wait."""
+    here, _ = await start(owner_path=owner_path)
+    async with Worker(here, kinds=["sums"], slots=1) as worker:
+        for n in range(3):
+            await create(here, n)
+        lease = await worker.take()
+        await worker.session.report(Reports(completions=(done(lease),)))
+        worker.session.add_credit(1)
+        await create(here, 3)
+        await worker.take()
+    assert inputs(worker) == [0, 1]
 
 
 async def test_more_urgent_work_that_waits_goes_first(spread: Roles) -> None:

@@ -219,6 +219,21 @@ async def test_a_worker_that_comes_back_keeps_what_it_holds(start: Start, databa
     assert await statuses(there, held.task.id) == [AttemptStatus.COMPLETED]
 
 
+async def test_a_former_connection_that_ends_late_takes_nothing_away(start: Start) -> None:
+    """Rule 7: the worker connected again before its old connection was found dead."""
+    here, _ = await start()
+    worker_id = new_id()
+    first = await Worker(here, kinds=["sums"], worker_id=worker_id).open()
+    await create(here)
+    lease = await first.take()
+    async with Worker(here, kinds=["sums"], worker_id=worker_id, held=[ref(lease)]) as second:
+        await first.close()
+        await here.loops.poll()
+        await here.loops.renew()
+        assert second.cancellations.empty()
+        assert (await second.complete(lease)).error is None
+
+
 async def test_a_lease_that_was_lost_meanwhile_is_not_kept(roles: Roles, database: Database) -> None:
     """Rule 7: the welcome names what is still the worker's; a later report is refused."""
     worker_id = new_id()
