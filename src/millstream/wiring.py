@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from millstream.adapters.expressions import CelPredicates
 from millstream.adapters.metrics import Metrics
+from millstream.adapters.sandbox import Sandbox
 from millstream.adapters.schemas import JsonSchemas
 from millstream.application.agents import Agents, Types
 from millstream.application.artifacts import Artifacts
@@ -55,6 +56,7 @@ class Service:
     wakeups: Wakeups
     maintenance: Maintenance
     reads: Reads
+    _sandbox: Sandbox
     _database: Database
     _lanes: tuple[PostgresLane, PostgresLane]
     _background: list[asyncio.Task[None]]
@@ -81,6 +83,7 @@ class Service:
         self.engine.stop()
         for lane in self._lanes:
             await lane.close()
+        await self._sandbox.close()
         await self._database.close()
 
 
@@ -131,7 +134,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         settings.queue_max_bytes,
     )
     dispatcher_peers.served = lambda: engine.dispatcher.served
-    catalogs = Catalogs(registry, CelPredicates(), JsonSchemas())
+    sandbox = Sandbox()
+    catalogs = Catalogs(registry, CelPredicates(), JsonSchemas(), sandbox)
     wakeups = Wakeups(url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, message))
     dispatcher_peers.send = wakeups.send
     key_ttl_us = settings.idempotency_ttl_s * 1_000_000
@@ -155,6 +159,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         wakeups,
         maintenance,
         reads,
+        sandbox,
         database,
         (lane, blocking),
         [],

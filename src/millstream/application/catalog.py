@@ -5,13 +5,13 @@ moved, so a cached one is never wrong, only retried.
 """
 
 import asyncio
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from millstream.application.ports import Costly, Sandbox
 from millstream.application.views import Key
 from millstream.domain.agents import Activation, Agent, AgentSpec, ArtifactType, Subscription
 from millstream.domain.artifacts import NewArtifact
@@ -22,8 +22,19 @@ from millstream.domain.struct_wire import Json, decode_struct
 
 TENANTS_MOST = 1000
 
-Check = Callable[[Json, str], list[FieldFault]]
-Predicate = Callable[[Mapping[str, Json]], bool]
+
+class Check(Protocol):
+    """A compiled JSON Schema."""
+
+    def __call__(self, value: Json, prefix: str, size_bytes: int, /) -> list[FieldFault]:
+        """The faults of a value of so many bytes, their fields below a prefix. Raises Costly."""
+
+
+class Predicate(Protocol):
+    """A compiled condition."""
+
+    def __call__(self, variables: Mapping[str, Json], size_bytes: int, /) -> bool:
+        """Whether it holds for a payload of so many bytes. Raises Costly."""
 
 
 class Predicates(Protocol):
@@ -36,8 +47,11 @@ class Predicates(Protocol):
 class Schemas(Protocol):
     """Compiles JSON Schemas; see adapters.schemas."""
 
-    def compile(self, schema: Json) -> Check:
+    def compile(self, schema: str) -> Check:
         """Raises ValueError."""
+
+    def is_quick_to_read(self, schema: str) -> bool:
+        """Whether it may be compiled within the server for the first time."""
 
 
 class RegistryChange(Protocol):
@@ -66,6 +80,24 @@ class Registry(Protocol):
     def transaction(self, tenant: str) -> AbstractAsyncContextManager[RegistryChange]: ...
 
 
+class _Unjudged(Exception):
+    """What an examination must not find out itself: whether a condition holds, or what a schema has to say."""
+
+    def __init__(self, text: str, given: dict[str, Json], prefix: str | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.given = given
+        self.prefix = prefix
+
+
+@dataclass(slots=True)
+class Judged:
+    """What the sandbox has found out."""
+
+    faults: list[FieldFault] | None = None
+    conditions: dict[str, bool] = field(default_factory=dict)
+
+
 @dataclass(slots=True)
 class Catalog:
     """A tenant's agents and types at one version."""
@@ -78,12 +110,8 @@ class Catalog:
     checks: dict[str, Check | None]
     predicates: dict[str, Predicate] = field(default_factory=dict)
 
-    def examine(self, new: NewArtifact, producer: str, field_path: str = "payload") -> tuple[int, list[Activation]]:
-        """Check an artifact and match it: the version of its type, and the agents it activates.
-
-        Raises NotFound where the type is not registered, ValidationFailed where the payload breaks its schema. The
-        payload is decoded at most once, and only where a schema or a condition needs it.
-        """
+    def examine(self, new: NewArtifact, producer: str, field_path: str, judged: Judged) -> tuple[int, list[Activation]]:
+        """See Catalogs.examine. Raises _Unjudged where the sandbox has to be asked first."""
         known = self.types.get(new.type)
         if known is None:
             raise NotFound(f"there is no artifact type {new.type!r}; register it first")
@@ -92,7 +120,9 @@ class Catalog:
         payload: dict[str, Json] | None = None
         if check is not None:
             payload = decode_struct(new.payload)
-            faults = check(payload, field_path)
+            faults = (
+                self._faults(check, known.schema, payload, new, field_path) if judged.faults is None else judged.faults
+            )
             if faults:
                 raise ValidationFailed(f"{faults[0].field}: {faults[0].message}", faults)
         if not routes:
@@ -108,20 +138,53 @@ class Catalog:
                     "produced_by": producer,
                     "partition_key": new.partition_key,
                 }
-            return self.predicates[subscription.where](variables)
+            where = subscription.where
+            if where in judged.conditions:
+                return judged.conditions[where]
+            try:
+                return self.predicates[where](variables, len(new.payload))
+            except Costly:
+                raise _Unjudged(where, variables) from None
 
         return known.version, match(routes, new, producer, self.tenant, holds)
+
+    def _faults(
+        self, check: Check, schema: str, payload: dict[str, Json], new: NewArtifact, field_path: str
+    ) -> list[FieldFault]:
+        try:
+            return check(payload, field_path, len(new.payload))
+        except Costly:
+            raise _Unjudged(schema, payload, field_path) from None
 
 
 class Catalogs:
     """Cached catalogs by tenant, and what compiles them."""
 
-    def __init__(self, registry: Registry, predicates: Predicates, schemas: Schemas) -> None:
+    def __init__(self, registry: Registry, predicates: Predicates, schemas: Schemas, sandbox: Sandbox) -> None:
         self.registry = registry
         self.predicates = predicates
         self.schemas = schemas
+        self.sandbox = sandbox
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
         self._looks: dict[str, asyncio.Task[Catalog]] = {}
+
+    async def examine(
+        self, catalog: Catalog, new: NewArtifact, producer: str, field_path: str = "payload"
+    ) -> tuple[int, list[Activation]]:
+        """Check an artifact and match it: the version of its type, and the agents it activates.
+
+        Raises NotFound where the type is not registered, ValidationFailed where the payload breaks its schema. The
+        payload is decoded only where a schema or a condition needs it, and again for each that the sandbox judges.
+        """
+        judged = Judged()
+        while True:
+            try:
+                return catalog.examine(new, producer, field_path, judged)
+            except _Unjudged as costly:
+                if costly.prefix is None:
+                    judged.conditions[costly.text] = await self.sandbox.condition(costly.text, costly.given)
+                else:
+                    judged.faults = await self.sandbox.faults(costly.text, costly.given, costly.prefix)
 
     def forget(self, tenant: str) -> None:
         """The tenant's registry moved."""
@@ -154,13 +217,20 @@ class Catalogs:
         if catalog is not None and await self.registry.version(tenant) == catalog.version:
             return catalog
         version, agents, types = await self.registry.load(tenant)
-        catalog = self._compile(tenant, version, agents, types)
+        catalog = await self._compile(tenant, version, agents, types)
         self._catalogs[tenant] = catalog
         while len(self._catalogs) > TENANTS_MOST:
             self._catalogs.popitem(last=False)
         return catalog
 
-    def _compile(self, tenant: str, version: int, agents: Sequence[Agent], types: Sequence[ArtifactType]) -> Catalog:
+    async def _compile(
+        self, tenant: str, version: int, agents: Sequence[Agent], types: Sequence[ArtifactType]
+    ) -> Catalog:
+        checks: dict[str, Check | None] = {}
+        for found in types:
+            checks[found.name] = self.schemas.compile(found.schema) if found.schema else None
+            # Others take their turn: there may be thousands.
+            await asyncio.sleep(0)
         conditions = {sub.where for agent in agents for sub in agent.spec.subscriptions if sub.where}
         return Catalog(
             tenant,
@@ -168,6 +238,6 @@ class Catalogs:
             {agent.spec.name: agent for agent in agents},
             {found.name: found for found in types},
             routes_of(agents),
-            {found.name: self.schemas.compile(json.loads(found.schema)) if found.schema else None for found in types},
+            checks,
             {text: self.predicates.compile(text) for text in conditions},
         )

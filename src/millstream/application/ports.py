@@ -9,8 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from millstream.domain.batch import Batch, KeyClaim
-from millstream.domain.errors import BadRequest, Unavailable
+from millstream.domain.errors import BadRequest, FieldFault, Unavailable
 from millstream.domain.runs import Run, Task
+from millstream.domain.struct_wire import Json
 
 
 class Conflicted(Unavailable):
@@ -32,6 +33,23 @@ class Disconnected(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("the database cannot be reached", retry_after_s=1.0)
+
+
+class Costly(Exception):
+    """To evaluate this within the server may hold up everybody else: it is the sandbox's."""
+
+
+class Sandbox(Protocol):
+    """Evaluates apart from the server what may take long; see adapters.sandbox."""
+
+    async def condition(self, text: str, variables: Mapping[str, Json]) -> bool:
+        """Whether a condition holds; False where that takes too long."""
+
+    async def faults(self, schema: str, value: Json, prefix: str) -> list[FieldFault]:
+        """The faults of a value by a schema. Raises ValidationFailed where that takes too long."""
+
+    async def read(self, schema: str) -> None:
+        """Read a schema. Raises ValueError where it is none, or takes too long."""
 
 
 class Transaction(Protocol):

@@ -100,7 +100,7 @@ class Publishing:
             fresh: Catalog | None = None
             for index in left:
                 try:
-                    version, activations = catalog.examine(items[index], EXTERNAL)
+                    version, activations = await self._catalogs.examine(catalog, items[index], EXTERNAL)
                 except MillstreamError as error:
                     # A type may have come, or changed, through another server: only the present registry refuses.
                     fresh = fresh or await self._catalogs.get(principal.tenant, fresh=True)

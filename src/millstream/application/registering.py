@@ -17,13 +17,15 @@ AGENTS_MOST = 10_000
 TYPES_MOST = 10_000
 
 
-def check_schema(catalogs: Catalogs, spec: TypeSpec) -> None:
+async def check_schema(catalogs: Catalogs, spec: TypeSpec) -> None:
     """Raise ValidationFailed unless the schema is a JSON Schema within its bound."""
     if len(spec.schema) > SCHEMA_BYTES_MOST:
         raise ValidationFailed.of("schema", f"must be at most {SCHEMA_BYTES_MOST} bytes of JSON", "TOO_LARGE")
     if spec.schema:
         try:
-            catalogs.schemas.compile(json.loads(spec.schema))
+            if not catalogs.schemas.is_quick_to_read(spec.schema):
+                await catalogs.sandbox.read(spec.schema)
+            catalogs.schemas.compile(spec.schema)
         except ValueError as error:
             raise ValidationFailed.of("schema", f"is not a JSON Schema: {error}") from error
 
@@ -88,7 +90,7 @@ class Registering:
 
     async def create_type(self, principal: Principal, spec: TypeSpec, key: Key | None) -> tuple[ArtifactType, bool]:
         """Register a type; whether it is a replay. Raises ValidationFailed, IdempotencyConflict."""
-        check_schema(self._catalogs, spec)
+        await check_schema(self._catalogs, spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             replayed = await _replayed(change, principal, key)
             if replayed is not None:
@@ -125,12 +127,12 @@ class Registering:
 
         Raises ValidationFailed, NotFound, Conflict.
         """
-        for spec in types:
-            check_schema(self._catalogs, spec)
         specs = [normalized(spec) for spec in agents]
         catalog = await self._catalogs.get(principal.tenant, fresh=True)
         if _up_to_date(catalog, types, specs):
             return False
+        for spec in types:
+            await check_schema(self._catalogs, spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             known_types, known_agents = await change.types(), await change.agents()
             for type_spec in types:

@@ -125,13 +125,13 @@ class Reporting:
             raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
         catalog = await self._catalogs.get(principal.tenant)
         try:
-            return _examine(catalog, completion, agent)
+            return await _examine(self._catalogs, catalog, completion, agent)
         except MillstreamError:
             # Another server may have changed the types or the agent since: only the present registry refuses.
             fresh = await self._catalogs.get(principal.tenant, fresh=True)
             if fresh is catalog:
                 raise
-            return _examine(fresh, completion, agent)
+            return await _examine(self._catalogs, fresh, completion, agent)
 
     async def _give_back(
         self, principal: Principal, failures: Sequence[AttemptFailure], released: Sequence[LeaseRef]
@@ -178,13 +178,15 @@ class Reporting:
         return results
 
 
-def _examine(catalog: Catalog, completion: Completion, agent: str) -> tuple[list[Produce], int]:
+async def _examine(
+    catalogs: Catalogs, catalog: Catalog, completion: Completion, agent: str
+) -> tuple[list[Produce], int]:
     """Check and match what a task publishes; with the version of the registry. Raises what refuses it."""
     known = catalog.agents.get(agent)
     produced = []
     for index, item in enumerate(completion.artifacts):
         if known is not None and known.spec.outputs and item.type not in known.spec.outputs:
             raise Forbidden(f"agent {agent!r} publishes {', '.join(known.spec.outputs)}, not {item.type}")
-        version, activations = catalog.examine(item, agent, f"artifacts[{index}].payload")
+        version, activations = await catalogs.examine(catalog, item, agent, f"artifacts[{index}].payload")
         produced.append(Produce(item, new_id(), version, activations, [new_id() for _ in activations]))
     return produced, catalog.version
