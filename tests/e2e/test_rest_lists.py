@@ -292,3 +292,19 @@ async def test_types_have_versions(own: Client) -> None:
     assert [each["version"] for each in versions] == [4, 3, 2, 1]
     (listed,) = check_ok(await own.get(path))["items"]
     assert (listed["name"], listed["version"]) == ("Note", 4)
+
+
+async def test_a_page_that_ends_at_its_bytes_says_how_to_go_on(own: Client) -> None:
+    """FL-12: five of 900 KB do not fit into one page: the token goes on where the next offset would skip two."""
+    for number in range(5):
+        payload = {"n": number, "text": "x" * 900_000}
+        check_ok(await own.post(LIST, json={"type": "Note", "payload": payload}))
+    styles: list[dict[str, Any]] = [{"limit": 5}, {"page": 1, "page_size": 5}, {"page_token": "", "page_size": 5}]
+    for params in styles:
+        body = check_ok(await own.get(LIST, params=params))
+        found = list(body["items"])
+        assert len(found) == 3
+        while token := body["pagination"].get("next_page_token"):
+            body = check_ok(await own.get(LIST, params={"page_token": token, "page_size": 5}))
+            found += body["items"]
+        assert numbers(found) == [4, 3, 2, 1, 0]

@@ -45,7 +45,9 @@ class Pagination(_message.Message):
     offset: _builtins.int
     """Items passed over, in the limit and offset style."""
     next_page_token: _builtins.str
-    """Pass it as page_token to go on. Absent on the last page."""
+    """Pass it as page_token to go on. Absent on the last page. In the limit and offset style only where the page ends
+    before its limit, at 3 MiB of payloads: go on with the token then, the next offset would pass items over.
+    """
     total_is_estimate: _builtins.bool
     """True where `total` is an estimate (beyond 10,000)."""
     def __init__(

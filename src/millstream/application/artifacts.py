@@ -72,11 +72,12 @@ class Artifacts(Publishing):
             token = encode_token("id", found[-1].id, 0) if more and found else ""
             if request.page_token is None:
                 total = await self._reads.count(principal.tenant, query, reader, now_us)
+        cut = len(found) < request.size
         if reader is not None:
             found = [item for item in found if may_see(reader, item, now_us)]
         taken = await self._reads.consumptions(principal.tenant, [*found]) if embed_meta and found else {}
         items = [ListedArtifact(item, taken.get(item.id, []) if embed_meta else None) for item in found]
-        return Page(items, page_info(request, total, token, offset_style=True))
+        return Page(items, page_info(request, total, token, offset_style=True, cut=cut))
 
     async def _rest_of_run(
         self, principal: Principal, run_id: str, seq: int, limit: int

@@ -113,7 +113,7 @@ def _number(part: str, bound: int) -> int:
 
 
 def page_info(
-    request: PageRequest, total: tuple[int, bool] | None, next_token: str, offset_style: bool = False
+    request: PageRequest, total: tuple[int, bool] | None, next_token: str, offset_style: bool = False, cut: bool = False
 ) -> PageInfo:
     """Where a page stands, in the style that was asked for.
 
@@ -121,6 +121,7 @@ def page_info(
         total: Items that match and whether that is an estimate; None in the token style, where nobody counts.
         next_token: Token of the next page, "" on the last.
         offset_style: The list's own style, where the caller gave none, is limit and offset.
+        cut: The page ends before its limit, by its bytes: the next offset would pass items over, so the token is told.
     """
     size = request.size
     count, estimate = total if total is not None else (None, False)
@@ -130,7 +131,8 @@ def page_info(
     if request.page is None and (
         request.limit is not None or request.offset is not None or _bare(request, offset_style)
     ):
-        return PageInfo(total=count, limit=size, offset=request.skip, total_is_estimate=flag)
+        following = next_token if cut and next_token else None
+        return PageInfo(total=count, limit=size, offset=request.skip, next_page_token=following, total_is_estimate=flag)
     pages = -(-count // size) if count is not None else None
     return PageInfo(
         total=count,
