@@ -73,7 +73,9 @@ class Service:
             self.peers.run_announcer(),
             self.peers.run_presence(),
         ):
-            self._background.append(asyncio.create_task(step))
+            task = asyncio.create_task(step)
+            task.add_done_callback(_ended)
+            self._background.append(task)
 
     async def close(self) -> None:
         """End everything, answer who still waits, disconnect."""
@@ -85,6 +87,12 @@ class Service:
             await lane.close()
         await self._sandbox.close()
         await self._database.close()
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    """A part of the server ended, which only its cancellation may do."""
+    if not task.cancelled() and task.exception() is not None:
+        log.critical("a part of the server ended", exc_info=task.exception())
 
 
 def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, message: Message) -> None:

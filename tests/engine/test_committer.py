@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Start, eventually
-from tests.engine.workers import CHAIN_HANDLER, Worker, chain_worker
+from tests.engine.workers import CHAIN_HANDLER, Worker, chain_worker, done
 from tests.engine.world import (
     CHAIN,
     CHAIN_AGENTS,
@@ -22,12 +22,13 @@ from tests.engine.world import (
     types,
 )
 
+from millstream.application.engine import committer
 from millstream.application.ids import new_id
+from millstream.application.ports import Disconnected
 from millstream.application.views import CreatedTask, NewTask, Published
 from millstream.domain.errors import MillstreamError, RateLimited, Unavailable
 from millstream.domain.runs import RunStatus
 from millstream.store.lane import PostgresLane
-from millstream.wiring import Service
 
 
 async def test_a_full_queue_says_so_at_once(start: Start, database: Database) -> None:
@@ -112,8 +113,6 @@ async def test_a_poisonous_result_fails_alone(start: Start, owner_path: bool) ->
         bad, good = await worker.take_many(2)
         bad_payment = made("Payment")
         bad_payment.partition_key = "\0"
-        from tests.engine.workers import done
-
         answers = await worker.report(completions=(done(bad, bad_payment), done(good, made("Payment"))))
         assert [answer.error.code if answer.error else "" for answer in answers] == ["BAD_REQUEST", ""]
         assert (await worker.fail(bad, retryable=False)).error is None
@@ -301,8 +300,6 @@ async def test_a_commit_whose_answer_was_lost_is_not_repeated(
     write = lane.write
 
     async def lose_the_answer(statement: object) -> int:
-        from millstream.application.ports import Disconnected
-
         await write(statement)  # type: ignore[arg-type]
         monkeypatch.setattr(lane, "write", write)
         lane._live().terminate()
@@ -320,8 +317,6 @@ async def test_a_database_that_stays_away_is_unavailable(
     start: Start, monkeypatch: pytest.MonkeyPatch, database: Database
 ) -> None:
     """FL-10: UNAVAILABLE, retryable; nothing hangs; afterwards the server works as before."""
-    from millstream.application.engine import committer
-
     here, _ = await start()
     await register(here, ("Order",))
     await here.artifacts.publish(ROOT, order(), None)
@@ -337,6 +332,23 @@ async def test_a_database_that_stays_away_is_unavailable(
     lane._url = url
     await here.artifacts.publish(ROOT, order(), None)
     assert await database.value("SELECT count(*) FROM artifact") == 2
+    await check_all(database)
+
+
+async def test_a_full_disk_is_unavailable(start: Start, database: Database, owner_path: bool) -> None:
+    """FL-10: UNAVAILABLE, retryable, not INTERNAL: the request is not at fault, and there may be room again."""
+    here, _ = await start(owner_path=owner_path)
+    await register(here, ("Order",))
+    await database.execute(
+        """CREATE FUNCTION warp.full() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON artifact FOR EACH ROW EXECUTE FUNCTION warp.full()"""
+    )
+    with pytest.raises(Unavailable) as refused:
+        await asyncio.wait_for(here.artifacts.publish(ROOT, order(), None), 10)
+    assert refused.value.retryable
+    await database.execute("DROP TRIGGER full_disk ON artifact")
+    await here.artifacts.publish(ROOT, order(), None)
     await check_all(database)
 
 
@@ -383,8 +395,6 @@ async def test_what_is_decided_while_another_batch_is_written_stands(
     start: Start, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Invariants, owner path: batches overlap; one that fails in the middle takes nobody with it."""
-    from millstream.application.engine import committer
-
     monkeypatch.setattr(committer, "OVERLAP_FROM", 2)
     here, there = await start(batch_max_commands=10)
     agents = [*CHAIN_AGENTS]
@@ -406,8 +416,3 @@ async def test_what_is_decided_while_another_batch_is_written_stands(
     rows = await database.rows("SELECT type, count(*) AS n FROM artifact GROUP BY type")
     assert {row["type"]: row["n"] for row in rows} == dict.fromkeys(CHAIN, len({item.artifact_id for item in good}))
     await check_all(database)
-
-
-async def served(service: Service) -> set[str]:
-    """Kinds that a server's workers serve."""
-    return {found[2] for found in service.engine.dispatcher.served}

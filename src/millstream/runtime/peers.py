@@ -106,8 +106,8 @@ class Peers:
                     await self.refresh()
                     for lane in self._lanes:
                         self.send(lane, ("peers",))
-            except MillstreamError as error:
-                log.warning("what workers serve could not be noted: %s", error.message)
+            except Exception as error:
+                log.warning("what workers serve could not be noted: %s", error)
                 await asyncio.sleep(1)
                 self._changed.set()
 
@@ -117,8 +117,8 @@ class Peers:
             while True:
                 try:
                     await self._store.see(self._both, self._server, await self._store.now_us())
-                except MillstreamError as error:
-                    log.warning("this server could not be noted: %s", error.message)
+                except Exception as error:
+                    log.warning("this server could not be noted: %s", error)
                 await asyncio.sleep(SEEN_EVERY_S)
         finally:
             await self._leave()

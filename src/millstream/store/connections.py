@@ -26,7 +26,8 @@ LOST = (
     # "another operation is in progress": so a connection answers whose end by the server was not noticed yet.
     asyncpg.InternalClientError,
     asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
+    # No room on the disk, in memory or for another connection: it may come back, and the data is not at fault.
+    asyncpg.InsufficientResourcesError,
     ConnectionError,
     OSError,
     TimeoutError,

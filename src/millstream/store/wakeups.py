@@ -76,7 +76,7 @@ class Wakeups:
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
                 await connection.add_listener(channel(self._lane), self._heard)
                 await lost.wait()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            except Exception as error:
                 log.debug("not listening: %s", error)
             finally:
                 if connection is not None:
