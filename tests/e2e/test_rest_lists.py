@@ -7,10 +7,22 @@ import base64
 import uuid
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from tests.e2e.answers import ARTIFACT, check_error, check_ok
 from tests.e2e.stack import Process
+
+from millstream.v1 import (
+    agent_service_pb2_grpc,
+    artifact_service_pb2_grpc,
+    run_service_pb2_grpc,
+    task_service_pb2_grpc,
+)
+from millstream.v1.agent_service_pb2 import ListAgentsRequest
+from millstream.v1.artifact_service_pb2 import ListArtifactTypesRequest
+from millstream.v1.run_service_pb2 import ListRunsRequest
+from millstream.v1.task_service_pb2 import ListTasksRequest
 
 LIST = "/api/v1/artifacts"
 Client = httpx.AsyncClient
@@ -308,3 +320,32 @@ async def test_a_page_that_ends_at_its_bytes_says_how_to_go_on(own: Client) -> N
             body = check_ok(await own.get(LIST, params={"page_token": token, "page_size": 5}))
             found += body["items"]
         assert numbers(found) == [4, 3, 2, 1, 0]
+
+
+async def test_no_page_outgrows_a_message(own: Client, servers: list[grpc.aio.Channel], tenant: str) -> None:
+    """FL-12: types, agents, tasks and runs are paged by bytes too: a gRPC client takes 4 MiB, whatever it asks for."""
+    for number in range(20):
+        large = {"name": f"Large{number}", "schema": {"title": "x" * 250_000}}
+        check_ok(await own.post("/api/v1/artifact-types", json=large), 201)
+    where = "payload.n == 1 || " * 100 + "true"
+    subscriptions = [{"types": ["Note"], "where": where, "from_agents": [f"{n:0128}" for n in range(100)]}] * 20
+    for number in range(8):
+        agent = {"name": f"a{number}", "subscriptions": subscriptions}
+        check_ok(await own.post("/api/v1/agents", json=agent), 201)
+    labels = {f"{number:0128}": "é" * 256 for number in range(32)}
+    for _ in range(2):
+        tasks = {"tasks": [{"kind": "k", "labels": labels}] * 120}
+        assert check_ok(await own.post("/api/v1/tasks/batch", json=tasks))["accepted"] == 120
+    for path, total in (("artifact-types", 21), ("agents", 8), ("tasks", 240), ("runs", 240)):
+        pages = await walk(own, f"/api/v1/{path}", page_size=500)
+        assert sum(map(len, pages)) == total
+        assert len(pages) > 1
+    metadata = (("x-tenant", tenant),)
+    types = artifact_service_pb2_grpc.ArtifactServiceStub(servers[0])
+    agents = agent_service_pb2_grpc.AgentServiceStub(servers[0])
+    tasks_ = task_service_pb2_grpc.TaskServiceStub(servers[0])
+    runs = run_service_pb2_grpc.RunServiceStub(servers[0])
+    assert (await types.ListArtifactTypes(ListArtifactTypesRequest(page_size=500), metadata=metadata)).items
+    assert (await agents.ListAgents(ListAgentsRequest(page_size=500), metadata=metadata)).items
+    assert (await tasks_.ListTasks(ListTasksRequest(page_size=500), metadata=metadata)).items
+    assert (await runs.ListRuns(ListRunsRequest(page_size=500), metadata=metadata)).items

@@ -5,10 +5,19 @@ from typing import TypeVar
 
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.engine import Engine
-from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info, token_count
+from millstream.application.paging import (
+    Page,
+    PageRequest,
+    decode_token,
+    encode_token,
+    fitting,
+    page_info,
+    text_bytes,
+    token_count,
+)
 from millstream.application.registering import Registering
 from millstream.application.views import Key, TypeSpec
-from millstream.domain.agents import Agent, AgentSpec, ArtifactType
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Subscription
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
 
@@ -18,7 +27,25 @@ SILENT_US = 15_000_000
 """A server not seen for this long is gone, and its workers with it."""
 
 
-def named_page(items: list[T], name: Callable[[T], str], request: PageRequest) -> Page[T]:
+def type_bytes(found: ArtifactType) -> int:
+    """About what a type takes in a list."""
+    return 300 + text_bytes(found.schema, found.description)
+
+
+def agent_bytes(agent: Agent) -> int:
+    """About what an agent takes in a list, which shows each twice."""
+    spec = agent.spec
+    texts = [text for sub in spec.subscriptions for text in _texts(sub)]
+    return 2 * (600 + text_bytes(spec.description, *spec.outputs, *spec.labels, *spec.retry.non_retryable, *texts))
+
+
+def _texts(subscription: Subscription) -> tuple[str, ...]:
+    return (subscription.where, *subscription.types, *subscription.from_agents, *subscription.tags)
+
+
+def named_page(
+    items: list[T], name: Callable[[T], str], request: PageRequest, size_bytes: Callable[[T], int]
+) -> Page[T]:
     """A page of items that are at hand, by name."""
     request.check()
     total = len(items)
@@ -27,7 +54,7 @@ def named_page(items: list[T], name: Callable[[T], str], request: PageRequest) -
         items = [item for item in items if name(item) > after]
     else:
         items = items[request.skip :]
-    page = items[: request.size]
+    page = fitting(items, request.size, size_bytes)
     token = encode_token(name(page[-1])) if len(items) > len(page) and page else ""
     return Page(page, page_info(request, (total, False), token))
 
@@ -56,7 +83,7 @@ class Agents:
             if (not name or agent.spec.name == name)
             and status in (None, "ONLINE" if agent.kind in online else "OFFLINE")
         ]
-        return named_page(found, lambda item: item[0].spec.name, request)
+        return named_page(found, lambda item: item[0].spec.name, request, lambda item: agent_bytes(item[0]))
 
     async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]:
         """An agent by id or name, and whether a worker serves it. Raises NotFound."""
@@ -89,7 +116,7 @@ class Types:
         """Types in their latest version, by name."""
         catalog = await self._catalogs.get(principal.tenant, fresh=True)
         found = [catalog.types[name] for name in sorted(catalog.types)]
-        return named_page(found, lambda item: item.name, request)
+        return named_page(found, lambda item: item.name, request, type_bytes)
 
     async def get(self, principal: Principal, name: str, version: int | None) -> ArtifactType:
         """A type in one version. Raises NotFound."""
@@ -110,6 +137,6 @@ class Types:
         )
         if total == 0:
             raise NotFound(f"there is no artifact type {name!r}")
-        page = found[: request.size]
+        page = fitting(found, request.size, type_bytes)
         token = encode_token(page[-1].version) if len(found) > len(page) else ""
         return Page(page, page_info(request, (total, False), token))

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import UUID
@@ -72,6 +72,21 @@ class Page(Generic[T]):
 
     items: list[T]
     info: PageInfo
+
+
+def text_bytes(*texts: str) -> int:
+    """What texts take on the wire."""
+    return sum(4 + (len(text) if text.isascii() else len(text.encode())) for text in texts)
+
+
+def fitting(items: Sequence[T], limit: int, size_bytes: Callable[[T], int]) -> list[T]:
+    """The first items: at most `limit`, and at most PAGE_BYTES of them, but for the first."""
+    size = 0
+    for n, item in enumerate(items[:limit]):
+        size += size_bytes(item)
+        if n and size > PAGE_BYTES:
+            return list(items[:n])
+    return list(items[:limit])
 
 
 def encode_token(*parts: str | int) -> str:

@@ -11,7 +11,9 @@ from millstream.application.paging import (
     PageRequest,
     decode_token,
     encode_token,
+    fitting,
     page_info,
+    text_bytes,
     token_id,
     token_number,
 )
@@ -40,12 +42,22 @@ class RunReads(Protocol):
     async def attempts(self, found: Task, after: int, limit: int) -> list[Attempt]: ...
 
 
+def run_bytes(run: Run) -> int:
+    """About what a run takes in a list."""
+    return 400 + text_bytes(run.labels, run.error_message)
+
+
+def task_bytes(task: Task) -> int:
+    """About what a task takes in a list."""
+    return 700 + text_bytes(task.labels, task.error_message, task.progress_message, *task.retry.non_retryable)
+
+
 async def task_page(reads: RunReads, tenant: str, query: TaskQuery, request: PageRequest) -> Page[Task]:
     """A page of tasks."""
     request.check()
     after = decode_token(request.page_token, token_id)[0] if request.page_token else ""
     found = await reads.tasks(tenant, query, after, request.skip, request.size)
-    page = found[: request.size]
+    page = fitting(found, request.size, task_bytes)
     token = encode_token(page[-1].id) if len(found) > len(page) else ""
     total = None if request.page_token is not None else await reads.count_tasks(tenant, query)
     return Page(page, page_info(request, total, token))
@@ -121,7 +133,7 @@ class Runs:
             created_us, run_id = decode_token(request.page_token, token_number, token_id)
             after = (created_us, run_id)
         found = await self._reads.runs(principal.tenant, query, after, request.skip, request.size)
-        page = found[: request.size]
+        page = fitting(found, request.size, run_bytes)
         token = encode_token(page[-1].created_us, page[-1].id) if len(found) > len(page) else ""
         total = None if request.page_token is not None else await self._reads.count_runs(principal.tenant, query)
         return Page(page, page_info(request, total, token))
