@@ -20,7 +20,7 @@ from millstream.v1 import (
     task_service_pb2_grpc,
 )
 from millstream.v1.agent_service_pb2 import ListAgentsRequest
-from millstream.v1.artifact_service_pb2 import ListArtifactTypesRequest
+from millstream.v1.artifact_service_pb2 import ListArtifactsRequest, ListArtifactTypesRequest, PublishSyncRequest
 from millstream.v1.run_service_pb2 import ListRunsRequest
 from millstream.v1.task_service_pb2 import ListTasksRequest
 
@@ -349,3 +349,26 @@ async def test_no_page_outgrows_a_message(own: Client, servers: list[grpc.aio.Ch
     assert (await agents.ListAgents(ListAgentsRequest(page_size=500), metadata=metadata)).items
     assert (await tasks_.ListTasks(ListTasksRequest(page_size=500), metadata=metadata)).items
     assert (await runs.ListRuns(ListRunsRequest(page_size=500), metadata=metadata)).items
+
+
+async def test_what_stands_around_payloads_counts_too(
+    own: Client, servers: list[grpc.aio.Channel], tenant: str
+) -> None:
+    """FL-2, FL-12: artifacts with a visibility of 13 KB and no payload, in a list, a sync answer and its rest."""
+    visibility = {"kind": "Private", "agents": [f"{number:0128}" for number in range(100)]}
+    large = {"type": "Note", "visibility": visibility, "correlation_id": str(uuid.uuid4())}
+    for _ in range(4):
+        body = check_ok(await own.post(f"{LIST}/batch", json={"artifacts": [large] * 200}))
+        assert body["accepted"] == 200
+    assert sum(map(len, await walk(own, LIST, page_size=500))) == 800
+    stub = artifact_service_pb2_grpc.ArtifactServiceStub(servers[0])
+    metadata = (("x-tenant", tenant),)
+    assert (await stub.ListArtifacts(ListArtifactsRequest(page_size=500), metadata=metadata)).items
+    request = PublishSyncRequest(type="Note", correlation_id=str(large["correlation_id"]))
+    answer = await stub.PublishSync(request, metadata=metadata)
+    assert answer.truncated
+    found, token = len(answer.artifacts), answer.next_page_token
+    while token:
+        page = await stub.ListArtifacts(ListArtifactsRequest(page_size=500, page_token=token), metadata=metadata)
+        found, token = found + len(page.items), page.pagination.next_page_token
+    assert found == 801

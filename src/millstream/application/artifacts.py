@@ -11,15 +11,19 @@ from millstream.application.paging import (
     PageRequest,
     decode_token,
     encode_token,
+    fitting,
     page_info,
     token_count,
     token_id,
 )
 from millstream.application.publishing import Publishing
 from millstream.application.views import ArtifactQuery, Consumption, ListedArtifact, Summary
-from millstream.domain.artifacts import Artifact, Reader
+from millstream.domain.artifacts import Artifact, Reader, size_bytes
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
+
+_META_BYTES = 400
+"""What one consumption takes on the wire."""
 
 
 class ArtifactReads(CascadeReads, Protocol):
@@ -64,7 +68,6 @@ class Artifacts(Publishing):
         if style == "run":
             found, more = await self._rest_of_run(principal, after, seq, request.size)
             token = encode_token("run", after, found[-1].seq) if more and found else ""
-            found = [item for item in found if _asked_for(query, item)]
         else:
             found, more = await self._reads.page(
                 principal.tenant, query, reader, now_us, after, request.skip, request.size
@@ -72,10 +75,22 @@ class Artifacts(Publishing):
             token = encode_token("id", found[-1].id, 0) if more and found else ""
             if request.page_token is None:
                 total = await self._reads.count(principal.tenant, query, reader, now_us)
+        taken: dict[str, list[Consumption]] = {}
+        if embed_meta and found:
+            taken = await self._reads.consumptions(principal.tenant, [*found])
+            fit = fitting(
+                found, request.size, lambda item: size_bytes(item) + _META_BYTES * len(taken.get(item.id, ()))
+            )
+            if len(fit) < len(found):
+                found = fit
+                token = (
+                    encode_token("run", after, found[-1].seq) if style == "run" else encode_token("id", found[-1].id, 0)
+                )
         cut = len(found) < request.size
+        if style == "run":
+            found = [item for item in found if _asked_for(query, item)]
         if reader is not None:
             found = [item for item in found if may_see(reader, item, now_us)]
-        taken = await self._reads.consumptions(principal.tenant, [*found]) if embed_meta and found else {}
         items = [ListedArtifact(item, taken.get(item.id, []) if embed_meta else None) for item in found]
         return Page(items, page_info(request, total, token, offset_style=True, cut=cut))
 

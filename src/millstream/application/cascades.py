@@ -4,11 +4,11 @@ import asyncio
 import json
 from typing import Protocol
 
-from millstream.application.engine.cache import KEPT_ARTIFACT_BYTES, KEPT_ARTIFACTS
+from millstream.application.engine.cache import KEPT_ARTIFACTS
 from millstream.application.engine.commands import AttachWaiter
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.waiting import Ended
-from millstream.application.paging import encode_token
+from millstream.application.paging import encode_token, fitting, text_bytes
 from millstream.application.views import Published, SyncResult
 from millstream.domain.artifacts import Artifact, Reader, visible
 from millstream.domain.errors import NotFound
@@ -16,6 +16,10 @@ from millstream.domain.planners import LIMIT_CODE
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Event, Failure, Run, Task
 from millstream.domain.struct_wire import Json
+
+FAILURES_MOST = 1000
+FAILURE_BYTES = 512 * 1024
+"""Of an answer: beside 3 MiB of artifacts they fit into a message. The run's tasks tell the rest."""
 
 
 class CascadeReads(Protocol):
@@ -100,8 +104,7 @@ class Cascades:
     ) -> SyncResult:
         """The answer from the store: what there is up to the first end after the artifact (its number and time)."""
         found, more = await self._reads.of_run(run.id, 0, KEPT_ARTIFACTS)
-        found, cut = _bounded(found)
-        token = encode_token("run", run.id, found[-1].seq) if more or cut else ""
+        token = encode_token("run", run.id, found[-1].seq) if more else ""
         now_us = self._engine.clock.now_us()
         if end is not None:
             kept = [item for item in found if item.seq < end[0]]
@@ -132,7 +135,7 @@ class Cascades:
                     data: dict[str, Json] = json.loads(event.data)
                     agent, message = str(data["agent"]), str(data["message"])
                     found.append(Failure(agent, "", LIMIT_CODE, message, 0, (event.artifact_id,)))
-        return found
+        return fitting(found, FAILURES_MOST, lambda each: 300 + text_bytes(each.message), FAILURE_BYTES)
 
     def _visible(self, principal: Principal, artifacts: list[Artifact], mine: Artifact) -> list[Artifact]:
         """What the caller may see; what it published itself it always sees."""
@@ -153,12 +156,3 @@ def may_see(reader: Reader, artifact: Artifact, now_us: int) -> bool:
     if reader.agent and reader.agent == artifact.produced_by:
         return True
     return visible(artifact.visibility, reader, artifact.tenant, now_us - artifact.created_us)
-
-
-def _bounded(found: list[Artifact]) -> tuple[list[Artifact], bool]:
-    size = 0
-    for n, item in enumerate(found):
-        size += len(item.payload)
-        if n and size > KEPT_ARTIFACT_BYTES:
-            return found[:n], True
-    return found, False

@@ -15,7 +15,7 @@ DEFAULT_PAGE_SIZE = 50
 EXACT_TOTAL = 10_000
 """Totals beyond this are estimates, so that a count never scans a large table."""
 PAGE_BYTES = 3 * 1024 * 1024
-"""A page ends at this many bytes of payload, below gRPC's message limit of 4 MiB."""
+"""A page ends at this many bytes, below gRPC's message limit of 4 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ def text_bytes(*texts: str) -> int:
     return sum(4 + (len(text) if text.isascii() else len(text.encode())) for text in texts)
 
 
-def fitting(items: Sequence[T], limit: int, size_bytes: Callable[[T], int]) -> list[T]:
-    """The first items: at most `limit`, and at most PAGE_BYTES of them, but for the first."""
+def fitting(items: Sequence[T], limit: int, size_bytes: Callable[[T], int], most_bytes: int = PAGE_BYTES) -> list[T]:
+    """The first items: at most `limit`, and at most so many bytes of them, but for the first."""
     size = 0
     for n, item in enumerate(items[:limit]):
         size += size_bytes(item)
-        if n and size > PAGE_BYTES:
+        if n and size > most_bytes:
             return list(items[:n])
     return list(items[:limit])
 

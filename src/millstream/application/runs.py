@@ -23,8 +23,6 @@ from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Attempt, Event, Run, Task
 
-EVENT_PAGE_BYTES = 3 * 1024 * 1024
-
 
 class RunReads(Protocol):
     """What is read of runs and tasks; see store.runs."""
@@ -96,12 +94,7 @@ class Runs:
     ) -> tuple[list[Event], int | None]:
         """Events in order, and where to go on (None at the end so far). Raises NotFound."""
         found = await self._reads.events(await self.get(principal, run_id), after_seq, limit)
-        page, size = found[:limit], 0
-        for n, event in enumerate(page):
-            size += len(event.data)
-            if n and size > EVENT_PAGE_BYTES:
-                page = page[:n]
-                break
+        page = fitting(found, limit, lambda event: 300 + text_bytes(event.data))
         return page, page[-1].seq if len(found) > len(page) else None
 
     async def tasks(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:

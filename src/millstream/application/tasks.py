@@ -7,7 +7,7 @@ from millstream.application.engine.commands import CancelTask, CreateTask
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, Replayed
 from millstream.application.ids import new_id
-from millstream.application.paging import Page, PageRequest
+from millstream.application.paging import Page, PageRequest, fitting, text_bytes
 from millstream.application.publishing import batch_of, item_key
 from millstream.application.runs import RunReads, claim_of, task_page
 from millstream.application.views import Batch, CreatedTask, Key, NewTask, Published, TaskQuery, TaskView
@@ -121,7 +121,7 @@ class Tasks:
             found.append(
                 Attempt(task.id, task.attempt, task.day, AttemptStatus.RUNNING, task.started_us, 0, task.worker_name)
             )
-        page = found[:limit]
+        page = fitting(found, limit, lambda each: 300 + len(each.output) + text_bytes(each.error_message))
         return page, page[-1].number if len(found) > len(page) else None
 
     async def list(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:

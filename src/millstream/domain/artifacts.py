@@ -118,3 +118,16 @@ class Artifact:
     tags: tuple[str, ...]
     partition_key: str
     created_us: int
+
+
+def size_bytes(artifact: Artifact) -> int:
+    """About what an artifact takes on the wire, not less: pages and answers are bounded by it."""
+    size = 400 + len(artifact.payload)
+    if artifact.tags or artifact.partition_key:
+        size += sum(4 + 4 * len(text) for text in (*artifact.tags, artifact.partition_key))
+    visibility: Visibility | None = artifact.visibility
+    while visibility is not None and visibility is not PUBLIC:
+        texts = (*visibility.agents, *visibility.required_labels, visibility.tenant_id)
+        size += 40 + sum(4 + 4 * len(text) for text in texts)
+        visibility = visibility.then
+    return size

@@ -25,7 +25,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from millstream.application.paging import PAGE_BYTES
 from millstream.application.views import ArtifactQuery, Consumption, Summary
-from millstream.domain.artifacts import Artifact, Reader
+from millstream.domain.artifacts import Artifact, Reader, size_bytes
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import ARTIFACT_COLUMNS, artifact_of
@@ -147,10 +147,10 @@ class ArtifactReads:
 
 
 def _cut(found: list[Artifact], limit: int) -> tuple[list[Artifact], bool]:
-    """At most `limit` artifacts and PAGE_BYTES of payload, at least one; and whether there are more."""
+    """At most `limit` artifacts and PAGE_BYTES of them, at least one; and whether there are more."""
     size = 0
     for n, item in enumerate(found[:limit]):
-        size += len(item.payload) + 300
+        size += size_bytes(item)
         if n and size > PAGE_BYTES:
             return found[:n], True
     return found[:limit], len(found) > limit

@@ -4,7 +4,6 @@ from typing import Any
 
 from sqlalchemy import Select, select, tuple_
 
-from millstream.application.paging import PAGE_BYTES
 from millstream.application.views import RunQuery, TaskQuery
 from millstream.domain.runs import Attempt, Event, EventType, Run, Task
 from millstream.store.connections import Database
@@ -86,16 +85,9 @@ class RunReads:
         return bytes(await self._database.fetchval(_OUTPUT, found.day, found.id, found.attempt) or b"")
 
     async def attempts(self, found: Task, after: int, limit: int) -> list[Attempt]:
-        """Ended attempts of a task; one more than `limit`, or fewer by bytes, where there are more."""
+        """Ended attempts of a task; one more than `limit` where there are more."""
         rows = await self._database.fetch(_ATTEMPTS, found.day, found.id, after, limit + 1)
-        kept: list[Attempt] = []
-        size = 0
-        for row in rows:
-            size += len(row["output"])
-            if kept and size > PAGE_BYTES:
-                break
-            kept.append(attempt_of(row))
-        return kept
+        return [attempt_of(row) for row in rows]
 
     async def runs(
         self, tenant: str, query: RunQuery, after: tuple[int, str] | None, skip: int, limit: int

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from millstream.domain.artifacts import Artifact
+from millstream.domain.artifacts import Artifact, size_bytes
 from millstream.domain.batch import Batch
 from millstream.domain.runs import Run, RunStatus, Task
 
@@ -148,6 +148,6 @@ class RunCache:
         if owned is None or owned.artifacts is None:
             return
         owned.artifacts.append(artifact)
-        owned.artifact_bytes += len(artifact.payload)
+        owned.artifact_bytes += size_bytes(artifact)
         if len(owned.artifacts) > KEPT_ARTIFACTS or owned.artifact_bytes > KEPT_ARTIFACT_BYTES:
             owned.artifacts = None
