@@ -294,3 +294,31 @@ async def test_the_stack_is_one_service(stack: Stack, own: httpx.AsyncClient, te
         made = await stubs[writer].Publish(PublishRequest(type="Note"), metadata=as_tenant(tenant))
         request = artifact_service_pb2.GetArtifactRequest(artifact_id=made.artifact_id)
         assert (await stubs[reader].GetArtifact(request, metadata=as_tenant(tenant))).id == made.artifact_id
+
+
+async def test_no_message_to_a_worker_outgrows_what_clients_take(
+    servers: list[grpc.aio.Channel], own: httpx.AsyncClient, tenant: str
+) -> None:
+    """DC-6: five hundred leases whose artifacts have a visibility of 13 KB each, in messages below 4 MiB."""
+    agent = {"name": "taker", "subscriptions": [{"types": ["Note"]}]}
+    check_ok(await own.post("/api/v1/agents", json=agent), 201)
+    readers = ["taker", *(f"{number:0128}" for number in range(99))]
+    item = {"type": "Note", "visibility": {"kind": "Private", "agents": readers}}
+    for _ in range(2):
+        body = check_ok(await own.post("/api/v1/artifacts/batch", json={"artifacts": [item] * 250}))
+        assert body["accepted"] == 250
+    hello = worker_service_pb2.WorkRequest()
+    hello.hello.protocol, hello.hello.worker_id, hello.hello.slots = 1, str(uuid.uuid4()), 1000
+    hello.hello.kinds.append("agent:taker")
+
+    async def requests() -> AsyncIterator[worker_service_pb2.WorkRequest]:
+        yield hello
+        await asyncio.Event().wait()
+
+    stream: Any = worker_service_pb2_grpc.WorkerServiceStub(servers[0]).Work(requests(), metadata=as_tenant(tenant))
+    leased: set[str] = set()
+    async with asyncio.timeout(20):
+        while len(leased) < 500:
+            message = await stream.read()
+            leased |= {lease.task_id for lease in message.leases}
+    stream.cancel()

@@ -13,6 +13,7 @@ from millstream.application.views import (
     Progress,
     ReportResult,
 )
+from millstream.domain.artifacts import size_bytes
 from millstream.transport.mapping.agents import agent_spec
 from millstream.transport.mapping.artifacts import new_artifact, put_artifact, type_spec
 from millstream.transport.mapping.errors import body
@@ -107,10 +108,10 @@ def put_lease(out: worker_pb2.Lease, lease: Lease) -> None:
 
 
 def lease_bytes(lease: Lease) -> int:
-    """About how many bytes a lease takes on the wire; 400 is an ordinary one without its payloads."""
+    """About how many bytes a lease takes on the wire; 400 is an ordinary one without input and artifacts."""
     size = 400 + len(lease.task.input)
     for artifact in lease.artifacts:
-        size += 400 + len(artifact.payload)
+        size += size_bytes(artifact)
     return size
 
 
