@@ -92,9 +92,10 @@ async def armed(postgres: Postgres, folder: Path, wire: Wire) -> AsyncIterator[C
     for name in ("server-a", "server-b"):
         server = found.server(name, wire.url(found.url), program)
         server.env["CRASH_ARM"] = str(found.folder / f"{name}.arm")
-    envoy = found.proxy()
-    for name in ("worker-a", "worker-b"):
-        found.worker(name, envoy.target)
+    found.proxy()
+    # Each has a worker of its own, or one would soon have none, and so nothing to push.
+    for name, server in zip(("worker-a", "worker-b"), found.servers, strict=True):
+        found.worker(name, server.target)
     await found.heal()
     yield found
     await found.stop()
