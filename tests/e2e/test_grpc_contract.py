@@ -322,3 +322,21 @@ async def test_no_message_to_a_worker_outgrows_what_clients_take(
             message = await stream.read()
             leased |= {lease.task_id for lease in message.leases}
     stream.cancel()
+
+
+async def test_no_poll_brings_more_than_clients_take(
+    servers: list[grpc.aio.Channel], own: httpx.AsyncClient, tenant: str
+) -> None:
+    """DC-6: thirty tasks of 900 KB, asked for at once: they come in answers below 4 MiB, and none costs an attempt."""
+    batch = {"tasks": [{"kind": "k", "input": "x" * 900_000, "retry": {"max_attempts": 1}}] * 3}
+    for _ in range(10):
+        assert check_ok(await own.post("/api/v1/tasks/batch", json=batch))["accepted"] == 3
+    worker = SimpleWorker(servers[0], tenant)
+    done = 0
+    while done < 30:
+        for lease in await worker.poll("k", tasks=100):
+            assert lease.tries == 1
+            await worker.complete(lease)
+            done += 1
+    listed = check_ok(await own.get("/api/v1/tasks", params={"status": "COMPLETED"}))
+    assert listed["pagination"]["total"] == 30

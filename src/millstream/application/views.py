@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from millstream.domain.agents import AgentSpec
-from millstream.domain.artifacts import Artifact, NewArtifact
+from millstream.domain.artifacts import Artifact, NewArtifact, size_bytes
 from millstream.domain.errors import MillstreamError
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 from millstream.domain.runs import Failure, RunKind, RunStatus, Task, TaskStatus
@@ -253,6 +253,11 @@ class Lease:
     attempt: int
     artifacts: list[Artifact]
     tries: int
+
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes on the wire, not less; 400 is an ordinary one without input and artifacts."""
+        return 400 + len(self.task.input) + sum(map(size_bytes, self.artifacts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from millstream.application.engine.commands import Adopt
+from millstream.application.engine.commands import Adopt, Release
 from millstream.application.engine.dispatch import Session, held_lease
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.ready import DispatchKey
 from millstream.application.ids import new_id
+from millstream.application.paging import fitting
 from millstream.application.registering import Registering
 from millstream.application.reporting import LeaseStore, Reporting
 from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
@@ -158,7 +159,8 @@ class Workers:
         max_tasks: int,
         wait_s: float,
     ) -> list[Lease]:
-        """Lease up to max_tasks tasks, waiting for the first. The worker renews them itself by heartbeats."""
+        """Lease up to max_tasks tasks, as many as one answer holds, waiting for the first. The worker renews them
+        itself, by heartbeats."""
         if self._draining:
             raise Unavailable("the server is going; connect again", retry_after_s=0.5)
         found: list[Lease] = []
@@ -182,7 +184,16 @@ class Workers:
             session.draining = True
             self.engine.disconnect(session)
         # What was leased in the batch under way belongs to this answer too, so it is not lost with the session.
-        return found
+        fit = fitting(found, max_tasks, lambda lease: lease.size_bytes)
+        if too_many := found[len(fit) :]:
+            await self.engine.submit_all(
+                [
+                    Release(task_ids=(lease.task.id,), tenant=principal.tenant, attempt=lease.attempt)
+                    for lease in too_many
+                ],
+                urgent=True,
+            )
+        return fit
 
     async def report(self, principal: Principal, reports: Reports) -> list[ReportResult]:
         """Store what a worker without a connection reports."""

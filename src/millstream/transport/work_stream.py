@@ -65,7 +65,7 @@ class Outbox:
         self._leases.extend(leases)
         self._cancellations += cancellations
         self._drain |= drain
-        self._bytes += sum(map(mapping.lease_bytes, leases)) + _SMALL_BYTES * len(cancellations)
+        self._bytes += sum(lease.size_bytes for lease in leases) + _SMALL_BYTES * len(cancellations)
         self._added()
 
     def welcome(self, message: WorkResponse) -> None:
@@ -90,7 +90,7 @@ class Outbox:
         size = 0
         while self._leases and size < MESSAGE_BYTES:
             lease = self._leases[0]
-            size += mapping.lease_bytes(lease)
+            size += lease.size_bytes
             if size > MESSAGE_BYTES and len(out.leases):
                 break
             mapping.put_lease(out.leases.add(), self._leases.popleft())

@@ -13,7 +13,6 @@ from millstream.application.views import (
     Progress,
     ReportResult,
 )
-from millstream.domain.artifacts import size_bytes
 from millstream.transport.mapping.agents import agent_spec
 from millstream.transport.mapping.artifacts import new_artifact, put_artifact, type_spec
 from millstream.transport.mapping.errors import body
@@ -105,14 +104,6 @@ def put_lease(out: worker_pb2.Lease, lease: Lease) -> None:
     out.tries = lease.tries
     out.max_attempts = task.retry.max_attempts
     put(out.created_at, task.created_us)
-
-
-def lease_bytes(lease: Lease) -> int:
-    """About how many bytes a lease takes on the wire; 400 is an ordinary one without input and artifacts."""
-    size = 400 + len(lease.task.input)
-    for artifact in lease.artifacts:
-        size += size_bytes(artifact)
-    return size
 
 
 def put_cancellation(out: worker_pb2.Cancellation, cancellation: Cancellation) -> None:
