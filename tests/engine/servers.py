@@ -93,7 +93,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str = "the 
     while not await condition():
         if loop.time() > deadline:
             raise AssertionError(f"{what} did not come true in {PATIENCE_S:g} s")
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.002)
 
 
 @dataclass(frozen=True)

@@ -53,53 +53,53 @@ async def graces_pass(database: Database, *services: Service) -> None:
 
 
 @pytest.mark.parametrize("new", [SUMS, NewTask("sums", delay_us=seconds(60))])
-async def test_a_task_that_waits_ends_at_once(roles: Roles, database: Database, new: NewTask) -> None:
+async def test_a_task_that_waits_ends_at_once(spread: Roles, database: Database, new: NewTask) -> None:
     """FV-5, rule 14: pending or scheduled; it is never leased, and its run has ended with it."""
-    task_id = await create(roles.publisher, new)
-    view = await roles.worker.tasks.cancel(ROOT, task_id, "no more", None)
+    task_id = await create(spread.publisher, new)
+    view = await spread.worker.tasks.cancel(ROOT, task_id, "no more", None)
     assert view.task.status is TaskStatus.CANCELLED
-    run = await roles.publisher.runs.get(ROOT, view.task.run_id)
+    run = await spread.publisher.runs.get(ROOT, view.task.run_id)
     assert (run.status, run.error_code) == (RunStatus.CANCELLED, "CANCELLED")
     await database.pass_time(61)
-    await roles.publisher.loops.poll()
-    async with Worker(roles.publisher, kinds=["sums"]) as worker:
-        other = await create(roles.publisher)
+    await spread.publisher.loops.poll()
+    async with Worker(spread.publisher, kinds=["sums"]) as worker:
+        other = await create(spread.publisher)
         assert (await worker.take()).task.id == other
     await check_all(database)
 
 
-async def test_the_worker_of_a_running_task_is_told(roles: Roles) -> None:
+async def test_the_worker_of_a_running_task_is_told(spread: Roles) -> None:
     """Rule 14: on whichever server it is connected; what it then reports ends the task."""
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
-        task_id = await create(roles.publisher)
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
+        task_id = await create(spread.publisher)
         lease = await worker.take()
-        view = await roles.publisher.tasks.cancel(ROOT, task_id, "no more", None)
+        view = await spread.publisher.tasks.cancel(ROOT, task_id, "no more", None)
         assert (view.task.status, view.task.cancelling) == (TaskStatus.RUNNING, True)
         told = await worker.told()
         assert (told.task_id, told.attempt, told.reason) == (task_id, 1, "CANCELLED")
         await worker.fail(lease, "STOPPED")
-    assert (await task_of(roles.publisher, task_id))[0] is TaskStatus.CANCELLED
-    attempts, _ = await roles.publisher.tasks.attempts(ROOT, task_id, 0, 10)
+    assert (await task_of(spread.publisher, task_id))[0] is TaskStatus.CANCELLED
+    attempts, _ = await spread.publisher.tasks.attempts(ROOT, task_id, 0, 10)
     assert [(item.status, item.error_code) for item in attempts] == [(AttemptStatus.FAILED, "STOPPED")]
-    assert (await roles.publisher.runs.get(ROOT, view.task.run_id)).status is RunStatus.CANCELLED
+    assert (await spread.publisher.runs.get(ROOT, view.task.run_id)).status is RunStatus.CANCELLED
 
 
-async def test_a_second_cancellation_changes_nothing(roles: Roles) -> None:
+async def test_a_second_cancellation_changes_nothing(spread: Roles) -> None:
     """Rule 14: while the task or run is being cancelled; afterwards it is CONFLICT."""
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
-        task_id = await create(roles.publisher)
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
+        task_id = await create(spread.publisher)
         lease = await worker.take()
-        first = (await roles.publisher.tasks.cancel(ROOT, task_id, "", None)).task
-        again = (await roles.worker.tasks.cancel(ROOT, task_id, "", None)).task
+        first = (await spread.publisher.tasks.cancel(ROOT, task_id, "", None)).task
+        again = (await spread.worker.tasks.cancel(ROOT, task_id, "", None)).task
         assert again.deadline_us == first.deadline_us
-        await roles.worker.runs.cancel(ROOT, first.run_id, "", None)
-        assert (await roles.publisher.runs.cancel(ROOT, first.run_id, "", None))[0].status is RunStatus.CANCELLING
+        await spread.worker.runs.cancel(ROOT, first.run_id, "", None)
+        assert (await spread.publisher.runs.cancel(ROOT, first.run_id, "", None))[0].status is RunStatus.CANCELLING
         await worker.fail(lease)
     with pytest.raises(Conflict):
-        await roles.worker.tasks.cancel(ROOT, task_id, "", None)
+        await spread.worker.tasks.cancel(ROOT, task_id, "", None)
     with pytest.raises(Conflict):
-        await roles.publisher.runs.cancel(ROOT, first.run_id, "", None)
-    assert (await kinds_of(roles.publisher, first.run_id)).count("RUN_CANCELLING") == 1
+        await spread.publisher.runs.cancel(ROOT, first.run_id, "", None)
+    assert (await kinds_of(spread.publisher, first.run_id)).count("RUN_CANCELLING") == 1
 
 
 async def test_a_worker_that_does_not_listen_is_cut_off(start: Start, database: Database, owner_path: bool) -> None:
@@ -127,64 +127,64 @@ async def test_a_worker_that_does_not_listen_is_cut_off(start: Start, database: 
     await check_all(database)
 
 
-async def test_a_completion_within_the_grace_counts(roles: Roles) -> None:
+async def test_a_completion_within_the_grace_counts(spread: Roles) -> None:
     """Rule 14: the worker was quicker."""
-    async with Worker(roles.worker, kinds=["sums"]) as worker:
-        task_id = await create(roles.publisher)
+    async with Worker(spread.worker, kinds=["sums"]) as worker:
+        task_id = await create(spread.publisher)
         lease = await worker.take()
-        await roles.publisher.tasks.cancel(ROOT, task_id, "", None)
+        await spread.publisher.tasks.cancel(ROOT, task_id, "", None)
         assert (await worker.complete(lease)).error is None
-    assert await task_of(roles.publisher, task_id) == (TaskStatus.COMPLETED, "")
+    assert await task_of(spread.publisher, task_id) == (TaskStatus.COMPLETED, "")
 
 
-async def test_cancelling_a_run_ends_what_waits_and_tells_what_runs(roles: Roles, database: Database) -> None:
+async def test_cancelling_a_run_ends_what_waits_and_tells_what_runs(spread: Roles, database: Database) -> None:
     """Rule 14: waiting and scheduled tasks end in the transaction of the cancellation, running ones are told."""
     agents = [
         agent("runs", "Order", retry=RetryPolicy(initial_us=seconds(60))),
         agent("retries", "Order", retry=RetryPolicy(initial_us=seconds(60))),
         agent("waits", "Order"),
     ]
-    await register(roles.publisher, ("Order",), *agents)
-    async with Worker(roles.worker, kinds=["agent:runs", "agent:retries"]) as worker:
-        published = await roles.publisher.artifacts.publish(ROOT, order(), None)
+    await register(spread.publisher, ("Order",), *agents)
+    async with Worker(spread.worker, kinds=["agent:runs", "agent:retries"]) as worker:
+        published = await spread.publisher.artifacts.publish(ROOT, order(), None)
         leases = {lease.task.agent: lease for lease in await worker.take_many(2)}
         await worker.fail(leases["retries"])
-        run, _ = await roles.publisher.runs.cancel(ROOT, published.correlation_id, "no more", None)
+        run, _ = await spread.publisher.runs.cancel(ROOT, published.correlation_id, "no more", None)
         assert (run.status, run.open_tasks) == (RunStatus.CANCELLING, 1)
         told = await worker.told()
         assert (told.task_id, told.reason) == (leases["runs"].task.id, "CANCELLED")
         assert worker.cancellations.empty()
-        page = await roles.worker.runs.tasks(ROOT, TaskQuery(run_id=run.id), PageRequest())
+        page = await spread.worker.runs.tasks(ROOT, TaskQuery(run_id=run.id), PageRequest())
         assert {task.agent: task.status.name for task in page.items} == {
             "runs": "RUNNING", "retries": "CANCELLED", "waits": "CANCELLED",
         }  # fmt: skip
         await worker.fail(leases["runs"])
-    run = await roles.publisher.runs.get(ROOT, run.id)
+    run = await spread.publisher.runs.get(ROOT, run.id)
     assert (run.status, run.error_code, run.error_message) == (RunStatus.CANCELLED, "CANCELLED", "no more")
-    events = await events_of(roles.publisher, run.id)
+    events = await events_of(spread.publisher, run.id)
     cancelling = next(event for event in events if event.type is EventType.RUN_CANCELLING)
     assert data_of(cancelling) == {"reason": "no more", "by": "root"}
     assert events[-1].type is EventType.RUN_CANCELLED
     await check_all(database)
 
 
-async def test_a_run_without_running_tasks_is_cancelled_at_once(roles: Roles) -> None:
+async def test_a_run_without_running_tasks_is_cancelled_at_once(spread: Roles) -> None:
     """Rule 14: nothing to wait for."""
-    await register(roles.publisher, ("Order",), agent("waits", "Order"))
-    published = await roles.publisher.artifacts.publish(ROOT, order(), None)
-    run, _ = await roles.worker.runs.cancel(ROOT, published.correlation_id, "", None)
+    await register(spread.publisher, ("Order",), agent("waits", "Order"))
+    published = await spread.publisher.artifacts.publish(ROOT, order(), None)
+    run, _ = await spread.worker.runs.cancel(ROOT, published.correlation_id, "", None)
     assert run.status is RunStatus.CANCELLED
 
 
-async def test_what_completes_in_the_grace_is_recorded_but_not_planned(roles: Roles, database: Database) -> None:
+async def test_what_completes_in_the_grace_is_recorded_but_not_planned(spread: Roles, database: Database) -> None:
     """Rule 14: no artifact is published, no agent activated."""
-    async with Worker(roles.worker, agents=CHAIN_AGENTS, known=types(*CHAIN)) as worker:
-        published = await roles.publisher.artifacts.publish(ROOT, order(), None)
+    async with Worker(spread.worker, agents=CHAIN_AGENTS, known=types(*CHAIN)) as worker:
+        published = await spread.publisher.artifacts.publish(ROOT, order(), None)
         lease = await worker.take()
-        await roles.publisher.runs.cancel(ROOT, published.correlation_id, "", None)
+        await spread.publisher.runs.cancel(ROOT, published.correlation_id, "", None)
         assert (await worker.complete(lease, made("Payment"))).error is None
-    assert await task_of(roles.publisher, lease.task.id) == (TaskStatus.COMPLETED, "")
-    run = await roles.publisher.runs.get(ROOT, published.correlation_id)
+    assert await task_of(spread.publisher, lease.task.id) == (TaskStatus.COMPLETED, "")
+    run = await spread.publisher.runs.get(ROOT, published.correlation_id)
     assert (run.status, run.artifact_count, run.task_count) == (RunStatus.CANCELLED, 1, 1)
     await check_all(database)
 
@@ -208,62 +208,62 @@ async def test_a_run_that_hangs_is_ended_after_the_grace(start: Start, database:
     await check_all(database)
 
 
-async def test_a_cancelled_cascade_takes_no_more_artifacts(roles: Roles) -> None:
+async def test_a_cancelled_cascade_takes_no_more_artifacts(spread: Roles) -> None:
     """Rule 14: neither while it is being cancelled nor afterwards, on any server."""
-    async with Worker(roles.worker, agents=CHAIN_AGENTS, known=types(*CHAIN)) as worker:
-        published = await roles.publisher.artifacts.publish(ROOT, order(), None)
+    async with Worker(spread.worker, agents=CHAIN_AGENTS, known=types(*CHAIN)) as worker:
+        published = await spread.publisher.artifacts.publish(ROOT, order(), None)
         again = order(correlation_id=published.correlation_id)
         lease = await worker.take()
-        await roles.publisher.runs.cancel(ROOT, published.correlation_id, "", None)
-        for service in (roles.publisher, roles.worker):
+        await spread.publisher.runs.cancel(ROOT, published.correlation_id, "", None)
+        for service in (spread.publisher, spread.worker):
             with pytest.raises(Conflict):
                 await service.artifacts.publish(ROOT, again, None)
         await worker.fail(lease)
-        for service in (roles.publisher, roles.worker):
+        for service in (spread.publisher, spread.worker):
             with pytest.raises(Conflict):
                 await service.artifacts.publish_sync(ROOT, again, None, 5)
 
 
-async def test_a_failure_in_the_grace_is_not_tried_again(roles: Roles) -> None:
+async def test_a_failure_in_the_grace_is_not_tried_again(spread: Roles) -> None:
     """Rule 14: nor is a released or lost lease."""
     for how in ("fail", "release", "restart"):
         worker_id = new_id()
-        worker = await Worker(roles.worker, kinds=["sums"], worker_id=worker_id).open()
-        task_id = await create(roles.publisher)
+        worker = await Worker(spread.worker, kinds=["sums"], worker_id=worker_id).open()
+        task_id = await create(spread.publisher)
         lease = await worker.take()
-        await roles.publisher.tasks.cancel(ROOT, task_id, "", None)
+        await spread.publisher.tasks.cancel(ROOT, task_id, "", None)
         if how == "restart":
             await worker.close()
-            worker = await Worker(roles.publisher, kinds=["sums"], worker_id=worker_id).open()
+            worker = await Worker(spread.publisher, kinds=["sums"], worker_id=worker_id).open()
         else:
             await (worker.fail(lease) if how == "fail" else worker.release(lease))
-        assert (await task_of(roles.publisher, task_id))[0] is TaskStatus.CANCELLED, how
+        assert (await task_of(spread.publisher, task_id))[0] is TaskStatus.CANCELLED, how
         await worker.close()
 
 
-async def test_a_worker_that_was_away_is_told_when_it_comes_back(roles: Roles) -> None:
+async def test_a_worker_that_was_away_is_told_when_it_comes_back(spread: Roles) -> None:
     """Rules 7, 14: the cancellation was asked for between its connections."""
     worker_id = new_id()
-    first = await Worker(roles.publisher, kinds=["sums"], worker_id=worker_id).open()
-    task_id = await create(roles.publisher)
+    first = await Worker(spread.publisher, kinds=["sums"], worker_id=worker_id).open()
+    task_id = await create(spread.publisher)
     lease = await first.take()
     await first.ack(lease)
     first.service.engine.disconnect(first.session._session)
-    await roles.worker.tasks.cancel(ROOT, task_id, "", None)
-    async with Worker(roles.worker, kinds=["sums"], worker_id=worker_id, held=[ref(lease)]) as second:
+    await spread.worker.tasks.cancel(ROOT, task_id, "", None)
+    async with Worker(spread.worker, kinds=["sums"], worker_id=worker_id, held=[ref(lease)]) as second:
         told = await second.told()
         assert (told.task_id, told.attempt, told.reason) == (task_id, 1, "CANCELLED")
 
 
-async def test_cancelling_one_task_lets_its_cascade_go_on(roles: Roles, database: Database) -> None:
+async def test_cancelling_one_task_lets_its_cascade_go_on(spread: Roles, database: Database) -> None:
     """FV-5: a cancelled task is no failure."""
-    await register(roles.publisher, ("Order",), agent("one", "Order"), agent("two", "Order"))
-    published = await roles.publisher.artifacts.publish(ROOT, order(), None)
-    page = await roles.publisher.tasks.list(ROOT, TaskQuery(kind="agent:one"), PageRequest())
-    await roles.worker.tasks.cancel(ROOT, page.items[0].id, "", None)
-    async with Worker(roles.worker, kinds=["agent:two"]) as worker:
+    await register(spread.publisher, ("Order",), agent("one", "Order"), agent("two", "Order"))
+    published = await spread.publisher.artifacts.publish(ROOT, order(), None)
+    page = await spread.publisher.tasks.list(ROOT, TaskQuery(kind="agent:one"), PageRequest())
+    await spread.worker.tasks.cancel(ROOT, page.items[0].id, "", None)
+    async with Worker(spread.worker, kinds=["agent:two"]) as worker:
         await worker.complete(await worker.take())
-    run = await roles.publisher.runs.get(ROOT, published.correlation_id)
+    run = await spread.publisher.runs.get(ROOT, published.correlation_id)
     assert (run.status, run.failed_tasks) == (RunStatus.COMPLETED, 0)
     await check_all(database)
 
