@@ -240,6 +240,11 @@ local function late_error(h, status, id)
     if retry_after then h:headers():replace("retry-after", retry_after) end
     for _, name in ipairs(INTERNAL_HEADERS) do trailers:remove(name) end
   end
+  if body == nil and status == "499" then
+    -- A server that is going drops what it has not begun. A caller who went away is told nothing.
+    status = "503"
+    h:headers():replace(":status", status)
+  end
   return body or error_body(CODES[status] or "INTERNAL", MESSAGES[status] or "the request failed", id)
 end
 

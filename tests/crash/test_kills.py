@@ -92,6 +92,8 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(cluster: Cluster, row
             with scenario.load.light():
                 await server.start()
             await scenario.load.acknowledged(5)
+    # Whoever comes at the wrong moment is told to come again (or waits too long for a busy machine), nothing else.
+    assert scenario.history.errors.keys() <= {"UNAVAILABLE", "TIMEOUT", "ReadTimeout"}
 
 
 @pytest.mark.parametrize("faults", [5, pytest.param(80, marks=pytest.mark.soak)])

@@ -84,7 +84,7 @@ GENERIC = [
     (grpc.StatusCode.UNAUTHENTICATED, 401, "UNAUTHENTICATED"),
     (grpc.StatusCode.NOT_FOUND, 404, "NOT_FOUND"),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, 429, "RATE_LIMITED"),
-    (grpc.StatusCode.CANCELLED, 499, "CANCELLED"),
+    (grpc.StatusCode.CANCELLED, 503, "UNAVAILABLE"),
     (grpc.StatusCode.UNKNOWN, 500, "INTERNAL"),
     (grpc.StatusCode.UNIMPLEMENTED, 501, "NOT_IMPLEMENTED"),
     (grpc.StatusCode.UNAVAILABLE, 503, "UNAVAILABLE"),

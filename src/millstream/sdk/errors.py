@@ -176,7 +176,8 @@ _BARE: Final[dict[grpc.StatusCode, str]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: "RATE_LIMITED",
     grpc.StatusCode.DEADLINE_EXCEEDED: "TIMEOUT",
     grpc.StatusCode.UNAVAILABLE: "UNAVAILABLE",
-    grpc.StatusCode.CANCELLED: "CANCELLED",
+    # Not by the caller, who would have no answer: a server that is going drops calls that it has not begun.
+    grpc.StatusCode.CANCELLED: "UNAVAILABLE",
     grpc.StatusCode.UNIMPLEMENTED: "NOT_IMPLEMENTED",
 }
 
