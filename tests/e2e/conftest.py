@@ -12,7 +12,7 @@ import asyncpg
 import grpc
 import httpx
 import pytest
-from tests.e2e.stack import ORDERS, Process, Stack, running_stack
+from tests.e2e.stack import ORDERS, Process, Stack, rest_client, running_stack
 from tests.e2e.stored import Stored
 
 AGENTS = Path(__file__).with_name("agents.py")
@@ -66,9 +66,7 @@ def tenant() -> str:
 @pytest.fixture
 async def own(stack: Stack, tenant: str) -> AsyncIterator[httpx.AsyncClient]:
     """A REST client of the test's own tenant, which has the type Note."""
-    async with httpx.AsyncClient(
-        base_url=stack.url, headers={"x-tenant": tenant}, timeout=30, trust_env=False
-    ) as client:
+    async with rest_client(stack.url, x_tenant=tenant) as client:
         made = await client.post("/api/v1/artifact-types", json={"name": "Note"})
         assert made.status_code == 201, made.text
         yield client

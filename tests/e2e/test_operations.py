@@ -17,6 +17,8 @@ from tests.e2e.conftest import SHORT
 from tests.e2e.stack import Process, Stack, running_stack
 
 from millstream.bootstrap import version_of
+from millstream.v1 import artifact_service_pb2_grpc
+from millstream.v1.artifact_service_pb2 import PublishSyncRequest
 
 Client = httpx.AsyncClient
 SERIES = [
@@ -89,11 +91,35 @@ async def test_the_backlog_and_the_workers_show(locked: Stack) -> None:
     check_ok(await client.post(f"/api/v1/tasks/{made['task_id']}/cancel", json={}))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def doomed() -> AsyncIterator[Stack]:
-    """A stack of its own, whose database may be taken away."""
-    async with running_stack({"auth_mode": "developer", **SHORT}) as running:
+    """A stack of its own, whose second server and whose database are taken away, in this order."""
+    async with running_stack({"auth_mode": "developer", **SHORT}, servers=2) as running:
         yield running
+
+
+async def test_a_server_that_ends_lets_calls_finish_and_leaves(doomed: Stack) -> None:
+    """WM-12: SIGTERM: a call under way is answered, the exit code is 0, and the other server takes over."""
+    client, leaving = await doomed.rest(), doomed.servers[1]
+    check_ok(await client.post("/api/v1/artifact-types", json={"name": "Held"}), 201)
+    agent = {"name": "nobody", "subscriptions": [{"types": ["Held"]}]}
+    check_ok(await client.post("/api/v1/agents", json=agent), 201)
+    stub = artifact_service_pb2_grpc.ArtifactServiceStub(await doomed.channel(doomed.native(1)))
+    waiting = asyncio.ensure_future(stub.PublishSync(PublishSyncRequest(type="Held", timeout=2)))
+    async with asyncio.timeout(10):
+        while not check_ok(await client.get("/api/v1/runs"))["items"]:
+            pass
+    stopping = asyncio.create_task(leaving.stop())
+    await leaving.line('"event":"draining"')
+    for _ in range(20):
+        check_ok(await client.get("/api/v1/runs"))
+    assert (await waiting).completed is False
+    await stopping
+    assert leaving.code == 0
+    await leaving.line('"event":"ended"')
+    assert not doomed.faults()
+    for _ in range(20):
+        check_ok(await client.get("/api/v1/runs"))
 
 
 async def test_without_its_database_the_service_says_so_and_nothing_else_breaks(doomed: Stack) -> None:
@@ -139,22 +165,3 @@ async def test_without_its_database_the_service_says_so_and_nothing_else_breaks(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-async def test_a_server_that_ends_lets_calls_finish_and_leaves() -> None:
-    """WM-12: SIGTERM: health first says NOT_SERVING, a call under way is answered, the exit code is 0."""
-    async with running_stack({"auth_mode": "developer", **SHORT}) as leaving:
-        client = await leaving.rest()
-        check_ok(await client.post("/api/v1/artifact-types", json={"name": "Note"}), 201)
-        agent = {"name": "nobody", "subscriptions": [{"types": ["Note"]}]}
-        check_ok(await client.post("/api/v1/agents", json=agent), 201)
-        waiting = asyncio.create_task(client.post("/api/v1/artifacts/sync", json={"type": "Note", "timeout": 2}))
-        async with asyncio.timeout(10):
-            while not check_ok(await client.get("/api/v1/runs"))["items"]:
-                pass
-        await leaving.servers[0].stop()
-        assert check_ok(await waiting)["completed"] is False
-        assert leaving.servers[0].code == 0
-        await leaving.servers[0].line('"event":"draining"')
-        await leaving.servers[0].line('"event":"ended"')
-        assert not leaving.faults()

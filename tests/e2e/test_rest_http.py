@@ -122,7 +122,7 @@ async def test_a_read_takes_no_body(own: Client) -> None:
 async def test_a_connection_serves_many_requests(stack: Stack, tenant: str) -> None:
     """DC-3: successes, errors of the server and errors of the proxy, one after another, on one connection."""
     one = httpx.Limits(max_connections=1)
-    async with Client(base_url=stack.url, limits=one, headers={"x-tenant": tenant}, trust_env=False) as client:
+    async with Client(base_url=stack.url, limits=one, headers={"x-tenant": tenant}, verify=False) as client:
         for _ in range(5):
             check_ok(await client.post("/api/v1/artifact-types", json={"name": "Note"}), 201)
             check_error(await client.post(PUBLISH, content=b"{"), 400, "BAD_REQUEST")
