@@ -37,6 +37,9 @@ from millstream.store.wakeups import Message, Wakeups
 
 log = logging.getLogger(__name__)
 
+LISTEN_S = 2.0
+"""How long the start waits until wake-ups are heard."""
+
 
 @dataclass(slots=True)
 class Service:
@@ -76,6 +79,10 @@ class Service:
             task = asyncio.create_task(step)
             task.add_done_callback(_ended)
             self._background.append(task)
+        # Who is told that this server is there may wake it at once. Without, the safety poll finds what it missed.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LISTEN_S):
+                await self.wakeups.listening.wait()
 
     async def close(self) -> None:
         """End everything, answer who still waits, disconnect."""

@@ -43,6 +43,8 @@ class Wakeups:
         self._receive = receive
         self._waiting: dict[str, dict[Message, None]] = {}
         self._filled = asyncio.Event()
+        self.listening = asyncio.Event()
+        """Set while wake-ups from others are heard."""
 
     def send(self, lane: str, message: Message) -> None:
         """Wake a lane; equal messages that wait count once."""
@@ -75,10 +77,12 @@ class Wakeups:
                 connection = await connect(self._url, {"tcp_user_timeout": "5000"})
                 connection.add_termination_listener(lambda _, lost=lost: lost.set())
                 await connection.add_listener(channel(self._lane), self._heard)
+                self.listening.set()
                 await lost.wait()
             except Exception as error:
                 log.debug("not listening: %s", error)
             finally:
+                self.listening.clear()
                 if connection is not None:
                     with contextlib.suppress(Exception):
                         connection.terminate()
