@@ -340,3 +340,26 @@ async def test_no_poll_brings_more_than_clients_take(
             done += 1
     listed = check_ok(await own.get("/api/v1/tasks", params={"status": "COMPLETED"}))
     assert listed["pagination"]["total"] == 30
+
+
+async def test_a_worker_with_room_for_much_is_sent_much(
+    servers: list[grpc.aio.Channel], own: httpx.AsyncClient, tenant: str
+) -> None:
+    """DC-6: 27 MB of tasks that waited, on one stream, to one worker that reads them in its own time."""
+    batch = {"tasks": [{"kind": "k", "input": "x" * 900_000}] * 3}
+    for _ in range(10):
+        assert check_ok(await own.post("/api/v1/tasks/batch", json=batch))["accepted"] == 3
+    hello = worker_service_pb2.WorkRequest()
+    hello.hello.protocol, hello.hello.worker_id, hello.hello.slots = 1, str(uuid.uuid4()), 100
+    hello.hello.kinds.append("k")
+
+    async def requests() -> AsyncIterator[worker_service_pb2.WorkRequest]:
+        yield hello
+        await asyncio.Event().wait()
+
+    stream: Any = worker_service_pb2_grpc.WorkerServiceStub(servers[0]).Work(requests(), metadata=as_tenant(tenant))
+    leased: set[str] = set()
+    async with asyncio.timeout(20):
+        while len(leased) < 30:
+            leased |= {lease.task_id for lease in (await stream.read()).leases}
+    stream.cancel()

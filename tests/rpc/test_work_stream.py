@@ -260,6 +260,7 @@ async def test_a_worker_that_speaks_is_kept(service: Service) -> None:
 
 async def test_a_worker_that_does_not_read_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work_stream, "OUTBOX_BYTES", 2 * 1024 * 1024)
+    monkeypatch.setattr(work_stream, "STALLED_S", 0.2)
     async with connected(service, HELLO) as worker:
         await worker.hear_until(lambda answer: answer.ack == 1)
         session = worker.session

@@ -124,10 +124,13 @@ def size_bytes(artifact: Artifact) -> int:
     """About what an artifact takes on the wire, not less: pages and answers are bounded by it."""
     size = 400 + len(artifact.payload)
     if artifact.tags or artifact.partition_key:
-        size += sum(4 + 4 * len(text) for text in (*artifact.tags, artifact.partition_key))
+        size += sum(map(_text_bytes, (*artifact.tags, artifact.partition_key)))
     visibility: Visibility | None = artifact.visibility
     while visibility is not None and visibility is not PUBLIC:
-        texts = (*visibility.agents, *visibility.required_labels, visibility.tenant_id)
-        size += 40 + sum(4 + 4 * len(text) for text in texts)
+        size += 40 + sum(map(_text_bytes, (*visibility.agents, *visibility.required_labels, visibility.tenant_id)))
         visibility = visibility.then
     return size
+
+
+def _text_bytes(text: str) -> int:
+    return 4 + (len(text) if text.isascii() else 4 * len(text))

@@ -29,7 +29,11 @@ from millstream.transport.use_cases import Workers, WorkerSession
 from millstream.wire.v1.worker_service_pb2 import WorkRequest, WorkResponse
 
 OUTBOX_BYTES: Final = 16 * 1024 * 1024
-"""What may wait for a worker that does not read; over it, the worker is dropped."""
+"""What may wait for a worker that does not read: over it, and without a message taken for STALLED_S, it is dropped. A
+worker with room for many large tasks is sent more than this at once, and reads it in its own time."""
+OUTBOX_MOST_BYTES: Final = 256 * 1024 * 1024
+"""What may wait for any worker."""
+STALLED_S: Final = 10.0
 MESSAGE_BYTES: Final = 3 * 1024 * 1024
 """A message to a worker ends here, below the 4 MiB that gRPC clients take by default."""
 INBOX_BYTES: Final = 16 * 1024 * 1024
@@ -56,6 +60,8 @@ class Outbox:
         self._ack = 0
         self._drain = False
         self._bytes = 0
+        self._taken = 0
+        self._watch: asyncio.TimerHandle | None = None
         self.overflown = False
         self.filled = asyncio.Event()
         self.on_overflow: Callable[[], None] = lambda: None
@@ -82,17 +88,18 @@ class Outbox:
 
     def take(self) -> bytes | None:
         """The next message, or None where there is nothing to say yet; the first is the greeting."""
+        self._taken += 1
         if not self._greeted:
             first, self._first = self._first, None
             self._greeted = first is not None
             return first.SerializeToString() if first is not None else None
         out = WorkResponse()
         size = 0
-        while self._leases and size < MESSAGE_BYTES:
-            lease = self._leases[0]
-            size += lease.size_bytes
-            if size > MESSAGE_BYTES and len(out.leases):
+        while self._leases:
+            next_bytes = self._leases[0].size_bytes
+            if size + next_bytes > MESSAGE_BYTES and len(out.leases):
                 break
+            size += next_bytes
             mapping.put_lease(out.leases.add(), self._leases.popleft())
         if not self._leases:
             self._take_small(out)
@@ -109,9 +116,32 @@ class Outbox:
         self._cancellations, self._refused = [], []
         self._ack, self._drain = 0, False
 
+    def close(self) -> None:
+        """Nobody takes any more."""
+        if self._watch is not None:
+            self._watch.cancel()
+
     def _added(self) -> None:
         self.filled.set()
-        if self._bytes > OUTBOX_BYTES and not self.overflown:
+        if self._bytes > OUTBOX_MOST_BYTES:
+            self._overflow()
+        elif self._bytes > OUTBOX_BYTES and self._watch is None:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._watch = asyncio.get_running_loop().call_later(STALLED_S, self._look, self._taken)
+
+    def _look(self, taken: int) -> None:
+        self._watch = None
+        if self._bytes <= OUTBOX_BYTES:
+            return
+        if self._taken == taken:
+            self._overflow()
+        else:
+            self._look_later()
+
+    def _overflow(self) -> None:
+        if not self.overflown:
             self.overflown = True
             self.on_overflow()
 
@@ -205,6 +235,7 @@ class WorkStream:
             await self._flush(writing, 0 if self._outbox.overflown else LAST_WORDS_S)
         finally:
             self._inbox.end()
+            self._outbox.close()
             writing.cancel()
         if self._outbox.overflown:
             raise RateLimited("the worker does not read; it was dropped, and its tasks go to others")
