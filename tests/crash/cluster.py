@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import re
 import time
@@ -60,6 +61,8 @@ class Cluster:
     def server(self, name: str, url: str = "", program: Path | None = None, **settings: str) -> Server:
         """Another server, not started; `url` where it reaches the database by another way."""
         short = {"lease_s": str(LEASE_S), "reconnect_grace_s": "1", "pool_size": "4", "proxy_token": TOKEN}
+        # CRASH_OWNER_PATH=false runs all of it on the locked path alone.
+        short["owner_path"] = os.environ.get("CRASH_OWNER_PATH", "true")
         found = Server(name, url or self.url, self.folder, program, **{**short, **settings})
         self.servers.append(found)
         return found

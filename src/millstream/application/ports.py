@@ -68,7 +68,8 @@ class Transaction(Protocol):
         """Versions of the tenants' registries."""
 
     async def room(self, gates: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """Lock limited agents by (tenant, kind); how many more of their tasks may run."""
+        """Lock limited agents by (tenant, kind); how many more of their tasks may run. Those locked elsewhere are left
+        out."""
 
     async def write(self, batch: Batch) -> None:
         """Write the batch."""

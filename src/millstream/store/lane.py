@@ -52,7 +52,10 @@ _TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE id = ANY($1::text::uuid[])"""
 _OPEN_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us = 0"""  # noqa: S608
 _REGISTRY = "SELECT tenant, version FROM registry WHERE tenant = ANY($1::text::text[])"
 _LOCK_AGENTS = """SELECT tenant, name, spec FROM agent WHERE (tenant, name) IN
-(SELECT * FROM unnest($1::text::text[], $2::text::text[])) ORDER BY tenant, name FOR UPDATE"""
+(SELECT * FROM unnest($1::text::text[], $2::text::text[])) ORDER BY tenant, name FOR UPDATE SKIP LOCKED"""
+_AGENTS = (
+    "SELECT tenant, name FROM agent WHERE (tenant, name) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[]))"
+)
 _RUNNING = "SELECT count(*) FROM task WHERE tenant = $1 AND kind = $2 AND status = 3 AND limited"
 _SETTLE = "INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING RETURNING 1"
 # The number is taken by settle itself: its negative tells so, should the answer to this be lost in turn.
@@ -146,7 +149,8 @@ class PostgresTransaction:
         return {row["tenant"]: row["version"] for row in rows}
 
     async def room(self, gates: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
-        """Lock limited agents in order; their bound less what runs. An agent that has none any more has room."""
+        """Lock limited agents in order; their bound less what runs. An agent that has none any more has room; one that
+        another server holds is left out, so that nobody waits for a server that was stopped."""
         tenants, kinds = zip(*sorted(gates), strict=True)
         agents = [kind.removeprefix("agent:") for kind in kinds]
         rows = await self._connection.fetch(_LOCK_AGENTS, names(tenants), names(agents))
@@ -156,6 +160,11 @@ class PostgresTransaction:
             bound = spec_of(row["spec"]).max_concurrency
             if bound:
                 found[gate] = bound - await self._connection.fetchval(_RUNNING, *gate)
+        if len(rows) < len(gates):
+            locked = {(row["tenant"], row["name"]) for row in rows}
+            for row in await self._connection.fetch(_AGENTS, names(tenants), names(agents)):
+                if (row["tenant"], row["name"]) not in locked:
+                    del found[row["tenant"], f"agent:{row['name']}"]
         return found
 
     async def write(self, batch: Batch) -> None:

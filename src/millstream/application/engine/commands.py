@@ -156,7 +156,7 @@ class CreateTask(Command):
 
 @dataclass(slots=True)
 class LeaseReady(Command):
-    """Offer pending tasks to connected workers; returns those that still wait.
+    """Offer pending tasks to connected workers; returns those that still wait, and the gates held by another server.
 
     Attributes:
         gates: (tenant, kind) of limited agents among the tasks: their rows are locked and their running tasks
@@ -165,9 +165,10 @@ class LeaseReady(Command):
 
     gates: tuple[tuple[str, str], ...] = ()
 
-    def decide(self, batch: Batch) -> list[str]:
+    def decide(self, batch: Batch) -> tuple[list[str], set[tuple[str, str]]]:
         """Offer each task that is still pending, in the order given."""
         left: list[str] = []
+        held = set(self.gates) - batch.room.keys()
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
             run = batch.runs.get(task.run_id) if task else None
@@ -189,7 +190,7 @@ class LeaseReady(Command):
                 lease(batch, run, task, claim)
             else:
                 left.append(task_id)
-        return left
+        return left, held
 
 
 @dataclass(slots=True)

@@ -262,16 +262,17 @@ class Engine:
         }
         rooms = {key: min(room, PULL_MOST) for key, (room, mark) in wanting.items() if mark}
         left = {entry[2] for entries in own.values() for entry in entries}
+        held: set[tuple[str, str]] = set()
         found: Sequence[Candidate] = []
         try:
             if rooms:
                 found = await self._pending.candidates(rooms)
-            left = await self._lease_in_order(own, found)
+            left, held = await self._lease_in_order(own, found)
         finally:
             for key, entries in own.items():
                 dispatcher.put_back_own(key, [entry for entry in entries if entry[2] in left])
         counts = Counter(item.key for item in found)
-        limited = {item.key for item in found if item.limited}
+        limited = {item.key for item in found if item.limited and (item.key[0], item.key[2]) not in held}
         passed_over = {item.key for item in found if item.entry[2] in left}
         for key, room in rooms.items():
             # A limited key is looked at again when one of its tasks ends, wherever that is.
@@ -283,17 +284,21 @@ class Engine:
         if len(left) < tried or not tried:
             dispatcher.wanted.set()
         else:
-            # Another server holds their runs, maybe for the moment of a batch, maybe because it was stopped.
+            # Another server holds their runs or gates, maybe for the moment of a batch, maybe because it was stopped.
             asyncio.get_running_loop().call_later(PASSED_OVER_S, dispatcher.wanted.set)
 
-    async def _lease_in_order(self, own: Mapping[DispatchKey, Sequence[Entry]], found: Sequence[Candidate]) -> set[str]:
-        """Lease waiting tasks, known here or found, the most urgent first whatever their key; those that still wait."""
+    async def _lease_in_order(
+        self, own: Mapping[DispatchKey, Sequence[Entry]], found: Sequence[Candidate]
+    ) -> tuple[set[str], set[tuple[str, str]]]:
+        """Lease waiting tasks, known here or found, the most urgent first whatever their key; those that still wait,
+        and the gates that another server holds."""
         waiting = sorted([*(entry for entries in own.values() for entry in entries), *(item.entry for item in found)])
         if not waiting:
-            return set()
+            return set(), set()
         gates = tuple({(item.key[0], item.key[2]) for item in found if item.limited})
         command = LeaseReady(task_ids=[entry[2] for entry in waiting], gates=gates, locked=bool(gates))
-        return set(await self.submit(command, urgent=True))
+        still_waiting, held = await self.submit(command, urgent=True)
+        return set(still_waiting), held
 
     async def look_for_work(self) -> None:
         """Find waiting work that no wake-up told of. Nothing is marked before something is found, so that hand-off

@@ -1,7 +1,8 @@
-"""A server that goes on from an outdated copy, as one does that was stopped between reading and writing: what it
-writes is refused, and decided again from the rows (architecture.md, the owner path; engine-rules 9).
+"""What the crashes found, step by step: a server that goes on from an outdated copy, as one does that was stopped
+between reading and writing; a run that cannot be written; a row that a stopped server holds (architecture.md, the owner
+path; engine-rules 2, 9).
 
-Two services in this process, without their loops, so that each step comes when the test says so.
+Services in this process, without their loops, so that each step comes when the test says so.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from tests.crash.processes import Postgres
 from millstream.adapters.metrics import Metrics
 from millstream.application.engine.commands import CancelTask, Due
 from millstream.application.engine.dispatch import Session
-from millstream.application.views import Lease, NewTask
+from millstream.application.views import Lease, NewTask, TypeSpec
 from millstream.config import Settings
+from millstream.domain.agents import AgentSpec, Subscription
+from millstream.domain.artifacts import NewArtifact
 from millstream.domain.errors import Unavailable
 from millstream.domain.principals import Principal, permissions_of
 from millstream.domain.struct_wire import encode_value
@@ -63,7 +66,7 @@ async def servers(url: str) -> AsyncIterator[tuple[Service, Service]]:
         yield first, second
 
 
-def connect(service: Service, worker: str) -> asyncio.Event:
+def connect(service: Service, worker: str, kind: str = KIND) -> asyncio.Event:
     """Connect a worker with room; returns what is set when a lease arrives."""
     arrived = asyncio.Event()
 
@@ -71,7 +74,7 @@ def connect(service: Service, worker: str) -> asyncio.Event:
         if leases:
             arrived.set()
 
-    key = (CALLER.tenant, "default", KIND)
+    key = (CALLER.tenant, "default", kind)
     service.engine.connect(Session(f"session of {worker}", CALLER.tenant, worker, worker, (key,), push, credit=10))
     return arrived
 
@@ -123,3 +126,30 @@ async def test_a_run_that_cannot_be_written_holds_no_other_up(servers: tuple[Ser
     assert [task.id for task, found in zip(made, outcomes, strict=True) if isinstance(found, Unavailable)] == [
         poison.id
     ]
+
+
+async def test_a_limited_agent_whose_row_is_held_elsewhere_holds_nobody_up(
+    servers: tuple[Service, Service], url: str
+) -> None:
+    """A server that stops while it leases for the agent holds its row for 2 s."""
+    service, _ = servers
+    await service.types.create(CALLER, TypeSpec("Gated"), None)
+    spec = AgentSpec("gated", subscriptions=(Subscription(("Gated",)),), max_concurrency=1)
+    await service.agents.create(CALLER, spec, None)
+    arrived = connect(service, "worker", "agent:gated")
+    connection = await asyncpg.connect(url)
+    try:
+        stopped = connection.transaction()
+        await stopped.start()
+        await connection.execute("SELECT FROM agent WHERE name = 'gated' FOR UPDATE")
+        await service.artifacts.publish(CALLER, NewArtifact("Gated"), None)
+        # A lock that is waited for costs half a second each time.
+        for _ in range(10):
+            async with asyncio.timeout(0.4):
+                await service.tasks.create(CALLER, NewTask("other"), None)
+        assert not arrived.is_set()
+        await stopped.rollback()
+    finally:
+        await connection.close()
+    async with asyncio.timeout(5):
+        await arrived.wait()
