@@ -13,7 +13,7 @@ from millstream.adapters.schemas import JsonSchemas
 from millstream.application.agents import Agents, Types
 from millstream.application.artifacts import Artifacts
 from millstream.application.catalog import Catalogs
-from millstream.application.engine.committer import Sizes
+from millstream.application.engine.batches import Sizes
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended

@@ -161,7 +161,7 @@ async def test_what_is_read_in_the_background_uses_its_index(
     [
         (lane._LOCK_RUNS, (IDS, IDS), {"run_pkey", "task_pkey"}),
         (lane._WAIT_RUNS, (IDS, IDS), {"run_pkey", "task_pkey"}),
-        (lane._ALL_RUNS, (IDS, IDS), {"run_pkey", "task_pkey"}),
+        (lane._KNOWN_RUNS, (IDS,), {"run_pkey"}),
         (lane._TASKS, (IDS,), {"task_pkey"}),
         (lane._OPEN_TASKS, (IDS,), {"task_run"}),
         (lane._KEYS, KEYS, {"idempotency_pkey"}),
@@ -169,10 +169,9 @@ async def test_what_is_read_in_the_background_uses_its_index(
         (lane._LOCK_AGENTS, (names(["acme"]), names(["a1"])), {"agent_pkey"}),
         (lane._RUNNING, ("acme", "sums"), {"task_limited"}),
         (lane._REGISTRY, (names(["acme"]),), {"registry_pkey"}),
-        (lane._SETTLE, (ID, 1), set()),
         (lane._PRUNE, (ID, 1), {"commit_batch_pkey"}),
     ],
-    ids=["lock", "wait", "all", "tasks", "open", "keys", "drop", "agents", "running", "registry", "settle", "prune"],
+    ids=["lock", "wait", "known", "tasks", "open", "keys", "drop", "agents", "running", "registry", "prune"],
 )
 async def test_what_the_committer_reads_uses_primary_keys(
     database: Database, sql: str, arguments: tuple[object, ...], indexes: set[str]
@@ -210,13 +209,11 @@ def _batch() -> Batch:
     return batch
 
 
-@pytest.mark.parametrize("counted", [True, False])
-async def test_a_batch_is_written_by_primary_keys(database: Database, counted: bool) -> None:
+async def test_a_batch_is_written_by_primary_keys(database: Database) -> None:
     """Architecture, SQL rules: the one statement finds rows by their primary keys, from the array's side, and never by
     a partial index, whose predicate could flip the plan."""
-    statement = lane.statement_of(_batch(), {"acme": 1}, counted)
-    arguments = [ID, 1, *statement.parameters] if counted else statement.parameters
-    nodes = await plan_of(database, statement.text, *arguments, settings=lane._SETTINGS)
+    statement = lane.statement_of(_batch(), {"acme": 1})
+    nodes = await plan_of(database, statement.text, ID, 1, *statement.parameters, settings=lane._SETTINGS)
     assert {node["Node Type"] for node in nodes} & {"Seq Scan", "Hash Join", "Merge Join", "Bitmap Heap Scan"} == set()
     assert used(nodes) <= {"run_pkey", "task_pkey", "registry_pkey"}
     assert {"run_pkey", "task_pkey"} <= used(nodes)
@@ -244,7 +241,7 @@ async def test_what_is_old_is_found_by_its_age(
 
 async def test_a_batch_costs_the_same_in_a_large_table(database: Database) -> None:
     """Architecture: bounded state: buffers touched do not grow with what is stored."""
-    statement = lane.statement_of(_batch(), {}, counted=False)
+    statement = lane.statement_of(_batch(), {})
     async with database.other() as connection:
         for name, value in lane._SETTINGS.items():
             await connection.execute(f"SET {name} = '{value}'")
@@ -252,7 +249,7 @@ async def test_a_batch_costs_the_same_in_a_large_table(database: Database) -> No
         await transaction.start()
         await connection.execute("UPDATE run SET updated_us = 0 WHERE id = $1::text::uuid", ID)
         plan = await connection.fetchval(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}", *statement.parameters
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.text}", ID, 1, *statement.parameters
         )
         await transaction.rollback()
     top = json.loads(plan)[0]["Plan"]

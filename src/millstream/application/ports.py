@@ -59,7 +59,8 @@ class Transaction(Protocol):
         """The live keys that are already claimed, of those asked for; expired ones are removed."""
 
     async def runs(self, run_ids: set[str], task_ids: set[str]) -> tuple[dict[str, Run], set[str]]:
-        """Lock runs, named directly or by their tasks, and those locked elsewhere (by run id), left alone."""
+        """Lock runs, named directly or by their tasks; and of those named directly the ones that are locked elsewhere,
+        by id. A task that `tasks` finds without its run here is one whose run is locked elsewhere, too."""
 
     async def tasks(self, task_ids: set[str], open_of: set[str]) -> dict[str, Task]:
         """Read tasks by id, and all open tasks of some runs. Their runs must be locked."""

@@ -106,7 +106,7 @@ class Publishing:
                     fresh = fresh or await self._catalogs.get(principal.tenant, fresh=True)
                     if fresh is not catalog:
                         unsettled.append(index)
-                    elif (claim := self._claim(principal, keys[index], "")) is not None:
+                    elif (claim := self._claim(principal, keys[index])) is not None:
                         sent.append(index)
                         commands.append(Refuse(key=claim, locked=True, error=error))
                     else:
@@ -137,7 +137,7 @@ class Publishing:
             run_id=cascade,
             new_run=not new.correlation_id,
             registry=(principal.tenant, version),
-            key=self._claim(principal, key, json.dumps([produce.artifact_id, cascade])),
+            key=self._claim(principal, key, produce.artifact_id, cascade),
             size_bytes=400 + len(new.payload),
             tenant=principal.tenant,
             by=principal.name,
@@ -145,9 +145,10 @@ class Publishing:
             waiter=waiter,
         )
 
-    def _claim(self, principal: Principal, key: Key | None, response: str) -> KeyClaim | None:
+    def _claim(self, principal: Principal, key: Key | None, *made: str) -> KeyClaim | None:
         if key is None:
             return None
+        response = json.dumps(made) if made else ""
         expires_us = self._engine.clock.now_us() + self._key_ttl_us
         return KeyClaim(principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us)
 

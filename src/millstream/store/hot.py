@@ -154,6 +154,7 @@ _PLAIN = {
 _PROGRESS = """, progress = CASE WHEN task.attempt = {0} THEN task.progress ELSE 0 END,
 progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE '' END"""
 """Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
+BATCH_ROW = "batch_row AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2::int8))"
 _SELECTIONS = UPDATES | _PLAIN
 COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()}
 _ROWS = _TABLES | {"run": (*RUN, STORED)}
@@ -249,17 +250,14 @@ def fences(names_written: Sequence[str], n: int, fenced: bool) -> str:
 
 
 @functools.lru_cache(256)
-def write_sql(tables: tuple[str, ...], fenced: bool, counted: bool) -> str:
+def write_sql(tables: tuple[str, ...], fenced: bool) -> str:
     """The one statement that writes a batch touching these tables.
 
-    Parameters: when counted, the lane and the batch's number; those of each table in order; the number of rows of each
-    update; then, when fenced, tenants and registry versions as array literals and their count. Fails with
-    a division by zero where a fence does not hold. Returns the database's time in microseconds.
+    Parameters: the lane and the batch's number; those of each table in order; the number of rows of each update; then,
+    when fenced, tenants and registry versions as array literals and their count. Fails with a division by zero where
+    a fence does not hold. Returns the database's time in microseconds.
     """
-    parts, n = [], 1
-    if counted:
-        parts.append("batch_row AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2::int8))")
-        n = 3
+    parts, n = [BATCH_ROW], 3
     for table in tables:
         part, n = _part(table, n)
         parts.append(part)

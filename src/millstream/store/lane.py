@@ -47,7 +47,7 @@ unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text[])) AND ex
 _TARGETS = "id = ANY($1::text::uuid[] || ARRAY(SELECT run_id FROM task WHERE id = ANY($2::text::uuid[])))"
 _LOCK_RUNS = f"SELECT {RUN_COLUMNS} FROM run WHERE {_TARGETS} ORDER BY run.id FOR UPDATE SKIP LOCKED"  # noqa: S608
 _WAIT_RUNS = f"SELECT {RUN_COLUMNS} FROM run WHERE {_TARGETS} ORDER BY run.id FOR UPDATE"  # noqa: S608
-_ALL_RUNS = f"SELECT id::text FROM run WHERE {_TARGETS}"  # noqa: S608
+_KNOWN_RUNS = "SELECT id::text FROM run WHERE id = ANY($1::text::uuid[])"
 _TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE id = ANY($1::text::uuid[])"""  # noqa: S608
 _OPEN_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us = 0"""  # noqa: S608
 _REGISTRY = "SELECT tenant, version FROM registry WHERE tenant = ANY($1::text::text[])"
@@ -57,7 +57,6 @@ _AGENTS = (
     "SELECT tenant, name FROM agent WHERE (tenant, name) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[]))"
 )
 _RUNNING = "SELECT count(*) FROM task WHERE tenant = $1 AND kind = $2 AND status = 3 AND limited"
-_SETTLE = "INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING RETURNING 1"
 # The number is taken by settle itself: its negative tells so, should the answer to this be lost in turn.
 _VOID = """WITH mine AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING
 RETURNING lane, n) INSERT INTO commit_batch (lane, n) SELECT lane, -n FROM mine RETURNING 1"""
@@ -74,13 +73,13 @@ class Statement:
     parameters: list[object]
 
 
-def statement_of(batch: Batch, registry: Mapping[str, int], counted: bool) -> Statement:
+def statement_of(batch: Batch, registry: Mapping[str, int]) -> Statement:
     """The statement that writes a batch."""
     rows = {table: found for table, found in hot.rows_of(batch).items() if found}
     if single.fits(rows):
         shape, values = single.parameters_of(rows)
         values += _fenced(rows, registry)
-        return Statement(single.write_sql(shape, bool(registry), counted), values)
+        return Statement(single.write_sql(shape, bool(registry)), values)
     parts: list[str] = []
     parameters: list[object] = []
     for table, found in rows.items():
@@ -88,7 +87,7 @@ def statement_of(batch: Batch, registry: Mapping[str, int], counted: bool) -> St
         parts.append(part)
         parameters += encoded
     parameters += _fenced(rows, registry)
-    return Statement(hot.write_sql(tuple(parts), bool(registry), counted), parameters)
+    return Statement(hot.write_sql(tuple(parts), bool(registry)), parameters)
 
 
 def _fenced(rows: Mapping[str, list[tuple[Any, ...]]], registry: Mapping[str, int]) -> list[object]:
@@ -107,8 +106,11 @@ def _key_columns(ids: Iterable[tuple[str, str, str, str]]) -> tuple[str, str, st
 class PostgresTransaction:
     """A transaction on a lane's connection."""
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", blocking: bool) -> None:
+    def __init__(
+        self, connection: "asyncpg.Connection[asyncpg.Record]", batch: tuple[str, int], blocking: bool
+    ) -> None:
         self._connection = connection
+        self._batch = batch
         self._blocking = blocking
 
     async def keys(self, claims: Iterable[KeyClaim]) -> dict[tuple[str, str, str, str], KeyClaim]:
@@ -122,14 +124,14 @@ class PostgresTransaction:
         return {claim.id: claim for claim in found}
 
     async def runs(self, run_ids: set[str], task_ids: set[str]) -> tuple[dict[str, Run], set[str]]:
-        """Lock runs in the order of their ids; those locked elsewhere are only named."""
+        """Lock runs in the order of their ids; of those named directly, which are locked elsewhere."""
         targets = (uuids(sorted(run_ids)), uuids(sorted(task_ids)))
         rows = await self._connection.fetch(_WAIT_RUNS if self._blocking else _LOCK_RUNS, *targets)
         found = {run.id: run for run in map(run_of, rows)}
-        if self._blocking or (len(found) >= len(run_ids) and not task_ids):
+        missing = run_ids - found.keys()
+        if self._blocking or not missing:
             return found, set()
-        known = await self._connection.fetch(_ALL_RUNS, *targets)
-        return found, {row["id"] for row in known} - found.keys()
+        return found, {row["id"] for row in await self._connection.fetch(_KNOWN_RUNS, uuids(missing))}
 
     async def tasks(self, task_ids: set[str], open_of: set[str]) -> dict[str, Task]:
         """Tasks by id and open tasks by run.
@@ -168,9 +170,9 @@ class PostgresTransaction:
         return found
 
     async def write(self, batch: Batch) -> None:
-        """Write the batch; its number was claimed when the transaction began."""
-        statement = statement_of(batch, {}, counted=False)
-        await self._connection.fetchrow(statement.text, *statement.parameters)
+        """Write the batch with its number."""
+        statement = statement_of(batch, {})
+        await self._connection.fetchrow(statement.text, *self._batch, *statement.parameters)
 
 
 class PostgresLane:
@@ -200,7 +202,7 @@ class PostgresLane:
 
     def prepare(self, batch: Batch, registry: Mapping[str, int]) -> Statement:
         """What writes a batch, made while another may still be under way."""
-        return statement_of(batch, registry, counted=True)
+        return statement_of(batch, registry)
 
     async def write(self, statement: Statement) -> int:
         """Write a batch in one autocommit statement."""
@@ -213,15 +215,14 @@ class PostgresLane:
 
     @contextlib.asynccontextmanager
     async def transaction(self, blocking: bool = False) -> AsyncIterator[PostgresTransaction]:
-        """A transaction that also claims this batch's number."""
+        """A transaction of this batch's number."""
         self._n += 1
         with translated():
             connection = self._live()
             async with connection.transaction():
                 if blocking:
                     await connection.execute(f"SET LOCAL lock_timeout = {BLOCKING_LOCK_MS}")
-                await connection.fetch(_SETTLE, self.id, self._n)
-                yield PostgresTransaction(connection, blocking)
+                yield PostgresTransaction(connection, (self.id, self._n), blocking)
         if self._n % _KEPT_BATCHES == 0:
             await self._prune()
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from millstream.store.columns import lists, uuids
-from millstream.store.hot import COLUMNS, UPDATES, Column, fences, plain_of, selected, update_sql
+from millstream.store.hot import BATCH_ROW, COLUMNS, UPDATES, Column, fences, plain_of, selected, update_sql
 
 EVENTS_MOST = 8
 
@@ -41,12 +41,9 @@ def _type(column: Column) -> str:
 
 
 @functools.lru_cache(512)
-def write_sql(shape: tuple[tuple[str, int], ...], fenced: bool, counted: bool) -> str:
+def write_sql(shape: tuple[tuple[str, int], ...], fenced: bool) -> str:
     """The statement of a small batch; its fences and result are those of hot.write_sql."""
-    parts, n = [], 1
-    if counted:
-        parts.append("batch_row AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2::int8))")
-        n = 3
+    parts, n = [BATCH_ROW], 3
     for name, count in shape:
         part, n = _part(name, count, n)
         parts.append(part)

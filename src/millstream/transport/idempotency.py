@@ -1,6 +1,6 @@
 """Idempotency keys: read from metadata, with a fingerprint of the request they stand for."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from hashlib import blake2b
 
 from google.protobuf.message import DecodeError, Message
@@ -11,6 +11,11 @@ from millstream.domain.errors import BadRequest, ValidationFailed
 HEADER = "x-idempotency-key"
 _NAMES = (HEADER, "idempotency-key")
 _IDS = ("correlation_id", "run_id", "task_id")
+
+
+def may_have_key(metadata: Container[str]) -> bool:
+    """Whether a call's metadata has a key at all, by its names; to read them anew costs more than most calls' keys."""
+    return any(name in metadata for name in _NAMES)
 
 
 def key_of(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:

@@ -64,7 +64,7 @@ class Pipeline:
             gate.enter(context)
             request = reader.read(raw, context.trusted)
             if gate.keyed:
-                context.key = _key(method, raw, call)
+                context.key = _key(method, raw, call, context)
             answer = (await handler(request, context)).SerializeToString()
             if context.rest and status:
                 context.headers["x-http-status"] = str(status)
@@ -165,6 +165,8 @@ async def _abort(call: Any, error: MillstreamError, context: Context) -> None:
     await call.abort(errors.STATUSES[error.code].grpc, errors.message_of(error), tuple(metadata))
 
 
-def _key(method: Method, raw: bytes, call: Any) -> Key | None:
+def _key(method: Method, raw: bytes, call: Any, context: Context) -> Key | None:
+    if not idempotency.may_have_key(context.metadata):
+        return None
     value = idempotency.key_of(call.invocation_metadata())
     return None if value is None else idempotency.key(value, method.name, raw, method.public_request)

@@ -304,6 +304,9 @@ class WorkStream:
                 else:
                     outbox.filled.clear()
                     await outbox.filled.wait()
+                    # A commit fills it with the next tasks first and acknowledges what was reported a moment later:
+                    # after one turn of the loop both go in one message.
+                    await asyncio.sleep(0)
         except Exception as gone:
             _log.debug("worker is gone", reason=repr(gone))
             self._inbox.end()

@@ -99,7 +99,8 @@ class RunCache:
         """
         for run in batch.dirty_runs.values():
             run.stored_us = run.updated_us
-            self._keep(run, batch, waited)
+            if run.finished_us == 0 or run.id in waited or run.id in self._runs:
+                self._keep(run, batch, waited)
         for task in batch.dirty_tasks.values():
             self._keep_task(task, task.id in batch.new_tasks)
         for artifact in batch.artifacts:

@@ -11,25 +11,21 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
+from millstream.application.engine.batches import Decided, Hooks, Sizes
 from millstream.application.engine.cache import RunCache
 from millstream.application.engine.clock import Clock
 from millstream.application.engine.commands import Command, LeaseReady
 from millstream.application.engine.deciding import Keys, decide, registry_of
 from millstream.application.engine.queue import CommandQueue, Item, Outcome
 from millstream.application.ports import Conflicted, Disconnected, Lane, Refused, Transaction
-from millstream.domain.batch import Batch, Claim, Limits
+from millstream.domain.batch import Batch, Limits
 from millstream.domain.errors import (
     MillstreamError,
     Unavailable,
 )
-from millstream.domain.runs import Task
 
 log = logging.getLogger(__name__)
-
-Assign = Callable[[Task], Claim | None]
 
 OVERLAP_FROM = 64
 """From so many commands on, a batch is written while the next is decided. Below, the task that takes costs more."""
@@ -39,37 +35,6 @@ ROUNDS_BEFORE_HALVING = 3
 ROUNDS_MOST = 20
 SETTLE_S = 10.0
 """How long a lost connection is tried again before its batch is answered with UNAVAILABLE."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Bounds of one batch, and whether the owner path is on."""
-
-    commands: int = 500
-    bytes: int = 8 * 1024 * 1024
-    owner_path: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A batch decided but not written; no statement where it changes nothing."""
-
-    items: list[Item]
-    batch: Batch
-    outcomes: list[Outcome]
-    statement: Any
-    started: float
-
-
-@dataclass(slots=True)
-class Hooks:
-    """What the committer calls: to offer work while deciding, and what follows a commit or its failure."""
-
-    offer: Assign
-    assign: Assign
-    committed: Callable[[Batch], None]
-    undone: Callable[[Batch], None]
-    observed: Callable[[int, float, str], None]
 
 
 class Committer:
@@ -103,6 +68,7 @@ class Committer:
         self._sizes = sizes
         self._flight: asyncio.Task[list[Item]] | None = None
         self._aboard: Decided | None = None
+        self._following: Decided | None = None
 
     async def run(self) -> None:
         """Commit batches until cancelled."""
@@ -139,23 +105,39 @@ class Committer:
             others = items
         decided, unsure = self._decide_owned(owned) if owned else (None, [])
         others = [*failed, *unsure, *others]
-        if self._flight is not None:
+        if decided is not None and len(decided.items) >= OVERLAP_FROM and not others:
+            others = await self._follow(decided)
+        else:
             others = [*await self._land(), *others]
-        if decided is not None:
-            if len(decided.items) < OVERLAP_FROM or others:
+            if decided is not None:
                 others = [*await self._write_decided(decided), *others]
-            else:
-                self._fly(decided)
         if others:
+            others = [*await self._land(), *others]
             await self._write_locked(others)
 
     # A write under way, while the next batch is decided.
 
-    def _fly(self, decided: "Decided") -> None:
+    async def _follow(self, decided: Decided) -> list[Item]:
+        """Have a batch written as soon as the one under way is; what of that one has to be decided again."""
+        before = self._flight
+        if before is None or before.done():
+            self._fly(decided)
+        else:
+            self._following = decided
+        return await before if before is not None else []
+
+    def _fly(self, decided: Decided) -> None:
         flight = asyncio.get_running_loop().create_task(self._write_decided(decided))
         # The loop looks after it even when nothing else comes.
         flight.add_done_callback(lambda _: self.queue.filled.set())
         self._flight, self._aboard = flight, decided
+
+    def _take_off(self) -> None:
+        """Start the batch that follows. Before the answers of the one that was written are given: to give them takes
+        the loop about as long as to write takes PostgreSQL."""
+        following, self._following = self._following, None
+        if following is not None:
+            self._fly(following)
 
     def _touches_flight(self, items: list[Item]) -> bool:
         if self._flight is None or self._aboard is None:
@@ -176,11 +158,12 @@ class Committer:
         return await flight if flight is not None else []
 
     async def _ground(self) -> None:
-        """Give a write under way up, at the end."""
-        if self._flight is not None and self._aboard is not None:
+        """Give a write under way up, at the end, and the one that follows."""
+        if self._flight is not None:
             self._flight.cancel()
-            self._fail(self._aboard.items, Unavailable("the server is shutting down"))
-            self._flight = self._aboard = None
+        for decided in filter(None, (self._aboard, self._following)):
+            self._fail(decided.items, Unavailable("the server is shutting down"))
+        self._flight = self._aboard = self._following = None
 
     # The owner path.
 
@@ -206,7 +189,7 @@ class Committer:
                 if owned is not None:
                     batch.runs[run_id] = owned.run
 
-    def _decide_owned(self, items: list[Item]) -> "tuple[Decided | None, list[Item]]":
+    def _decide_owned(self, items: list[Item]) -> tuple[Decided | None, list[Item]]:
         """Decide a batch from cached state; and what that cannot tell, which has to go the locked path.
 
         The copies may be outdated, and only what is written is fenced. So nobody is refused by them, and where a
@@ -231,7 +214,7 @@ class Committer:
             items, outcomes = [item for item, _ in kept], [outcome for _, outcome in kept]
         return Decided(items, batch, outcomes, statement, started), refused
 
-    async def _write_decided(self, decided: "Decided") -> list[Item]:
+    async def _write_decided(self, decided: Decided) -> list[Item]:
         """Write a batch decided from cached state; returns what has to go the locked path after all."""
         items, batch = decided.items, decided.batch
         try:
@@ -240,6 +223,7 @@ class Committer:
                 self.clock.set(await self.lane.write(decided.statement))
         except Disconnected:
             if not await self._settled(batch, items):
+                self._take_off()
                 return []
         except Exception as error:
             # Whatever it is: a write that nobody waits for yet may not take its callers and its leases with it.
@@ -247,8 +231,10 @@ class Committer:
                 log.exception("a batch failed; deciding it again command by command")
             self._cache.suspect(batch)
             self._undo(batch)
+            self._take_off()
             return items
         self.at("after write")
+        self._take_off()
         self._finish(batch, items, decided.outcomes)
         self._hooks.observed(len(items), time.perf_counter() - decided.started, "owner")
         return []
@@ -335,6 +321,8 @@ class Committer:
         open_of = {command.run_id for command in commands if command.open_tasks} & batch.runs.keys()
         if task_ids or open_of:
             batch.tasks = await transaction.tasks(task_ids, open_of)
+            if self.blocked is not None:
+                elsewhere |= {task.run_id for task in batch.tasks.values()} - batch.runs.keys()
         for run in batch.runs.values():
             self._cache.reread(run)
         if elsewhere:

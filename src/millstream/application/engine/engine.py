@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
+from millstream.application.engine.batches import Hooks, Sizes
 from millstream.application.engine.cache import RunCache
 from millstream.application.engine.clock import Clock
 from millstream.application.engine.commands import Command, LeaseReady, Release
-from millstream.application.engine.committer import Committer, Hooks, Sizes
+from millstream.application.engine.committer import Committer
 from millstream.application.engine.dispatch import Dispatcher, Session, lease_of
 from millstream.application.engine.queue import CommandQueue, Outcome
 from millstream.application.engine.ready import DispatchKey, Entry
