@@ -214,7 +214,7 @@ async def test_a_cancelled_cascade_ends_its_tasks_and_wakes_who_waits(
     run = check_ok(await rest.get(f"/api/v1/runs/{run_id}"))
     assert (run["status"], run["error"]) == ("CANCELLED", {"code": "CANCELLED", "message": "enough"})
     kinds = [event["type"] for event in await events(rest, run_id)]
-    assert kinds[-3:] == ["RUN_CANCELLING", "TASK_CANCELLED", "RUN_CANCELLED"]
+    assert kinds[-4:] == ["RUN_CANCELLING", "TASK_CANCELLING", "TASK_CANCELLED", "RUN_CANCELLED"]
 
 
 async def test_cancelling_twice_changes_nothing(own: Client, worker: SimpleWorker) -> None:

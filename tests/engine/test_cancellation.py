@@ -78,10 +78,16 @@ async def test_the_worker_of_a_running_task_is_told(spread: Roles) -> None:
         told = await worker.told()
         assert (told.task_id, told.attempt, told.reason) == (task_id, 1, "CANCELLED")
         await worker.fail(lease, "STOPPED")
-    assert (await task_of(spread.publisher, task_id))[0] is TaskStatus.CANCELLED
+    ended = (await spread.publisher.tasks.get(ROOT, task_id)).task
+    assert (ended.status, ended.error_code, ended.error_message) == (TaskStatus.CANCELLED, "CANCELLED", "no more")
     attempts, _ = await spread.publisher.tasks.attempts(ROOT, task_id, 0, 10)
     assert [(item.status, item.error_code) for item in attempts] == [(AttemptStatus.FAILED, "STOPPED")]
-    assert (await spread.publisher.runs.get(ROOT, view.task.run_id)).status is RunStatus.CANCELLED
+    run = await spread.publisher.runs.get(ROOT, view.task.run_id)
+    assert (run.status, run.error_message) == (RunStatus.CANCELLED, "no more")
+    asked = [item for item in await events_of(spread.worker, run.id) if item.type is EventType.TASK_CANCELLING]
+    assert [(item.task_id, item.attempt, data_of(item)) for item in asked] == [
+        (task_id, 1, {"reason": "no more", "by": "root"})
+    ]
 
 
 async def test_a_second_cancellation_changes_nothing(spread: Roles) -> None:
@@ -99,7 +105,8 @@ async def test_a_second_cancellation_changes_nothing(spread: Roles) -> None:
         await spread.worker.tasks.cancel(ROOT, task_id, "", None)
     with pytest.raises(Conflict):
         await spread.publisher.runs.cancel(ROOT, first.run_id, "", None)
-    assert (await kinds_of(spread.publisher, first.run_id)).count("RUN_CANCELLING") == 1
+    kinds = await kinds_of(spread.publisher, first.run_id)
+    assert (kinds.count("RUN_CANCELLING"), kinds.count("TASK_CANCELLING")) == (1, 1)
 
 
 async def test_a_worker_that_does_not_listen_is_cut_off(start: Start, database: Database, owner_path: bool) -> None:
@@ -265,6 +272,19 @@ async def test_cancelling_one_task_lets_its_cascade_go_on(spread: Roles, databas
         await worker.complete(await worker.take())
     run = await spread.publisher.runs.get(ROOT, published.correlation_id)
     assert (run.status, run.failed_tasks) == (RunStatus.COMPLETED, 0)
+    await check_all(database)
+
+
+async def test_a_cancelled_agents_artifacts_are_not_published(spread: Roles, database: Database) -> None:
+    """Rule 14: what completes in the grace is recorded, and sets nothing off, where one task is cancelled too."""
+    await register(spread.publisher, ("Order", "Payment"), agent("one", "Order"), agent("two", "Payment"))
+    async with Worker(spread.worker, kinds=["agent:one", "agent:two"]) as worker:
+        published = await spread.publisher.artifacts.publish(ROOT, order(), None)
+        lease = await worker.take()
+        await spread.publisher.tasks.cancel(ROOT, lease.task.id, "no more", None)
+        assert (await worker.complete(lease, made("Payment"))).error is None
+    run = await spread.publisher.runs.get(ROOT, published.correlation_id)
+    assert (run.status, run.task_count, run.artifact_count) == (RunStatus.COMPLETED, 1, 1)
     await check_all(database)
 
 

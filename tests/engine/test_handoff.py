@@ -13,11 +13,12 @@ from tests.engine.world import (
     check_all,
     events_of,
     order,
+    register,
     types,
 )
 
 from millstream.application.views import NewTask, Reports
-from millstream.domain.runs import TaskStatus
+from millstream.domain.runs import RunStatus, TaskStatus
 from millstream.domain.struct_wire import decode_value, encode_value
 from millstream.store.lane import PostgresLane
 from millstream.wiring import Service
@@ -285,6 +286,17 @@ async def test_waiting_work_whose_run_is_held_elsewhere_is_leased_soon_after(
             assert 3 < looks.count("inside transaction") < 30
             await transaction.rollback()
             assert (await worker.take(0.5)).task.id == task.id
+
+
+async def test_an_agents_tasks_in_its_former_queue_are_still_taken(spread: Roles) -> None:
+    """FV-19: by a worker that names the queue, though the agent has moved to another."""
+    await register(spread.publisher, ("Order",), agent("moves", "Order", queue="slow"))
+    published = await spread.publisher.artifacts.publish(ROOT, order(), None)
+    async with Worker(spread.worker, agents=[agent("moves", "Order")], queues=["slow"]) as worker:
+        await worker.complete(await worker.take())
+        await spread.publisher.artifacts.publish(ROOT, order(), None)
+        assert (await worker.take()).task.queue == "default"
+    assert (await spread.publisher.runs.get(ROOT, published.correlation_id)).status is RunStatus.COMPLETED
 
 
 async def test_a_task_in_hand_is_running(spread: Roles) -> None:

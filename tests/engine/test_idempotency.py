@@ -203,6 +203,21 @@ async def test_a_key_of_the_whole_batch_replays_all_of_it(spread: Roles, databas
     assert third.replayed
 
 
+async def test_a_key_of_the_whole_batch_stands_for_its_request(spread: Roles, database: Database) -> None:
+    """FL-8: another request under it is refused as a whole, though its items have keys of their own, or are more."""
+    await register(spread.publisher, ("Order",))
+    first, other = key("k", "PublishBatch"), key("k", "PublishBatch", "other")
+    await spread.publisher.artifacts.publish_batch(ROOT, [order(1)], [key("own")], first)
+    with pytest.raises(IdempotencyConflict):
+        await spread.worker.artifacts.publish_batch(ROOT, [order(1), order(2)], [key("a"), None], other)
+    tasks, others = key("k", "CreateBatch"), key("k", "CreateBatch", "other")
+    await spread.publisher.tasks.create_batch(ROOT, [NewTask("sums")], [key("own", "CreateTask")], tasks)
+    with pytest.raises(IdempotencyConflict):
+        await spread.worker.tasks.create_batch(ROOT, [NewTask("sums")] * 2, [None, None], others)
+    assert await database.value("SELECT count(*) FROM artifact") == 1
+    assert await database.value("SELECT count(*) FROM task") == 1
+
+
 async def test_tasks_replay(spread: Roles, database: Database) -> None:
     """FL-8: create and create_batch; the duplicate's answer is the task."""
     first = await spread.publisher.tasks.create(ROOT, NewTask("sums"), key("k", "CreateTask"))

@@ -51,6 +51,7 @@ async def test_the_waits_grow_by_the_factor_up_to_the_maximum(spread: Roles, dat
         if event.type is EventType.TASK_RETRY
     ]
     assert waits == [10_000, 30_000, 60_000, 60_000]
+    assert (await kinds_of(spread.worker, view.task.run_id)).count("TASK_READY") == len(waits)
     run = await spread.publisher.runs.get(ROOT, view.task.run_id)
     assert (run.status, run.error_code, run.error_message) == (RunStatus.FAILED, "LAST", "LAST it is")
     await check_all(database)

@@ -122,6 +122,8 @@ async def test_a_task_waits_for_its_time(spread: Roles, database: Database) -> N
         await database.pass_time(61)
         await spread.worker.loops.poll()
         assert (await worker.take()).task.id == late.id
+        kinds = await kinds_of(spread.publisher, late.run_id)
+        assert kinds == ["RUN_CREATED", "TASK_CREATED", "TASK_READY", "TASK_STARTED"]
         await database.pass_time(61)
         await spread.publisher.loops.poll()
         assert (await worker.take()).task.id == later.id

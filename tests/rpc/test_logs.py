@@ -17,7 +17,7 @@ def _fail() -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_failure_is_logged_with_its_label_and_no_locals(form: logs.LogFormat) -> None:
-    """WM-10"""
+    """DC-6: structured logs with correlation ids."""
     out = io.StringIO()
     logs.configure(form, "info", out)
     structlog.contextvars.bind_contextvars(correlation_id="label-1")

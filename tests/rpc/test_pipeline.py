@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+import structlog
 from tests.rpc.answers import body_of, publish_payload, status_of
 from tests.rpc.conftest import Service
 from tests.rpc.fakes import OTHER
@@ -156,6 +157,15 @@ async def test_a_huge_error_fits_into_metadata(service: Service) -> None:
     reason, _, fields, _ = status_of(over_grpc)
     assert reason == "VALIDATION_ERROR"
     assert 0 < len(fields) < 1000
+
+
+async def test_a_refusal_leaves_a_line_with_its_label(service: Service) -> None:
+    """FL-10: what a caller was told can be found in the logs, without what it sent."""
+    service.fakes.artifacts.error = ValidationFailed("secret text", [FieldFault("payload.a", "is 'secret text'")])
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        await service.call(PUBLISH, ORDER, x_correlation_id="label-7")
+    told = {"event": "call refused", "log_level": "info", "rpc": "Publish", "code": "VALIDATION_ERROR"}
+    assert lines == [{**told, "correlation_id": "label-7"}]
 
 
 async def test_a_method_nobody_has_is_an_error_of_the_contract(service: Service) -> None:

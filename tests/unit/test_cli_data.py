@@ -211,6 +211,12 @@ def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
             "Order",
         ),
         (
+            ("types",),
+            "ArtifactService/ListArtifactTypes",
+            {"items": [{"name": "Order", "version": 2}]},
+            "Order",
+        ),
+        (
             ("types", "get", "Order"),
             "ArtifactService/GetArtifactType",
             {"name": "Order", "schema": {"type": "object"}},

@@ -559,6 +559,10 @@ class RunEvent(_message.Message):
         """An artifact was published into an ended cascade."""
         CASCADE_LIMIT: RunEvent._Type.ValueType  # 15
         """The cascade reached a bound; some work was not made."""
+        TASK_CANCELLING: RunEvent._Type.ValueType  # 16
+        """The worker of a running task was asked to stop."""
+        TASK_READY: RunEvent._Type.ValueType  # 17
+        """The time of a scheduled task has come."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """What happened."""
@@ -595,6 +599,10 @@ class RunEvent(_message.Message):
     """An artifact was published into an ended cascade."""
     CASCADE_LIMIT: RunEvent.Type.ValueType  # 15
     """The cascade reached a bound; some work was not made."""
+    TASK_CANCELLING: RunEvent.Type.ValueType  # 16
+    """The worker of a running task was asked to stop."""
+    TASK_READY: RunEvent.Type.ValueType  # 17
+    """The time of a scheduled task has come."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

@@ -361,7 +361,7 @@ class WorkerHello(_message.Message):
 
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Queues it takes tasks from. Default: "default", and those of its agents."""
+        """Queues it takes tasks from, its agents' too; beside them, each agent's own. Default: "default"."""
 
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.AgentSpec]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from millstream.application.cascades import CascadeReads, Cascades
 from millstream.application.catalog import Catalog, Catalogs
-from millstream.application.engine.commands import Publish, Refuse
+from millstream.application.engine.commands import ClaimKey, Publish, Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
@@ -48,8 +48,9 @@ class Publishing:
         keys: Sequence[Key | None],
         key: Key | None,
     ) -> Batch:
-        """Publish many, each with an outcome of its own. A key of the call stands for one key an item, so what
-        failed may be tried again under it. Raises IdempotencyConflict, RateLimited."""
+        """Publish many, each with an outcome of its own. A key of the call stands for this request, and for one key of
+        each item that has none, so what failed may be tried again under it. Raises IdempotencyConflict, RateLimited."""
+        await claim_call(self._engine, self._claim(principal, key))
         keys = [own or item_key(key, index) for index, own in enumerate(keys)]
         wanted = [index for index, item in enumerate(items) if isinstance(item, NewArtifact)]
         found = await self._publish_all(
@@ -151,6 +152,12 @@ class Publishing:
         response = json.dumps(made) if made else ""
         expires_us = self._engine.clock.now_us() + self._key_ttl_us
         return KeyClaim(principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us)
+
+
+async def claim_call(engine: Engine, claim: KeyClaim | None) -> None:
+    """Claim the key of a call with many items, before any of them is stored. Raises IdempotencyConflict."""
+    if claim is not None:
+        await engine.submit(ClaimKey(key=claim))
 
 
 def item_key(key: Key | None, index: int) -> Key | None:

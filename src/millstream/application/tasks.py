@@ -8,7 +8,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, Replayed
 from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest, fitting, text_bytes
-from millstream.application.publishing import batch_of, item_key
+from millstream.application.publishing import batch_of, claim_call, item_key
 from millstream.application.runs import RunReads, claim_of, task_page
 from millstream.application.views import Batch, CreatedTask, Key, NewTask, Published, TaskQuery, TaskView
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
@@ -43,7 +43,9 @@ class Tasks:
         keys: Sequence[Key | None],
         key: Key | None,
     ) -> Batch:
-        """Create many, each with an outcome of its own. Raises RateLimited."""
+        """Create many, each with an outcome of its own. Raises IdempotencyConflict, RateLimited."""
+        expires_us = self._engine.clock.now_us() + self._key_ttl_us
+        await claim_call(self._engine, claim_of(principal, key, "", expires_us))
         keys = [own or item_key(key, index) for index, own in enumerate(keys)]
         items = [_checked(item) for item in items]
         wanted = [index for index, item in enumerate(items) if isinstance(item, NewTask)]
@@ -104,7 +106,7 @@ class Tasks:
         expires_us = self._engine.clock.now_us() + self._key_ttl_us
         command = CancelTask(
             task_ids=(task_id,), locked=True, key=claim_of(principal, key, [task_id], expires_us),
-            tenant=principal.tenant, reason=reason,
+            tenant=principal.tenant, reason=reason, by=principal.name,
         )  # fmt: skip
         outcome = await self._engine.submit(command)
         if isinstance(outcome, Replayed):

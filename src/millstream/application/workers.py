@@ -208,7 +208,9 @@ class Workers:
 
 
 def _keys(tenant: str, hello: Hello) -> tuple[DispatchKey, ...]:
-    """What a worker serves: its kinds in its queues, and its agents in theirs."""
+    """What a worker serves: its kinds in its queues, and its agents in theirs and in those that it names, because an
+    agent that moved to another queue has tasks left in the one before."""
     keys = {(tenant, queue, kind) for queue in hello.queues or ("default",) for kind in hello.kinds}
+    keys |= {(tenant, queue, f"agent:{agent.name}") for queue in hello.queues for agent in hello.agents}
     keys |= {(tenant, agent.queue or "default", f"agent:{agent.name}") for agent in hello.agents}
     return tuple(sorted(keys))

@@ -8,7 +8,7 @@ from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, 
 from millstream.cli.output import print_fields, print_json, print_list
 from millstream.sdk import Client
 
-app = typer.Typer(help="Read artifact types.", no_args_is_help=True)
+app = typer.Typer()
 
 _COLUMNS = {
     "name": lambda t: t.name,
@@ -28,6 +28,19 @@ def list_(
         await print_list(client.types.list(), _COLUMNS, as_json=as_json, limit=limit, title="types")
 
     call(target, api_key, work)
+
+
+@app.callback(invoke_without_command=True)
+def types(
+    context: typer.Context,
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Read artifact types; list them, where no command is given."""
+    if context.invoked_subcommand is None:
+        list_(limit, target, api_key, as_json)
 
 
 @app.command()

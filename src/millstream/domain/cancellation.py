@@ -2,7 +2,7 @@
 
 from millstream.domain.batch import Batch
 from millstream.domain.errors import Conflict
-from millstream.domain.lifecycle import cancel, details, end_if_idle
+from millstream.domain.lifecycle import CANCELLED, cancel, details, end_if_idle
 from millstream.domain.runs import EventType, Run, RunStatus, Task, TaskStatus
 
 
@@ -14,26 +14,26 @@ def cancel_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: 
         raise Conflict(f"run {run.id} has ended as {run.status.name}")
     run.status = RunStatus.CANCELLING
     run.cancel_by_us = batch.now_us + batch.limits.cancel_grace_us
-    run.error_code, run.error_message = "CANCELLED", reason or "cancelled"
+    run.error_code, run.error_message = CANCELLED, reason or "cancelled"
     batch.touch(run)
     batch.record(run, EventType.RUN_CANCELLING, data=details(reason=reason, by=by))
     for task in open_tasks:
-        if task.status is TaskStatus.RUNNING:
-            _ask_to_stop(batch, run, task)
-        elif task.open:
+        if task.status is not TaskStatus.RUNNING:
             cancel(batch, run, task)
+        elif not task.cancelling:
+            _ask_to_stop(batch, run, task, reason, by)
     end_if_idle(batch, run)
 
 
-def cancel_task(batch: Batch, run: Run, task: Task, reason: str = "") -> None:
+def cancel_task(batch: Batch, run: Run, task: Task, reason: str = "", by: str = "") -> None:
     """Begin to cancel a task: one that waits ends at once. Raises Conflict where it has ended."""
     if not task.open:
         raise Conflict(f"task {task.id} has ended as {task.status.name}")
-    task.error_code, task.error_message = "CANCELLED", reason or "cancelled"
+    task.error_code, task.error_message = CANCELLED, reason or "cancelled"
     if task.status is not TaskStatus.RUNNING:
-        cancel(batch, run, task)
+        cancel(batch, run, task, data=details(reason=reason, by=by))
     elif not task.cancelling:
-        _ask_to_stop(batch, run, task)
+        _ask_to_stop(batch, run, task, reason, by)
 
 
 def force_run(batch: Batch, run: Run, open_tasks: list[Task]) -> None:
@@ -46,10 +46,12 @@ def force_run(batch: Batch, run: Run, open_tasks: list[Task]) -> None:
     end_if_idle(batch, run)
 
 
-def _ask_to_stop(batch: Batch, run: Run, task: Task) -> None:
+def _ask_to_stop(batch: Batch, run: Run, task: Task, reason: str, by: str) -> None:
     """Tell the worker, and let the lease end after the grace, when the reaper forces the end."""
     task.cancelling = True
     task.deadline_us = batch.now_us + batch.limits.cancel_grace_us
     task.lease_until_us = min(task.lease_until_us, task.deadline_us)
     batch.touch(run, task)
+    data = details(reason=reason, by=by)
+    batch.record(run, EventType.TASK_CANCELLING, task_id=task.id, attempt=task.attempt, data=data)
     batch.cancelled.append((task.id, task.attempt, task.owner))

@@ -30,6 +30,8 @@ _ENDING = {
     RunStatus.CANCELLED: EventType.RUN_CANCELLED,
 }
 ERROR_MESSAGE_CHARS = 4000
+CANCELLED = "CANCELLED"
+"""Error code of what somebody cancelled."""
 
 
 @dataclass(slots=True)
@@ -151,6 +153,12 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
         lease(batch, run, task, claim)
 
 
+def become_ready(batch: Batch, run: Run, task: Task) -> None:
+    """Make a scheduled task ready whose time has come."""
+    batch.record(run, EventType.TASK_READY, task_id=task.id)
+    make_ready(batch, run, task)
+
+
 def lease(batch: Batch, run: Run, task: Task, claim: Claim) -> None:
     """Give a pending task to a worker. The attempt number grows, and never shrinks again."""
     task.status = TaskStatus.RUNNING
@@ -178,7 +186,8 @@ def check_fence(task: Task, attempt: int) -> None:
 
 
 def complete(batch: Batch, run: Run, task: Task, attempt: int, output: bytes, produced: Sequence[Produce]) -> bool:
-    """Complete a task and publish what it made. False where this very completion was stored before.
+    """Complete a task and publish what it made, unless it or its run is being cancelled: then its end is recorded, and
+    nothing follows from it. False where this very completion was stored before.
 
     Raises LeaseLost, and Conflict where a task that is not of a cascade publishes.
     """
@@ -191,7 +200,7 @@ def complete(batch: Batch, run: Run, task: Task, attempt: int, output: bytes, pr
     _close_attempt(batch, task, AttemptStatus.COMPLETED, output=output)
     task.error_code = task.error_message = ""
     _finish(batch, run, task, TaskStatus.COMPLETED, EventType.TASK_COMPLETED)
-    if run.status is RunStatus.RUNNING:
+    if run.status is RunStatus.RUNNING and not task.cancelling:
         for item in produced:
             _store(batch, run, item, task.agent, task.depth + 1)
     end_if_idle(batch, run)
@@ -222,10 +231,13 @@ def fail(
         task.tries += 1
         _close_attempt(batch, task, status, code, message)
     attempt = task.attempt
-    task.error_code, task.error_message = code, message
     if run.status is RunStatus.CANCELLING or task.cancelling:
+        # Why it was cancelled says more than how its worker stopped, which its attempt tells.
+        if task.error_code != CANCELLED:
+            task.error_code, task.error_message = code, message
         cancel(batch, run, task, closed=counts)
         return
+    task.error_code, task.error_message = code, message
     final = retryable is False or code in task.retry.non_retryable
     if final or task.tries >= task.retry.max_attempts:
         run.failed_tasks += 1
@@ -291,14 +303,15 @@ def start_too_late(batch: Batch, run: Run, task: Task) -> None:
     fail(batch, run, task, "SCHEDULE_TO_START_TIMEOUT", text, retryable=False, counts=False)
 
 
-def cancel(batch: Batch, run: Run, task: Task, closed: bool = False) -> None:
-    """End a task as cancelled, whatever its worker does from here on. `closed`: its attempt is recorded already."""
+def cancel(batch: Batch, run: Run, task: Task, closed: bool = False, data: str = "") -> None:
+    """End a task as cancelled, whatever its worker does from here on. `closed`: its attempt is recorded already;
+    `data`: its event's."""
     if task.status is TaskStatus.RUNNING and not closed:
         batch.lost.append((task.id, task.attempt, task.owner))
         _close_attempt(batch, task, AttemptStatus.CANCELLED)
     if run.kind is RunKind.SINGLE and run.status is RunStatus.RUNNING:
-        run.error_code, run.error_message = "CANCELLED", "the task was cancelled"
-    _finish(batch, run, task, TaskStatus.CANCELLED, EventType.TASK_CANCELLED)
+        run.error_code, run.error_message = CANCELLED, task.error_message or "the task was cancelled"
+    _finish(batch, run, task, TaskStatus.CANCELLED, EventType.TASK_CANCELLED, data)
     end_if_idle(batch, run)
 
 

@@ -70,6 +70,8 @@ class EventType(IntEnum):
     RUN_CANCELLED = 13
     RUN_REOPENED = 14
     CASCADE_LIMIT = 15
+    TASK_CANCELLING = 16
+    TASK_READY = 17
 
 
 @dataclass(slots=True)

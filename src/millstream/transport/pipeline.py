@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from structlog.contextvars import bind_contextvars
 
 from millstream.application.views import Key
-from millstream.domain.errors import MillstreamError, NotImplementedHere
+from millstream.domain.errors import MillstreamError, NotImplementedHere, RateLimited
 from millstream.transport import errors, idempotency
 from millstream.transport.context import Context
 from millstream.transport.contract import Method
@@ -145,6 +145,10 @@ async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[
         code = error.code
         if isinstance(error, errors.Internal):
             _log.exception("call failed", rpc=gate.rpc, exc_info=raised)
+        elif not isinstance(error, RateLimited):
+            # Without its message, which may hold what the caller sent. Nor for each call that a full server refuses:
+            # to refuse has to be cheap, and they are counted.
+            _log.info("call refused", rpc=gate.rpc, code=code)
     finally:
         gate.meter.end(code, time.perf_counter() - started)
     return await _abort(call, error, context)

@@ -415,6 +415,8 @@ class RunEvent(_message.Message):
         RUN_CANCELLED: RunEvent._Type.ValueType  # 13
         RUN_REOPENED: RunEvent._Type.ValueType  # 14
         CASCADE_LIMIT: RunEvent._Type.ValueType  # 15
+        TASK_CANCELLING: RunEvent._Type.ValueType  # 16
+        TASK_READY: RunEvent._Type.ValueType  # 17
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
     UNSPECIFIED: RunEvent.Type.ValueType  # 0
@@ -433,6 +435,8 @@ class RunEvent(_message.Message):
     RUN_CANCELLED: RunEvent.Type.ValueType  # 13
     RUN_REOPENED: RunEvent.Type.ValueType  # 14
     CASCADE_LIMIT: RunEvent.Type.ValueType  # 15
+    TASK_CANCELLING: RunEvent.Type.ValueType  # 16
+    TASK_READY: RunEvent.Type.ValueType  # 17
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

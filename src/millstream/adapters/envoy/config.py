@@ -42,8 +42,8 @@ _INTERNAL_HEADERS = (
 _LABEL = {"key": "x-correlation-id", "value": "%REQ(X-CORRELATION-ID)%"}
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_REQUEST = (
-    "authorization, content-type, idempotency-key, x-idempotency-key, x-correlation-id, x-tenant, last-event-id, "
-    "x-grpc-web, x-user-agent, grpc-timeout"
+    "authorization, x-api-key, content-type, idempotency-key, x-idempotency-key, x-correlation-id, x-tenant, "
+    "last-event-id, x-grpc-web, x-user-agent, grpc-timeout"
 )
 _CORS_ANSWER = (
     "x-correlation-id, idempotency-replayed, retry-after, location, allow, grpc-status, grpc-message, "

@@ -15,6 +15,7 @@ from millstream.domain.cancellation import cancel_run, cancel_task, force_run
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
 from millstream.domain.lifecycle import (
     Produce,
+    become_ready,
     check_fence,
     complete,
     create,
@@ -22,7 +23,6 @@ from millstream.domain.lifecycle import (
     fail,
     lease,
     lose,
-    make_ready,
     publish,
     release,
     start_too_late,
@@ -106,6 +106,14 @@ class Publish(Command):
             run.waiters = (*run.waiters, self.waiter)
         _keep_for_replays(batch, run, self.key)
         return run.id
+
+
+@dataclass(slots=True)
+class ClaimKey(Command):
+    """Claim the key of a call that stores many things: it stands for this request, whatever becomes of its items."""
+
+    def decide(self, batch: Batch) -> None:
+        """The key is not known, so it is claimed."""
 
 
 @dataclass(slots=True)
@@ -270,7 +278,7 @@ class Due(Command):
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
             if task is not None and task.status is TaskStatus.SCHEDULED and task.run_at_us <= batch.now_us:
-                make_ready(batch, batch.runs[task.run_id], task)
+                become_ready(batch, batch.runs[task.run_id], task)
             else:
                 batch.unsure = True
 
@@ -311,13 +319,14 @@ class CancelTask(Command):
 
     tenant: str = ""
     reason: str = ""
+    by: str = ""
 
     def decide(self, batch: Batch) -> Task:
         """Cancel it if it waits, tell its worker if it runs."""
         run, task = _of(batch, self.task_ids[0])
         if task.tenant != self.tenant:
             raise NotFound(f"there is no task {task.id}")
-        cancel_task(batch, run, task, self.reason)
+        cancel_task(batch, run, task, self.reason, self.by)
         _keep_for_replays(batch, run, self.key)
         return task
 
