@@ -149,7 +149,7 @@ class Publishing:
     def _claim(self, principal: Principal, key: Key | None, *made: str) -> KeyClaim | None:
         if key is None:
             return None
-        response = json.dumps(made) if made else ""
+        response = json.dumps(made)
         expires_us = self._engine.clock.now_us() + self._key_ttl_us
         return KeyClaim(principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us)
 

@@ -45,7 +45,7 @@ class Tasks:
     ) -> Batch:
         """Create many, each with an outcome of its own. Raises IdempotencyConflict, RateLimited."""
         expires_us = self._engine.clock.now_us() + self._key_ttl_us
-        await claim_call(self._engine, claim_of(principal, key, "", expires_us))
+        await claim_call(self._engine, claim_of(principal, key, [], expires_us))
         keys = [own or item_key(key, index) for index, own in enumerate(keys)]
         items = [_checked(item) for item in items]
         wanted = [index for index, item in enumerate(items) if isinstance(item, NewTask)]
