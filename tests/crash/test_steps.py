@@ -102,7 +102,7 @@ async def test_a_timer_that_fires_late_does_not_take_a_running_task_back(
     finally:
         await connection.close()
     assert row is not None
-    assert (row["status"], row["attempt"], row["last_seq"], row["events"]) == (3, 1, 3, 3)
+    assert (row["status"], row["attempt"], row["last_seq"], row["events"]) == (3, 1, 4, 4)
     assert not (await checker.check(url, [], None)).gaps
 
 
