@@ -38,6 +38,20 @@ def test_a_failure_is_logged_with_its_label_and_no_locals(form: logs.LogFormat) 
         assert '"locals"' not in text
 
 
+def test_a_header_that_is_no_text_is_not_logged() -> None:
+    """FL-10: it is the caller's fault, and may be a secret."""
+    out = io.StringIO()
+    logs.configure("json", "info", out)
+    log = logging.getLogger("grpc._cython.cygrpc")
+    try:
+        b"key-\xe9".decode()
+    except UnicodeDecodeError:
+        log.exception("Invalid encoding on %r", b"key-\xe9")
+    assert not out.getvalue()
+    log.error("something else")
+    assert "something else" in out.getvalue()
+
+
 def test_what_libraries_log_comes_out_in_the_same_form() -> None:
     out = io.StringIO()
     logs.configure("json", "info", out)

@@ -43,8 +43,14 @@ def configure(form: LogFormat = "json", level: str = "info", stream: TextIO | No
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
         )
     )
+    # A header that is no text is refused all the same; the library would log its value, in full, as an error of ours.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_ours)
     # Libraries are not as interesting as the service: their warnings are.
     logging.basicConfig(handlers=[handler], level=max(number, logging.WARNING), force=True)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError))
 
 
 def _dumps(event: Any, **_: Any) -> str:
