@@ -103,3 +103,13 @@ def test_a_schema_is_costly_by_its_references_and_the_payload_s_size(
         assert costly
     else:
         assert not costly
+
+
+async def test_one_that_was_killed_between_questions_is_replaced(sandbox: Sandbox) -> None:
+    """FL-10: the next answer says nothing of its end, and is no 500."""
+    for pause_s in (0.0, 0.1):
+        assert await sandbox.condition("payload.n > 1", {"payload": {"n": 2}})
+        assert sandbox._process is not None
+        sandbox._process.kill()
+        await asyncio.sleep(pause_s)  # before and after the loop has heard of it
+        assert await sandbox.condition("payload.n > 1", {"payload": {"n": 2}})

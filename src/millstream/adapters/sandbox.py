@@ -56,35 +56,50 @@ class Sandbox:
 
     async def close(self) -> None:
         """End the process."""
+        await self._end()
+
+    async def _end(self) -> int:
+        """End the process where it has not ended by itself; its return code."""
         process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        if process is None:
+            return 0
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        return await process.wait()
 
     async def _ask(self, what: str, **given: Any) -> Any:
-        """The answer to a question; None where it took too long."""
+        """The answer to a question; None where it took too long.
+
+        A process may have been killed since its last answer, by the kernel or by hand: only one that used up its time
+        says something of the question, and so does the second that ends over it.
+        """
         raw = orjson.dumps({"what": what, **given})
         async with self._turn:
-            try:
-                if self._process is None:
-                    self._process = await asyncio.create_subprocess_exec(
-                        sys.executable, "-m", "millstream.adapters.sandbox", stdin=PIPE, stdout=PIPE
-                    )
-                process = self._process
-                assert process.stdin is not None  # noqa: S101  (they are pipes)
-                assert process.stdout is not None  # noqa: S101
-                process.stdin.write(len(raw).to_bytes(_SIZE_BYTES) + raw)
-                await process.stdin.drain()
-                size = int.from_bytes(await process.stdout.readexactly(_SIZE_BYTES))
-                return orjson.loads(await process.stdout.readexactly(size))
-            except (asyncio.IncompleteReadError, ConnectionError):
-                await self.close()
-                return None
-            except BaseException:
-                # Nobody waits for this answer any more: it must not become the next one's.
-                await self.close()
-                raise
+            for _ in range(2):
+                try:
+                    return await self._answer(raw)
+                except (asyncio.IncompleteReadError, ConnectionError, RuntimeError):
+                    # RuntimeError: uvloop's of a pipe that was closed.
+                    if await self._end() == -signal.SIGPROF:
+                        return None
+                except BaseException:
+                    # Nobody waits for this answer any more: it must not become the next one's.
+                    await self._end()
+                    raise
+            return None
+
+    async def _answer(self, raw: bytes) -> Any:
+        if self._process is None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "millstream.adapters.sandbox", stdin=PIPE, stdout=PIPE
+            )
+        process = self._process
+        assert process.stdin is not None  # noqa: S101  (they are pipes)
+        assert process.stdout is not None  # noqa: S101
+        process.stdin.write(len(raw).to_bytes(_SIZE_BYTES) + raw)
+        await process.stdin.drain()
+        size = int.from_bytes(await process.stdout.readexactly(_SIZE_BYTES))
+        return orjson.loads(await process.stdout.readexactly(size))
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
