@@ -18,10 +18,11 @@ def cancel_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: 
     batch.touch(run)
     batch.record(run, EventType.RUN_CANCELLING, data=details(reason=reason, by=by))
     for task in open_tasks:
-        if task.status is not TaskStatus.RUNNING:
+        if task.status is TaskStatus.RUNNING:
+            if not task.cancelling:
+                _ask_to_stop(batch, run, task, reason, by)
+        elif task.open:
             cancel(batch, run, task)
-        elif not task.cancelling:
-            _ask_to_stop(batch, run, task, reason, by)
     end_if_idle(batch, run)
 
 
