@@ -100,6 +100,9 @@ class Settings(BaseSettings):
 
     max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
+    max_waiting_keys: int = Field(
+        default=10_000, ge=1, description="Most keys that wait in gates of a cascade, or of the tenant by subscription."
+    )
 
     @field_validator("database_url")
     @classmethod

@@ -23,11 +23,13 @@ from millstream.application.reporting import Reporting
 from millstream.application.runs import Runs
 from millstream.application.system import System
 from millstream.application.tasks import Tasks
+from millstream.application.waiting_gates import WaitingGates
 from millstream.application.workers import Workers
 from millstream.config import Settings
 from millstream.domain.batch import Limits
 from millstream.runtime.loops import Loops, Retention
 from millstream.runtime.peers import Peers
+from millstream.store.buffers import Buffers
 from millstream.store.connections import Database
 from millstream.store.lane import PostgresLane
 from millstream.store.maintenance import Maintenance
@@ -143,6 +145,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             settings.max_tasks_per_run,
             int(settings.lease_s * 1e6),
             int(settings.cancel_grace_s * 1e6),
+            settings.max_waiting_keys,
         ),
         Sizes(settings.batch_max_commands, settings.batch_max_bytes, settings.owner_path),
         settings.queue_max_commands,
@@ -157,12 +160,13 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     registering = Registering(catalogs, key_ttl_us)
     reporting = Reporting(engine, catalogs, maintenance, reads)
     retention = Retention(settings.run_retention_days, settings.artifact_retention_days)
-    loops = Loops(Upkeep(engine), maintenance, reads, dispatcher_peers, retention)
+    buffers = Buffers(database)
+    loops = Loops(Upkeep(engine, catalogs), maintenance, buffers, reads, dispatcher_peers, retention)
     engine.scheduled = loops.scheduled
     return Service(
         Artifacts(engine, catalogs, reads, key_ttl_us),
         Types(catalogs, registering),
-        Agents(engine, catalogs, registering),
+        Agents(engine, catalogs, registering, WaitingGates(buffers, reads)),
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),

@@ -19,6 +19,7 @@ from tests.engine.world import FOREVER, ROOT, agent, key, made, types
 from millstream.application.engine.commands import Due
 from millstream.application.ids import new_id
 from millstream.application.views import AttemptFailure, Completion, Lease, NewTask, Reports
+from millstream.domain.agents import Join
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.errors import MillstreamError
 from millstream.domain.retry import RetryPolicy
@@ -30,6 +31,8 @@ AGENTS = (
     agent("one", "Order", "Payment", priority=2),
     agent("two", "Order", "Payment", retry=LATER),
     agent("three", "Payment", "Order", retry=LATER),
+    agent("pairs", ("Order", "Other"), "Payment", counts=(("Order", 2),)),
+    agent("joined", ("Payment", "Other"), join=Join("artifact.partition_key", within_us=61_000_000)),
 )
 RUNS = 3
 

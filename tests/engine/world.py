@@ -53,12 +53,13 @@ def payload_of(artifact: Artifact) -> dict[str, Any]:
     return decode_struct(artifact.payload)
 
 
-def agent(name: str, consumes: str, publishes: str = "", **fields: Any) -> AgentSpec:
+def agent(name: str, consumes: str | tuple[str, ...], publishes: str = "", **fields: Any) -> AgentSpec:
     """An agent with one subscription; fields of Subscription and of AgentSpec, by their names."""
     wanted = {field: fields.pop(field) for field in [*fields] if field in Subscription.__slots__}
     outputs = (publishes,) if publishes else ()
+    wanted_types = (consumes,) if isinstance(consumes, str) else consumes
     spec: dict[str, Any] = {"retry": AT_ONCE, "timeouts": FOREVER, "outputs": outputs} | fields
-    return AgentSpec(name, subscriptions=(Subscription((consumes,), **wanted),), **spec)
+    return AgentSpec(name, subscriptions=(Subscription(wanted_types, **wanted),), **spec)
 
 
 def types(*names: str) -> tuple[TypeSpec, ...]:
@@ -111,10 +112,13 @@ async def check_all(database: Database) -> None:
         task_count <> (SELECT count(*) FROM task WHERE run_id = run.id)
         OR open_tasks <> (SELECT count(*) FROM task WHERE run_id = run.id AND status <= 3)
         OR failed_tasks <> (SELECT count(*) FROM task WHERE run_id = run.id AND status = 5)
+        OR open_gates <> (SELECT count(*) FROM buffer WHERE run_id = run.id)
         OR artifact_count <> (SELECT count(*) FROM artifact WHERE run_id = run.id)
         OR (finished_us > 0) <> (status > 2)"""
     )
     assert counters == []
+    empty = await database.rows("SELECT id::text FROM buffer WHERE parts = '' OR waiting <= 0 OR expires_us = 0")
+    assert empty == []
 
 
 def data_of(event: Event) -> dict[str, Any]:

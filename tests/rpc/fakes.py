@@ -28,6 +28,7 @@ from millstream.application.views import (
     TaskQuery,
     TaskView,
     TypeSpec,
+    Waiting,
 )
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
@@ -191,6 +192,9 @@ class Agents(Fake):
     async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]:
         await self.seen("get", principal, id_or_name)
         return self.agent, True
+
+    async def waiting(self, principal: Principal, agent: Agent) -> Waiting:
+        return Waiting()
 
     async def list(
         self, principal: Principal, page: PageRequest, name: str, status: str | None

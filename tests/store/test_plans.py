@@ -11,7 +11,8 @@ from tests.engine.database import Database, Postgres
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.batch import Batch, Claim, KeyClaim, Limits
-from millstream.domain.lifecycle import Produce, complete, create, publish
+from millstream.domain.lifecycle import create
+from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import Run, RunKind, Task
 from millstream.store import artifacts, lane, maintenance, registry, runs
@@ -198,7 +199,7 @@ def _batch() -> Batch:
         "00000000-0000-7000-8000-0000000000a1",
         1,
         [Activation("a", "agent:a", "default", 0, DEFAULT_RETRY, DEFAULT_TIMEOUTS)],
-        ["00000000-0000-7000-8000-0000000000b1"],
+        [("00000000-0000-7000-8000-0000000000b1", "")],
     )
     complete(batch, old, task, 1, b"out", [produce])
     new = Run("00000000-0000-7000-8000-0000000000c1", "acme", RunKind.CASCADE, NOW_US)

@@ -16,6 +16,11 @@ def agent(name: str, *subscriptions: Subscription, **fields: Any) -> Agent:
     return Agent(name, "t", spec, 1, 0, 0)
 
 
+def no_key(_: Subscription) -> str | None:
+    """No artifact has a key."""
+    return None
+
+
 def activated(
     *agents: Agent,
     new: NewArtifact | None = None,
@@ -24,7 +29,7 @@ def activated(
 ) -> list[str]:
     """Names of the agents that an artifact activates, in order."""
     new = new or NewArtifact("Order")
-    return [found.agent for found in match(routes_of(agents).get(new.type, ()), new, producer, "t", holds)]
+    return [found.agent for found in match(routes_of(agents).get(new.type, ()), new, producer, "t", holds, no_key)]
 
 
 def test_agents_are_activated_by_type() -> None:
@@ -36,7 +41,7 @@ def test_agents_are_activated_by_type() -> None:
 def test_an_agent_is_activated_once() -> None:
     """FL-14: however many of its subscriptions match; by the most urgent of them."""
     both = agent("a", Subscription(("Order",), priority=1), Subscription(("Order",), priority=7))
-    (found,) = match(routes_of([both])["Order"], NewArtifact("Order"), "external", "t", lambda _: True)
+    (found,) = match(routes_of([both])["Order"], NewArtifact("Order"), "external", "t", lambda _: True, no_key)
     assert found.priority == 7
 
 
@@ -105,7 +110,12 @@ def test_what_an_agent_may_not_see_does_not_activate_it() -> None:
     assert activated(*agents, new=NewArtifact("Order", visibility=private)) == ["a"]
     assert activated(*agents, new=NewArtifact("Order", visibility=later)) == ["a"]
     (found,) = match(
-        routes_of(agents)["Order"], NewArtifact("Order", visibility=later), "external", "t", lambda _: True
+        routes_of(agents)["Order"],
+        NewArtifact("Order", visibility=later),
+        "external",
+        "t",
+        lambda _: True,
+        no_key,
     )
     assert found.delay_us == 12
 
@@ -113,7 +123,7 @@ def test_what_an_agent_may_not_see_does_not_activate_it() -> None:
 def test_a_bounded_agents_tasks_are_marked() -> None:
     """FL-14: max_concurrency."""
     routes = routes_of([agent("a", max_concurrency=2), agent("b")])["Order"]
-    found = match(routes, NewArtifact("Order"), "external", "t", lambda _: True)
+    found = match(routes, NewArtifact("Order"), "external", "t", lambda _: True, no_key)
     assert [(item.agent, item.limited, item.kind) for item in found] == [
         ("a", True, "agent:a"),
         ("b", False, "agent:b"),

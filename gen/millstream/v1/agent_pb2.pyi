@@ -5,6 +5,7 @@ Agents, which consume artifacts and publish others."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -27,6 +28,26 @@ class Subscription(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TYPES_FIELD_NUMBER: _builtins.int
     WHERE_FIELD_NUMBER: _builtins.int
     FROM_AGENTS_FIELD_NUMBER: _builtins.int
@@ -34,6 +55,11 @@ class Subscription(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    GATE_TIMEOUT_FIELD_NUMBER: _builtins.int
     where: _builtins.str
     """CEL over `payload` and `artifact` (its type, tags, produced_by, partition_key); only artifacts for which it is
     true activate. Empty: all. One that fails on an artifact (a missing key) counts as false.
@@ -46,10 +72,17 @@ class Subscription(_message.Message):
     agent name.
     """
     mode: _builtins.str
-    """How it is told: "both" (in the answer always; as a task and as an event)."""
+    """When it holds: "events" (only what is published), "direct" (only when the agent is run by name), "both" (the
+    default).
+    """
+    scope: _builtins.str
+    """Where what belongs together comes from: "correlation" (the default of `counts` and `join`): from one cascade,
+    which stays open while something waits; "tenant" (the default of `batch`): from all cascades, and what the agent
+    makes of it is a cascade of its own. Only with `counts`, `join` or `batch`.
+    """
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of artifact types, 1 to 20; one artifact of any of them activates."""
+        """Names of artifact types, 1 to 20; one artifact of any of them activates, or with `counts` or `join` all of them."""
 
     @_builtins.property
     def from_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -58,6 +91,26 @@ class Subscription(_message.Message):
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only artifacts with at least one of these tags. Empty: with any tags or none."""
+
+    @_builtins.property
+    def counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """An AND gate: how many artifacts of each type it takes, 1 to 100, together at most 100. A type that is not named
+        here counts 1. The agent gets them all in one task, in the order they came. Not with `batch`.
+        """
+
+    @_builtins.property
+    def join(self) -> Global___Join:
+        """An AND gate by key: artifacts of one key belong together, one of each type or as `counts` says. Not with `batch`."""
+
+    @_builtins.property
+    def batch(self) -> Global___Batch:
+        """Artifacts are collected and handed over together. Not with `counts` or `join`."""
+
+    @_builtins.property
+    def gate_timeout(self) -> _duration_pb2.Duration:
+        """How long artifacts wait for the others, 1 ms to 30 days; then they are given up, with an event GATE_EXPIRED. Default
+        1 hour. With `counts`, or a `join` by count; `join.within` and `batch.timeout` say it for the others.
+        """
 
     def __init__(
         self,
@@ -69,14 +122,195 @@ class Subscription(_message.Message):
         priority: _builtins.int = ...,
         delivery: _builtins.str = ...,
         mode: _builtins.str = ...,
+        counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        join: Global___Join | None = ...,
+        batch: Global___Batch | None = ...,
+        scope: _builtins.str = ...,
+        gate_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "gate_timeout", b"gate_timeout", "join", b"join"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "from_agents", b"from_agents", "mode", b"mode", "priority", b"priority", "tags", b"tags", "types", b"types", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "counts", b"counts", "delivery", b"delivery", "from_agents", b"from_agents", "gate_timeout", b"gate_timeout", "join", b"join", "mode", b"mode", "priority", b"priority", "scope", b"scope", "tags", b"tags", "types", b"types", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Subscription: _TypeAlias = Subscription  # noqa: Y015
+
+@_typing.final
+class Join(_message.Message):
+    """What makes artifacts belong together. One of `within` and `within_count` is needed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    WITHIN_COUNT_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """CEL over `payload` and `artifact`; its value, a text, a number or a bool, is the key. An artifact for which it
+    fails (a missing key) or gives something else is not taken.
+    """
+    within_count: _builtins.int
+    """They must be among so many artifacts, 2 to 1,000, that the subscription takes one after the other, whatever their
+    keys; what is left behind is given up.
+    """
+    @_builtins.property
+    def within(self) -> _duration_pb2.Duration:
+        """They must come within this time of the first, 1 ms to 30 days; what waits longer is given up."""
+
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        within: _duration_pb2.Duration | None = ...,
+        within_count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_within_count", b"_within_count", "within", b"within", "within_count", b"within_count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_within_count", b"_within_count", "by", b"by", "within", b"within", "within_count", b"within_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__within_count: _TypeAlias = _typing.Literal["within_count"]  # noqa: Y015
+    _WhichOneofArgType__within_count: _TypeAlias = _typing.Literal["_within_count", b"_within_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__within_count) -> _WhichOneofReturnType__within_count | None: ...
+
+Global___Join: _TypeAlias = Join  # noqa: Y015
+
+@_typing.final
+class Batch(_message.Message):
+    """How artifacts are collected. One of `size` and `timeout` is needed; with both, whichever comes first. Payloads of 4 MiB
+    together are handed over whatever their number.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """So many are handed over, 1 to 1,000."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """What there is is handed over so long after the first, 1 ms to 30 days. Default 1 hour."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "size", b"size", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_size", b"_size", "size", b"size", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+
+Global___Batch: _TypeAlias = Batch  # noqa: Y015
+
+@_typing.final
+class WaitingGate(_message.Message):
+    """Artifacts that wait in a gate of an agent for others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HaveEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class NeedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SUBSCRIPTION_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    HAVE_FIELD_NUMBER: _builtins.int
+    NEED_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    ARTIFACT_IDS_FIELD_NUMBER: _builtins.int
+    OPENED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    subscription: _builtins.int
+    """Place of the subscription in the agent, from 0. Absent where the agent has it no more."""
+    correlation_id: _builtins.str
+    """The cascade they are of; empty where the scope is the tenant."""
+    key: _builtins.str
+    """Their key in a join. Empty where the reader may not see all of them."""
+    batch_size: _builtins.int
+    """Of a batch: how many are handed over. 0: only its time-out bounds it."""
+    @_builtins.property
+    def have(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many wait, by type."""
+
+    @_builtins.property
+    def need(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many are needed, by type; empty for a batch."""
+
+    @_builtins.property
+    def artifact_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The artifacts, the oldest first, as far as the reader may see them."""
+
+    @_builtins.property
+    def opened_at(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of them came."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest are given up or, of a batch, handed over."""
+
+    def __init__(
+        self,
+        *,
+        subscription: _builtins.int | None = ...,
+        correlation_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        have: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        need: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        batch_size: _builtins.int = ...,
+        artifact_ids: _abc.Iterable[_builtins.str] | None = ...,
+        opened_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "expires_at", b"expires_at", "opened_at", b"opened_at", "subscription", b"subscription"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "artifact_ids", b"artifact_ids", "batch_size", b"batch_size", "correlation_id", b"correlation_id", "expires_at", b"expires_at", "have", b"have", "key", b"key", "need", b"need", "opened_at", b"opened_at", "subscription", b"subscription"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__subscription: _TypeAlias = _typing.Literal["subscription"]  # noqa: Y015
+    _WhichOneofArgType__subscription: _TypeAlias = _typing.Literal["_subscription", b"_subscription"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subscription) -> _WhichOneofReturnType__subscription | None: ...
+
+Global___WaitingGate: _TypeAlias = WaitingGate  # noqa: Y015
 
 @_typing.final
 class Agent(_message.Message):
@@ -121,6 +355,8 @@ class Agent(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    WAITING_GATES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -135,6 +371,8 @@ class Agent(_message.Message):
     """Version, from 1, growing with each change."""
     status: Global___Agent.Status.ValueType
     """Whether a worker serves it."""
+    waiting_gates: _builtins.int
+    """How many such gates there are, counted to 10,000. Not in lists."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]:
         """What activates it."""
@@ -163,6 +401,10 @@ class Agent(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When it last changed."""
 
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingGate]:
+        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+
     def __init__(
         self,
         *,
@@ -180,10 +422,12 @@ class Agent(_message.Message):
         status: Global___Agent.Status.ValueType = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        gates: _abc.Iterable[Global___WaitingGate] | None = ...,
+        waiting_gates: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -97,6 +97,8 @@ class Run(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OPEN_GATES_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: Global___RunKind.Kind.ValueType
@@ -115,6 +117,8 @@ class Run(_message.Message):
     """Number of its last event."""
     created_by: _builtins.str
     """Who began it."""
+    open_gates: _builtins.int
+    """Gates in which artifacts of it wait for others; they keep it open."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -135,6 +139,10 @@ class Run(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by who began it."""
 
+    @_builtins.property
+    def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a cascade that a gate of the tenant began: the cascades whose artifacts opened it, at most 100."""
+
     def __init__(
         self,
         *,
@@ -152,10 +160,12 @@ class Run(_message.Message):
         last_sequence: _builtins.int = ...,
         created_by: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        open_gates: _builtins.int = ...,
+        parent_run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "parent_run_ids", b"parent_run_ids", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -563,6 +573,12 @@ class RunEvent(_message.Message):
         """The worker of a running task was asked to stop."""
         TASK_READY: RunEvent._Type.ValueType  # 17
         """The time of a scheduled task has come."""
+        GATE_WAITING: RunEvent._Type.ValueType  # 18
+        """An artifact waits in an agent's gate for others."""
+        GATE_FIRED: RunEvent._Type.ValueType  # 19
+        """A gate opened: the agent's task follows."""
+        GATE_EXPIRED: RunEvent._Type.ValueType  # 20
+        """An artifact waited in vain and was given up."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """What happened."""
@@ -603,6 +619,12 @@ class RunEvent(_message.Message):
     """The worker of a running task was asked to stop."""
     TASK_READY: RunEvent.Type.ValueType  # 17
     """The time of a scheduled task has come."""
+    GATE_WAITING: RunEvent.Type.ValueType  # 18
+    """An artifact waits in an agent's gate for others."""
+    GATE_FIRED: RunEvent.Type.ValueType  # 19
+    """A gate opened: the agent's task follows."""
+    GATE_EXPIRED: RunEvent.Type.ValueType  # 20
+    """An artifact waited in vain and was given up."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
@@ -627,7 +649,9 @@ class RunEvent(_message.Message):
 
     @_builtins.property
     def data(self) -> _struct_pb2.Struct:
-        """More, by type: an artifact's type and producer, a task's kind, an error's code and message."""
+        """More, by type: an artifact's type and producer, a task's kind, an error's code and message, what a gate has and
+        needs.
+        """
 
     def __init__(
         self,

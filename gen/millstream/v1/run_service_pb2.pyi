@@ -174,6 +174,8 @@ class GetRunResponse(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OPEN_GATES_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -192,6 +194,8 @@ class GetRunResponse(_message.Message):
     """Number of its last event."""
     created_by: _builtins.str
     """Who began it."""
+    open_gates: _builtins.int
+    """Gates in which artifacts of it wait for others; they keep it open."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -212,6 +216,10 @@ class GetRunResponse(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by who began it."""
 
+    @_builtins.property
+    def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a cascade that a gate of the tenant began: the cascades whose artifacts opened it, at most 100."""
+
     def __init__(
         self,
         *,
@@ -229,10 +237,12 @@ class GetRunResponse(_message.Message):
         last_sequence: _builtins.int = ...,
         created_by: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        open_gates: _builtins.int = ...,
+        parent_run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "parent_run_ids", b"parent_run_ids", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,6 +455,8 @@ class CancelRunResponse(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OPEN_GATES_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -463,6 +475,8 @@ class CancelRunResponse(_message.Message):
     """Number of its last event."""
     created_by: _builtins.str
     """Who began it."""
+    open_gates: _builtins.int
+    """Gates in which artifacts of it wait for others; they keep it open."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -483,6 +497,10 @@ class CancelRunResponse(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by who began it."""
 
+    @_builtins.property
+    def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of a cascade that a gate of the tenant began: the cascades whose artifacts opened it, at most 100."""
+
     def __init__(
         self,
         *,
@@ -500,10 +518,12 @@ class CancelRunResponse(_message.Message):
         last_sequence: _builtins.int = ...,
         created_by: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        open_gates: _builtins.int = ...,
+        parent_run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "parent_run_ids", b"parent_run_ids", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,8 +6,10 @@ but the size of the payload, though: it may compare large maps, or add long text
 estimated from above, and where that is much, the evaluation is left to the sandbox.
 """
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from cel_expr_python import cel
@@ -31,46 +33,99 @@ _patterns_in = re.compile(r"\bmatches\b").findall
 
 
 class CelPredicates:
-    """Compiles predicates over `payload` and `artifact`."""
+    """Compiles predicates and keys over `payload` and `artifact`."""
 
     def compile(self, text: str) -> "Predicate":
         """A predicate. Raises ValueError, with line and column, on an expression that does not compile or is no
         condition."""
-        return Predicate(text)
+        return Predicate(compiled(text), Cost(text))
+
+    def compile_key(self, text: str) -> "KeyOf":
+        """A key. Raises ValueError, likewise, or where it is no text, number or bool."""
+        return KeyOf(compiled(text, KEY_TYPES), Cost(text))
 
 
-class Predicate:
-    """A compiled condition."""
+class Cost:
+    """What an evaluation may cost."""
 
-    __slots__ = ("_expression", "_loops", "_steps")
+    __slots__ = ("_loops", "_steps")
 
     def __init__(self, text: str) -> None:
-        self._expression = compiled(text)
         # Words within texts are counted too: it is an estimate from above.
         self._loops = len(_loops_in(text))
         self._steps = 1 + len(text) // _STEP_CHARACTERS + _PATTERN_STEPS * len(_patterns_in(text))
 
-    def __call__(self, variables: Mapping[str, Json], size_bytes: int = 0) -> bool:
-        """Whether it holds for a payload of so many bytes. Raises Costly where to find out may take long."""
+    def check(self, size_bytes: int) -> None:
+        """Raise Costly where to evaluate it for a payload of so many bytes may take long."""
         values = size_bytes // _VALUE_BYTES + 10
         rounds = 1
         if self._loops:
             rounds = ITERATIONS_MOST if self._loops > 1 else min(values, ITERATIONS_MOST)
         if self._loops > _LOOPS_HERE or self._steps * values * rounds > HERE_MOST:
             raise Costly
-        return holds(self._expression, variables)
 
 
-def compiled(text: str) -> Any:
-    """The expression. Raises ValueError."""
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """A compiled condition."""
+
+    expression: Any
+    cost: Cost
+
+    def __call__(self, variables: Mapping[str, Json], size_bytes: int = 0) -> bool:
+        """Whether it holds for a payload of so many bytes. Raises Costly where to find out may take long."""
+        self.cost.check(size_bytes)
+        return holds(self.expression, variables)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOf:
+    """A compiled key."""
+
+    expression: Any
+    cost: Cost
+
+    def __call__(self, variables: Mapping[str, Json], size_bytes: int = 0) -> str | None:
+        """The key of a payload of so many bytes; None where it has none. Raises Costly, as a predicate does."""
+        self.cost.check(size_bytes)
+        return key(self.expression, variables)
+
+
+CONDITION_TYPES = frozenset({"BOOL", "DYN"})
+KEY_TYPES = frozenset({"BOOL", "DYN", "STRING", "INT", "UINT", "DOUBLE"})
+KEY_CHARS_MOST = 200
+"""A longer key is kept as its hash."""
+
+
+def compiled(text: str, types: Set[str] = CONDITION_TYPES) -> Any:
+    """The expression, of one of these types. Raises ValueError."""
     try:
         expression = _ENVIRONMENT.compile(text)
     except RuntimeError as error:
         raise ValueError(_reason(str(error))) from error
     kind = expression.return_type().name()
-    if kind not in ("BOOL", "DYN"):
-        raise ValueError(f"is of type {kind.lower()}; it must be true or false")
+    if kind not in types:
+        wanted = "true or false" if types is CONDITION_TYPES else "a text, a number, true or false"
+        raise ValueError(f"is of type {kind.lower()}; it must be {wanted}")
     return expression
+
+
+def key(expression: Any, variables: Mapping[str, Json]) -> str | None:
+    """The value of a compiled expression as a key: a text as it is, a number without needless digits."""
+    try:
+        found = expression.eval(data=variables)
+    except RuntimeError:
+        return None
+    # An error, such as of a missing key, is a value too, and its text is no key.
+    value = found.value() if found.type().name() in KEY_TYPES else None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int | float):
+        return None
+    text = str(value)
+    return text if len(text) <= KEY_CHARS_MOST else hashlib.sha256(text.encode()).hexdigest()
 
 
 def holds(expression: Any, variables: Mapping[str, Json]) -> bool:

@@ -41,6 +41,11 @@ class Sandbox:
         """Whether the condition holds; False where that takes too long."""
         return await self._ask("condition", text=text, variables=variables) is True
 
+    async def key(self, text: str, variables: Mapping[str, Json]) -> str | None:
+        """The key of an artifact; None where it has none, or that takes too long."""
+        found = await self._ask("key", text=text, variables=variables)
+        return found if isinstance(found, str) else None
+
     async def faults(self, schema: str, value: Json, prefix: str) -> list[FieldFault]:
         """The faults of a value, their fields below a prefix. Raises ValidationFailed where that takes too long."""
         found = await self._ask("faults", schema=schema, value=value, prefix=prefix)
@@ -127,12 +132,21 @@ def _expression(text: str) -> Any:
 
 
 @functools.lru_cache(256)
+def _key_expression(text: str) -> Any:
+    return expressions.compiled(text, expressions.KEY_TYPES)
+
+
+@functools.lru_cache(256)
 def _validator(schema: str) -> Any:
     return schemas.compiled(schema)
 
 
 def _condition(text: str, variables: dict[str, Json]) -> bool:
     return expressions.holds(_expression(text), variables)
+
+
+def _key(text: str, variables: dict[str, Json]) -> str | None:
+    return expressions.key(_key_expression(text), variables)
 
 
 def _faults(schema: str, value: Json, prefix: str) -> list[tuple[str, str, str]]:
@@ -147,7 +161,7 @@ def _read(schema: str) -> str:
     return ""
 
 
-_ANSWERS: dict[str, Callable[..., Any]] = {"condition": _condition, "faults": _faults, "read": _read}
+_ANSWERS: dict[str, Callable[..., Any]] = {"condition": _condition, "key": _key, "faults": _faults, "read": _read}
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the server

@@ -16,7 +16,8 @@ from millstream.application.paging import (
     token_count,
 )
 from millstream.application.registering import Registering
-from millstream.application.views import Key, TypeSpec
+from millstream.application.views import Key, TypeSpec, Waiting
+from millstream.application.waiting_gates import WaitingGates
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Subscription
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
@@ -40,7 +41,8 @@ def agent_bytes(agent: Agent) -> int:
 
 
 def _texts(subscription: Subscription) -> tuple[str, ...]:
-    return (subscription.where, *subscription.types, *subscription.from_agents, *subscription.tags)
+    key = subscription.join.key if subscription.join else ""
+    return (subscription.where, key, *subscription.types, *subscription.from_agents, *subscription.tags)
 
 
 def named_page(
@@ -62,10 +64,11 @@ def named_page(
 class Agents:
     """The use cases of agents."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, registering: Registering) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs, registering: Registering, gates: WaitingGates) -> None:
         self._engine = engine
         self._catalogs = catalogs
         self._registering = registering
+        self._gates = gates
 
     async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]:
         """Register an agent; see Registering.create_agent."""
@@ -94,6 +97,10 @@ class Agents:
         if agent is None:
             raise NotFound(f"there is no agent {id_or_name!r}")
         return agent, agent.kind in await self._online(principal.tenant)
+
+    async def waiting(self, principal: Principal, agent: Agent) -> Waiting:
+        """What waits in an agent's gates, as the caller may see it."""
+        return await self._gates.of(principal, agent, self._engine.clock.now_us())
 
     async def _online(self, tenant: str) -> set[str]:
         since_us = self._engine.clock.now_us() - SILENT_US

@@ -37,10 +37,20 @@ class Predicate(Protocol):
         """Whether it holds for a payload of so many bytes. Raises Costly."""
 
 
+class KeyOf(Protocol):
+    """A compiled key."""
+
+    def __call__(self, variables: Mapping[str, Json], size_bytes: int, /) -> str | None:
+        """The key of a payload of so many bytes; None where it has none. Raises Costly."""
+
+
 class Predicates(Protocol):
-    """Compiles conditions; see adapters.expressions."""
+    """Compiles conditions and keys; see adapters.expressions."""
 
     def compile(self, text: str) -> Predicate:
+        """Raises ValueError."""
+
+    def compile_key(self, text: str) -> KeyOf:
         """Raises ValueError."""
 
 
@@ -81,10 +91,12 @@ class Registry(Protocol):
 
 
 class _Unjudged(Exception):
-    """What an examination must not find out itself: whether a condition holds, or what a schema has to say."""
+    """What an examination must not find out itself: whether a condition holds, an artifact's key, or what a schema has
+    to say."""
 
-    def __init__(self, text: str, given: dict[str, Json], prefix: str | None = None) -> None:
+    def __init__(self, what: str, text: str, given: dict[str, Json], prefix: str = "") -> None:
         super().__init__(text)
+        self.what = what
         self.text = text
         self.given = given
         self.prefix = prefix
@@ -96,6 +108,7 @@ class Judged:
 
     faults: list[FieldFault] | None = None
     conditions: dict[str, bool] = field(default_factory=dict)
+    keys: dict[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -109,6 +122,7 @@ class Catalog:
     routes: dict[str, list[Route]]
     checks: dict[str, Check | None]
     predicates: dict[str, Predicate] = field(default_factory=dict)
+    keys: dict[str, KeyOf] = field(default_factory=dict)
 
     def examine(self, new: NewArtifact, producer: str, field_path: str, judged: Judged) -> tuple[int, list[Activation]]:
         """See Catalogs.examine. Raises _Unjudged where the sandbox has to be asked first."""
@@ -127,26 +141,38 @@ class Catalog:
                 raise ValidationFailed(f"{faults[0].field}: {faults[0].message}", faults)
         if not routes:
             return known.version, []
-        variables: dict[str, Json] = {}
+        given: dict[str, Json] = {}
 
-        def holds(subscription: Subscription) -> bool:
-            if not variables:
-                variables["payload"] = decode_struct(new.payload) if payload is None else payload
-                variables["artifact"] = {
+        def variables() -> dict[str, Json]:
+            if not given:
+                given["payload"] = decode_struct(new.payload) if payload is None else payload
+                given["artifact"] = {
                     "type": new.type,
                     "tags": list(new.tags),
                     "produced_by": producer,
                     "partition_key": new.partition_key,
                 }
+            return given
+
+        def holds(subscription: Subscription) -> bool:
             where = subscription.where
             if where in judged.conditions:
                 return judged.conditions[where]
             try:
-                return self.predicates[where](variables, len(new.payload))
+                return self.predicates[where](variables(), len(new.payload))
             except Costly:
-                raise _Unjudged(where, variables) from None
+                raise _Unjudged("condition", where, given) from None
 
-        return known.version, match(routes, new, producer, self.tenant, holds)
+        def key_of(subscription: Subscription) -> str | None:
+            text = subscription.join.key if subscription.join else ""
+            if text in judged.keys:
+                return judged.keys[text]
+            try:
+                return self.keys[text](variables(), len(new.payload))
+            except Costly:
+                raise _Unjudged("key", text, given) from None
+
+        return known.version, match(routes, new, producer, self.tenant, holds, key_of)
 
     def _faults(
         self, check: Check, schema: str, payload: dict[str, Json], new: NewArtifact, field_path: str
@@ -154,7 +180,7 @@ class Catalog:
         try:
             return check(payload, field_path, len(new.payload))
         except Costly:
-            raise _Unjudged(schema, payload, field_path) from None
+            raise _Unjudged("faults", schema, payload, field_path) from None
 
 
 class Catalogs:
@@ -181,10 +207,23 @@ class Catalogs:
             try:
                 return catalog.examine(new, producer, field_path, judged)
             except _Unjudged as costly:
-                if costly.prefix is None:
+                if costly.what == "condition":
                     judged.conditions[costly.text] = await self.sandbox.condition(costly.text, costly.given)
+                elif costly.what == "key":
+                    judged.keys[costly.text] = await self.sandbox.key(costly.text, costly.given)
                 else:
                     judged.faults = await self.sandbox.faults(costly.text, costly.given, costly.prefix)
+
+    async def gate(self, tenant: str, agent: str, sub: str) -> tuple[Activation | None, int]:
+        """What a gate activates, by the agent and the fingerprint of its subscription; None where that is gone. And the
+        version of the registry that tells so."""
+        catalog = await self.get(tenant, fresh=True)
+        found = catalog.agents.get(agent)
+        routes = routes_of([found]) if found is not None else {}
+        for route in (route for each in routes.values() for route in each):
+            if route.activation.gate is not None and route.activation.gate.sub == sub:
+                return route.activation, catalog.version
+        return None, catalog.version
 
     def forget(self, tenant: str) -> None:
         """The tenant's registry moved."""
@@ -231,7 +270,9 @@ class Catalogs:
             checks[found.name] = self.schemas.compile(found.schema) if found.schema else None
             # Others take their turn: there may be thousands.
             await asyncio.sleep(0)
-        conditions = {sub.where for agent in agents for sub in agent.spec.subscriptions if sub.where}
+        subscriptions = [sub for agent in agents for sub in agent.spec.subscriptions]
+        conditions = {sub.where for sub in subscriptions if sub.where}
+        keys = {sub.join.key for sub in subscriptions if sub.join}
         return Catalog(
             tenant,
             version,
@@ -240,4 +281,5 @@ class Catalogs:
             routes_of(agents),
             checks,
             {text: self.predicates.compile(text) for text in conditions},
+            {text: self.predicates.compile_key(text) for text in keys},
         )

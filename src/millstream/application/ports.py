@@ -4,12 +4,13 @@ Outcomes of a write that are no results: Conflicted, Refused, Disconnected. All 
 Disconnected, after which `settle` finds out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.errors import BadRequest, FieldFault, Unavailable
+from millstream.domain.gates import Buffer
 from millstream.domain.runs import Run, Task
 from millstream.domain.struct_wire import Json
 
@@ -45,6 +46,9 @@ class Sandbox(Protocol):
     async def condition(self, text: str, variables: Mapping[str, Json]) -> bool:
         """Whether a condition holds; False where that takes too long."""
 
+    async def key(self, text: str, variables: Mapping[str, Json]) -> str | None:
+        """The key of an artifact; None where it has none, or that takes too long."""
+
     async def faults(self, schema: str, value: Json, prefix: str) -> list[FieldFault]:
         """The faults of a value by a schema. Raises ValidationFailed where that takes too long."""
 
@@ -53,7 +57,7 @@ class Sandbox(Protocol):
 
 
 class Transaction(Protocol):
-    """A transaction that locks what it reads. Locks are taken in the order keys, runs, tasks, each by id."""
+    """A transaction that locks what it reads. Locks are taken in the order keys, runs, buffers, each by id."""
 
     async def keys(self, claims: Iterable[KeyClaim]) -> dict[tuple[str, str, str, str], KeyClaim]:
         """The live keys that are already claimed, of those asked for; expired ones are removed."""
@@ -71,6 +75,9 @@ class Transaction(Protocol):
     async def room(self, gates: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Lock limited agents by (tenant, kind); how many more of their tasks may run. Those locked elsewhere are left
         out."""
+
+    async def buffers(self, ids: set[str], of_runs: set[str]) -> tuple[dict[str, Buffer], set[str]]:
+        """Lock buffers by id, and all of some runs; and the ids of those that are locked elsewhere."""
 
     async def write(self, batch: Batch) -> None:
         """Write the batch."""
@@ -121,6 +128,10 @@ class Upkeep(Protocol):
     lane_id: str
     lease_us: int
 
+    @property
+    def max_gates(self) -> int: ...
+    def gates_full(self, full: Set[tuple[str, str]]) -> None: ...
+    async def open_gates(self, due: Sequence[Buffer]) -> bool: ...
     def now_us(self) -> int: ...
     def set_clock(self, now_us: int) -> None: ...
     async def make_due(self, task_ids: Sequence[str]) -> bool: ...

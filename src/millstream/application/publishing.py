@@ -11,11 +11,12 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
 from millstream.application.views import Batch, CreatedTask, Key, Published, SyncResult
+from millstream.domain.agents import Activation
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import MillstreamError, Unavailable
-from millstream.domain.lifecycle import Produce
 from millstream.domain.principals import Principal
+from millstream.domain.publication import Produce
 
 MATCH_ROUNDS = 10
 """How often an artifact is matched again because agents or types moved."""
@@ -114,8 +115,7 @@ class Publishing:
                         results[index] = error
                     continue
                 sent.append(index)
-                task_ids = [new_id() for _ in activations]
-                produce = Produce(items[index], new_id(), version, activations, task_ids)
+                produce = Produce(items[index], new_id(), version, activations, ids_for(activations))
                 commands.append(self._command(principal, produce, keys[index], run_id, waiter, catalog.version))
             outcomes = await self._engine.submit_all(commands)
             for index, command, outcome in zip(sent, commands, outcomes, strict=True):
@@ -137,6 +137,8 @@ class Publishing:
         return Publish(
             run_id=cascade,
             new_run=not new.correlation_id,
+            gated=produce.gated,
+            locked=produce.tenant_wide,
             registry=(principal.tenant, version),
             key=self._claim(principal, key, produce.artifact_id, cascade),
             size_bytes=400 + len(new.payload),
@@ -152,6 +154,11 @@ class Publishing:
         response = json.dumps(made)
         expires_us = self._engine.clock.now_us() + self._key_ttl_us
         return KeyClaim(principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us)
+
+
+def ids_for(activations: Sequence[Activation]) -> list[tuple[str, str]]:
+    """Ids for what activations may make: a task each, and a run where a gate of the tenant may open."""
+    return [(new_id(), new_id() if each.gate is not None and each.gate.tenant_wide else "") for each in activations]
 
 
 async def claim_call(engine: Engine, claim: KeyClaim | None) -> None:

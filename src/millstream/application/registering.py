@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 
 from millstream.application.catalog import Catalog, Catalogs, RegistryChange
+from millstream.application.checking import check_agent, normalized
 from millstream.application.ids import new_id
 from millstream.application.views import Key, TypeSpec
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
-from millstream.domain.errors import Conflict, FieldFault, IdempotencyConflict, NotFound, ValidationFailed
+from millstream.domain.errors import Conflict, IdempotencyConflict, ValidationFailed
 from millstream.domain.principals import Principal
 
 SCHEMA_BYTES_MOST = 256 * 1024
@@ -28,34 +28,6 @@ async def check_schema(catalogs: Catalogs, spec: TypeSpec) -> None:
             catalogs.schemas.compile(spec.schema)
         except ValueError as error:
             raise ValidationFailed.of("schema", f"is not a JSON Schema: {error}") from error
-
-
-def check_agent(catalogs: Catalogs, spec: AgentSpec, types: set[str]) -> None:
-    """Raise ValidationFailed on a bad condition, NotFound on a type that is not registered."""
-    faults = []
-    for index, subscription in enumerate(spec.subscriptions):
-        field = f"subscriptions[{index}]"
-        if subscription.where:
-            try:
-                catalogs.predicates.compile(subscription.where)
-            except ValueError as error:
-                faults.append(FieldFault(f"{field}.where", f"is no condition: {error}"))
-        unknown = sorted(set(subscription.types) - types)
-        if unknown:
-            raise NotFound(
-                f"there is no artifact type {unknown[0]!r}; register it first",
-                [FieldFault(f"{field}.types", f"{name!r} is not registered", "NOT_FOUND") for name in unknown],
-            )
-    if faults:
-        raise ValidationFailed(f"{faults[0].field}: {faults[0].message}", faults)
-
-
-def normalized(spec: AgentSpec) -> AgentSpec:
-    """The specification with its defaults spelled out."""
-    subscriptions = tuple(
-        replace(sub, delivery=sub.delivery or "broadcast", mode=sub.mode or "both") for sub in spec.subscriptions
-    )
-    return replace(spec, subscriptions=subscriptions, queue=spec.queue or "default")
 
 
 async def put_type(change: RegistryChange, tenant: str, known: dict[str, ArtifactType], spec: TypeSpec) -> ArtifactType:

@@ -9,10 +9,11 @@ from millstream.application.engine.dispatch import HeldLease, held_lease
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import RegistryMoved
 from millstream.application.ids import new_id
+from millstream.application.publishing import ids_for
 from millstream.application.views import AttemptFailure, Completion, LeaseRef, Progress, ReportResult, Reports
 from millstream.domain.errors import Conflict, Forbidden, LeaseLost, MillstreamError, NotFound, Unavailable
-from millstream.domain.lifecycle import Produce
 from millstream.domain.principals import Principal
+from millstream.domain.publication import Produce
 from millstream.domain.runs import Task
 
 MATCH_ROUNDS = 10
@@ -110,6 +111,8 @@ class Reporting:
             lease = held.get(completion.task_id) or await self._held(principal.tenant, completion.task_id)
             command.produced, version = await self._examined(principal, completion, lease.agent)
             command.registry = (principal.tenant, version)
+            command.gated = any(each.gated for each in command.produced)
+            command.locked = any(each.tenant_wide for each in command.produced)
         except MillstreamError as error:
             if isinstance(error, Unavailable):
                 raise
@@ -188,5 +191,5 @@ async def _examine(
         if known is not None and known.spec.outputs and item.type not in known.spec.outputs:
             raise Forbidden(f"agent {agent!r} publishes {', '.join(known.spec.outputs)}, not {item.type}")
         version, activations = await catalogs.examine(catalog, item, agent, f"artifacts[{index}].payload")
-        produced.append(Produce(item, new_id(), version, activations, [new_id() for _ in activations]))
+        produced.append(Produce(item, new_id(), version, activations, ids_for(activations)))
     return produced, catalog.version

@@ -161,6 +161,35 @@ class RunQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingGate:
+    """What waits in a gate of an agent, as a reader may see it.
+
+    Attributes:
+        subscription: Its place in the agent; None where it is gone.
+        have, need: Artifacts by type.
+        size: Of a batch, what fills it.
+    """
+
+    subscription: int | None
+    run_id: str
+    key: str
+    have: dict[str, int]
+    need: tuple[tuple[str, int], ...]
+    size: int
+    artifact_ids: tuple[str, ...]
+    opened_us: int
+    expires_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits in an agent's gates: the next to expire, and how many there are."""
+
+    gates: tuple[WaitingGate, ...] = ()
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TypeSpec:
     """A type to register; `schema` is a JSON Schema as JSON text, "" for anything."""
 

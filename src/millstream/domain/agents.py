@@ -2,7 +2,33 @@
 
 from dataclasses import dataclass
 
+from millstream.domain.gates import Gate
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Parts of one key belong together.
+
+    Attributes:
+        key: CEL over the artifact; its value, as text, is the key.
+        within_us: They must come within this time, microseconds; 0 where a count bounds them.
+        within_count: They must be among so many artifacts that the subscription takes one after the other; 0 where a
+            time bounds them.
+    """
+
+    key: str
+    within_us: int = 0
+    within_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Collect:
+    """Artifacts are handed over together: `size` of them, or what there is `timeout_us` after the first. 0: no bound
+    of this kind."""
+
+    size: int = 0
+    timeout_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,13 +36,18 @@ class Subscription:
     """Which artifacts activate an agent.
 
     Attributes:
-        types: Names of artifact types; any of them.
+        types: Names of artifact types; any of them, or with `counts` or `join` all of them.
         where: CEL over the artifact, "" for all.
         from_agents: Producers, empty for anyone.
         tags: At least one of them, empty for any.
         priority: Urgency of the tasks, the higher the sooner.
         delivery: "broadcast" or "exclusive".
-        mode: "both".
+        mode: "direct" (only when the agent is run by name), "events" (only by what is published) or "both".
+        counts: (type, number) pairs: an AND gate that waits for so many of each.
+        join: An AND gate by key, or None.
+        batch: Artifacts are collected, or None.
+        scope: Where the parts come from: "correlation" or "tenant"; "" where each artifact stands alone.
+        wait_us: How long parts wait for the rest, microseconds; 0 where each artifact stands alone.
     """
 
     types: tuple[str, ...]
@@ -26,6 +57,16 @@ class Subscription:
     priority: int = 0
     delivery: str = "broadcast"
     mode: str = "both"
+    counts: tuple[tuple[str, int], ...] = ()
+    join: Join | None = None
+    batch: Collect | None = None
+    scope: str = ""
+    wait_us: int = 0
+
+    @property
+    def gated(self) -> bool:
+        """Its artifacts wait for others."""
+        return bool(self.counts) or self.join is not None or self.batch is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +120,8 @@ class Activation:
     Attributes:
         delay_us: Delivery waits this long after publication (visibility After).
         limited: The agent bounds how many of its tasks run at once.
+        gate: Where the artifact waits for others first, or None.
+        key: Its key in a join.
     """
 
     agent: str
@@ -89,3 +132,5 @@ class Activation:
     timeouts: Timeouts
     delay_us: int = 0
     limited: bool = False
+    gate: Gate | None = None
+    key: str = ""

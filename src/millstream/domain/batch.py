@@ -1,9 +1,10 @@
 """The working set of one transaction: rows loaded, rows changed, and what must be told afterwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from millstream.domain.artifacts import Artifact
+from millstream.domain.gates import Buffer
 from millstream.domain.runs import Attempt, EventType, Run, Task
 
 EventRow = tuple[int, str, int, int, int, str, str, int, str]
@@ -19,6 +20,7 @@ class Limits:
     max_tasks: int = 10_000
     lease_us: int = 30_000_000
     cancel_grace_us: int = 10_000_000
+    max_gates: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Batch:
             none, or where older work waits.
         assign: The same for the oldest waiting task of its dispatch key.
         chance: Random numbers from 0 to 1, for jitter.
-        runs, tasks: What is loaded, by id.
+        runs, tasks, buffers: What is loaded, by id.
+        full: (tenant, fingerprint) of subscriptions that keep as many buffers for a tenant as they may.
         claims: Keys claimed, by primary key.
         ready: Dispatch keys (tenant, queue, kind) that got work no worker was offered.
         waiting: Tasks that became ready and were offered in vain.
@@ -86,7 +89,7 @@ class Batch:
         lost: Tasks whose worker lost them, likewise: it is told, and its reports are refused from here on.
         unsure: A command found the state other than what it came for. From a kept copy that proves nothing: the
             copy may be outdated, and what is not written is not fenced.
-        scheduled_us: Earliest run_at of tasks scheduled here, 0 for none.
+        scheduled_us: Earliest time at which a task or a gate of this batch is due, 0 for none.
     """
 
     now_us: int
@@ -97,6 +100,9 @@ class Batch:
     chance: Callable[[], float]
     runs: dict[str, Run] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+    dirty_buffers: dict[str, Buffer] = field(default_factory=dict)
+    full: Set[tuple[str, str]] = frozenset()
     dirty_runs: dict[str, Run] = field(default_factory=dict)
     dirty_tasks: dict[str, Task] = field(default_factory=dict)
     new_runs: set[str] = field(default_factory=set)
@@ -145,7 +151,12 @@ class Batch:
         self.events.append((run.day, run.id, seq, int(kind), self.now_us, task_id, artifact_id, attempt, data))
         return seq
 
+    def schedule(self, at_us: int) -> None:
+        """Something is due then."""
+        if self.scheduled_us == 0 or at_us < self.scheduled_us:
+            self.scheduled_us = at_us
+
     @property
     def empty(self) -> bool:
         """There is nothing to write."""
-        return not (self.dirty_runs or self.claims)
+        return not (self.dirty_runs or self.claims or self.dirty_buffers)

@@ -2,6 +2,7 @@
 
 from millstream.domain.batch import Batch
 from millstream.domain.errors import Conflict
+from millstream.domain.gating import abandon
 from millstream.domain.lifecycle import CANCELLED, cancel, details, end_if_idle
 from millstream.domain.runs import EventType, Run, RunStatus, Task, TaskStatus
 
@@ -17,6 +18,7 @@ def cancel_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: 
     run.error_code, run.error_message = CANCELLED, reason or "cancelled"
     batch.touch(run)
     batch.record(run, EventType.RUN_CANCELLING, data=details(reason=reason, by=by))
+    abandon(batch, run)
     for task in open_tasks:
         if task.status is TaskStatus.RUNNING:
             if not task.cancelling:

@@ -5,14 +5,10 @@ Every function checks before it changes anything, so that a command which is ref
 
 import functools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from millstream.domain.agents import Activation
-from millstream.domain.artifacts import EXTERNAL, Artifact, NewArtifact
 from millstream.domain.batch import Batch, Claim, Handoff
-from millstream.domain.errors import Conflict, LeaseLost
-from millstream.domain.planners import LIMIT_CODE, Refuse, plan_idle, plan_published
+from millstream.domain.errors import LeaseLost
+from millstream.domain.planners import LIMIT_CODE, plan_idle
 from millstream.domain.runs import (
     Attempt,
     AttemptStatus,
@@ -34,23 +30,6 @@ CANCELLED = "CANCELLED"
 """Error code of what somebody cancelled."""
 
 
-@dataclass(slots=True)
-class Produce:
-    """An artifact about to be stored: what was given, and what was found out about it before the transaction.
-
-    Attributes:
-        version: Version of the type's schema it was checked with.
-        activations: Agents it activates.
-        task_ids: Ids for their tasks, in the same order.
-    """
-
-    new: NewArtifact
-    artifact_id: str
-    version: int
-    activations: Sequence[Activation] = ()
-    task_ids: Sequence[str] = field(default_factory=tuple)
-
-
 def details(**fields: object) -> str:
     """Event data as JSON text."""
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
@@ -60,63 +39,6 @@ def details(**fields: object) -> str:
 def recurring(**fields: str) -> str:
     """Event data that is the same for many events."""
     return details(**fields)
-
-
-def publish(batch: Batch, run: Run, produce: Produce) -> None:
-    """Publish a client's artifact into a cascade. Raises Conflict where the run takes none."""
-    if run.kind is not RunKind.CASCADE:
-        raise Conflict(f"{run.id} is a run of another kind; leave correlation_id out or use another UUID")
-    if run.status in (RunStatus.CANCELLING, RunStatus.CANCELLED):
-        raise Conflict(f"the cascade {run.id} was cancelled; publish without its correlation_id")
-    if run.status is not RunStatus.RUNNING:
-        _reopen(batch, run)
-    _store(batch, run, produce, EXTERNAL, 1)
-    end_if_idle(batch, run)
-
-
-def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int) -> None:
-    """Store an artifact in a running cascade and start what it activates."""
-    new = produce.new
-    data = recurring(type=new.type, produced_by=producer)
-    seq = batch.record(run, EventType.ARTIFACT_PUBLISHED, artifact_id=produce.artifact_id, data=data)
-    artifact = Artifact(
-        produce.artifact_id, run.tenant, run.id, seq, new.type, produce.version, new.payload, producer,
-        new.visibility, new.tags, new.partition_key, batch.now_us,
-    )  # fmt: skip
-    batch.artifacts.append(artifact)
-    run.artifact_count += 1
-    batch.touch(run)
-    if produce.activations:
-        _start_agents(batch, run, produce, depth)
-
-
-def _reopen(batch: Batch, run: Run) -> None:
-    run.status = RunStatus.RUNNING
-    run.finished_us = 0
-    batch.reopened.add(run.id)
-    batch.record(run, EventType.RUN_REOPENED)
-
-
-def _start_agents(batch: Batch, run: Run, produce: Produce, depth: int) -> None:
-    actions = plan_published(run, produce.artifact_id, depth, produce.activations, batch.limits)
-    for action, task_id in zip(actions, produce.task_ids, strict=True):
-        if isinstance(action, Refuse):
-            run.error_code, run.error_message = LIMIT_CODE, action.reason
-            batch.record(
-                run,
-                EventType.CASCADE_LIMIT,
-                artifact_id=action.artifact_id,
-                data=details(agent=action.agent, message=action.reason),
-            )
-            continue
-        start = action.activation
-        task = Task(
-            task_id, run.id, run.tenant, start.kind, start.queue, batch.now_us, run.day,
-            priority=start.priority, run_at_us=batch.now_us + start.delay_us, depth=action.depth,
-            limited=start.limited, agent=start.agent, artifact_ids=(action.artifact_id,),
-            retry=start.retry, timeouts=start.timeouts,
-        )  # fmt: skip
-        create(batch, run, task)
 
 
 def create(batch: Batch, run: Run, task: Task) -> None:
@@ -135,8 +57,7 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
     batch.touch(run, task)
     if task.run_at_us > batch.now_us:
         task.status = TaskStatus.SCHEDULED
-        if batch.scheduled_us == 0 or task.run_at_us < batch.scheduled_us:
-            batch.scheduled_us = task.run_at_us
+        batch.schedule(task.run_at_us)
         return
     task.status = TaskStatus.PENDING
     wait = task.timeouts.schedule_to_start_us
@@ -185,28 +106,6 @@ def check_fence(task: Task, attempt: int) -> None:
         raise LeaseLost(f"task {task.id} is in attempt {task.attempt}; attempt {attempt} is over")
 
 
-def complete(batch: Batch, run: Run, task: Task, attempt: int, output: bytes, produced: Sequence[Produce]) -> bool:
-    """Complete a task and publish what it made, unless it or its run is being cancelled: then its end is recorded, and
-    nothing follows from it. False where this very completion was stored before.
-
-    Raises LeaseLost, and Conflict where a task that is not of a cascade publishes.
-    """
-    if task.status is TaskStatus.COMPLETED and task.attempt == attempt:
-        return False
-    check_fence(task, attempt)
-    if produced and run.kind is not RunKind.CASCADE:
-        raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
-    task.tries += 1
-    _close_attempt(batch, task, AttemptStatus.COMPLETED, output=output)
-    task.error_code = task.error_message = ""
-    _finish(batch, run, task, TaskStatus.COMPLETED, EventType.TASK_COMPLETED)
-    if run.status is RunStatus.RUNNING and not task.cancelling:
-        for item in produced:
-            _store(batch, run, item, task.agent, task.depth + 1)
-    end_if_idle(batch, run)
-    return True
-
-
 def fail(
     batch: Batch,
     run: Run,
@@ -229,7 +128,7 @@ def fail(
     message = message[:ERROR_MESSAGE_CHARS]
     if counts:
         task.tries += 1
-        _close_attempt(batch, task, status, code, message)
+        close_attempt(batch, task, status, code, message)
     attempt = task.attempt
     if run.status is RunStatus.CANCELLING or task.cancelling:
         # Why it was cancelled says more than how its worker stopped, which its attempt tells.
@@ -244,7 +143,7 @@ def fail(
         if run.kind is RunKind.SINGLE:
             run.error_code, run.error_message = code, message
         data = details(code=code, message=message)
-        _finish(batch, run, task, TaskStatus.FAILED, EventType.TASK_FAILED, data)
+        finish(batch, run, task, TaskStatus.FAILED, EventType.TASK_FAILED, data)
         end_if_idle(batch, run)
         return
     wait = 0 if at_once else task.retry.delay_us(task.tries, batch.chance())
@@ -308,11 +207,19 @@ def cancel(batch: Batch, run: Run, task: Task, closed: bool = False, data: str =
     `data`: its event's."""
     if task.status is TaskStatus.RUNNING and not closed:
         batch.lost.append((task.id, task.attempt, task.owner))
-        _close_attempt(batch, task, AttemptStatus.CANCELLED)
+        close_attempt(batch, task, AttemptStatus.CANCELLED)
     if run.kind is RunKind.SINGLE and run.status is RunStatus.RUNNING:
         run.error_code, run.error_message = CANCELLED, task.error_message or "the task was cancelled"
-    _finish(batch, run, task, TaskStatus.CANCELLED, EventType.TASK_CANCELLED, data)
+    finish(batch, run, task, TaskStatus.CANCELLED, EventType.TASK_CANCELLED, data)
     end_if_idle(batch, run)
+
+
+def refuse(batch: Batch, run: Run, agent: str, artifact_id: str, reason: str) -> None:
+    """Say that a bound was reached, where an agent would have been activated."""
+    run.error_code, run.error_message = LIMIT_CODE, reason
+    data = details(agent=agent, message=reason)
+    batch.record(run, EventType.CASCADE_LIMIT, artifact_id=artifact_id, data=data)
+    batch.touch(run)
 
 
 def end_if_idle(batch: Batch, run: Run) -> None:
@@ -329,7 +236,8 @@ def end_if_idle(batch: Batch, run: Run) -> None:
     batch.ended[run.id] = run
 
 
-def _finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventType, data: str = "") -> None:
+def finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventType, data: str = "") -> None:
+    """End a task."""
     attempt = task.attempt
     _give_back(batch, task)
     task.status = status
@@ -346,9 +254,10 @@ def _give_back(batch: Batch, task: Task) -> None:
     task.lease_until_us = task.deadline_us = task.beat_by_us = task.start_by_us = 0
 
 
-def _close_attempt(
+def close_attempt(
     batch: Batch, task: Task, status: AttemptStatus, code: str = "", message: str = "", output: bytes = b""
 ) -> None:
+    """Record how the running attempt ended."""
     if task.attempt == 0:
         return
     batch.attempts.append(

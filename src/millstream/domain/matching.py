@@ -1,10 +1,12 @@
 """Which agents an artifact activates."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from millstream.domain.agents import Activation, Agent, Subscription
 from millstream.domain.artifacts import NewArtifact, Reader, delay_us, settled, visible
+from millstream.domain.gates import Gate
 
 Predicate = Callable[[], bool]
 
@@ -24,12 +26,41 @@ class Route:
     labels: frozenset[str]
 
 
+def gate_of(subscription: Subscription) -> Gate | None:
+    """Where artifacts of a subscription wait for others; None where each stands alone."""
+    if not subscription.gated:
+        return None
+    counts, join, batch = dict(subscription.counts), subscription.join, subscription.batch
+    need = () if batch else tuple((name, counts.get(name, 1)) for name in subscription.types)
+    return Gate(
+        fingerprint(subscription),
+        need,
+        batch.size if batch else 0,
+        (batch.timeout_us if batch else 0) or (join.within_us if join else 0) or subscription.wait_us,
+        join.within_count if join else 0,
+        subscription.scope == "tenant",
+    )
+
+
+def fingerprint(subscription: Subscription) -> str:
+    """What tells a gate apart: parts stay in it while sizes and times of the subscription change, and its urgency."""
+    join = subscription.join
+    parts = (
+        sorted(subscription.types), subscription.where, sorted(subscription.from_agents), sorted(subscription.tags),
+        sorted(subscription.counts), (join.key, bool(join.within_count)) if join else None,
+        subscription.batch is not None, subscription.scope,
+    )  # fmt: skip
+    return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
+
+
 def routes_of(agents: Sequence[Agent]) -> dict[str, list[Route]]:
     """Routes by artifact type, the most urgent first, then by the agent's name."""
     found: dict[str, list[Route]] = {}
     for agent in agents:
         spec = agent.spec
         for subscription in spec.subscriptions:
+            if subscription.mode == "direct":
+                continue
             activation = Activation(
                 spec.name,
                 agent.kind,
@@ -38,6 +69,7 @@ def routes_of(agents: Sequence[Agent]) -> dict[str, list[Route]]:
                 spec.retry,
                 spec.timeouts,
                 limited=spec.max_concurrency > 0,
+                gate=gate_of(subscription),
             )
             route = Route(agent, subscription, activation, frozenset(spec.labels))
             for name in subscription.types:
@@ -53,26 +85,36 @@ def match(
     producer: str,
     tenant: str,
     holds: Callable[[Subscription], bool],
+    key_of: Callable[[Subscription], str | None],
 ) -> list[Activation]:
-    """The activations of an artifact: each agent once, and of the exclusive subscriptions only the first.
+    """The activations of an artifact: each agent once (and once more in each of its gates), and of the exclusive
+    subscriptions only the first.
 
     Args:
         holds: Whether a subscription's `where` is true for the artifact; asked last, as it is dearest.
+        key_of: The artifact's key in a subscription's join; None where it has none, and is not taken.
     """
     found: list[Activation] = []
     seen: set[str] = set()
     exclusive_taken = False
     wait_us = delay_us(new.visibility)
     for route in routes:
-        name, subscription = route.agent.spec.name, route.subscription
+        subscription, activation = route.subscription, route.activation
+        gate = activation.gate
+        name = activation.agent if gate is None else f"{activation.agent} {gate.sub}"
         exclusive = subscription.delivery == "exclusive"
         if name in seen or (exclusive and exclusive_taken) or not _applies(route, new, producer, tenant):
             continue
         if subscription.where and not holds(subscription):
             continue
+        if subscription.join is not None:
+            key = key_of(subscription)
+            if key is None:
+                continue
+            activation = replace(activation, key=key)
         seen.add(name)
         exclusive_taken = exclusive_taken or exclusive
-        found.append(route.activation if not wait_us else _delayed(route.activation, wait_us))
+        found.append(activation if not wait_us else replace(activation, delay_us=wait_us))
     return found
 
 
@@ -86,16 +128,3 @@ def _applies(route: Route, new: NewArtifact, producer: str, tenant: str) -> bool
         return True
     reader = Reader(tenant, route.agent.spec.name, route.labels)
     return visible(settled(new.visibility), reader, tenant, 0)
-
-
-def _delayed(activation: Activation, wait_us: int) -> Activation:
-    return Activation(
-        activation.agent,
-        activation.kind,
-        activation.queue,
-        activation.priority,
-        activation.retry,
-        activation.timeouts,
-        wait_us,
-        activation.limited,
-    )

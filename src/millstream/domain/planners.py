@@ -23,6 +23,14 @@ class StartTask:
 
 
 @dataclass(frozen=True, slots=True)
+class EnterGate:
+    """Let the artifact wait for others."""
+
+    activation: Activation
+    artifact_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """A bound was reached: say so instead of making the task."""
 
@@ -43,16 +51,18 @@ LIMIT_CODE = "CASCADE_LIMIT"
 
 def plan_published(
     run: Run, artifact_id: str, depth: int, activations: Sequence[Activation], limits: Limits
-) -> list[StartTask | Refuse]:
+) -> list[StartTask | EnterGate | Refuse]:
     """What an artifact at this depth (1 for a client's) sets off."""
-    actions: list[StartTask | Refuse] = []
+    actions: list[StartTask | EnterGate | Refuse] = []
     made = run.task_count
     for activation in activations:
         if depth > limits.max_depth:
             reason = f"the cascade is deeper than {limits.max_depth} steps"
             actions.append(Refuse(activation.agent, artifact_id, reason))
+        elif activation.gate is not None:
+            actions.append(EnterGate(activation, artifact_id))
         elif made >= limits.max_tasks:
-            reason = f"the cascade has more than {limits.max_tasks} tasks"
+            reason = too_many_tasks(limits)
             actions.append(Refuse(activation.agent, artifact_id, reason))
         else:
             made += 1
@@ -60,9 +70,14 @@ def plan_published(
     return actions
 
 
+def too_many_tasks(limits: Limits) -> str:
+    """What is said where a run may have no more tasks."""
+    return f"the cascade has more than {limits.max_tasks} tasks"
+
+
 def plan_idle(run: Run) -> EndRun | None:
-    """What follows when something ended in the run: its end, once nothing is open."""
-    if run.open_tasks > 0 or run.status not in (RunStatus.RUNNING, RunStatus.CANCELLING):
+    """What follows when something ended in the run: its end, once nothing is open, and nothing waits in it."""
+    if run.open_tasks > 0 or run.open_gates > 0 or run.status not in (RunStatus.RUNNING, RunStatus.CANCELLING):
         return None
     if run.status is RunStatus.CANCELLING:
         return EndRun(RunStatus.CANCELLED)

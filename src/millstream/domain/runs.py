@@ -72,6 +72,9 @@ class EventType(IntEnum):
     CASCADE_LIMIT = 15
     TASK_CANCELLING = 16
     TASK_READY = 17
+    GATE_WAITING = 18
+    GATE_FIRED = 19
+    GATE_EXPIRED = 20
 
 
 @dataclass(slots=True)
@@ -83,6 +86,8 @@ class Run:
         cancel_by_us: While CANCELLING, when it is ended by force.
         keep_until_us: Retention leaves it alone until then (a live idempotency key needs it).
         waiters: Lanes of replicas where a caller waits for its end.
+        open_gates: Buffers in which artifacts of it wait for others, which keeps it open.
+        parents: Runs whose artifacts opened the gate that made this one.
         stored_us: Its updated_us as last read or stored.
     """
 
@@ -105,6 +110,8 @@ class Run:
     error_code: str = ""
     error_message: str = ""
     waiters: tuple[str, ...] = ()
+    open_gates: int = 0
+    parents: tuple[str, ...] = ()
     stored_us: int = 0
 
     @property

@@ -5,12 +5,13 @@ Each runs in every server; what they find is judged again under locks, so it doe
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 from millstream.application.ports import Upkeep
 from millstream.domain.errors import MillstreamError
+from millstream.domain.gates import Buffer
 from millstream.runtime.peers import SILENT_US, Peers
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,14 @@ class LoopStore(Protocol):
     async def drop_artifacts(self, created_before_us: int, now_us: int, limit: int) -> int: ...
 
 
+class BufferStore(Protocol):
+    """What waits in gates; see store.buffers."""
+
+    async def due(self, now_us: int, limit: int) -> Sequence[Buffer]: ...
+    async def next_due_us(self, now_us: int) -> int: ...
+    async def full(self, most: int) -> Set[tuple[str, str]]: ...
+
+
 class RunReads(Protocol):
     """Reads runs; see store.runs."""
 
@@ -57,9 +66,18 @@ class Retention:
 class Loops:
     """The loops of one server."""
 
-    def __init__(self, upkeep: Upkeep, store: LoopStore, reads: RunReads, peers: Peers, retention: Retention) -> None:
+    def __init__(
+        self,
+        upkeep: Upkeep,
+        store: LoopStore,
+        buffers: BufferStore,
+        reads: RunReads,
+        peers: Peers,
+        retention: Retention,
+    ) -> None:
         self._upkeep = upkeep
         self._store = store
+        self._buffers = buffers
         self._reads = reads
         self._peers = peers
         self._retention = retention
@@ -75,13 +93,14 @@ class Loops:
             group.create_task(_every(SWEEP_S, self.sweep), name="sweep")
 
     def scheduled(self, at_us: int) -> None:
-        """A task was scheduled for this time."""
+        """A task, or a gate, is due at this time."""
         if self._next_due_us == 0 or at_us < self._next_due_us:
             self._next_due_us = at_us
             self._due_changed.set()
 
     async def _timers(self) -> None:
-        """Make scheduled tasks ready at their time; those of other servers are found by the safety poll."""
+        """Make scheduled tasks ready, and open gates, at their time; those of other servers are found by the safety
+        poll."""
         while True:
             self._due_changed.clear()
             wait_s = None
@@ -102,9 +121,12 @@ class Loops:
         while ids := await self._store.due(now_us, BATCH):
             if not await self._upkeep.make_due(ids) or len(ids) < BATCH:
                 break
-        next_us = await self._store.next_due_us(now_us)
-        if next_us:
-            self.scheduled(next_us)
+        while found := await self._buffers.due(now_us, BATCH):
+            if not await self._upkeep.open_gates(found) or len(found) < BATCH:
+                break
+        for next_us in (await self._store.next_due_us(now_us), await self._buffers.next_due_us(now_us)):
+            if next_us:
+                self.scheduled(next_us)
 
     async def poll(self) -> None:
         """What no wake-up told: due timers, lost leases, overdue cancellations, ended runs, waiting work."""
@@ -139,6 +161,7 @@ class Loops:
         """Drop what its retention has passed, in small steps."""
         store, now_us = self._store, await self._store.now_us()
         await store.drop_lanes(now_us - SILENT_US * 4)
+        self._upkeep.gates_full(await self._buffers.full(self._upkeep.max_gates))
         await _in_steps(lambda: store.drop_keys(now_us, KEYS_BATCH), KEYS_BATCH)
         if self._retention.run_days:
             before_us = now_us - int(self._retention.run_days * DAY_US)

@@ -20,7 +20,7 @@ from millstream.sdk.errors import (
     TaskError,
     UnavailableError,
 )
-from millstream.sdk.policies import RetryPolicy, Subscription, Timeouts, Visibility
+from millstream.sdk.policies import Batch, Join, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.results import (
     Agent,
     AgentSubscription,
@@ -48,6 +48,7 @@ __all__ = [
     "ArtifactSummary",
     "ArtifactType",
     "Attempt",
+    "Batch",
     "BatchOutcome",
     "Client",
     "ConflictError",
@@ -58,6 +59,7 @@ __all__ = [
     "Fault",
     "FieldDetail",
     "InvalidRequestError",
+    "Join",
     "Listing",
     "MillstreamError",
     "NewArtifact",

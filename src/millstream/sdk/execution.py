@@ -17,7 +17,7 @@ from millstream.sdk.handlers import AgentHandler, Handler, TaskHandler
 from millstream.sdk.outbox import Fence, Report, completion_report, failure_report
 from millstream.sdk.payload import JsonValue, fill_struct, fill_value, from_struct, from_value
 from millstream.sdk.policies import duration
-from millstream.v1 import worker_pb2
+from millstream.v1 import artifact_pb2, worker_pb2
 
 MAX_REPORT_BYTES: Final = MAX_MESSAGE_BYTES - 1024 * 1024
 """A larger result could not be sent; the rest of the message stands in the megabyte left."""
@@ -171,7 +171,11 @@ def _task_input(handler: TaskHandler, lease: worker_pb2.Lease) -> Any:
 def _model(handler: AgentHandler, lease: worker_pb2.Lease) -> Any:
     if not lease.artifacts:
         raise InvalidInput("the task carries no artifact")
-    artifact = lease.artifacts[0]
+    models = [_model_of(handler, artifact) for artifact in lease.artifacts]
+    return models if handler.many else models[0]
+
+
+def _model_of(handler: AgentHandler, artifact: artifact_pb2.Artifact) -> Any:
     payload = from_struct(artifact.payload)
     model = handler.consumes.get(artifact.type)
     if model is None:

@@ -86,6 +86,8 @@ class AgentHandler:
     name: str
     consumes: Mapping[str, type[BaseModel] | None]
     outputs: frozenset[str]
+    many: bool
+    """It waits for several artifacts, and is called with a list."""
     spec: agent_pb2.AgentSpec
 
 
@@ -135,6 +137,7 @@ class Registry:
             name=name,
             consumes={type_name(ref): None if isinstance(ref, str) else ref for ref in refs},
             outputs=frozenset(type_name(ref) for ref in outputs),
+            many=any(subscription.gated for subscription in subscriptions),
             spec=_agent_spec(name, function, subscriptions, outputs, options),
         )
         self._add(AGENT_KIND + name, handler)

@@ -1,7 +1,7 @@
 """What agents and tasks are registered or made with: subscriptions, visibility, retries, timeouts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, TypeAlias
 
@@ -110,12 +110,46 @@ class Visibility:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """What makes artifacts belong together; one of `within` and `within_count`."""
+
+    by: str
+    """CEL over `payload` and `artifact`; its value is the key."""
+    within: Seconds | None = None
+    """They must come within this time of the first."""
+    within_count: int | None = None
+    """They must be among so many artifacts that the subscription takes one after the other."""
+
+    def to_wire(self) -> agent_pb2.Join:
+        """The message of the contract."""
+        return agent_pb2.Join(
+            by=self.by,
+            within=None if self.within is None else duration(self.within),
+            within_count=self.within_count,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """How artifacts are collected; one of `size` and `timeout`, or both: whichever comes first."""
+
+    size: int | None = None
+    """So many are handed over, 1 to 1,000."""
+    timeout: Seconds | None = None
+    """What there is is handed over so long after the first."""
+
+    def to_wire(self) -> agent_pb2.Batch:
+        """The message of the contract."""
+        return agent_pb2.Batch(size=self.size, timeout=None if self.timeout is None else duration(self.timeout))
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """Which artifacts activate an agent, where the decorator's own options are not enough."""
 
     types: TypeRef | Sequence[TypeRef]
-    """One type or several; one artifact of any of them activates."""
+    """One type or several; one artifact of any of them activates, or with `counts` or `join` all of them."""
     where: str = ""
     """CEL over `payload` and `artifact` (its type, tags, produced_by, partition_key). Empty: all."""
     from_agents: Sequence[str] = ()
@@ -126,6 +160,23 @@ class Subscription:
     """Urgency of the tasks, -100 to 100, the higher the sooner."""
     delivery: Literal["broadcast", "exclusive"] = "broadcast"
     """Every agent that matches is activated, or only one of the exclusive ones."""
+    mode: Literal["both", "events", "direct"] = "both"
+    """Activated by what is published ("events"), when run by name ("direct"), or both."""
+    counts: Mapping[TypeRef, int] = field(default_factory=dict)
+    """An AND gate: so many of each type, handed over in one task. A type that is not named counts 1."""
+    join: Join | None = None
+    """An AND gate by key: one of each type, or as `counts` says."""
+    batch: Batch | None = None
+    """Artifacts are collected and handed over in one task."""
+    scope: Literal["", "correlation", "tenant"] = ""
+    """Where parts come from. Default: "tenant" for a batch, else "correlation"."""
+    gate_timeout: Seconds | None = None
+    """How long parts wait for the rest, where neither `join.within` nor `batch.timeout` says it. Default 1 hour."""
+
+    @property
+    def gated(self) -> bool:
+        """Artifacts wait for others, and are handed over together."""
+        return bool(self.counts) or self.join is not None or self.batch is not None
 
     def refs(self) -> tuple[TypeRef, ...]:
         """The types, always as several."""
@@ -142,4 +193,10 @@ class Subscription:
             tags=self.tags,
             priority=self.priority,
             delivery=self.delivery,
+            mode="" if self.mode == "both" else self.mode,
+            counts={type_name(ref): count for ref, count in self.counts.items()},
+            join=None if self.join is None else self.join.to_wire(),
+            batch=None if self.batch is None else self.batch.to_wire(),
+            scope=self.scope,
+            gate_timeout=None if self.gate_timeout is None else duration(self.gate_timeout),
         )

@@ -14,9 +14,10 @@ from typing import Any
 
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, KeyClaim
+from millstream.domain.gates import Buffer
 from millstream.domain.runs import Attempt, Run, Task
 from millstream.store.columns import blobs, flags, lists, names, numbers, texts, uuids
-from millstream.store.policies import policy_text, visibility_text
+from millstream.store.policies import parts_text, policy_text, visibility_text
 
 Encoder = Callable[[Any], str]
 
@@ -62,7 +63,8 @@ _KINDS: dict[str, tuple[str, Encoder | None]] = {
 RUN = _columns(
     """id:uuid tenant:name kind:small status:small! created_us:us created_by:name updated_us:us! finished_us:us!
     last_seq:int! open_tasks:int! task_count:int! failed_tasks:int!? artifact_count:int! cancel_by_us:us!?
-    keep_until_us:us!? labels:text? error_code:name!? error_message:text!? waiters:name!""",
+    keep_until_us:us!? labels:text? error_code:name!? error_message:text!? waiters:name! open_gates:int!?
+    parents:text?""",
     _KINDS,
 )
 TASK = _columns(
@@ -86,6 +88,11 @@ ATTEMPT = _columns(
     error_message:text? output:bytes""",
     _KINDS,
 )
+BUFFER = _columns(
+    """id:uuid tenant:name agent:name sub:name run_id:uuid key:text collects:bool opened_us:us! expires_us:us!
+    arrived:int! waiting:int! parts:text!""",
+    _KINDS,
+)
 KEY = _columns(
     "tenant:name principal:name rpc:name key:text fingerprint:bytes response:text created_us:us expires_us:us", _KINDS
 )
@@ -96,7 +103,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.id, run.tenant, int(run.kind), int(run.status), run.created_us, run.created_by, run.updated_us,
         run.finished_us, run.last_seq, run.open_tasks, run.task_count, run.failed_tasks, run.artifact_count,
         run.cancel_by_us, run.keep_until_us, run.labels, run.error_code, run.error_message, ",".join(run.waiters),
-        run.stored_us,
+        run.open_gates, ",".join(run.parents), run.stored_us,
     )  # fmt: skip
 
 
@@ -126,6 +133,13 @@ def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _buffer_row(buffer: Buffer) -> tuple[Any, ...]:
+    return (
+        buffer.id, buffer.tenant, buffer.agent, buffer.sub, buffer.run_id, buffer.key, buffer.collects,
+        buffer.opened_us, buffer.expires_us, buffer.arrived, len(buffer.parts), parts_text(buffer.parts),
+    )  # fmt: skip
+
+
 def _key_row(claim: KeyClaim, now_us: int) -> tuple[Any, ...]:
     return (*claim.id, claim.fingerprint, claim.response, now_us, claim.expires_us)
 
@@ -136,6 +150,7 @@ _TABLES: dict[str, tuple[Column, ...]] = {
     "artifact": ARTIFACT,
     "event": EVENT,
     "attempt": ATTEMPT,
+    "buffer": BUFFER,
     "idempotency": KEY,
 }
 STORED = Column("stored_us", "int8", numbers)
@@ -144,7 +159,9 @@ to record (a waiter, a cancellation asked for) only this does. It stands last in
 UPDATES = {
     "run update": ("run", (RUN[0], *(column for column in RUN if column.mutable), STORED)),
     "task update": ("task", (TASK[0], *(column for column in TASK if column.mutable))),
+    "buffer update": ("buffer", (BUFFER[0], *(column for column in BUFFER if column.mutable))),
 }
+DELETES = {"buffer delete": ("buffer", (BUFFER[0],))}
 _PLAIN = {
     f"{table} plain": (table, tuple(column for column in columns if not column.rare))
     for table, columns in _TABLES.items()
@@ -155,7 +172,7 @@ _PROGRESS = """, progress = CASE WHEN task.attempt = {0} THEN task.progress ELSE
 progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE '' END"""
 """Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
 BATCH_ROW = "batch_row AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2::int8))"
-_SELECTIONS = UPDATES | _PLAIN
+_SELECTIONS = UPDATES | DELETES | _PLAIN
 COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()}
 _ROWS = _TABLES | {"run": (*RUN, STORED)}
 _PLACES = {name: [_ROWS[table].index(column) for column in columns] for name, (table, columns) in _SELECTIONS.items()}
@@ -179,8 +196,19 @@ def rows_of(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
         "artifact": [_artifact_row(item) for item in batch.artifacts],
         "event": [*batch.events],
         "attempt": [_attempt_row(item) for item in batch.attempts],
+        **_buffer_rows(batch),
         "idempotency": [_key_row(item, batch.now_us) for item in batch.claims.values()],
     }
+
+
+def _buffer_rows(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
+    found: dict[str, list[tuple[Any, ...]]] = {"buffer": [], "buffer update": [], "buffer delete": []}
+    for _, buffer in sorted(batch.dirty_buffers.items()):
+        if buffer.parts:
+            found["buffer update" if buffer.stored else "buffer"].append(_buffer_row(buffer))
+        elif buffer.stored:
+            found["buffer delete"].append(_buffer_row(buffer))
+    return found
 
 
 def _sources(columns: Sequence[Column], first: int) -> tuple[list[str], list[str], list[str], int]:
@@ -216,6 +244,9 @@ def _part(name: str, first: int) -> tuple[str, int]:
     if name in UPDATES:
         table = UPDATES[name][0]
         return f"{table}_updates AS ({update_sql(table, columns, values, f' FROM {source}')})", n
+    if name in DELETES:
+        table = DELETES[name][0]
+        return f"{table}_deletes AS (DELETE FROM {table} USING {source} WHERE {table}.id = u.id RETURNING 1)", n  # noqa: S608
     listed = ", ".join(column.name for column in columns)
     table = name.removesuffix(" plain")
     sql = f"INSERT INTO {table} ({listed}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608  # our names only
@@ -229,7 +260,7 @@ def update_sql(table: str, columns: Sequence[Column], values: Sequence[str], sou
     fence = ""
     if table == "task":
         sets += _PROGRESS.format(value_of["attempt"])
-    else:
+    elif table == "run":
         fence = f" AND run.updated_us = {value_of['stored_us']}"
     return f"UPDATE {table} SET {sets}{source} WHERE {table}.id = {value_of['id']}{fence} RETURNING 1"  # noqa: S608
 
@@ -238,8 +269,9 @@ def fences(names_written: Sequence[str], n: int, fenced: bool) -> str:
     """A last column that divides by zero where an update missed a row or a registry moved, from parameter n."""
     checks = []
     for name in names_written:
-        if name in UPDATES:
-            checks.append(f"(SELECT count(*) FROM {UPDATES[name][0]}_updates) = ${n}::int8")  # noqa: S608  # our names
+        if name in UPDATES or name in DELETES:
+            changed = f"{UPDATES[name][0]}_updates" if name in UPDATES else f"{DELETES[name][0]}_deletes"
+            checks.append(f"(SELECT count(*) FROM {changed}) = ${n}::int8")  # noqa: S608  # our names
             n += 1
     if fenced:
         checks.append(
@@ -266,8 +298,8 @@ def write_sql(tables: tuple[str, ...], fenced: bool) -> str:
 
 
 def updates(rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> list[int]:
-    """How many rows each update must find."""
-    return [len(found) for name, found in rows.items() if name in UPDATES]
+    """How many rows each update or delete must find."""
+    return [len(found) for name, found in rows.items() if name in UPDATES or name in DELETES]
 
 
 def plain_of(name: str, columns: Sequence[Sequence[Any]]) -> str:

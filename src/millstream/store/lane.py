@@ -14,12 +14,13 @@ import asyncpg
 
 from millstream.application.ports import Disconnected
 from millstream.domain.batch import Batch, KeyClaim
+from millstream.domain.gates import Buffer
 from millstream.domain.runs import Run, Task
 from millstream.store import hot, single
 from millstream.store.columns import names, numbers, uuids
 from millstream.store.connections import LOST, connect, translated
 from millstream.store.policies import spec_of
-from millstream.store.rows import RUN_COLUMNS, TASK_COLUMNS, run_of, task_of
+from millstream.store.rows import BUFFER_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, buffer_of, run_of, task_of
 
 BLOCKING_LOCK_MS = 5000
 """How long the blocking lane waits for a run that another server holds."""
@@ -50,6 +51,10 @@ _WAIT_RUNS = f"SELECT {RUN_COLUMNS} FROM run WHERE {_TARGETS} ORDER BY run.id FO
 _KNOWN_RUNS = "SELECT id::text FROM run WHERE id = ANY($1::text::uuid[])"
 _TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE id = ANY($1::text::uuid[])"""  # noqa: S608
 _OPEN_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us = 0"""  # noqa: S608
+_BUFFERS = f"""SELECT {BUFFER_COLUMNS} FROM buffer
+WHERE id = ANY($1::text::uuid[] || ARRAY(SELECT id FROM buffer WHERE run_id = ANY($2::text::uuid[])))
+ORDER BY buffer.id FOR UPDATE"""  # noqa: S608
+_KNOWN_BUFFERS = "SELECT id::text FROM buffer WHERE id = ANY($1::text::uuid[])"
 _REGISTRY = "SELECT tenant, version FROM registry WHERE tenant = ANY($1::text::text[])"
 _LOCK_AGENTS = """SELECT tenant, name, spec FROM agent WHERE (tenant, name) IN
 (SELECT * FROM unnest($1::text::text[], $2::text::text[])) ORDER BY tenant, name FOR UPDATE SKIP LOCKED"""
@@ -168,6 +173,17 @@ class PostgresTransaction:
                 if (row["tenant"], row["name"]) not in locked:
                     del found[row["tenant"], f"agent:{row['name']}"]
         return found
+
+    async def buffers(self, ids: set[str], of_runs: set[str]) -> tuple[dict[str, Buffer], set[str]]:
+        """Lock buffers; what of them another server holds is passed over, unless this is the blocking lane."""
+        passing = "" if self._blocking else " SKIP LOCKED"
+        rows = await self._connection.fetch(_BUFFERS + passing, uuids(sorted(ids)), uuids(sorted(of_runs)))
+        found = {row["id"]: buffer_of(row) for row in rows}
+        missing = ids - found.keys()
+        elsewhere: set[str] = set()
+        if missing and not self._blocking:
+            elsewhere = {row["id"] for row in await self._connection.fetch(_KNOWN_BUFFERS, uuids(sorted(missing)))}
+        return found, elsewhere
 
     async def write(self, batch: Batch) -> None:
         """Write the batch with its number."""

@@ -1,12 +1,14 @@
-"""Retry policies, timeouts, visibilities and agents as compact JSON text."""
+"""Retry policies, timeouts, visibilities, agents and what waits in gates as compact JSON text."""
 
 import functools
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from typing import Any
 
-from millstream.domain.agents import AgentSpec, Subscription
+from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
 from millstream.domain.artifacts import PUBLIC, Visibility
+from millstream.domain.gates import Part
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 
 _MOST = 4096
@@ -64,14 +66,41 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
+def _subscription(fields: dict[str, Any]) -> Subscription:
+    join, batch = fields.pop("join", None), fields.pop("batch", None)
+    counts = tuple((name, count) for name, count in fields.pop("counts", ()))
+    return Subscription(
+        **_tuples(fields),
+        counts=counts,
+        join=Join(**join) if join else None,
+        batch=Collect(**batch) if batch else None,
+    )
+
+
+def parts_text(parts: Sequence[Part]) -> str:
+    """What waits in a buffer; "" for nothing."""
+    return _dump([astuple(part) for part in parts]) if parts else ""
+
+
+def parts_of(text: str) -> list[Part]:
+    """The reverse of parts_text."""
+    return [Part(*fields) for fields in json.loads(text)] if text else []
+
+
 def spec_text(spec: AgentSpec) -> str:
-    """An agent's specification."""
-    return _dump(asdict(spec))
+    """An agent's specification. What a subscription does not use is left out: servers of the version before, which do
+    not know of it, read the rest."""
+    fields = asdict(spec)
+    for subscription in fields["subscriptions"]:
+        for name in ("counts", "join", "batch", "scope", "wait_us"):
+            if not subscription[name]:
+                del subscription[name]
+    return _dump(fields)
 
 
 def spec_of(text: str) -> AgentSpec:
     """The reverse of spec_text."""
     fields = json.loads(text)
-    subscriptions = tuple(Subscription(**_tuples(item)) for item in fields.pop("subscriptions"))
+    subscriptions = tuple(_subscription(item) for item in fields.pop("subscriptions"))
     retry, timeouts = _retry(fields.pop("retry")), Timeouts(**fields.pop("timeouts"))
     return AgentSpec(subscriptions=subscriptions, retry=retry, timeouts=timeouts, **_tuples(fields))

@@ -4,6 +4,7 @@ from typing import Any
 
 from millstream.domain.agents import Agent, ArtifactType
 from millstream.domain.artifacts import Artifact
+from millstream.domain.gates import Buffer
 from millstream.domain.runs import (
     Attempt,
     AttemptStatus,
@@ -15,20 +16,21 @@ from millstream.domain.runs import (
     Task,
     TaskStatus,
 )
-from millstream.store.policies import policy_of, spec_of, visibility_of
+from millstream.store.policies import parts_of, policy_of, spec_of, visibility_of
 
 Row = Any
 """An asyncpg record, or a mapping like one."""
 
 RUN_COLUMNS = """id::text, tenant, kind, status, created_us, created_by, updated_us, finished_us, last_seq,
 open_tasks, task_count, failed_tasks, artifact_count, cancel_by_us, keep_until_us, labels, error_code,
-error_message, waiters"""
+error_message, waiters, open_gates, parents"""
 TASK_COLUMNS = """id::text, run_id::text, tenant, kind, queue, created_us, day, status, urgency, run_at_us,
 start_by_us, attempt, tries, started_us, finished_us, lease_until_us, deadline_us, beat_by_us, owner,
 worker_id, worker_name, delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels,
 error_code, error_message, progress, progress_message"""
 ARTIFACT_COLUMNS = """id::text, tenant, run_id::text, seq, type, version, payload, produced_by, visibility, tags,
 partition_key, created_us"""
+BUFFER_COLUMNS = """id::text, tenant, agent, sub, run_id::text, key, collects, opened_us, expires_us, arrived, parts"""
 EVENT_COLUMNS = "run_id::text, day, seq, type, at_us, task_id::text, artifact_id::text, attempt, data"
 ATTEMPT_COLUMNS = """task_id::text, number, day, status, started_us, finished_us, worker_name, error_code,
 error_message, output"""
@@ -37,13 +39,14 @@ error_message, output"""
 def run_of(row: Row) -> Run:
     """A row of `run` by RUN_COLUMNS."""
     fields = dict(row)
-    waiters = fields.pop("waiters")
+    waiters, parents = fields.pop("waiters"), fields.pop("parents")
     return Run(
         **{
             **fields,
             "kind": RunKind(fields["kind"]),
             "status": RunStatus(fields["status"]),
             "waiters": tuple(waiters.split(",")) if waiters else (),
+            "parents": tuple(parents.split(",")) if parents else (),
             "stored_us": fields["updated_us"],
         }
     )
@@ -68,6 +71,12 @@ def artifact_of(row: Row) -> Artifact:
     """A row of `artifact` by ARTIFACT_COLUMNS."""
     fields = dict(row)
     return Artifact(visibility=visibility_of(fields.pop("visibility")), tags=tuple(fields.pop("tags")), **fields)
+
+
+def buffer_of(row: Row) -> Buffer:
+    """A row of `buffer` by BUFFER_COLUMNS."""
+    fields = dict(row)
+    return Buffer(**{**fields, "run_id": fields["run_id"] or "", "parts": parts_of(fields["parts"])}, stored=True)
 
 
 def event_of(row: Row) -> Event:

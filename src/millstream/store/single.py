@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from millstream.store.columns import lists, uuids
-from millstream.store.hot import BATCH_ROW, COLUMNS, UPDATES, Column, fences, plain_of, selected, update_sql
+from millstream.store.hot import BATCH_ROW, COLUMNS, DELETES, UPDATES, Column, fences, plain_of, selected, update_sql
 
 EVENTS_MOST = 8
 
@@ -60,6 +60,9 @@ def _part(name: str, count: int, first: int) -> tuple[str, int]:
         values = [f"${n + place}::{_type(column)}" for place, column in enumerate(columns)]
         tuples.append(values)
         n += len(columns)
+    if name in DELETES:
+        table = DELETES[name][0]
+        return f"{table}_deletes AS (DELETE FROM {table} WHERE id = ${first}::uuid RETURNING 1)", n  # noqa: S608
     if name not in UPDATES:
         table = name.removesuffix(" plain")
         listed = ", ".join(column.name for column in columns)

@@ -77,6 +77,8 @@ run = Table(
     _text("error_code"),
     _text("error_message"),
     _text("waiters"),
+    _int("open_gates"),
+    _text("parents"),
     Index("run_tenant", "tenant", "created_us", "id"),
     Index("run_created", "created_us"),
     Index("run_cancel", "cancel_by_us", postgresql_where=text("cancel_by_us > 0")),
@@ -178,6 +180,28 @@ artifact = Table(
     _text("partition_key"),
     _us("created_us"),
     Index("artifact_run", "run_id", "seq"),
+)
+
+buffer = Table(
+    "buffer",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    _text("tenant"),
+    _text("agent"),
+    _text("sub"),
+    Column("run_id", Uuid),
+    _text("key"),
+    Column("collects", Boolean, nullable=False, server_default=text("false")),
+    _us("opened_us"),
+    _us("expires_us"),
+    _int("arrived"),
+    _int("waiting"),
+    _text("parts"),
+    Index("buffer_expires", "expires_us"),
+    Index("buffer_agent", "tenant", "agent", "expires_us"),
+    Index("buffer_run", "run_id"),
+    # A part more changes neither key: half of each page is free for it.
+    postgresql_with={"fillfactor": "50", **_HOT},
 )
 
 idempotency = Table(

@@ -26,6 +26,7 @@ from millstream.application.views import (
     TaskQuery,
     TaskView,
     TypeSpec,
+    Waiting,
 )
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
@@ -69,6 +70,7 @@ class Agents(Protocol):
 
     async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]: ...
     async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]: ...
+    async def waiting(self, principal: Principal, agent: Agent) -> Waiting: ...
     async def list(
         self, principal: Principal, page: PageRequest, name: str, status: str | None
     ) -> Page[tuple[Agent, bool]]: ...

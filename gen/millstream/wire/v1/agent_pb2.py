@@ -23,17 +23,20 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from millstream.wire.v1 import retry_pb2 as millstream_dot_wire_dot_v1_dot_retry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emillstream/wire/v1/agent.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/wire/v1/retry.proto\"\xe0\x02\n\x0cSubscription\x12G\n\x05types\x18\x01 \x03(\tB1\xbaH.\x92\x01+\x08\x01\x10\x14\x18\x01\"#r!\x10\x01\x18\xff\x01\x32\x1a^[A-Za-z_][A-Za-z0-9_.-]*$R\x05types\x12\x1e\n\x05where\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x05where\x12\x32\n\x0b\x66rom_agents\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\nfromAgents\x12%\n\x04tags\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01R\x04tags\x12.\n\x08priority\x18\x05 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01R\x08priority\x12\x39\n\x08\x64\x65livery\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\tbroadcastR\texclusiveR\x08\x64\x65livery\x12!\n\x04mode\x18\x07 \x01(\tB\r\xbaH\nr\x08R\x00R\x04\x62othR\x04mode\"\xf5\x04\n\x05\x41gent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x46\n\rsubscriptions\x18\x04 \x03(\x0b\x32 .millstream.wire.v1.SubscriptionR\rsubscriptions\x12\x18\n\x07outputs\x18\x05 \x03(\tR\x07outputs\x12\x16\n\x06labels\x18\x06 \x03(\tR\x06labels\x12\'\n\x0fmax_concurrency\x18\x07 \x01(\rR\x0emaxConcurrency\x12\x14\n\x05queue\x18\x08 \x01(\tR\x05queue\x12\x35\n\x05retry\x18\t \x01(\x0b\x32\x1f.millstream.wire.v1.RetryPolicyR\x05retry\x12\x38\n\x08timeouts\x18\n \x01(\x0b\x32\x1c.millstream.wire.v1.TimeoutsR\x08timeouts\x12\x18\n\x07version\x18\x0b \x01(\rR\x07version\x12\x38\n\x06status\x18\x0c \x01(\x0e\x32 .millstream.wire.v1.Agent.StatusR\x06status\x12\x39\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\"2\n\x06Status\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\n\n\x06ONLINE\x10\x01\x12\x0b\n\x07OFFLINE\x10\x02\"\xf3\x03\n\tAgentSpec\x12\x39\n\x04name\x18\x01 \x01(\tB%\xbaH\"r \x10\x01\x18\x80\x01\x32\x19^[A-Za-z][A-Za-z0-9_.-]*$R\x04name\x12*\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x0b\x64\x65scription\x12P\n\rsubscriptions\x18\x03 \x03(\x0b\x32 .millstream.wire.v1.SubscriptionB\x08\xbaH\x05\x92\x01\x02\x10\x14R\rsubscriptions\x12+\n\x07outputs\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01R\x07outputs\x12)\n\x06labels\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\x06labels\x12\x31\n\x0fmax_concurrency\x18\x06 \x01(\rB\x08\xbaH\x05*\x03\x18\x90NR\x0emaxConcurrency\x12\x31\n\x05queue\x18\x07 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$R\x05queue\x12\x35\n\x05retry\x18\x08 \x01(\x0b\x32\x1f.millstream.wire.v1.RetryPolicyR\x05retry\x12\x38\n\x08timeouts\x18\t \x01(\x0b\x32\x1c.millstream.wire.v1.TimeoutsR\x08timeoutsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emillstream/wire/v1/agent.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/wire/v1/retry.proto\"\xf2\x05\n\x0cSubscription\x12G\n\x05types\x18\x01 \x03(\tB1\xbaH.\x92\x01+\x08\x01\x10\x14\x18\x01\"#r!\x10\x01\x18\xff\x01\x32\x1a^[A-Za-z_][A-Za-z0-9_.-]*$R\x05types\x12\x1e\n\x05where\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x05where\x12\x32\n\x0b\x66rom_agents\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\nfromAgents\x12%\n\x04tags\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01R\x04tags\x12.\n\x08priority\x18\x05 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01R\x08priority\x12\x39\n\x08\x64\x65livery\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\tbroadcastR\texclusiveR\x08\x64\x65livery\x12\x31\n\x04mode\x18\x07 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x04\x62othR\x06\x65ventsR\x06\x64irectR\x04mode\x12_\n\x06\x63ounts\x18\x08 \x03(\x0b\x32,.millstream.wire.v1.Subscription.CountsEntryB\x19\xbaH\x16\x9a\x01\x13\x10\x14\"\x07r\x05\x10\x01\x18\xff\x01*\x06*\x04\x18\x64(\x01R\x06\x63ounts\x12,\n\x04join\x18\t \x01(\x0b\x32\x18.millstream.wire.v1.JoinR\x04join\x12/\n\x05\x62\x61tch\x18\n \x01(\x0b\x32\x19.millstream.wire.v1.BatchR\x05\x62\x61tch\x12\x32\n\x05scope\x18\x0b \x01(\tB\x1c\xbaH\x19r\x17R\x00R\x0b\x63orrelationR\x06tenantR\x05scope\x12Q\n\x0cgate_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=R\x0bgateTimeout\x1a\x39\n\x0b\x43ountsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\rR\x05value:\x02\x38\x01\"\xaf\x01\n\x04Join\x12\x1a\n\x02\x62y\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xd0\x0fR\x02\x62y\x12\x46\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=R\x06within\x12\x32\n\x0cwithin_count\x18\x03 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x02H\x00R\x0bwithinCount\x88\x01\x01\x42\x0f\n\r_within_count\"\x7f\n\x05\x42\x61tch\x12#\n\x04size\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00R\x04size\x88\x01\x01\x12H\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=R\x07timeoutB\x07\n\x05_size\"\xa6\x04\n\x0bWaitingGate\x12\'\n\x0csubscription\x18\x01 \x01(\rH\x00R\x0csubscription\x88\x01\x01\x12%\n\x0e\x63orrelation_id\x18\x02 \x01(\tR\rcorrelationId\x12\x10\n\x03key\x18\x03 \x01(\tR\x03key\x12=\n\x04have\x18\x04 \x03(\x0b\x32).millstream.wire.v1.WaitingGate.HaveEntryR\x04have\x12=\n\x04need\x18\x05 \x03(\x0b\x32).millstream.wire.v1.WaitingGate.NeedEntryR\x04need\x12\x1d\n\nbatch_size\x18\x06 \x01(\rR\tbatchSize\x12!\n\x0c\x61rtifact_ids\x18\x07 \x03(\tR\x0b\x61rtifactIds\x12\x37\n\topened_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08openedAt\x12\x39\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\texpiresAt\x1a\x37\n\tHaveEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\rR\x05value:\x02\x38\x01\x1a\x37\n\tNeedEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\rR\x05value:\x02\x38\x01\x42\x0f\n\r_subscription\"\xd1\x05\n\x05\x41gent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x46\n\rsubscriptions\x18\x04 \x03(\x0b\x32 .millstream.wire.v1.SubscriptionR\rsubscriptions\x12\x18\n\x07outputs\x18\x05 \x03(\tR\x07outputs\x12\x16\n\x06labels\x18\x06 \x03(\tR\x06labels\x12\'\n\x0fmax_concurrency\x18\x07 \x01(\rR\x0emaxConcurrency\x12\x14\n\x05queue\x18\x08 \x01(\tR\x05queue\x12\x35\n\x05retry\x18\t \x01(\x0b\x32\x1f.millstream.wire.v1.RetryPolicyR\x05retry\x12\x38\n\x08timeouts\x18\n \x01(\x0b\x32\x1c.millstream.wire.v1.TimeoutsR\x08timeouts\x12\x18\n\x07version\x18\x0b \x01(\rR\x07version\x12\x38\n\x06status\x18\x0c \x01(\x0e\x32 .millstream.wire.v1.Agent.StatusR\x06status\x12\x39\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x39\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x35\n\x05gates\x18\x0f \x03(\x0b\x32\x1f.millstream.wire.v1.WaitingGateR\x05gates\x12#\n\rwaiting_gates\x18\x10 \x01(\rR\x0cwaitingGates\"2\n\x06Status\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\n\n\x06ONLINE\x10\x01\x12\x0b\n\x07OFFLINE\x10\x02\"\xf3\x03\n\tAgentSpec\x12\x39\n\x04name\x18\x01 \x01(\tB%\xbaH\"r \x10\x01\x18\x80\x01\x32\x19^[A-Za-z][A-Za-z0-9_.-]*$R\x04name\x12*\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0fR\x0b\x64\x65scription\x12P\n\rsubscriptions\x18\x03 \x03(\x0b\x32 .millstream.wire.v1.SubscriptionB\x08\xbaH\x05\x92\x01\x02\x10\x14R\rsubscriptions\x12+\n\x07outputs\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01R\x07outputs\x12)\n\x06labels\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\x06labels\x12\x31\n\x0fmax_concurrency\x18\x06 \x01(\rB\x08\xbaH\x05*\x03\x18\x90NR\x0emaxConcurrency\x12\x31\n\x05queue\x18\x07 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$R\x05queue\x12\x35\n\x05retry\x18\x08 \x01(\x0b\x32\x1f.millstream.wire.v1.RetryPolicyR\x05retry\x12\x38\n\x08timeouts\x18\t \x01(\x0b\x32\x1c.millstream.wire.v1.TimeoutsR\x08timeoutsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millstream.wire.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SUBSCRIPTION_COUNTSENTRY']._loaded_options = None
+  _globals['_SUBSCRIPTION_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_SUBSCRIPTION'].fields_by_name['types']._loaded_options = None
   _globals['_SUBSCRIPTION'].fields_by_name['types']._serialized_options = b'\272H.\222\001+\010\001\020\024\030\001\"#r!\020\001\030\377\0012\032^[A-Za-z_][A-Za-z0-9_.-]*$'
   _globals['_SUBSCRIPTION'].fields_by_name['where']._loaded_options = None
@@ -47,7 +50,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIPTION'].fields_by_name['delivery']._loaded_options = None
   _globals['_SUBSCRIPTION'].fields_by_name['delivery']._serialized_options = b'\272H\032r\030R\000R\tbroadcastR\texclusive'
   _globals['_SUBSCRIPTION'].fields_by_name['mode']._loaded_options = None
-  _globals['_SUBSCRIPTION'].fields_by_name['mode']._serialized_options = b'\272H\nr\010R\000R\004both'
+  _globals['_SUBSCRIPTION'].fields_by_name['mode']._serialized_options = b'\272H\032r\030R\000R\004bothR\006eventsR\006direct'
+  _globals['_SUBSCRIPTION'].fields_by_name['counts']._loaded_options = None
+  _globals['_SUBSCRIPTION'].fields_by_name['counts']._serialized_options = b'\272H\026\232\001\023\020\024\"\007r\005\020\001\030\377\001*\006*\004\030d(\001'
+  _globals['_SUBSCRIPTION'].fields_by_name['scope']._loaded_options = None
+  _globals['_SUBSCRIPTION'].fields_by_name['scope']._serialized_options = b'\272H\031r\027R\000R\013correlationR\006tenant'
+  _globals['_SUBSCRIPTION'].fields_by_name['gate_timeout']._loaded_options = None
+  _globals['_SUBSCRIPTION'].fields_by_name['gate_timeout']._serialized_options = b'\272H\020\252\001\r\"\005\010\200\232\236\0012\004\020\300\204='
+  _globals['_JOIN'].fields_by_name['by']._loaded_options = None
+  _globals['_JOIN'].fields_by_name['by']._serialized_options = b'\272H\007r\005\020\001\030\320\017'
+  _globals['_JOIN'].fields_by_name['within']._loaded_options = None
+  _globals['_JOIN'].fields_by_name['within']._serialized_options = b'\272H\020\252\001\r\"\005\010\200\232\236\0012\004\020\300\204='
+  _globals['_JOIN'].fields_by_name['within_count']._loaded_options = None
+  _globals['_JOIN'].fields_by_name['within_count']._serialized_options = b'\272H\007*\005\030\350\007(\002'
+  _globals['_BATCH'].fields_by_name['size']._loaded_options = None
+  _globals['_BATCH'].fields_by_name['size']._serialized_options = b'\272H\007*\005\030\350\007(\001'
+  _globals['_BATCH'].fields_by_name['timeout']._loaded_options = None
+  _globals['_BATCH'].fields_by_name['timeout']._serialized_options = b'\272H\020\252\001\r\"\005\010\200\232\236\0012\004\020\300\204='
+  _globals['_WAITINGGATE_HAVEENTRY']._loaded_options = None
+  _globals['_WAITINGGATE_HAVEENTRY']._serialized_options = b'8\001'
+  _globals['_WAITINGGATE_NEEDENTRY']._loaded_options = None
+  _globals['_WAITINGGATE_NEEDENTRY']._serialized_options = b'8\001'
   _globals['_AGENTSPEC'].fields_by_name['name']._loaded_options = None
   _globals['_AGENTSPEC'].fields_by_name['name']._serialized_options = b'\272H\"r \020\001\030\200\0012\031^[A-Za-z][A-Za-z0-9_.-]*$'
   _globals['_AGENTSPEC'].fields_by_name['description']._loaded_options = None
@@ -62,12 +85,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSPEC'].fields_by_name['max_concurrency']._serialized_options = b'\272H\005*\003\030\220N'
   _globals['_AGENTSPEC'].fields_by_name['queue']._loaded_options = None
   _globals['_AGENTSPEC'].fields_by_name['queue']._serialized_options = b'\272H\030r\026\030\200\0012\021^[A-Za-z0-9_.-]*$'
-  _globals['_SUBSCRIPTION']._serialized_start=149
-  _globals['_SUBSCRIPTION']._serialized_end=501
-  _globals['_AGENT']._serialized_start=504
-  _globals['_AGENT']._serialized_end=1133
-  _globals['_AGENT_STATUS']._serialized_start=1083
-  _globals['_AGENT_STATUS']._serialized_end=1133
-  _globals['_AGENTSPEC']._serialized_start=1136
-  _globals['_AGENTSPEC']._serialized_end=1635
+  _globals['_SUBSCRIPTION']._serialized_start=181
+  _globals['_SUBSCRIPTION']._serialized_end=935
+  _globals['_SUBSCRIPTION_COUNTSENTRY']._serialized_start=878
+  _globals['_SUBSCRIPTION_COUNTSENTRY']._serialized_end=935
+  _globals['_JOIN']._serialized_start=938
+  _globals['_JOIN']._serialized_end=1113
+  _globals['_BATCH']._serialized_start=1115
+  _globals['_BATCH']._serialized_end=1242
+  _globals['_WAITINGGATE']._serialized_start=1245
+  _globals['_WAITINGGATE']._serialized_end=1795
+  _globals['_WAITINGGATE_HAVEENTRY']._serialized_start=1666
+  _globals['_WAITINGGATE_HAVEENTRY']._serialized_end=1721
+  _globals['_WAITINGGATE_NEEDENTRY']._serialized_start=1723
+  _globals['_WAITINGGATE_NEEDENTRY']._serialized_end=1778
+  _globals['_AGENT']._serialized_start=1798
+  _globals['_AGENT']._serialized_end=2519
+  _globals['_AGENT_STATUS']._serialized_start=2469
+  _globals['_AGENT_STATUS']._serialized_end=2519
+  _globals['_AGENTSPEC']._serialized_start=2522
+  _globals['_AGENTSPEC']._serialized_end=3021
 # @@protoc_insertion_point(module_scope)

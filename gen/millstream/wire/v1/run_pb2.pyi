@@ -80,6 +80,8 @@ class Run(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OPEN_GATES_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: Global___RunKind.Kind.ValueType
     status: Global___Run.Status.ValueType
@@ -89,6 +91,7 @@ class Run(_message.Message):
     artifact_count: _builtins.int
     last_sequence: _builtins.int
     created_by: _builtins.str
+    open_gates: _builtins.int
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -99,6 +102,8 @@ class Run(_message.Message):
     def error(self) -> Global___TaskError: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -116,10 +121,12 @@ class Run(_message.Message):
         last_sequence: _builtins.int = ...,
         created_by: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        open_gates: _builtins.int = ...,
+        parent_run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "parent_run_ids", b"parent_run_ids", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,6 +424,9 @@ class RunEvent(_message.Message):
         CASCADE_LIMIT: RunEvent._Type.ValueType  # 15
         TASK_CANCELLING: RunEvent._Type.ValueType  # 16
         TASK_READY: RunEvent._Type.ValueType  # 17
+        GATE_WAITING: RunEvent._Type.ValueType  # 18
+        GATE_FIRED: RunEvent._Type.ValueType  # 19
+        GATE_EXPIRED: RunEvent._Type.ValueType  # 20
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
     UNSPECIFIED: RunEvent.Type.ValueType  # 0
@@ -437,6 +447,9 @@ class RunEvent(_message.Message):
     CASCADE_LIMIT: RunEvent.Type.ValueType  # 15
     TASK_CANCELLING: RunEvent.Type.ValueType  # 16
     TASK_READY: RunEvent.Type.ValueType  # 17
+    GATE_WAITING: RunEvent.Type.ValueType  # 18
+    GATE_FIRED: RunEvent.Type.ValueType  # 19
+    GATE_EXPIRED: RunEvent.Type.ValueType  # 20
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

@@ -152,6 +152,8 @@ class GetRunResponse(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OPEN_GATES_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -161,6 +163,7 @@ class GetRunResponse(_message.Message):
     artifact_count: _builtins.int
     last_sequence: _builtins.int
     created_by: _builtins.str
+    open_gates: _builtins.int
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -171,6 +174,8 @@ class GetRunResponse(_message.Message):
     def error(self) -> _run_pb2.TaskError: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -188,10 +193,12 @@ class GetRunResponse(_message.Message):
         last_sequence: _builtins.int = ...,
         created_by: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        open_gates: _builtins.int = ...,
+        parent_run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "parent_run_ids", b"parent_run_ids", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -375,6 +382,8 @@ class CancelRunResponse(_message.Message):
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OPEN_GATES_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_IDS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -384,6 +393,7 @@ class CancelRunResponse(_message.Message):
     artifact_count: _builtins.int
     last_sequence: _builtins.int
     created_by: _builtins.str
+    open_gates: _builtins.int
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -394,6 +404,8 @@ class CancelRunResponse(_message.Message):
     def error(self) -> _run_pb2.TaskError: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -411,10 +423,12 @@ class CancelRunResponse(_message.Message):
         last_sequence: _builtins.int = ...,
         created_by: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        open_gates: _builtins.int = ...,
+        parent_run_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "parent_run_ids", b"parent_run_ids", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

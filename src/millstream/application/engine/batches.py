@@ -1,6 +1,6 @@
 """What a committer is set up with, and a batch between its decision and its write."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,15 @@ class Decided:
 
 @dataclass(slots=True)
 class Hooks:
-    """What the committer calls: to offer work while deciding, and what follows a commit or its failure."""
+    """What the committer calls: to offer work while deciding, and what follows a commit or its failure.
+
+    Attributes:
+        full: (tenant, fingerprint) of subscriptions for which no more keys may wait.
+    """
 
     offer: Assign
     assign: Assign
     committed: Callable[[Batch], None]
     undone: Callable[[Batch], None]
     observed: Callable[[int, float, str], None]
+    full: Set[tuple[str, str]] = frozenset()

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from millstream.domain.artifacts import Artifact, size_bytes
 from millstream.domain.batch import Batch
+from millstream.domain.gates import Buffer
 from millstream.domain.runs import Run, RunStatus, Task
 
 MOST_RUNS = 50_000
@@ -13,11 +14,13 @@ KEPT_ARTIFACTS = 1000
 KEPT_ARTIFACT_BYTES = 3 * 1024 * 1024
 """A waited-for cascade keeps as many artifacts in memory as its answer may hold."""
 _CONTESTED_MOST = 10_000
+_BUFFER_BYTES = 4096
+"""What a buffer with a few parts takes; a full one, of a thousand, takes much more, and is rare."""
 
 
 @dataclass(slots=True)
 class Owned:
-    """A run with its open tasks.
+    """A run with its open tasks and what waits in its gates.
 
     Attributes:
         artifacts: All artifacts so far, for a caller that waits here; None where they are not, or not all, kept.
@@ -26,8 +29,14 @@ class Owned:
     run: Run
     tasks: dict[str, Task] = field(default_factory=dict)
     artifacts: list[Artifact] | None = None
+    buffers: dict[str, Buffer] = field(default_factory=dict)
     artifact_bytes: int = 0
     size_bytes: int = 0
+
+    @property
+    def knows_buffers(self) -> bool:
+        """Nothing else waits in the run's gates."""
+        return len(self.buffers) == self.run.open_gates
 
 
 class RunCache:
@@ -103,6 +112,8 @@ class RunCache:
                 self._keep(run, batch, waited)
         for task in batch.dirty_tasks.values():
             self._keep_task(task, task.id in batch.new_tasks)
+        for buffer in batch.dirty_buffers.values():
+            self._keep_buffer(buffer)
         for artifact in batch.artifacts:
             self._keep_artifact(artifact)
         kept = {}
@@ -143,6 +154,21 @@ class RunCache:
                 self._bytes += len(task.input)
             owned.tasks[task.id] = task
             self._tasks[task.id] = task
+
+    def _keep_buffer(self, buffer: Buffer) -> None:
+        buffer.stored = bool(buffer.parts)
+        owned = self._runs.get(buffer.run_id)
+        if owned is None:
+            return
+        if not buffer.parts:
+            if owned.buffers.pop(buffer.id, None) is not None:
+                owned.size_bytes -= _BUFFER_BYTES
+                self._bytes -= _BUFFER_BYTES
+            return
+        if buffer.id not in owned.buffers:
+            owned.size_bytes += _BUFFER_BYTES
+            self._bytes += _BUFFER_BYTES
+        owned.buffers[buffer.id] = buffer
 
     def _keep_artifact(self, artifact: Artifact) -> None:
         owned = self._runs.get(artifact.run_id)

@@ -14,19 +14,17 @@ from millstream.domain.batch import Batch, Claim, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
 from millstream.domain.lifecycle import (
-    Produce,
     become_ready,
     check_fence,
-    complete,
     create,
     expire,
     fail,
     lease,
     lose,
-    publish,
     release,
     start_too_late,
 )
+from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.runs import Run, RunKind, RunStatus, Task, TaskStatus
 
 
@@ -38,7 +36,9 @@ class Command(ABC):
         run_id: The run it touches, "" where only its tasks name one.
         new_run: The run is made by this command and its id was never used before.
         task_ids: Tasks it touches.
-        open_tasks: It needs all open tasks of the run.
+        run_ids: More runs that it touches.
+        open_tasks: It needs all open tasks of the run, and all buffers.
+        gated: It needs buffers.
         registry: Tenant and version of the registry its activations were found with, or None.
         key: The idempotency key it claims, or None.
         size_bytes: What it weighs in a batch.
@@ -48,11 +48,17 @@ class Command(ABC):
     run_id: str = ""
     new_run: bool = False
     task_ids: Sequence[str] = ()
+    run_ids: Sequence[str] = ()
     open_tasks: bool = False
+    gated: bool = False
     registry: tuple[str, int] | None = None
     key: KeyClaim | None = None
     size_bytes: int = 200
     locked: bool = False
+
+    def buffers(self, batch: Batch) -> Sequence[str]:
+        """Ids of the buffers it needs, of a gated one; its runs and tasks are in the batch."""
+        return ()
 
     @abstractmethod
     def decide(self, batch: Batch) -> Any:
@@ -91,6 +97,10 @@ class Publish(Command):
     by: str = ""
     produce: Produce = None  # type: ignore[assignment]  # always given; dataclass order wants a default
     waiter: str = ""
+
+    def buffers(self, batch: Batch) -> Sequence[str]:
+        """Those of the gates that it enters."""
+        return self.produce.buffers(self.tenant, self.run_id)
 
     def decide(self, batch: Batch) -> str:
         """Store the artifact in its cascade, which is made where it does not exist."""
@@ -209,6 +219,11 @@ class Complete(Command):
     attempt: int = 0
     output: bytes = b""
     produced: Sequence[Produce] = ()
+
+    def buffers(self, batch: Batch) -> Sequence[str]:
+        """Those of the gates that its artifacts enter."""
+        task = batch.tasks.get(self.task_ids[0])
+        return [each for item in self.produced for each in item.buffers(self.tenant, task.run_id)] if task else ()
 
     def decide(self, batch: Batch) -> bool:
         """Whether this changed anything: a completion may come twice."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from millstream.application.engine.batches import Decided, Hooks, Sizes
 from millstream.application.engine.cache import RunCache
@@ -172,7 +172,18 @@ class Committer:
             return False
         if command.run_id and not command.new_run and self._cache.run(command.run_id) is None:
             return False
+        if command.gated and not self._knows_buffers(command):
+            return False
         return all(self._cache.task(task_id) is not None for task_id in command.task_ids)
+
+    def _knows_buffers(self, command: Command) -> bool:
+        """Whether all that waits in the command's run is in the cache."""
+        run_id = command.run_id
+        for task_id in command.task_ids:
+            task = self._cache.task(task_id)
+            run_id = task.run_id if task is not None else run_id
+        owned = self._cache.run(run_id)
+        return owned is None or owned.knows_buffers
 
     def _load_owned(self, batch: Batch, items: list[Item]) -> None:
         cache = self._cache
@@ -188,6 +199,9 @@ class Committer:
                 owned = cache.run(run_id)
                 if owned is not None:
                     batch.runs[run_id] = owned.run
+                    if command.gated:
+                        known = owned.buffers
+                        batch.buffers.update({each: known[each] for each in command.buffers(batch) if each in known})
 
     def _decide_owned(self, items: list[Item]) -> tuple[Decided | None, list[Item]]:
         """Decide a batch from cached state; and what that cannot tell, which has to go the locked path.
@@ -308,7 +322,7 @@ class Committer:
         self._defer(deferred)
 
     async def _load(self, transaction: Transaction, batch: Batch, items: list[Item], deferred: list[Item]) -> Keys:
-        """Read and lock what the commands need: keys, then gates, runs and tasks."""
+        """Read and lock what the commands need: keys, then bounds of agents, runs, tasks and buffers."""
         commands = [item.command for item in items]
         claims = [command.key for command in commands if command.key is not None]
         keys = await transaction.keys(claims) if claims else {}
@@ -316,6 +330,7 @@ class Committer:
         if gates:
             batch.room = await transaction.room(gates)
         run_ids = {command.run_id for command in commands if command.run_id}
+        run_ids.update(run_id for command in commands for run_id in command.run_ids)
         task_ids = {task_id for command in commands for task_id in command.task_ids}
         batch.runs, elsewhere = await transaction.runs(run_ids, task_ids) if run_ids or task_ids else ({}, set())
         open_of = {command.run_id for command in commands if command.open_tasks} & batch.runs.keys()
@@ -323,19 +338,33 @@ class Committer:
             batch.tasks = await transaction.tasks(task_ids, open_of)
             if self.blocked is not None:
                 elsewhere |= {task.run_id for task in batch.tasks.values()} - batch.runs.keys()
+        elsewhere |= await self._load_buffers(transaction, batch, commands, open_of)
         for run in batch.runs.values():
             self._cache.reread(run)
         if elsewhere:
             self._pick_deferred(batch, items, elsewhere, deferred)
         return keys
 
+    async def _load_buffers(
+        self, transaction: Transaction, batch: Batch, commands: Sequence[Command], open_of: set[str]
+    ) -> set[str]:
+        """Lock the buffers that the commands need; those that another server holds."""
+        of_runs = {run_id for run_id in open_of if batch.runs[run_id].open_gates}
+        wanted = {each for command in commands if command.gated for each in command.buffers(batch)}
+        if not wanted and not of_runs:
+            return set()
+        batch.buffers, elsewhere = await transaction.buffers(wanted, of_runs)
+        return elsewhere
+
     def _pick_deferred(self, batch: Batch, items: list[Item], elsewhere: set[str], deferred: list[Item]) -> None:
         for item in items:
             command = item.command
-            run_ids = {command.run_id} | {
+            needed = {command.run_id, *command.run_ids} | {
                 batch.tasks[task_id].run_id for task_id in command.task_ids if task_id in batch.tasks
             }
-            if run_ids & elsewhere and not isinstance(command, LeaseReady):
+            if command.gated:
+                needed.update(command.buffers(batch))
+            if needed & elsewhere and not isinstance(command, LeaseReady):
                 deferred.append(item)
 
     def _defer(self, items: list[Item]) -> None:
@@ -353,7 +382,9 @@ class Committer:
 
     def _new_batch(self) -> Batch:
         hooks = self._hooks
-        return Batch(self.clock.now_us(), self._owner, self._limits, hooks.offer, hooks.assign, random.random)
+        batch = Batch(self.clock.now_us(), self._owner, self._limits, hooks.offer, hooks.assign, random.random)
+        batch.full = hooks.full
+        return batch
 
     def _finish(self, batch: Batch, items: list[Item], outcomes: list[Outcome]) -> None:
         self._hooks.committed(batch)

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from millstream.application.engine.batches import Hooks, Sizes
@@ -113,6 +113,7 @@ class Engine:
         hooks = Hooks(
             self.dispatcher.offer, self.dispatcher.assign, self._committed, self.dispatcher.undo, observer.observe_batch
         )
+        self._hooks = hooks
         self.committer = Committer(lane, lane.id, self.queue, self.cache, self.clock, hooks, limits, sizes)
         self._blocked_queue = CommandQueue(queue_most, queue_bytes)
         self._blocked = Committer(blocking, lane.id, self._blocked_queue, self.cache, self.clock, hooks, limits, sizes)
@@ -130,6 +131,10 @@ class Engine:
         """Answer everything that still waits."""
         for queue in (self.queue, self._blocked_queue):
             queue.fail_all(Unavailable("the server is shutting down"))
+
+    def gates_full(self, full: Set[tuple[str, str]]) -> None:
+        """Gates over all correlations, (tenant, fingerprint), in which no more keys may wait."""
+        self._hooks.full = full
 
     # Submitting.
 

@@ -1,11 +1,15 @@
 """What the runtime's loops do to the engine."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
+from millstream.application.catalog import Catalogs
 from millstream.application.engine.commands import Command, Due, Expire, ForceRun, StartTooLate
 from millstream.application.engine.engine import Engine
+from millstream.application.engine.gate_due import GateDue
 from millstream.application.engine.waiting import Ended
+from millstream.application.ids import new_id
+from millstream.domain.gates import Buffer
 
 PATIENCE_S = 0.5
 
@@ -13,8 +17,9 @@ PATIENCE_S = 0.5
 class Upkeep:
     """The engine as the loops see it; see ports.Upkeep."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs) -> None:
         self._engine = engine
+        self._catalogs = catalogs
         self.lane_id = engine.lane_id
         self.lease_us = engine.limits.lease_us
         self._asked: set[str] = set()
@@ -31,6 +36,32 @@ class Upkeep:
     async def make_due(self, task_ids: Sequence[str]) -> bool:
         """Make scheduled tasks ready; False where all of them were under way already."""
         return await self._submit({f"due {task_id}": Due(task_ids=(task_id,)) for task_id in task_ids})
+
+    async def open_gates(self, due: Sequence[Buffer]) -> bool:
+        """Hand over batches whose time has come, give up what waited too long; False where all were under way."""
+        commands: dict[str, Command] = {}
+        for buffer in due:
+            start, version = await self._catalogs.gate(buffer.tenant, buffer.agent, buffer.sub)
+            commands[f"gate {buffer.id}"] = GateDue(
+                run_id=buffer.run_id,
+                run_ids=sorted({part.run_id for part in buffer.parts}) if start is None or not buffer.collects else (),
+                gated=True,
+                locked=True,
+                registry=(buffer.tenant, version),
+                buffer_id=buffer.id,
+                start=start,
+                ids=(new_id(), new_id()),
+            )
+        return await self._submit(commands)
+
+    def gates_full(self, full: Set[tuple[str, str]]) -> None:
+        """Gates over all correlations in which no more keys may wait."""
+        self._engine.gates_full(full)
+
+    @property
+    def max_gates(self) -> int:
+        """Keys that may wait in a gate."""
+        return self._engine.limits.max_gates
 
     async def reap(self, expired: Sequence[str], too_late: Sequence[str], overdue_runs: Sequence[str]) -> None:
         """Reclaim leases, fail what started too late, end cancelled runs; each is judged again under its lock."""

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from millstream.domain.agents import Agent, AgentSpec, Subscription
+from millstream.application.views import Waiting
+from millstream.domain.agents import Agent, AgentSpec, Collect, Join, Subscription
 from millstream.transport.mapping.policies import put_retry, put_timeouts, retry_of, timeouts_of
-from millstream.transport.mapping.times import put
+from millstream.transport.mapping.times import duration_us, put, put_duration
 from millstream.wire.v1 import agent_pb2
 
 ONLINE = agent_pb2.Agent.Status.ONLINE
@@ -27,6 +28,8 @@ def agent_spec(message: Any) -> AgentSpec:
 
 
 def _subscription(message: agent_pb2.Subscription) -> Subscription:
+    given = message.HasField
+    join, batch = message.join, message.batch
     return Subscription(
         types=tuple(message.types),
         where=message.where,
@@ -35,7 +38,57 @@ def _subscription(message: agent_pb2.Subscription) -> Subscription:
         priority=message.priority,
         delivery=message.delivery or "broadcast",
         mode=message.mode or "both",
+        counts=tuple(sorted(message.counts.items())),
+        join=Join(join.by, duration_us(join.within), join.within_count) if given("join") else None,
+        batch=Collect(batch.size, duration_us(batch.timeout)) if given("batch") else None,
+        scope=message.scope,
+        wait_us=duration_us(message.gate_timeout),
     )
+
+
+def _put_subscription(out: agent_pb2.Subscription, each: Subscription) -> None:
+    out.types.extend(each.types)
+    out.where = each.where
+    out.from_agents.extend(each.from_agents)
+    out.tags.extend(each.tags)
+    out.priority = each.priority
+    out.delivery = each.delivery
+    out.mode = each.mode
+    out.counts.update(dict(each.counts))
+    out.scope = each.scope
+    if each.join is not None:
+        out.join.by = each.join.key
+        if each.join.within_us:
+            put_duration(out.join.within, each.join.within_us)
+        if each.join.within_count:
+            out.join.within_count = each.join.within_count
+    if each.batch is not None:
+        out.batch.SetInParent()
+        if each.batch.size:
+            out.batch.size = each.batch.size
+        if each.batch.timeout_us:
+            put_duration(out.batch.timeout, each.batch.timeout_us)
+    if each.wait_us:
+        put_duration(out.gate_timeout, each.wait_us)
+
+
+def put_gates(out: agent_pb2.Agent, waiting: Waiting) -> agent_pb2.Agent:
+    """Write what waits in an agent's gates."""
+    out.waiting_gates = waiting.total
+    for gate in waiting.gates:
+        found = out.gates.add(
+            correlation_id=gate.run_id,
+            key=gate.key,
+            have=gate.have,
+            need=dict(gate.need),
+            batch_size=gate.size,
+            artifact_ids=gate.artifact_ids,
+        )
+        if gate.subscription is not None:
+            found.subscription = gate.subscription
+        put(found.opened_at, gate.opened_us)
+        put(found.expires_at, gate.expires_us)
+    return out
 
 
 def put_agent(out: agent_pb2.Agent, agent: Agent, online: bool) -> agent_pb2.Agent:
@@ -45,15 +98,7 @@ def put_agent(out: agent_pb2.Agent, agent: Agent, online: bool) -> agent_pb2.Age
     out.name = spec.name
     out.description = spec.description
     for each in spec.subscriptions:
-        out.subscriptions.add(
-            types=each.types,
-            where=each.where,
-            from_agents=each.from_agents,
-            tags=each.tags,
-            priority=each.priority,
-            delivery=each.delivery,
-            mode=each.mode,
-        )
+        _put_subscription(out.subscriptions.add(), each)
     out.outputs.extend(spec.outputs)
     out.labels.extend(spec.labels)
     out.max_concurrency = spec.max_concurrency

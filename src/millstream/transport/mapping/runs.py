@@ -37,6 +37,8 @@ def put_run(out: run_pb2.Run, run: Run) -> run_pb2.Run:
     out.artifact_count = run.artifact_count
     out.last_sequence = run.last_seq
     out.created_by = run.created_by
+    out.open_gates = run.open_gates
+    out.parent_run_ids.extend(run.parents)
     if run.labels:
         out.labels.update(labels_of(run.labels))
     return out

@@ -45,4 +45,5 @@ class AgentService:
         """Get an agent by its id or its name."""
         wanted = request.agent_id
         agent, online = await self._agents.get(context.principal, wanted.lower() if _UUID(wanted) else wanted)
-        return mapping.put_agent(agent_pb2.Agent(), agent, online)
+        waiting = await self._agents.waiting(context.principal, agent)
+        return mapping.put_gates(mapping.put_agent(agent_pb2.Agent(), agent, online), waiting)
