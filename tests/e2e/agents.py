@@ -8,7 +8,7 @@ import os
 
 from pydantic import BaseModel
 
-from millstream.sdk import Context, RetryPolicy, TaskError, Worker
+from millstream.sdk import Batch, Context, Join, RetryPolicy, Subscription, TaskError, Worker
 
 GROUPS = set(os.environ.get("AGENTS", "subscriptions,failures,sizes").split(","))
 
@@ -98,6 +98,71 @@ class Patient(BaseModel):
     """For the agent that waits."""
 
     note: str = ""
+
+
+class Left(BaseModel):
+    """One half, for the agents that wait for both."""
+
+    id: str = ""
+
+
+class Right(BaseModel):
+    """The other half."""
+
+    id: str = ""
+
+
+class Brick(BaseModel):
+    """For the agents that collect."""
+
+    number: int = 0
+
+
+class Whole(BaseModel):
+    """What an agent was given together."""
+
+    agent: str
+    ids: list[str]
+
+
+if "gates" in GROUPS:
+
+    @worker.agent(consumes=Subscription([Left, Right], counts={Left: 2}), publishes=Whole)
+    async def pairer(parts: list[BaseModel]) -> Whole:
+        """Waits for two of one and one of the other, in a cascade."""
+        return Whole(agent="pairer", ids=[f"{type(part).__name__} {part.id}" for part in parts])  # type: ignore[attr-defined]
+
+    @worker.agent(
+        consumes=Subscription([Left, Right], join=Join(by="payload.id", within=3600), scope="tenant"), publishes=Whole
+    )
+    async def joiner(parts: list[BaseModel]) -> Whole:
+        """Joins halves of one id, of all cascades."""
+        return Whole(agent="joiner", ids=[part.id for part in parts])  # type: ignore[attr-defined]
+
+    @worker.agent(consumes=Subscription([Left, Right], join=Join(by="payload.id", within_count=4)), publishes=Whole)
+    async def windower(parts: list[BaseModel]) -> Whole:
+        """Joins halves of one id that come close to each other."""
+        return Whole(agent="windower", ids=[part.id for part in parts])  # type: ignore[attr-defined]
+
+    @worker.agent(consumes=Subscription([Left, Right], join=Join(by="payload.id", within=0.2)), publishes=Whole)
+    async def hurried(parts: list[BaseModel]) -> Whole:
+        """Gives up soon."""
+        return Whole(agent="hurried", ids=[part.id for part in parts])  # type: ignore[attr-defined]
+
+    @worker.agent(consumes=Subscription(Brick, batch=Batch(size=5, timeout=3600)), publishes=Whole)
+    async def mason(bricks: list[Brick]) -> Whole:
+        """Takes five at a time, of all cascades."""
+        return Whole(agent="mason", ids=[str(brick.number) for brick in bricks])
+
+    @worker.agent(consumes=Subscription(Brick, batch=Batch(timeout=0.2), scope="correlation"), publishes=Whole)
+    async def sweeper(bricks: list[Brick]) -> Whole:
+        """Takes what there is after a while, of a cascade."""
+        return Whole(agent="sweeper", ids=[str(brick.number) for brick in bricks])
+
+    @worker.agent(consumes=Subscription(Brick, mode="direct"), publishes=Whole)
+    async def summoned(brick: Brick) -> Whole:
+        """Is run by name only."""
+        return Whole(agent="summoned", ids=[str(brick.number)])
 
 
 if "subscriptions" in GROUPS:

@@ -226,13 +226,17 @@ async def stored(found: World) -> dict[str, list[Any]]:
         names[str(row["id"])] = f"artifact {decode_struct(row['payload'])['n']}"
     tasks = await database.rows("SELECT * FROM task ORDER BY id")
     for row in tasks:
-        of = names[row["artifact_ids"]] if row["artifact_ids"] else f"input {decode_value(row['input'])}"
+        of = " and ".join(names[each] for each in row["artifact_ids"].split(","))
+        of = of or f"input {decode_value(row['input'])}"
         names[str(row["id"])] = f"{row['kind']} of {of}"
     for row in sorted([*artifacts, *tasks], key=lambda row: names[str(row["id"])]):
         names.setdefault(str(row["run_id"]), f"run of {names[str(row['id'])]}")
     tables = {"artifact": artifacts, "task": tasks}
     for table in ("run", "event", "attempt", "idempotency"):
         tables[table] = await database.rows(f"SELECT * FROM {table}")
+    tables["buffer"] = await database.rows(
+        "SELECT tenant, agent, sub, run_id, key, arrived, waiting, opened_us, expires_us, parts FROM buffer"
+    )
     return {table: sorted((_plain(row, names) for row in rows), key=str) for table, rows in tables.items()}
 
 
@@ -246,6 +250,8 @@ def _plain(row: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
             continue
         if name.endswith("_us") or name in _UNTOLD:
             plain[name] = bool(value)
+        elif name == "parts":
+            plain[name] = [names[part[2]] for part in json.loads(value)]
         elif name == "response":
             plain[name] = [names[found] for found in json.loads(value)]
         elif name in ("id", "run_id", "task_id", "artifact_id"):

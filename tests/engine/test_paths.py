@@ -11,7 +11,7 @@ _NUMBERS = itertools.count()
 
 
 @settings(
-    max_examples=6,
+    max_examples=15,
     derandomize=True,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
