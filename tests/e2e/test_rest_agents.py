@@ -78,6 +78,7 @@ async def test_an_agent_is_registered_with_all_it_may_say(own: Client) -> None:
             {
                 "types": ["Note"], "where": "payload.n > 1", "from_agents": ["external"], "tags": ["red"],
                 "priority": -100, "delivery": "exclusive", "mode": "both",
+                "counts": {}, "scope": "",
             }
         ],
         "outputs": ["Note"],
@@ -208,7 +209,7 @@ BAD_AGENTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"name": "a", "subscriptions": [{"types": ["Note", "Note"]}]}, ["subscriptions[0].types"]),
     ({"name": "a", "subscriptions": [{"types": ["Note"], "priority": 101}]}, ["subscriptions[0].priority"]),
     ({"name": "a", "subscriptions": [{"types": ["Note"], "delivery": "both"}]}, ["subscriptions[0].delivery"]),
-    ({"name": "a", "subscriptions": [{"types": ["Note"], "mode": "direct"}]}, ["subscriptions[0].mode"]),
+    ({"name": "a", "subscriptions": [{"types": ["Note"], "mode": "indirect"}]}, ["subscriptions[0].mode"]),
     ({"name": "a", "retry": {"factor": 0.5}}, ["retry.factor"]),
     ({"name": "a", "retry": {"max_attempts": 10001}}, ["retry.max_attempts"]),
     ({"name": "a", "retry": {"initial_interval": "-1s"}}, ["retry.initial_interval"]),
