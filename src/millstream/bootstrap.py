@@ -86,6 +86,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
 
     use_cases = UseCases(
         service.artifacts,
+        service.correlations,
         service.types,
         service.agents,
         service.runs,

@@ -13,6 +13,7 @@ from millstream.adapters.schemas import JsonSchemas
 from millstream.application.agents import Agents, Types
 from millstream.application.artifacts import Artifacts
 from millstream.application.catalog import Catalogs
+from millstream.application.correlations import Correlations
 from millstream.application.engine.batches import Sizes
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.upkeep import Upkeep
@@ -48,6 +49,7 @@ class Service:
     """A wired service; `start` runs its engine and loops, `close` ends them."""
 
     artifacts: Artifacts
+    correlations: Correlations
     types: Types
     agents: Agents
     runs: Runs
@@ -165,6 +167,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     engine.scheduled = loops.scheduled
     return Service(
         Artifacts(engine, catalogs, reads, key_ttl_us),
+        Correlations(engine, reads),
         Types(catalogs, registering),
         Agents(engine, catalogs, registering, WaitingGates(buffers, reads)),
         Runs(engine, reads, key_ttl_us),

@@ -27,6 +27,10 @@ KEYS = [
     {"id": "worker-key", "roles": ["worker"], "tenant": "acme"},
     {"id": "admin-key", "roles": ["admin"], "tenant": "acme"},
     {"id": "second-operator-key", "roles": ["operator"], "tenant": "acme"},
+    {"id": "publisher-key", "roles": ["worker"], "tenant": "acme"},
+    {"id": "named-key", "roles": ["worker"], "tenant": "acme", "agent": "named"},
+    {"id": "labelled-key", "roles": ["worker"], "tenant": "acme", "agent": "labelled", "labels": ["eu", "secret"]},
+    {"id": "stranger-key", "roles": ["worker"], "tenant": "acme", "agent": "stranger", "labels": ["eu"]},
     {"id": "other-key", "roles": ["admin"], "tenant": "umbrella"},
 ]
 

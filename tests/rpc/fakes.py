@@ -11,6 +11,7 @@ from millstream.application.views import (
     Batch,
     Cancellation,
     Consumption,
+    CorrelationStatus,
     CreatedTask,
     Hello,
     Key,
@@ -160,6 +161,12 @@ class Artifacts(Fake):
         await self.seen("list", principal, query, page, embed_meta)
         eaten = [Consumption(ID, "payments", OTHER, AT_US)] if embed_meta else None
         return Page([ListedArtifact(artifact(), eaten)], PageInfo(total=1, limit=50, offset=0))
+
+
+class Correlations(Fake):
+    async def status(self, principal: Principal, correlation_id: str) -> CorrelationStatus:
+        await self.seen("status", principal, correlation_id)
+        return self.answer or CorrelationStatus(correlation_id, "active", True, 3, False, 1, AT_US, AT_US)
 
 
 class Types(Fake):
@@ -358,6 +365,7 @@ class Fakes:
 
     def __init__(self) -> None:
         self.artifacts = Artifacts()
+        self.correlations = Correlations()
         self.types = Types()
         self.agents = Agents()
         self.runs = Runs()
@@ -371,6 +379,7 @@ class Fakes:
 
         return UseCases(
             artifacts=self.artifacts,
+            correlations=self.correlations,
             types=self.types,
             agents=self.agents,
             runs=self.runs,

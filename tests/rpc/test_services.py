@@ -8,7 +8,7 @@ from tests.rpc.conftest import Service
 from tests.rpc.fakes import ID, OTHER, artifact
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import LeaseRef, RunQuery, SyncResult, TaskQuery, TypeSpec
+from millstream.application.views import CorrelationStatus, LeaseRef, RunQuery, SyncResult, TaskQuery, TypeSpec
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
@@ -17,6 +17,7 @@ from millstream.transport import contract
 from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
+    correlation_service_pb2,
     run_service_pb2,
     system_service_pb2,
     task_service_pb2,
@@ -25,6 +26,7 @@ from millstream.v1 import (
 
 _MODULES = (
     artifact_service_pb2,
+    correlation_service_pb2,
     agent_service_pb2,
     run_service_pb2,
     task_service_pb2,
@@ -324,3 +326,16 @@ def test_every_method_of_the_contract_is_asked_for_here() -> None:
     source = __import__("pathlib").Path(__file__).read_text()
     missing = [m.name for m in contract.methods() if f"/{m.name}" not in source and not m.streaming]
     assert missing == []
+
+
+async def test_the_status_of_a_cascade(service: Service) -> None:
+    """FL-18: as its rows tell it; and of one that is not there, without times and without an error."""
+    out = await _ask(service, "CorrelationService/GetCorrelationStatus", {"correlation_id": ID.upper()})
+    assert {name: out[name] for name in ("correlation_id", "state", "has_pending_work", "artifact_count")} == {
+        "correlation_id": ID, "state": "active", "has_pending_work": True, "artifact_count": 3,
+    }  # fmt: skip
+    assert {"error_count", "started_at", "last_activity_at"} <= set(out)
+    assert "artifact_count_is_estimate" not in out
+    service.fakes.correlations.answer = CorrelationStatus(ID)
+    out = await _ask(service, "CorrelationService/GetCorrelationStatus", {"correlation_id": ID})
+    assert out == {"correlation_id": ID, "state": "not_found"}

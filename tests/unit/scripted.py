@@ -10,11 +10,17 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 
-from millstream.v1 import agent_service_pb2, artifact_service_pb2, run_service_pb2, task_service_pb2
+from millstream.v1 import (
+    agent_service_pb2,
+    artifact_service_pb2,
+    correlation_service_pb2,
+    run_service_pb2,
+    task_service_pb2,
+)
 
 _SERVICES = {
     service.full_name: service
-    for module in (agent_service_pb2, artifact_service_pb2, run_service_pb2, task_service_pb2)
+    for module in (agent_service_pb2, artifact_service_pb2, correlation_service_pb2, run_service_pb2, task_service_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 

@@ -265,6 +265,12 @@ def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
             "1/3",
         ),
         (
+            ("correlations", "status", "c"),
+            "CorrelationService/GetCorrelationStatus",
+            {"correlation_id": "c", "state": "active", "has_pending_work": True, "artifact_count": 3},
+            "active",
+        ),
+        (
             ("tasks", "get", "t"),
             "TaskService/GetTask",
             {"task_id": "t", "progress": 0.5, "progress_message": "half"},

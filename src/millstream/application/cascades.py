@@ -9,8 +9,9 @@ from millstream.application.engine.commands import AttachWaiter
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.waiting import Ended
 from millstream.application.paging import encode_token, fitting, text_bytes
-from millstream.application.views import Published, SyncResult
-from millstream.domain.artifacts import Artifact, Reader, visible
+from millstream.application.sight import Sight, SightReads, may_see, restricted
+from millstream.application.views import ArtifactQuery, Published, SyncResult
+from millstream.domain.artifacts import Artifact, Reader
 from millstream.domain.errors import NotFound
 from millstream.domain.planners import LIMIT_CODE
 from millstream.domain.principals import Principal
@@ -22,7 +23,7 @@ FAILURE_BYTES = 512 * 1024
 """Of an answer: beside 3 MiB of artifacts they fit into a message. The run's tasks tell the rest."""
 
 
-class CascadeReads(Protocol):
+class CascadeReads(SightReads, Protocol):
     """What is read of runs and artifacts; see store.runs and store.artifacts."""
 
     async def run(self, tenant: str, run_id: str) -> Run | None: ...
@@ -31,6 +32,9 @@ class CascadeReads(Protocol):
     async def failed_tasks(self, run_id: str) -> list[Task]: ...
     async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]: ...
     async def of_run(self, run_id: str, after_seq: int, limit: int) -> tuple[list[Artifact], bool]: ...
+    async def seen_of_run(
+        self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int, after_seq: int, limit: int
+    ) -> tuple[list[Artifact], bool]: ...
 
 
 class Cascades:
@@ -39,6 +43,7 @@ class Cascades:
     def __init__(self, engine: Engine, reads: CascadeReads) -> None:
         self._engine = engine
         self._reads = reads
+        self._sight = Sight(reads)
 
     async def result(
         self, principal: Principal, published: Published, ended: "asyncio.Future[Ended]", deadline: float
@@ -50,7 +55,7 @@ class Cascades:
             # Without it, the run ended before this artifact was stored, which opened it again.
             if mine is not None:
                 run = end.run
-                failures = await self._failures(run, (run.last_seq, run.finished_us))
+                failures = await self._failures(principal, run, (run.last_seq, run.finished_us))
                 artifacts = self._visible(principal, end.artifacts, mine)
                 duration_ms = (run.finished_us - mine.created_us) / 1000
                 return SyncResult(published.correlation_id, artifacts, True, duration_ms, failures)
@@ -103,9 +108,12 @@ class Cascades:
         self, principal: Principal, run: Run, artifact: Artifact, end: tuple[int, int] | None, replayed: bool
     ) -> SyncResult:
         """The answer from the store: what there is up to the first end after the artifact (its number and time)."""
-        found, more = await self._reads.of_run(run.id, 0, KEPT_ARTIFACTS)
-        token = encode_token("run", run.id, found[-1].seq) if more else ""
         now_us = self._engine.clock.now_us()
+        reader = restricted(principal)
+        found, more = await self._reads.seen_of_run(
+            run.tenant, ArtifactQuery(correlation_id=run.id), reader, now_us, 0, KEPT_ARTIFACTS
+        )
+        token = encode_token("run", run.id, found[-1].seq) if more else ""
         if end is not None:
             kept = [item for item in found if item.seq < end[0]]
             token = "" if len(kept) < len(found) else token
@@ -115,12 +123,12 @@ class Cascades:
             self._visible(principal, found, artifact),
             end is not None,
             max(now_us - artifact.created_us, 0) / 1000,
-            await self._failures(run, end),
+            await self._failures(principal, run, end),
             token,
             replayed,
         )
 
-    async def _failures(self, run: Run, end: tuple[int, int] | None) -> list[Failure]:
+    async def _failures(self, principal: Principal, run: Run, end: tuple[int, int] | None) -> list[Failure]:
         """What failed in the run, up to an end (its number and time)."""
         found: list[Failure] = []
         if run.failed_tasks:
@@ -135,24 +143,13 @@ class Cascades:
                     data: dict[str, Json] = json.loads(event.data)
                     agent, message = str(data["agent"]), str(data["message"])
                     found.append(Failure(agent, "", LIMIT_CODE, message, 0, (event.artifact_id,)))
+        found = await self._sight.failures(principal, found, self._engine.clock.now_us())
         return fitting(found, FAILURES_MOST, lambda each: 300 + text_bytes(each.message), FAILURE_BYTES)
 
     def _visible(self, principal: Principal, artifacts: list[Artifact], mine: Artifact) -> list[Artifact]:
         """What the caller may see; what it published itself it always sees."""
-        if "artifacts.read_all" in principal.permissions:
-            return artifacts
-        reader = reader_of(principal)
+        reader = restricted(principal)
         now_us = self._engine.clock.now_us()
+        if reader is None:
+            return artifacts
         return [item for item in artifacts if item.id == mine.id or may_see(reader, item, now_us)]
-
-
-def reader_of(principal: Principal) -> Reader:
-    """For whom visibility is judged."""
-    return Reader(principal.tenant, principal.agent, principal.labels)
-
-
-def may_see(reader: Reader, artifact: Artifact, now_us: int) -> bool:
-    """Whether a reader sees an artifact: its publisher always does."""
-    if reader.agent and reader.agent == artifact.produced_by:
-        return True
-    return visible(artifact.visibility, reader, artifact.tenant, now_us - artifact.created_us)

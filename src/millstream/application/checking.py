@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from millstream.application.catalog import Catalogs
 from millstream.domain.agents import AgentSpec, Subscription
+from millstream.domain.artifacts import EXTERNAL
 from millstream.domain.errors import FieldFault, NotFound, ValidationFailed
 
 COUNTS_MOST = 100
@@ -16,6 +17,9 @@ WAIT_US = 3_600_000_000
 def check_agent(catalogs: Catalogs, spec: AgentSpec, types: set[str]) -> None:
     """Raise ValidationFailed on a bad condition, key or gate, NotFound on a type that is not registered."""
     faults: list[FieldFault] = []
+    if spec.name == EXTERNAL:
+        # It would pass for the producer of all that clients publish.
+        faults.append(FieldFault("name", f"{EXTERNAL!r} stands for clients; choose another name"))
     for index, subscription in enumerate(spec.subscriptions):
         field = f"subscriptions[{index}]"
         faults += _expressions(catalogs, subscription, field)

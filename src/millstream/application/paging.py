@@ -14,6 +14,8 @@ T = TypeVar("T")
 DEFAULT_PAGE_SIZE = 50
 EXACT_TOTAL = 10_000
 """Totals beyond this are estimates, so that a count never scans a large table."""
+OFFSET_MOST = 100_000
+"""Items that a page by number or offset may pass over: each is read and thrown away."""
 PAGE_BYTES = 3 * 1024 * 1024
 """A page ends at this many bytes, below gRPC's message limit of 4 MiB."""
 
@@ -29,7 +31,7 @@ class PageRequest:
     offset: int | None = None
 
     def check(self) -> None:
-        """Raise ValidationFailed where two styles are mixed."""
+        """Raise ValidationFailed where two styles are mixed, or too many items passed over."""
         by_page = self.page is not None
         by_token = bool(self.page_token)
         by_offset = self.limit is not None or self.offset is not None
@@ -37,6 +39,14 @@ class PageRequest:
             field = "page_token" if by_token else "page"
             raise ValidationFailed.of(
                 field, "give one of page with page_size, page_token with page_size, or limit with offset"
+            )
+
+        if self.skip > OFFSET_MOST:
+            field = "page" if self.page is not None else "offset"
+            raise ValidationFailed.of(
+                field,
+                f"goes past {OFFSET_MOST:,} items; go on by page_token, which costs the same on every page",
+                "OUT_OF_RANGE",
             )
 
     @property

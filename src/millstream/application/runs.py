@@ -17,6 +17,7 @@ from millstream.application.paging import (
     token_id,
     token_number,
 )
+from millstream.application.sight import Sight, SightReads
 from millstream.application.views import Key, RunQuery, TaskQuery
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import NotFound
@@ -24,7 +25,7 @@ from millstream.domain.principals import Principal
 from millstream.domain.runs import Attempt, Event, Run, Task
 
 
-class RunReads(Protocol):
+class RunReads(SightReads, Protocol):
     """What is read of runs and tasks; see store.runs."""
 
     async def run(self, tenant: str, run_id: str) -> Run | None: ...
@@ -50,15 +51,18 @@ def task_bytes(task: Task) -> int:
     return 700 + text_bytes(task.labels, task.error_message, task.progress_message, *task.retry.non_retryable)
 
 
-async def task_page(reads: RunReads, tenant: str, query: TaskQuery, request: PageRequest) -> Page[Task]:
-    """A page of tasks."""
+async def task_page(
+    reads: RunReads, principal: Principal, query: TaskQuery, request: PageRequest, now_us: int
+) -> Page[Task]:
+    """A page of tasks, which name the artifacts that the caller may see."""
+    tenant = principal.tenant
     request.check()
     after = decode_token(request.page_token, token_id)[0] if request.page_token else ""
     found = await reads.tasks(tenant, query, after, request.skip, request.size)
     page = fitting(found, request.size, task_bytes)
     token = encode_token(page[-1].id) if len(found) > len(page) else ""
     total = None if request.page_token is not None else await reads.count_tasks(tenant, query)
-    return Page(page, page_info(request, total, token))
+    return Page(await Sight(reads).tasks(principal, page, now_us), page_info(request, total, token))
 
 
 def claim_of(principal: Principal, key: Key | None, response: object, expires_us: int) -> KeyClaim | None:
@@ -80,10 +84,14 @@ class Runs:
     def __init__(self, engine: Engine, reads: RunReads, key_ttl_us: int) -> None:
         self._engine = engine
         self._reads = reads
+        self._sight = Sight(reads)
         self._key_ttl_us = key_ttl_us
 
     async def get(self, principal: Principal, run_id: str) -> Run:
         """A run. Raises NotFound."""
+        return (await self._sight.runs(principal, [await self._run(principal, run_id)], self._engine.clock.now_us()))[0]
+
+    async def _run(self, principal: Principal, run_id: str) -> Run:
         found = await self._reads.run(principal.tenant, run_id)
         if found is None:
             raise NotFound(f"there is no run {run_id}")
@@ -93,14 +101,15 @@ class Runs:
         self, principal: Principal, run_id: str, after_seq: int, limit: int
     ) -> tuple[list[Event], int | None]:
         """Events in order, and where to go on (None at the end so far). Raises NotFound."""
-        found = await self._reads.events(await self.get(principal, run_id), after_seq, limit)
+        found = await self._reads.events(await self._run(principal, run_id), after_seq, limit)
         page = fitting(found, limit, lambda event: 300 + text_bytes(event.data))
-        return page, page[-1].seq if len(found) > len(page) else None
+        following = page[-1].seq if len(found) > len(page) else None
+        return await self._sight.events(principal, page, self._engine.clock.now_us()), following
 
     async def tasks(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:
         """Tasks of a run in the order they were made. Raises NotFound, ValidationFailed."""
-        await self.get(principal, query.run_id)
-        return await task_page(self._reads, principal.tenant, query, request)
+        await self._run(principal, query.run_id)
+        return await task_page(self._reads, principal, query, request, self._engine.clock.now_us())
 
     async def cancel(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]:
         """Begin to cancel a run; whether it is a replay. Raises NotFound, Conflict, IdempotencyConflict."""
@@ -116,7 +125,7 @@ class Runs:
         outcome = await self._engine.submit(command)
         if isinstance(outcome, Replayed):
             return await self.get(principal, run_id), True
-        return outcome, False
+        return (await self._sight.runs(principal, [outcome], self._engine.clock.now_us()))[0], False
 
     async def list(self, principal: Principal, query: RunQuery, request: PageRequest) -> Page[Run]:
         """Runs newest first. Raises ValidationFailed."""
@@ -129,4 +138,5 @@ class Runs:
         page = fitting(found, request.size, run_bytes)
         token = encode_token(page[-1].created_us, page[-1].id) if len(found) > len(page) else ""
         total = None if request.page_token is not None else await self._reads.count_runs(principal.tenant, query)
-        return Page(page, page_info(request, total, token))
+        seen = await self._sight.runs(principal, page, self._engine.clock.now_us())
+        return Page(seen, page_info(request, total, token))

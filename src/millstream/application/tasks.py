@@ -10,6 +10,7 @@ from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest, fitting, text_bytes
 from millstream.application.publishing import batch_of, claim_call, item_key
 from millstream.application.runs import RunReads, claim_of, task_page
+from millstream.application.sight import Sight
 from millstream.application.views import Batch, CreatedTask, Key, NewTask, Published, TaskQuery, TaskView
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.principals import Principal
@@ -91,9 +92,13 @@ class Tasks:
 
     async def get(self, principal: Principal, task_id: str) -> TaskView:
         """A task with its output. Raises NotFound."""
-        found = await self._task(principal, task_id)
+        found = await self._seen(principal, await self._task(principal, task_id))
         output = await self._reads.output(found) if found.status is TaskStatus.COMPLETED else b""
         return TaskView(found, output)
+
+    async def _seen(self, principal: Principal, found: Task) -> Task:
+        """The task, with those of its artifacts that the caller may see."""
+        return (await Sight(self._reads).tasks(principal, [found], self._engine.clock.now_us()))[0]
 
     async def _task(self, principal: Principal, task_id: str) -> Task:
         found = await self._reads.task(principal.tenant, task_id)
@@ -110,8 +115,8 @@ class Tasks:
         )  # fmt: skip
         outcome = await self._engine.submit(command)
         if isinstance(outcome, Replayed):
-            return TaskView(await self._task(principal, task_id), replayed=True)
-        return TaskView(outcome)
+            return TaskView(await self._seen(principal, await self._task(principal, task_id)), replayed=True)
+        return TaskView(await self._seen(principal, outcome))
 
     async def attempts(
         self, principal: Principal, task_id: str, after: int, limit: int
@@ -128,7 +133,7 @@ class Tasks:
 
     async def list(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:
         """Tasks newest first. Raises ValidationFailed."""
-        return await task_page(self._reads, principal.tenant, query, request)
+        return await task_page(self._reads, principal, query, request, self._engine.clock.now_us())
 
 
 def _checked(item: NewTask | MillstreamError) -> NewTask | MillstreamError:

@@ -100,6 +100,21 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class CorrelationStatus:
+    """Where a cascade stands: state "active", "completed", "failed" or "not_found". Times are microseconds, 0 where
+    there is none; artifacts are counted for the reader."""
+
+    correlation_id: str
+    state: str = "not_found"
+    has_pending_work: bool = False
+    artifact_count: int = 0
+    artifact_count_is_estimate: bool = False
+    error_count: int = 0
+    started_us: int = 0
+    last_activity_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NewTask:
     """A standalone task as its creator gave it.
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from millstream.application.cascades import may_see, reader_of
+from millstream.application.sight import may_see, restricted
 from millstream.application.views import Waiting, WaitingGate
 from millstream.domain.agents import Agent
 from millstream.domain.artifacts import Artifact
@@ -40,7 +40,7 @@ class WaitingGates:
         found, total = await self._buffers.of_agent(agent.tenant, agent.spec.name, SHOWN_MOST, COUNTED_MOST)
         ids = [part.artifact_id for buffer in found for part in buffer.parts][:ARTIFACTS_MOST]
         known = await self._artifacts.by_ids(agent.tenant, ids) if ids else {}
-        reader = None if "artifacts.read_all" in principal.permissions else reader_of(principal)
+        reader = restricted(principal)
         seen = {each.id for each in known.values() if reader is None or may_see(reader, each, now_us)}
         return Waiting(tuple(_shown(agent, buffer, seen) for buffer in found), total)
 

@@ -38,11 +38,13 @@ class Reader:
         tenant: Its tenant.
         agent: Its agent name, or "".
         labels: Its labels.
+        name: The principal's own, by which it is known as the publisher of what no agent made.
     """
 
     tenant: str
     agent: str = ""
     labels: frozenset[str] = frozenset()
+    name: str = ""
 
 
 def delay_us(visibility: Visibility) -> int:
@@ -104,7 +106,8 @@ class NewArtifact:
 
 @dataclass(slots=True)
 class Artifact:
-    """A stored artifact. Times are microseconds since the epoch; `seq` is its event's number in the run."""
+    """A stored artifact. Times are microseconds since the epoch; `seq` is its event's number in the run;
+    `published_by` names the principal that published it, "" where an agent made it."""
 
     id: str
     tenant: str
@@ -118,6 +121,7 @@ class Artifact:
     tags: tuple[str, ...]
     partition_key: str
     created_us: int
+    published_by: str = ""
 
 
 def size_bytes(artifact: Artifact) -> int:

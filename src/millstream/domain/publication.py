@@ -53,7 +53,7 @@ class Produce:
         ]
 
 
-def publish(batch: Batch, run: Run, produce: Produce) -> None:
+def publish(batch: Batch, run: Run, produce: Produce, by: str = "") -> None:
     """Publish a client's artifact into a cascade. Raises Conflict where the run takes none."""
     if run.kind is not RunKind.CASCADE:
         raise Conflict(f"{run.id} is a run of another kind; leave correlation_id out or use another UUID")
@@ -61,18 +61,18 @@ def publish(batch: Batch, run: Run, produce: Produce) -> None:
         raise Conflict(f"the cascade {run.id} was cancelled; publish without its correlation_id")
     if run.status is not RunStatus.RUNNING:
         _reopen(batch, run)
-    _store(batch, run, produce, EXTERNAL, 1)
+    _store(batch, run, produce, EXTERNAL, 1, by)
     end_if_idle(batch, run)
 
 
-def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int) -> None:
+def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int, by: str = "") -> None:
     """Store an artifact in a running cascade and start what it activates."""
     new = produce.new
     data = recurring(type=new.type, produced_by=producer)
     seq = batch.record(run, EventType.ARTIFACT_PUBLISHED, artifact_id=produce.artifact_id, data=data)
     artifact = Artifact(
         produce.artifact_id, run.tenant, run.id, seq, new.type, produce.version, new.payload, producer,
-        new.visibility, new.tags, new.partition_key, batch.now_us,
+        new.visibility, new.tags, new.partition_key, batch.now_us, by,
     )  # fmt: skip
     batch.artifacts.append(artifact)
     run.artifact_count += 1

@@ -9,6 +9,7 @@ from millstream.sdk.artifacts import Artifacts, NewArtifact, Types
 from millstream.sdk.calls import Calls
 from millstream.sdk.channel import credentials, open_channel
 from millstream.sdk.context import Publishable
+from millstream.sdk.correlations import Correlations
 from millstream.sdk.policies import TypeRef, Visibility
 from millstream.sdk.results import BatchOutcome, Published, SyncResult
 from millstream.sdk.runs import Runs
@@ -30,6 +31,7 @@ class Client:
 
     Attributes:
         artifacts: list, get, summary.
+        correlations: status.
         types: create, list, get, versions.
         agents: list, get.
         runs: list, get, events, tasks, cancel.
@@ -55,6 +57,7 @@ class Client:
         self._channel = open_channel(target, keepalive_s=KEEPALIVE_S)
         calls = Calls(self._channel, credentials(api_key), timeout, retries)
         self.artifacts = Artifacts(calls)
+        self.correlations = Correlations(calls)
         self.types = Types(calls)
         self.agents = Agents(calls)
         self.runs = Runs(calls)

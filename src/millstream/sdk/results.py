@@ -126,6 +126,21 @@ class BatchOutcome:
 
 
 @dataclass(frozen=True, slots=True)
+class CorrelationStatus:
+    """Where a cascade stands: `state` is "active", "completed", "failed" or "not_found"."""
+
+    correlation_id: str
+    state: str
+    has_pending_work: bool = False
+    artifact_count: int = 0
+    """Those that the caller may see."""
+    error_count: int = 0
+    started_at: datetime | None = None
+    last_activity_at: datetime | None = None
+    artifact_count_is_estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ArtifactSummary:
     """Counts of artifacts."""
 

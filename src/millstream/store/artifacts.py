@@ -1,5 +1,6 @@
 """Reading artifacts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -8,6 +9,7 @@ from sqlalchemy import (
     Select,
     String,
     Text,
+    Uuid,
     and_,
     any_,
     bindparam,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     false,
     func,
     literal,
+    literal_column,
     or_,
     select,
     text,
@@ -23,11 +26,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.elements import ColumnElement
 
-from millstream.application.paging import PAGE_BYTES
+from millstream.application.paging import EXACT_TOTAL, PAGE_BYTES
 from millstream.application.views import ArtifactQuery, Consumption, Summary
-from millstream.domain.artifacts import Artifact, Reader, size_bytes
+from millstream.domain.artifacts import EXTERNAL, Artifact, Reader, size_bytes
 from millstream.store.connections import Database
-from millstream.store.query import count, fetch, text_id, uid
+from millstream.store.query import count, fetch, first_id, text_id, uid
 from millstream.store.rows import ARTIFACT_COLUMNS, artifact_of
 from millstream.store.tables import artifact, task
 
@@ -44,11 +47,15 @@ _COLUMNS = (
     artifact.c.tags,
     artifact.c.partition_key,
     artifact.c.created_us,
+    artifact.c.published_by,
 )
 _BY_IDS = f"SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE tenant = $1 AND id = ANY($2::text[]::uuid[])"  # noqa: S608
 _OF_RUN = f"""SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE run_id = $1::text::uuid AND seq > $2
 ORDER BY seq LIMIT $3"""  # noqa: S608
 TAGS_COUNTED = 100
+_CLOCKS_APART_US = 3_600_000_000
+"""Ids have the time of a server, created_us that of the database: a span of time is looked up among ids an hour around
+it, so that a list of one day does not pass over all the days since."""
 _JSONB = JSONB
 
 
@@ -67,6 +74,35 @@ class ArtifactReads:
         """Artifacts of a cascade in the order they were stored, and whether there are more."""
         rows = await self._database.fetch(_OF_RUN, run_id, after_seq, limit + 1)
         return _cut([artifact_of(row) for row in rows], limit)
+
+    async def seen_of_run(
+        self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int, after_seq: int, limit: int
+    ) -> tuple[list[Artifact], bool]:
+        """Artifacts of one cascade that match, in the order they were stored, and whether there are more."""
+        statement = _matching(tenant, query, reader, now_us).where(artifact.c.seq > after_seq).order_by(artifact.c.seq)
+        rows = await fetch(self._database, statement.limit(limit + 1))
+        return _cut([artifact_of(row) for row in rows], limit)
+
+    async def seen(self, tenant: str, ids: Sequence[str], reader: Reader, now_us: int) -> set[str]:
+        """Those of the artifacts that a reader may see."""
+        statement = select(text_id(artifact.c.id)).where(
+            artifact.c.tenant == tenant, artifact.c.id == any_(_uuids(ids)), _visible_to(reader, now_us)
+        )
+        return {row["id"] for row in await fetch(self._database, statement)}
+
+    async def seen_in_runs(self, tenant: str, run_ids: Sequence[str], reader: Reader, now_us: int) -> dict[str, int]:
+        """How many artifacts of each run a reader may see, counted up to EXACT_TOTAL."""
+        wanted = func.unnest(_uuids(run_ids)).table_valued("run").render_derived(name="wanted")
+        inner = (
+            select(literal(1))
+            .where(artifact.c.tenant == tenant, artifact.c.run_id == wanted.c.run, _visible_to(reader, now_us))
+            .correlate(wanted)
+            .limit(EXACT_TOTAL)
+            .subquery()
+        )
+        counted = select(func.count()).select_from(inner).scalar_subquery()
+        rows = await fetch(self._database, select(cast(wanted.c.run, Text).label("id"), counted.label("n")))
+        return {row["id"]: row["n"] for row in rows}
 
     async def page(
         self,
@@ -146,6 +182,10 @@ class ArtifactReads:
         return found
 
 
+def _uuids(ids: Sequence[str]) -> ColumnElement[Any]:
+    return bindparam(None, [uid(each) for each in ids], type_=ARRAY(Uuid))
+
+
 def _cut(found: list[Artifact], limit: int) -> tuple[list[Artifact], bool]:
     """At most `limit` artifacts and PAGE_BYTES of them, at least one; and whether there are more."""
     size = 0
@@ -162,16 +202,28 @@ def _matching(tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: 
         found = found.where(artifact.c.type == query.type)
     if query.produced_by:
         found = found.where(artifact.c.produced_by == query.produced_by)
+        if query.produced_by != EXTERNAL:
+            # Said in so many words, as the index of the rarer producers says it.
+            found = found.where(artifact.c.produced_by != literal_column(f"'{EXTERNAL}'"))
     if query.correlation_id:
         found = found.where(artifact.c.run_id == uid(query.correlation_id))
     if query.tag:
-        found = found.where(literal(query.tag) == any_(artifact.c.tags))
+        found = found.where(
+            artifact.c.tags.contains(bindparam(None, [query.tag], type_=ARRAY(Text))),
+            artifact.c.tags != literal_column("'{}'"),
+        )
     if query.from_us:
-        found = found.where(artifact.c.created_us >= query.from_us)
+        found = found.where(
+            artifact.c.created_us >= query.from_us, artifact.c.id >= uid(first_id(query.from_us - _CLOCKS_APART_US))
+        )
     if query.to_us:
-        found = found.where(artifact.c.created_us < query.to_us)
+        found = found.where(
+            artifact.c.created_us < query.to_us, artifact.c.id < uid(first_id(query.to_us + _CLOCKS_APART_US))
+        )
     if query.visibility:
         found = found.where(artifact.c.visibility_kind == query.visibility)
+        if query.visibility != "Public":
+            found = found.where(artifact.c.visibility_kind != literal_column("'Public'"))
     if reader is not None:
         found = found.where(_visible_to(reader, now_us))
     return found
@@ -185,7 +237,8 @@ def _visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
     hidden_us = select(func.sum(cast(ttl_us, BigInteger))).scalar_subquery()
     then = func.jsonb_path_query_first(spec, text("""'strict $.** ? (@.kind != "After")'"""), type_=_JSONB)
     return or_(
-        artifact.c.produced_by == reader.agent if reader.agent else false(),
+        artifact.c.produced_by == reader.agent if reader.agent not in ("", EXTERNAL) else false(),
+        artifact.c.published_by == reader.name if reader.name else false(),
         _settled_for(reader, artifact.c.visibility_kind, spec),
         and_(
             artifact.c.visibility_kind == "After",

@@ -77,7 +77,7 @@ TASK = _columns(
 )
 ARTIFACT = _columns(
     """tenant:name id:uuid run_id:uuid seq:int type:name version:int payload:bytes produced_by:name
-    visibility_kind:name visibility:name? tags:list? partition_key:text? created_us:us""",
+    visibility_kind:name visibility:name? tags:list? partition_key:text? created_us:us published_by:name""",
     _KINDS,
 )
 EVENT = _columns(
@@ -122,7 +122,7 @@ def _artifact_row(artifact: Artifact) -> tuple[Any, ...]:
     return (
         artifact.tenant, artifact.id, artifact.run_id, artifact.seq, artifact.type, artifact.version,
         artifact.payload, artifact.produced_by, artifact.visibility.kind, visibility_text(artifact.visibility),
-        artifact.tags, artifact.partition_key, artifact.created_us,
+        artifact.tags, artifact.partition_key, artifact.created_us, artifact.published_by,
     )  # fmt: skip
 
 

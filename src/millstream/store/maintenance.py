@@ -7,6 +7,7 @@ from typing import Any
 
 from millstream.store.columns import names, numbers, uuids
 from millstream.store.connections import Database
+from millstream.store.query import first_id
 
 DispatchKey = tuple[str, str, str]
 
@@ -228,7 +229,7 @@ class Maintenance:
     async def drop_artifacts(self, created_before_us: int, now_us: int, limit: int) -> int:
         """Drop old artifacts, tenant by tenant; returns how many."""
         dropped = 0
-        before_id = _first_id(created_before_us)
+        before_id = first_id(created_before_us)
         for row in await self._database.fetch("SELECT tenant FROM registry"):
             arguments = (row["tenant"], before_id, created_before_us, now_us, limit)
             async with self._orderly() as connection:
@@ -244,9 +245,3 @@ class Maintenance:
 def _count(tag: str) -> int:
     """Rows that a statement changed, by its tag."""
     return int(tag.rsplit(" ", 1)[-1])
-
-
-def _first_id(at_us: int) -> str:
-    """The first UUIDv7 of a millisecond."""
-    at_ms = f"{max(at_us, 0) // 1000:012x}"
-    return f"{at_ms[:8]}-{at_ms[8:]}-7000-8000-000000000000"

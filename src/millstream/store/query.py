@@ -13,6 +13,8 @@ from millstream.store.connections import Database, Record
 
 _DIALECT = dialect.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves its dialects untyped
 
+_LAST_MS = (1 << 48) - 1
+
 
 def compiled(statement: Select[Any]) -> tuple[str, list[Any]]:
     """The statement's text and its arguments in order."""
@@ -36,24 +38,21 @@ def uid(value: str) -> UUID:
     return UUID(value)
 
 
+def first_id(at_us: int) -> str:
+    """The first UUIDv7 of a millisecond."""
+    at_ms = f"{min(max(at_us, 0) // 1000, _LAST_MS):012x}"
+    return f"{at_ms[:8]}-{at_ms[8:]}-7000-8000-000000000000"
+
+
 async def count(database: Database, statement: Select[Any]) -> tuple[int, bool]:
     """How many rows a statement has, and whether that is an estimate: counting stops a step beyond EXACT_TOTAL, and
     then the planner's own estimate is given."""
-    bounded = statement.with_only_columns(func.count().label("one"), maintain_column_froms=True).order_by(None)
     inner = statement.order_by(None).limit(EXACT_TOTAL + 1).subquery()
     text, arguments = compiled(select(func.count()).select_from(inner))
     found = int(await database.fetchval(text, *arguments))
     if found <= EXACT_TOTAL:
         return found, False
-    text, arguments = compiled(bounded)
+    # Of the rows themselves: below an aggregate that runs in parallel, the plan tells only each worker's part.
+    text, arguments = compiled(statement.order_by(None))
     plan = await database.fetchval(f"EXPLAIN (FORMAT JSON) {text}", *arguments)
-    rows = _estimate(plan)
-    return max(rows, found), True
-
-
-def _estimate(plan: str) -> int:
-    node = json.loads(plan)[0]["Plan"]
-    # The aggregate on top has one row; its input is what was to be counted.
-    while node.get("Plans") and node["Plan Rows"] <= 1:
-        node = node["Plans"][0]
-    return int(node["Plan Rows"])
+    return max(int(json.loads(plan)[0]["Plan"]["Plan Rows"]), found), True

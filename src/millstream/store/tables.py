@@ -179,7 +179,21 @@ artifact = Table(
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     _text("partition_key"),
     _us("created_us"),
+    _text("published_by"),
     Index("artifact_run", "run_id", "seq"),
+    # Lists go down the ids from the newest, whatever they ask for; what most artifacts share (made by a client,
+    # public, without tags) is found soon on that way and stands in no index of its own.
+    Index("artifact_kind", "tenant", "type", "id"),
+    Index("artifact_maker", "tenant", "produced_by", "id", postgresql_where=text("produced_by <> 'external'")),
+    Index("artifact_hidden", "tenant", "visibility_kind", "id", postgresql_where=text("visibility_kind <> 'Public'")),
+    # A search also reads what is not sorted in yet: 256 kB of that at most.
+    Index(
+        "artifact_tags",
+        "tags",
+        postgresql_using="gin",
+        postgresql_where=text("tags <> '{}'"),
+        postgresql_with={"gin_pending_list_limit": "256"},
+    ),
 )
 
 buffer = Table(
@@ -272,4 +286,5 @@ artifact_type = Table(
     _text("schema"),
     _text("description"),
     _us("created_us"),
+    _text("options"),
 )

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
+    correlation_service_pb2,
     policy_pb2,
     run_service_pb2,
     system_service_pb2,
@@ -27,6 +28,9 @@ from millstream.wire.v1 import (
 )
 from millstream.wire.v1 import (
     artifact_service_pb2 as _wire_artifacts,
+)
+from millstream.wire.v1 import (
+    correlation_service_pb2 as _wire_correlations,
 )
 from millstream.wire.v1 import (
     run_service_pb2 as _wire_runs,
@@ -46,6 +50,7 @@ TWIN_PACKAGE = "millstream.wire.v1"
 
 _AREAS = (
     (artifact_service_pb2, _wire_artifacts),
+    (correlation_service_pb2, _wire_correlations),
     (agent_service_pb2, _wire_agents),
     (run_service_pb2, _wire_runs),
     (task_service_pb2, _wire_tasks),

@@ -17,11 +17,12 @@ from millstream.transport.pipeline import Pipeline
 from millstream.transport.reading import Reader
 from millstream.transport.services.agents import AgentService
 from millstream.transport.services.artifacts import ArtifactService
+from millstream.transport.services.correlations import CorrelationService
 from millstream.transport.services.runs import RunService
 from millstream.transport.services.system import SystemService
 from millstream.transport.services.tasks import TaskService
 from millstream.transport.services.workers import WorkerService
-from millstream.transport.use_cases import Agents, Artifacts, Runs, System, Tasks, Types, Workers
+from millstream.transport.use_cases import Agents, Artifacts, Correlations, Runs, System, Tasks, Types, Workers
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """gRPC's own bound, which answers without our details; ours are lower and say what they are."""
@@ -55,6 +56,7 @@ class UseCases:
     """
 
     artifacts: Artifacts
+    correlations: Correlations
     types: Types
     agents: Agents
     runs: Runs
@@ -71,6 +73,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
     readers = {m.name: Reader(m, pipeline.limits) for m in methods.values()}
     services: dict[str, Any] = {
         "ArtifactService": ArtifactService(use_cases.artifacts, use_cases.types, readers["Publish"]),
+        "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
         "RunService": RunService(use_cases.runs),
         "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),

@@ -9,6 +9,7 @@ from millstream.application.paging import Page, PageRequest
 from millstream.application.views import (
     ArtifactQuery,
     Batch,
+    CorrelationStatus,
     CreatedTask,
     Hello,
     Key,
@@ -54,6 +55,12 @@ class Artifacts(Protocol):
     async def list(
         self, principal: Principal, query: ArtifactQuery, page: PageRequest, embed_meta: bool
     ) -> Page[ListedArtifact]: ...
+
+
+class Correlations(Protocol):
+    """Cascades as a whole."""
+
+    async def status(self, principal: Principal, correlation_id: str) -> CorrelationStatus: ...
 
 
 class Types(Protocol):

@@ -111,7 +111,7 @@ class Publish(Command):
         elif run.tenant != self.tenant:
             # Another tenant's id must look like any that cannot be used, and tell nothing of what it is.
             raise NotFound(f"there is no cascade {self.run_id}; leave correlation_id out to begin one")
-        publish(batch, run, self.produce)
+        publish(batch, run, self.produce, self.by)
         if self.waiter and self.waiter not in run.waiters:
             run.waiters = (*run.waiters, self.waiter)
         _keep_for_replays(batch, run, self.key)
