@@ -60,7 +60,7 @@ class GetCorrelationStatusResponse(_message.Message):
     was cancelled) or "not_found".
     """
     has_pending_work: _builtins.bool
-    """Some of its tasks have not ended."""
+    """Some of its tasks have not ended, or artifacts of it wait in gates for others."""
     artifact_count: _builtins.int
     """Stored artifacts of it that the caller may see."""
     error_count: _builtins.int

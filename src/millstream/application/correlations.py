@@ -49,7 +49,7 @@ class Correlations:
         return CorrelationStatus(
             run.id,
             _STATES[run.status],
-            run.open_tasks > 0,
+            run.open_tasks > 0 or run.open_gates > 0,
             artifacts,
             is_estimate,
             run.failed_tasks + len(limits),
