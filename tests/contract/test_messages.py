@@ -79,7 +79,15 @@ def _shape(field: FieldDescriptor) -> tuple[Any, ...]:
     """What a field is on the wire and in code; a payload is bytes with presence in both."""
     kind = field.message_type
     if kind is not None and kind.full_name in _PAYLOADS:
-        return (field.name, field.number, FieldDescriptor.TYPE_BYTES, field.is_repeated, True, "", field.json_name)
+        return (
+            field.name,
+            field.number,
+            FieldDescriptor.TYPE_BYTES,
+            field.is_repeated,
+            not field.is_repeated,
+            "",
+            field.json_name,
+        )
     of = kind or field.enum_type
     return (
         field.name,

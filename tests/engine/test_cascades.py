@@ -122,7 +122,7 @@ async def test_a_payload_that_breaks_its_schema_is_refused(start: Start) -> None
     schema = '{"type":"object","required":["amount"]}'
     await there.types.create(ROOT, TypeSpec("Order"), None)
     await here.artifacts.publish(ROOT, order(), None)
-    await there.types.create(ROOT, TypeSpec("Order", schema), None)
+    await there.types.create(ROOT, TypeSpec("Order", schema, compatibility="none"), None)
     with pytest.raises(ValidationFailed, match="amount") as refused:
         await here.artifacts.publish(ROOT, order(), None)
     assert [fault.field for fault in refused.value.details] == ["payload"]

@@ -6,7 +6,7 @@ from tests.engine.servers import Roles, Start, server
 from tests.engine.workers import Worker, chain_worker
 from tests.engine.world import ROOT, agent, check_all, key, made, order, register
 
-from millstream.application.views import NewTask
+from millstream.application.views import NewTask, TypeSpec
 from millstream.domain.errors import NotFound
 from millstream.domain.runs import RunStatus
 from millstream.store import lane
@@ -66,6 +66,27 @@ async def test_artifacts_stay_their_days(start: Start, database: Database) -> No
     await database.pass_time(11 * DAY_S)
     await there.loops.sweep()
     assert await database.rows("SELECT type FROM artifact") == [{"type": "Payment"}]
+
+
+async def test_a_type_keeps_its_artifacts_for_days_of_its_own(start: Start, database: Database) -> None:
+    """Rule 15: shorter or longer than the server's setting; what an open run's tasks were given stays."""
+    here, there = await start()
+    for name, days in (("Brief", 2), ("Long", 100), ("Usual", 0), ("Waiting", 2)):
+        await here.types.create(ROOT, TypeSpec(name, retention_days=days), None)
+        await here.artifacts.publish(ROOT, made(name), None)
+    await register(here, (), agent("idle", "Waiting"))
+    held = await here.artifacts.publish(ROOT, made("Waiting"), None)
+    left = []
+    for passing in (1.9, 0.2, 28.0, 80.0):
+        await database.pass_time(passing * DAY_S)
+        for _ in range(2):
+            await there.loops.sweep()
+        left.append([row["type"] for row in await database.rows("SELECT type FROM artifact ORDER BY type")])
+    assert left == [
+        ["Brief", "Long", "Usual", "Waiting", "Waiting"], ["Long", "Usual", "Waiting"], ["Long", "Waiting"],
+        ["Waiting"],
+    ]  # fmt: skip
+    assert (await here.artifacts.get(ROOT, held.artifact_id)).type == "Waiting"
 
 
 async def test_a_live_key_keeps_what_its_replay_needs(start: Start, database: Database) -> None:

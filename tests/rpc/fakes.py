@@ -28,6 +28,7 @@ from millstream.application.views import (
     SyncResult,
     TaskQuery,
     TaskView,
+    TypeChange,
     TypeSpec,
     Waiting,
 )
@@ -179,6 +180,10 @@ class Types(Fake):
     async def get(self, principal: Principal, name: str, version: int | None) -> ArtifactType:
         await self.seen("get", principal, name, version)
         return self.kind
+
+    async def update(self, principal: Principal, change: TypeChange, key: Key | None) -> tuple[ArtifactType, bool]:
+        await self.seen("update", principal, change, key)
+        return self.kind, key is not None
 
     async def versions(self, principal: Principal, name: str, page: PageRequest) -> Page[ArtifactType]:
         await self.seen("versions", principal, name, page)

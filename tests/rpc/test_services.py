@@ -1,5 +1,8 @@
 """Each RPC maps its request to one use case and its result to the answer of the contract."""
 
+import base64
+import dataclasses
+import json
 from typing import Any
 
 from google.protobuf import json_format
@@ -8,7 +11,17 @@ from tests.rpc.conftest import Service
 from tests.rpc.fakes import ID, OTHER, artifact
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import CorrelationStatus, LeaseRef, RunQuery, SyncResult, TaskQuery, TypeSpec
+from millstream.application.views import (
+    CorrelationStatus,
+    LeaseRef,
+    Published,
+    RunQuery,
+    SyncResult,
+    TaskQuery,
+    TypeChange,
+    TypeSpec,
+)
+from millstream.domain.agents import TypeOptions
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
@@ -202,6 +215,7 @@ async def test_types(service: Service) -> None:
         "schema": {"type": "object"},
         "description": "an order",
         "created_at": "2023-11-14T22:13:20.123456Z",
+        "compatibility": "backward",
     }
     created = {"name": "Order", "schema": {"type": "object", "minProperties": 1}}
     assert await _ask(service, "ArtifactService/CreateArtifactType", created) == kind
@@ -210,6 +224,46 @@ async def test_types(service: Service) -> None:
     assert service.fakes.types.calls[1][2:] == ("Order", 1)
     assert (await _ask(service, "ArtifactService/ListArtifactTypes"))["items"] == [kind]
     assert (await _ask(service, "ArtifactService/ListArtifactTypeVersions", {"name": "Order"}))["items"] == [kind]
+    change = {"name": "Order", "deprecated": True, "deprecation_message": "use B", "retention_days": 0}
+    assert await _ask(service, "ArtifactService/UpdateArtifactType", change) == kind
+    assert service.fakes.types.calls[-1][2] == TypeChange(
+        "Order", deprecated=True, deprecation="use B", retention_days=0
+    )
+    body = await _ask(service, "ArtifactService/GetArtifactTypeSchema", {"name": "Order"})
+    assert body["content_type"] == "application/schema+json"
+    assert json.loads(base64.b64decode(body["data"])) == {"type": "object"}
+
+
+async def test_a_type_with_all_that_it_says(service: Service) -> None:
+    """Examples come back as they went in; allowed changes belong to the rules alone."""
+    options = TypeOptions("rules", ("TYPE",), 7, True, "use B", ('{"a":1}',))
+    service.fakes.types.kind = dataclasses.replace(service.fakes.types.kind, options=options)
+    asked = {
+        "name": "Order", "schema": {"type": "object"}, "compatibility": "rules", "allowed_changes": ["TYPE"],
+        "retention_days": 7, "examples": [{"a": 1}],
+    }  # fmt: skip
+    out = await _ask(service, "ArtifactService/CreateArtifactType", asked)
+    assert {name: out[name] for name in ("compatibility", "allowed_changes", "retention_days", "examples")} == {
+        "compatibility": "rules", "allowed_changes": ["TYPE"], "retention_days": 7, "examples": [{"a": 1}],
+    }  # fmt: skip
+    assert (out["deprecated"], out["deprecation_message"]) == (True, "use B")
+    spec = service.fakes.types.calls[-1][2]
+    assert (spec.compatibility, spec.allowed_changes, spec.retention_days, spec.examples) == (
+        "rules", ("TYPE",), 7, ('{"a":1}',),
+    )  # fmt: skip
+    for bad in ({"allowed_changes": ["TYPE"]}, {"compatibility": "forward"}, {"examples": [{}] * 11}):
+        path = "/millstream.v1.ArtifactService/CreateArtifactType"
+        request = artifact_service_pb2.CreateArtifactTypeRequest(name="Order")
+        json_format.ParseDict(bad, request)
+        answer = await service.call(path, request.SerializeToString())
+        assert answer.error is not None, bad
+
+
+async def test_who_publishes_a_deprecated_type_is_told(service: Service) -> None:
+    """In the answer, and in its header."""
+    service.fakes.artifacts.answer = Published(ID, OTHER, notice="use B")
+    out = await _ask(service, "ArtifactService/Publish", {"type": "Order"})
+    assert out["deprecation"] == "use B"
 
 
 async def test_agents(service: Service) -> None:

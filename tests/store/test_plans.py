@@ -226,7 +226,11 @@ async def test_a_batch_is_written_by_primary_keys(database: Database) -> None:
     ("sql", "arguments", "indexes"),
     [
         (maintenance._OLD_RUNS, (NOW_US, NOW_US, 500), {"run_created"}),
-        (maintenance._OLD_ARTIFACTS, ("acme", ID, NOW_US, NOW_US, 500), {"artifact_pkey", "run_pkey"}),
+        (
+            maintenance._OLD_ARTIFACTS,
+            (names(["acme"]), names(["Order"]), uuids([ID]), numbers([NOW_US]), NOW_US, 500),
+            {"artifact_kind", "run_pkey"},
+        ),
         (maintenance._KEYS, (NOW_US, 5000), {"idempotency_expires"}),
     ],
     ids=["runs", "artifacts", "keys"],

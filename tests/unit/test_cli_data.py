@@ -81,7 +81,8 @@ def test_publish_prints_the_ids(run: Run, service: ScriptedService) -> None:
 @pytest.mark.usefixtures("published")
 def test_publish_prints_json_for_machines(run: Run) -> None:
     result = run("publish", "Order", "--json")
-    assert json.loads(result.stdout) == {"artifact_id": "a-1", "correlation_id": "c-1", "replayed": False}
+    shown = {"artifact_id": "a-1", "correlation_id": "c-1", "replayed": False, "deprecation": ""}
+    assert json.loads(result.stdout) == shown
 
 
 @pytest.mark.usefixtures("published")
@@ -269,6 +270,24 @@ def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
             "CorrelationService/GetCorrelationStatus",
             {"correlation_id": "c", "state": "active", "has_pending_work": True, "artifact_count": 3},
             "active",
+        ),
+        (
+            ("types", "create", "Note", '{"type": "object"}', "--compatibility", "none"),
+            "ArtifactService/CreateArtifactType",
+            {"name": "Note", "version": 2, "compatibility": "none"},
+            "none",
+        ),
+        (
+            ("types", "versions", "Note"),
+            "ArtifactService/ListArtifactTypeVersions",
+            {"items": [{"name": "Note", "version": 7}]},
+            "7",
+        ),
+        (
+            ("types", "deprecate", "Note", "use Memo"),
+            "ArtifactService/UpdateArtifactType",
+            {"name": "Note", "deprecated": True, "deprecation_message": "use Memo"},
+            "use Memo",
         ),
         (
             ("tasks", "get", "t"),

@@ -168,12 +168,28 @@ class ArtifactType(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, such as "Order"."""
     version: _builtins.int
     """Version of the schema, from 1."""
     description: _builtins.str
     """What it is, for people."""
+    compatibility: _builtins.str
+    """What the next version must be: "backward" (takes every payload that this one takes), "rules" (backward, but for
+    the changes allowed) or "none".
+    """
+    retention_days: _builtins.int
+    """Days that artifacts of the type are kept; the latest version's counts. 0: the server's setting."""
+    deprecated: _builtins.bool
+    """It still works, and whoever publishes the type in its latest version is told."""
+    deprecation_message: _builtins.str
+    """What to use in its place."""
     @_builtins.property
     def schema(self) -> _struct_pb2.Struct:
         """JSON Schema (2020-12) that payloads must satisfy. Empty: anything."""
@@ -181,6 +197,14 @@ class ArtifactType(_message.Message):
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When this version was registered."""
+
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For "rules", kinds of changes that may refuse what was valid: TYPE, REQUIRED, BOUND, CLOSED, PATTERN, COMBINED."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """Payloads that satisfy the schema."""
 
     def __init__(
         self,
@@ -190,10 +214,16 @@ class ArtifactType(_message.Message):
         schema: _struct_pb2.Struct | None = ...,
         description: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "name", b"name", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -80,24 +80,30 @@ class PublishResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     ARTIFACT_ID_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     """"accepted"."""
     artifact_id: _builtins.str
     """Id of the artifact."""
     correlation_id: _builtins.str
     """Id of its cascade."""
+    deprecation: _builtins.str
+    """Its type is deprecated: what to use in its place. The header x-deprecated says the same."""
     def __init__(
         self,
         *,
         status: _builtins.str = ...,
         artifact_id: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
+        deprecation: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "deprecation", b"deprecation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "correlation_id", b"correlation_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "artifact_id", b"artifact_id", "correlation_id", b"correlation_id", "deprecation", b"deprecation", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deprecation: _TypeAlias = _typing.Literal["deprecation"]  # noqa: Y015
+    _WhichOneofArgType__deprecation: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation) -> _WhichOneofReturnType__deprecation | None: ...
 
 Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015
 
@@ -206,6 +212,7 @@ class PublishSyncResponse(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
     """Id of the cascade."""
     completed: _builtins.bool
@@ -216,6 +223,8 @@ class PublishSyncResponse(_message.Message):
     """There is more than is returned here."""
     next_page_token: _builtins.str
     """With truncated: lists the rest as page_token of ListArtifacts with this correlation_id."""
+    deprecation: _builtins.str
+    """The input's type is deprecated: what to use in its place. The header x-deprecated says the same."""
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
         """All artifacts of the cascade in the order they were stored, the input included; the first 1,000 and
@@ -236,15 +245,20 @@ class PublishSyncResponse(_message.Message):
         failures: _abc.Iterable[_artifact_pb2.Failure] | None = ...,
         truncated: _builtins.bool | None = ...,
         next_page_token: _builtins.str | None = ...,
+        deprecation: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "deprecation", b"deprecation", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "duration_ms", b"duration_ms", "failures", b"failures", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "deprecation", b"deprecation", "duration_ms", b"duration_ms", "failures", b"failures", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deprecation: _TypeAlias = _typing.Literal["deprecation"]  # noqa: Y015
+    _WhichOneofArgType__deprecation: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation"]  # noqa: Y015
     _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
     _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
     _WhichOneofReturnType__truncated: _TypeAlias = _typing.Literal["truncated"]  # noqa: Y015
     _WhichOneofArgType__truncated: _TypeAlias = _typing.Literal["_truncated", b"_truncated"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation) -> _WhichOneofReturnType__deprecation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
     @_typing.overload
@@ -832,13 +846,31 @@ class CreateArtifactTypeRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name: a letter or underscore, then letters, digits, "_", "." or "-"."""
     description: _builtins.str
-    """What it is, for people."""
+    """What it is, for people. Default: as in the version before."""
+    compatibility: _builtins.str
+    """What versions must be from this one on, itself included: "backward" (takes every payload that the one before
+    took), "rules" (backward, but for allowed_changes) or "none". Default: as before, at first "backward".
+    """
+    retention_days: _builtins.int
+    """Days that artifacts of the type are kept, 1 to 36,500; 0: the server's setting. Default: as before."""
     @_builtins.property
     def schema(self) -> _struct_pb2.Struct:
         """JSON Schema (2020-12), at most 256 KiB. Empty: anything."""
+
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With "rules", kinds of changes that may refuse what was valid: TYPE, REQUIRED, BOUND, CLOSED, PATTERN, COMBINED."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """Payloads that satisfy the schema, at most 10, each at most 1 MiB."""
 
     def __init__(
         self,
@@ -846,12 +878,18 @@ class CreateArtifactTypeRequest(_message.Message):
         name: _builtins.str = ...,
         schema: _struct_pb2.Struct | None = ...,
         description: _builtins.str = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int | None = ...,
+        examples: _abc.Iterable[_struct_pb2.Struct] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "retention_days", b"retention_days", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
 
 Global___CreateArtifactTypeRequest: _TypeAlias = CreateArtifactTypeRequest  # noqa: Y015
 
@@ -866,12 +904,28 @@ class CreateArtifactTypeResponse(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, such as "Order"."""
     version: _builtins.int
     """Version of the schema, from 1."""
     description: _builtins.str
     """What it is, for people."""
+    compatibility: _builtins.str
+    """What the next version must be: "backward" (takes every payload that this one takes), "rules" (backward, but for
+    the changes allowed) or "none".
+    """
+    retention_days: _builtins.int
+    """Days that artifacts of the type are kept; the latest version's counts. 0: the server's setting."""
+    deprecated: _builtins.bool
+    """It still works, and whoever publishes the type in its latest version is told."""
+    deprecation_message: _builtins.str
+    """What to use in its place."""
     @_builtins.property
     def schema(self) -> _struct_pb2.Struct:
         """JSON Schema (2020-12) that payloads must satisfy. Empty: anything."""
@@ -879,6 +933,14 @@ class CreateArtifactTypeResponse(_message.Message):
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When this version was registered."""
+
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For "rules", kinds of changes that may refuse what was valid: TYPE, REQUIRED, BOUND, CLOSED, PATTERN, COMBINED."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """Payloads that satisfy the schema."""
 
     def __init__(
         self,
@@ -888,10 +950,16 @@ class CreateArtifactTypeResponse(_message.Message):
         schema: _struct_pb2.Struct | None = ...,
         description: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "name", b"name", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1007,12 +1075,28 @@ class GetArtifactTypeResponse(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, such as "Order"."""
     version: _builtins.int
     """Version of the schema, from 1."""
     description: _builtins.str
     """What it is, for people."""
+    compatibility: _builtins.str
+    """What the next version must be: "backward" (takes every payload that this one takes), "rules" (backward, but for
+    the changes allowed) or "none".
+    """
+    retention_days: _builtins.int
+    """Days that artifacts of the type are kept; the latest version's counts. 0: the server's setting."""
+    deprecated: _builtins.bool
+    """It still works, and whoever publishes the type in its latest version is told."""
+    deprecation_message: _builtins.str
+    """What to use in its place."""
     @_builtins.property
     def schema(self) -> _struct_pb2.Struct:
         """JSON Schema (2020-12) that payloads must satisfy. Empty: anything."""
@@ -1020,6 +1104,14 @@ class GetArtifactTypeResponse(_message.Message):
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When this version was registered."""
+
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For "rules", kinds of changes that may refuse what was valid: TYPE, REQUIRED, BOUND, CLOSED, PATTERN, COMBINED."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """Payloads that satisfy the schema."""
 
     def __init__(
         self,
@@ -1029,10 +1121,16 @@ class GetArtifactTypeResponse(_message.Message):
         schema: _struct_pb2.Struct | None = ...,
         description: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "name", b"name", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1112,3 +1210,178 @@ class ListArtifactTypeVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListArtifactTypeVersionsResponse: _TypeAlias = ListArtifactTypeVersionsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateArtifactTypeRequest(_message.Message):
+    """What to change of a type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    version: _builtins.int
+    """Of which version. Default: the latest, whose settings are the type's."""
+    description: _builtins.str
+    """What it is, for people."""
+    deprecated: _builtins.bool
+    """Whether those who publish it are told not to. A new version begins without."""
+    deprecation_message: _builtins.str
+    """What to use in its place, printable ASCII, since it goes into a header."""
+    retention_days: _builtins.int
+    """Days that artifacts of the type are kept; 0: the server's setting."""
+    compatibility: _builtins.str
+    """What the next version must be: "backward", "rules" or "none"."""
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With compatibility "rules": the changes allowed."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+        description: _builtins.str | None = ...,
+        deprecated: _builtins.bool | None = ...,
+        deprecation_message: _builtins.str | None = ...,
+        retention_days: _builtins.int | None = ...,
+        compatibility: _builtins.str | None = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "name", b"name", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__compatibility: _TypeAlias = _typing.Literal["compatibility"]  # noqa: Y015
+    _WhichOneofArgType__compatibility: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility"]  # noqa: Y015
+    _WhichOneofReturnType__deprecated: _TypeAlias = _typing.Literal["deprecated"]  # noqa: Y015
+    _WhichOneofArgType__deprecated: _TypeAlias = _typing.Literal["_deprecated", b"_deprecated"]  # noqa: Y015
+    _WhichOneofReturnType__deprecation_message: _TypeAlias = _typing.Literal["deprecation_message"]  # noqa: Y015
+    _WhichOneofArgType__deprecation_message: _TypeAlias = _typing.Literal["_deprecation_message", b"_deprecation_message"]  # noqa: Y015
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compatibility) -> _WhichOneofReturnType__compatibility | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecated) -> _WhichOneofReturnType__deprecated | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation_message) -> _WhichOneofReturnType__deprecation_message | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___UpdateArtifactTypeRequest: _TypeAlias = UpdateArtifactTypeRequest  # noqa: Y015
+
+@_typing.final
+class UpdateArtifactTypeResponse(_message.Message):
+    """The type after the change, its fields at the top."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, such as "Order"."""
+    version: _builtins.int
+    """Version of the schema, from 1."""
+    description: _builtins.str
+    """What it is, for people."""
+    compatibility: _builtins.str
+    """What the next version must be: "backward" (takes every payload that this one takes), "rules" (backward, but for
+    the changes allowed) or "none".
+    """
+    retention_days: _builtins.int
+    """Days that artifacts of the type are kept; the latest version's counts. 0: the server's setting."""
+    deprecated: _builtins.bool
+    """It still works, and whoever publishes the type in its latest version is told."""
+    deprecation_message: _builtins.str
+    """What to use in its place."""
+    @_builtins.property
+    def schema(self) -> _struct_pb2.Struct:
+        """JSON Schema (2020-12) that payloads must satisfy. Empty: anything."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When this version was registered."""
+
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For "rules", kinds of changes that may refuse what was valid: TYPE, REQUIRED, BOUND, CLOSED, PATTERN, COMBINED."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """Payloads that satisfy the schema."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        schema: _struct_pb2.Struct | None = ...,
+        description: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_struct_pb2.Struct] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateArtifactTypeResponse: _TypeAlias = UpdateArtifactTypeResponse  # noqa: Y015
+
+@_typing.final
+class GetArtifactTypeSchemaRequest(_message.Message):
+    """Whose schema to get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    version: _builtins.int
+    """Its version. Default: the latest."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___GetArtifactTypeSchemaRequest: _TypeAlias = GetArtifactTypeSchemaRequest  # noqa: Y015

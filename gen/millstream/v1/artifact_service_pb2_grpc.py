@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from millstream.v1 import artifact_service_pb2 as millstream_dot_v1_dot_artifact__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -80,6 +81,16 @@ class ArtifactServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeResponse.FromString,
                 _registered_method=True)
+        self.UpdateArtifactType = channel.unary_unary(
+                '/millstream.v1.ArtifactService/UpdateArtifactType',
+                request_serializer=millstream_dot_v1_dot_artifact__service__pb2.UpdateArtifactTypeRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_artifact__service__pb2.UpdateArtifactTypeResponse.FromString,
+                _registered_method=True)
+        self.GetArtifactTypeSchema = channel.unary_unary(
+                '/millstream.v1.ArtifactService/GetArtifactTypeSchema',
+                request_serializer=millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeSchemaRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
         self.ListArtifactTypeVersions = channel.unary_unary(
                 '/millstream.v1.ArtifactService/ListArtifactTypeVersions',
                 request_serializer=millstream_dot_v1_dot_artifact__service__pb2.ListArtifactTypeVersionsRequest.SerializeToString,
@@ -142,8 +153,10 @@ class ArtifactServiceServicer(object):
 
     def CreateArtifactType(self, request, context):
         """Registers a type. A new name makes version 1; another schema under a known name makes the next
-        version; the same schema again changes nothing.
-        Errors: VALIDATION_ERROR (the schema is not a JSON Schema), IDEMPOTENCY_CONFLICT.
+        version; the same schema again changes nothing. Artifacts are checked with the latest version, and keep its
+        number; to bring payloads of older ones up to date is their publisher's business.
+        Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
+        IDEMPOTENCY_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +173,25 @@ class ArtifactServiceServicer(object):
     def GetArtifactType(self, request, context):
         """Gets a type, in its latest version or the one asked for.
         Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateArtifactType(self, request, context):
+        """Changes what a type says beside its schema: description, deprecation, retention, compatibility. What is left out
+        stays as it is.
+        Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetArtifactTypeSchema(self, request, context):
+        """The JSON Schema of a type as a document of its own, in its latest version or the one asked for.
+        Errors: NOT_FOUND. The body is the schema, so the answer is an HttpBody and has no message of its own.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,6 +252,16 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.GetArtifactType,
                     request_deserializer=millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeResponse.SerializeToString,
+            ),
+            'UpdateArtifactType': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateArtifactType,
+                    request_deserializer=millstream_dot_v1_dot_artifact__service__pb2.UpdateArtifactTypeRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_artifact__service__pb2.UpdateArtifactTypeResponse.SerializeToString,
+            ),
+            'GetArtifactTypeSchema': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetArtifactTypeSchema,
+                    request_deserializer=millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeSchemaRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
             'ListArtifactTypeVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifactTypeVersions,
@@ -471,6 +513,60 @@ class ArtifactService(object):
             '/millstream.v1.ArtifactService/GetArtifactType',
             millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeRequest.SerializeToString,
             millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateArtifactType(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.ArtifactService/UpdateArtifactType',
+            millstream_dot_v1_dot_artifact__service__pb2.UpdateArtifactTypeRequest.SerializeToString,
+            millstream_dot_v1_dot_artifact__service__pb2.UpdateArtifactTypeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetArtifactTypeSchema(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.ArtifactService/GetArtifactTypeSchema',
+            millstream_dot_v1_dot_artifact__service__pb2.GetArtifactTypeSchemaRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 Publishing artifacts and reading them back."""
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from millstream.v1 import artifact_service_pb2 as _artifact_service_pb2
 import abc as _abc_1
@@ -60,8 +61,10 @@ class ArtifactServiceStub:
     """
     CreateArtifactType: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]
     """Registers a type. A new name makes version 1; another schema under a known name makes the next
-    version; the same schema again changes nothing.
-    Errors: VALIDATION_ERROR (the schema is not a JSON Schema), IDEMPOTENCY_CONFLICT.
+    version; the same schema again changes nothing. Artifacts are checked with the latest version, and keep its
+    number; to bring payloads of older ones up to date is their publisher's business.
+    Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
+    IDEMPOTENCY_CONFLICT.
     """
     ListArtifactTypes: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactTypesRequest, _artifact_service_pb2.ListArtifactTypesResponse]
     """Lists types, each in its latest version, by name.
@@ -70,6 +73,17 @@ class ArtifactServiceStub:
     GetArtifactType: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactTypeRequest, _artifact_service_pb2.GetArtifactTypeResponse]
     """Gets a type, in its latest version or the one asked for.
     Errors: NOT_FOUND.
+    """
+    UpdateArtifactType: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.UpdateArtifactTypeRequest, _artifact_service_pb2.UpdateArtifactTypeResponse]
+    """Changes what a type says beside its schema: description, deprecation, retention, compatibility. What is left out
+    stays as it is.
+    Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    GetArtifactTypeSchema: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactTypeSchemaRequest, _httpbody_pb2.HttpBody]
+    """The JSON Schema of a type as a document of its own, in its latest version or the one asked for.
+    Errors: NOT_FOUND. The body is the schema, so the answer is an HttpBody and has no message of its own.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListArtifactTypeVersions: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactTypeVersionsRequest, _artifact_service_pb2.ListArtifactTypeVersionsResponse]
     """Lists the versions of a type, newest first.
@@ -108,8 +122,10 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     """
     CreateArtifactType: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]  # type: ignore[assignment]
     """Registers a type. A new name makes version 1; another schema under a known name makes the next
-    version; the same schema again changes nothing.
-    Errors: VALIDATION_ERROR (the schema is not a JSON Schema), IDEMPOTENCY_CONFLICT.
+    version; the same schema again changes nothing. Artifacts are checked with the latest version, and keep its
+    number; to bring payloads of older ones up to date is their publisher's business.
+    Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
+    IDEMPOTENCY_CONFLICT.
     """
     ListArtifactTypes: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactTypesRequest, _artifact_service_pb2.ListArtifactTypesResponse]  # type: ignore[assignment]
     """Lists types, each in its latest version, by name.
@@ -118,6 +134,17 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     GetArtifactType: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactTypeRequest, _artifact_service_pb2.GetArtifactTypeResponse]  # type: ignore[assignment]
     """Gets a type, in its latest version or the one asked for.
     Errors: NOT_FOUND.
+    """
+    UpdateArtifactType: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.UpdateArtifactTypeRequest, _artifact_service_pb2.UpdateArtifactTypeResponse]  # type: ignore[assignment]
+    """Changes what a type says beside its schema: description, deprecation, retention, compatibility. What is left out
+    stays as it is.
+    Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    GetArtifactTypeSchema: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactTypeSchemaRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """The JSON Schema of a type as a document of its own, in its latest version or the one asked for.
+    Errors: NOT_FOUND. The body is the schema, so the answer is an HttpBody and has no message of its own.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
     ListArtifactTypeVersions: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactTypeVersionsRequest, _artifact_service_pb2.ListArtifactTypeVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a type, newest first.
@@ -195,8 +222,10 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_service_pb2.CreateArtifactTypeResponse, _abc.Awaitable[_artifact_service_pb2.CreateArtifactTypeResponse]]:
         """Registers a type. A new name makes version 1; another schema under a known name makes the next
-        version; the same schema again changes nothing.
-        Errors: VALIDATION_ERROR (the schema is not a JSON Schema), IDEMPOTENCY_CONFLICT.
+        version; the same schema again changes nothing. Artifacts are checked with the latest version, and keep its
+        number; to bring payloads of older ones up to date is their publisher's business.
+        Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
+        IDEMPOTENCY_CONFLICT.
         """
 
     @_abc_1.abstractmethod
@@ -217,6 +246,29 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_artifact_service_pb2.GetArtifactTypeResponse, _abc.Awaitable[_artifact_service_pb2.GetArtifactTypeResponse]]:
         """Gets a type, in its latest version or the one asked for.
         Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateArtifactType(
+        self,
+        request: _artifact_service_pb2.UpdateArtifactTypeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_artifact_service_pb2.UpdateArtifactTypeResponse, _abc.Awaitable[_artifact_service_pb2.UpdateArtifactTypeResponse]]:
+        """Changes what a type says beside its schema: description, deprecation, retention, compatibility. What is left out
+        stays as it is.
+        Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def GetArtifactTypeSchema(
+        self,
+        request: _artifact_service_pb2.GetArtifactTypeSchemaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_httpbody_pb2.HttpBody, _abc.Awaitable[_httpbody_pb2.HttpBody]]:
+        """The JSON Schema of a type as a document of its own, in its latest version or the one asked for.
+        Errors: NOT_FOUND. The body is the schema, so the answer is an HttpBody and has no message of its own.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
     @_abc_1.abstractmethod

@@ -77,6 +77,7 @@ class SystemServiceServicer(object):
         """Metrics in the Prometheus text format.
         Errors: none. The body is plain text, so the answer is an HttpBody and has no message of its own.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,6 +46,7 @@ class SystemServiceStub:
     """Metrics in the Prometheus text format.
     Errors: none. The body is plain text, so the answer is an HttpBody and has no message of its own.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
 
 @_typing.type_check_only
@@ -65,6 +66,7 @@ class SystemServiceAsyncStub(SystemServiceStub):
     """Metrics in the Prometheus text format.
     Errors: none. The body is plain text, so the answer is an HttpBody and has no message of its own.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -99,6 +101,7 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         """Metrics in the Prometheus text format.
         Errors: none. The body is plain text, so the answer is an HttpBody and has no message of its own.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
 def add_SystemServiceServicer_to_server(servicer: SystemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -16,7 +16,7 @@ from millstream.application.paging import (
     token_count,
 )
 from millstream.application.registering import Registering
-from millstream.application.views import Key, TypeSpec, Waiting
+from millstream.application.views import Key, TypeChange, TypeSpec, Waiting
 from millstream.application.waiting_gates import WaitingGates
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Subscription
 from millstream.domain.errors import NotFound
@@ -30,7 +30,7 @@ SILENT_US = 15_000_000
 
 def type_bytes(found: ArtifactType) -> int:
     """About what a type takes in a list."""
-    return 300 + text_bytes(found.schema, found.description)
+    return 500 + text_bytes(found.schema, found.description, *found.options.examples)
 
 
 def agent_bytes(agent: Agent) -> int:
@@ -118,6 +118,10 @@ class Types:
     async def create(self, principal: Principal, spec: TypeSpec, key: Key | None) -> tuple[ArtifactType, bool]:
         """Register a type; see Registering.create_type."""
         return await self._registering.create_type(principal, spec, key)
+
+    async def update(self, principal: Principal, change: TypeChange, key: Key | None) -> tuple[ArtifactType, bool]:
+        """Change a type; see Registering.update_type."""
+        return await self._registering.update_type(principal, change, key)
 
     async def list(self, principal: Principal, request: PageRequest) -> Page[ArtifactType]:
         """Types in their latest version, by name."""

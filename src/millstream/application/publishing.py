@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from millstream.application.cascades import CascadeReads, Cascades
 from millstream.application.catalog import Catalog, Catalogs
@@ -40,7 +41,13 @@ class Publishing:
         result = (await self._publish_all(principal, [new], [key]))[0]
         if isinstance(result, MillstreamError):
             raise result
-        return result
+        return replace(result, notice=self._notice(principal, new))
+
+    def _notice(self, principal: Principal, new: NewArtifact) -> str:
+        """What whoever published this is told of its type."""
+        catalog = self._catalogs.cached(principal.tenant)
+        known = catalog.types.get(new.type) if catalog else None
+        return known.notice if known else ""
 
     async def publish_batch(
         self,
@@ -79,8 +86,9 @@ class Publishing:
             if isinstance(result, MillstreamError):
                 raise result
             if not result.replayed:
-                return await self._cascades.result(principal, result, ended, deadline)
-        return await self._cascades.replay(principal, result, deadline)
+                answer = await self._cascades.result(principal, result, ended, deadline)
+                return replace(answer, notice=self._notice(principal, new))
+        return replace(await self._cascades.replay(principal, result, deadline), notice=self._notice(principal, new))
 
     async def _publish_all(
         self,

@@ -6,32 +6,22 @@ from collections.abc import Sequence
 from millstream.application.catalog import Catalog, Catalogs, RegistryChange
 from millstream.application.checking import check_agent, normalized
 from millstream.application.ids import new_id
-from millstream.application.views import Key, TypeSpec
+from millstream.application.typing_rules import changed, check_next, check_schema, options_after
+from millstream.application.views import Key, TypeChange, TypeSpec
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
-from millstream.domain.errors import Conflict, IdempotencyConflict, ValidationFailed
+from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound
 from millstream.domain.principals import Principal
 
-SCHEMA_BYTES_MOST = 256 * 1024
 AGENTS_MOST = 10_000
 TYPES_MOST = 10_000
 
 
-async def check_schema(catalogs: Catalogs, spec: TypeSpec) -> None:
-    """Raise ValidationFailed unless the schema is a JSON Schema within its bound."""
-    if len(spec.schema) > SCHEMA_BYTES_MOST:
-        raise ValidationFailed.of("schema", f"must be at most {SCHEMA_BYTES_MOST} bytes of JSON", "TOO_LARGE")
-    if spec.schema:
-        try:
-            if not catalogs.schemas.is_quick_to_read(spec.schema):
-                await catalogs.sandbox.read(spec.schema)
-            catalogs.schemas.compile(spec.schema)
-        except ValueError as error:
-            raise ValidationFailed.of("schema", f"is not a JSON Schema: {error}") from error
-
-
 async def put_type(change: RegistryChange, tenant: str, known: dict[str, ArtifactType], spec: TypeSpec) -> ArtifactType:
-    """The type as registered: a new version where the schema is another one. Updates `known`."""
+    """The type as registered: a new version where the schema is another one. Updates `known`.
+
+    Raises ValidationFailed where that refuses what the version before took.
+    """
     found = known.get(spec.name)
     schema = _canonical(spec.schema)
     if found is not None and _canonical(found.schema) == schema:
@@ -39,7 +29,11 @@ async def put_type(change: RegistryChange, tenant: str, known: dict[str, Artifac
     if found is None and len(known) >= TYPES_MOST:
         raise Conflict(f"a tenant has at most {TYPES_MOST} artifact types")
     version = found.version + 1 if found else 1
-    made = ArtifactType(tenant, spec.name, version, spec.schema, spec.description, change.now_us)
+    if found is not None:
+        check_next(found, spec)
+    description = spec.description or (found.description if found else "")
+    options = options_after(found, spec)
+    made = ArtifactType(tenant, spec.name, version, spec.schema, description, change.now_us, options)
     await change.add_type(made)
     known[spec.name] = made
     return made
@@ -71,6 +65,24 @@ class Registering:
                 if found is not None:
                     return found, True
             made = await put_type(change, principal.tenant, await change.types(), spec)
+            await self._claim(change, principal, key, [made.name, made.version])
+        self._catalogs.forget(principal.tenant)
+        return made, False
+
+    async def update_type(self, principal: Principal, wanted: TypeChange, key: Key | None) -> tuple[ArtifactType, bool]:
+        """Change what a type says beside its schema; whether it is a replay. Raises NotFound, IdempotencyConflict."""
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            found = (await change.types()).get(wanted.name)
+            if found is not None and wanted.version is not None and wanted.version != found.version:
+                found = await change.type_version(wanted.name, wanted.version)
+            if found is None:
+                version = f" in version {wanted.version}" if wanted.version else ""
+                raise NotFound(f"there is no artifact type {wanted.name!r}{version}")
+            if await _replayed(change, principal, key) is not None:
+                return found, True
+            made = changed(found, wanted)
+            if made != found:
+                await change.change_type(made)
             await self._claim(change, principal, key, [made.name, made.version])
         self._catalogs.forget(principal.tenant)
         return made, False

@@ -32,6 +32,8 @@ class Published:
     artifact_id: str
     correlation_id: str
     replayed: bool = False
+    notice: str = ""
+    """That its type is deprecated, and what to use in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class SyncResult:
     failures: list[Failure]
     next_page_token: str = ""
     replayed: bool = False
+    notice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +209,35 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class TypeSpec:
-    """A type to register; `schema` is a JSON Schema as JSON text, "" for anything."""
+    """A type to register; `schema` is a JSON Schema as JSON text, "" for anything.
+
+    Attributes:
+        compatibility: "" and allowed_changes (): as the version before, else backward.
+        retention_days: None: as the version before, else the server's.
+        examples: Payloads as JSON text.
+    """
 
     name: str
     schema: str = ""
     description: str = ""
+    compatibility: str = ""
+    allowed_changes: tuple[str, ...] = ()
+    retention_days: int | None = None
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TypeChange:
+    """What to change of a type beside its schema; None: leave it. Version None: the latest."""
+
+    name: str
+    version: int | None = None
+    description: str | None = None
+    deprecated: bool | None = None
+    deprecation: str | None = None
+    retention_days: int | None = None
+    compatibility: str | None = None
+    allowed_changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,18 @@
 """`millstream publish` and `millstream artifacts`."""
 
 import asyncio
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.text import Text
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, INCOMPLETE, ApiKey, Json, Limit, Target, call
+from millstream.cli.given import json_object
 from millstream.cli.output import console, print_fields, print_json, print_list, print_table
 from millstream.sdk import Artifact, Client, MillstreamError, Published, SyncResult
 
@@ -57,7 +55,7 @@ def publish(
 
     Exit codes: 0 done, 1 refused, 2 usage, 3 no connection, 4 with --sync: not completed, or with failures.
     """
-    item = (type, _payload(payload))
+    item = (type, json_object(payload))
     common: dict[str, Any] = {"tags": tag or (), "partition_key": partition_key, "idempotency_key": key}
     if not sync:
         published = call(target, api_key, lambda c: c.publish(item, correlation_id=correlation_id, **common))
@@ -89,24 +87,6 @@ def _show_result(result: SyncResult, as_json: bool) -> None:
         _show_cascade(result)
     if not result.completed or result.failures:
         raise typer.Exit(INCOMPLETE)
-
-
-def _payload(text: str) -> dict[str, Any]:
-    try:
-        if text == "-":
-            raw = sys.stdin.buffer.read()
-        elif text.startswith("@"):
-            raw = Path(text[1:]).read_bytes()
-        else:
-            raw = text.encode()
-        data = orjson.loads(raw)
-    except OSError as error:
-        raise typer.BadParameter(f"cannot read {text[1:]}: {error.strerror}", param_hint="JSON") from error
-    except orjson.JSONDecodeError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="JSON") from error
-    if not isinstance(data, dict):
-        raise typer.BadParameter("the payload must be a JSON object", param_hint="JSON")
-    return data
 
 
 @asynccontextmanager

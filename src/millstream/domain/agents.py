@@ -102,6 +102,30 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class TypeOptions:
+    """What a type asks for beside its schema; its latest version's hold for the type.
+
+    Attributes:
+        compatibility: What the next version must be: "backward", "rules" (so but for `allowed_changes`) or "none".
+        allowed_changes: Kinds of breaks that "rules" lets pass; see domain.compatibility.
+        retention_days: How long its artifacts are kept; 0 for the server's setting.
+        deprecated: It still works, and whoever publishes it is told.
+        deprecation: What to use in its place.
+        examples: Payloads that satisfy the schema, as JSON text each.
+    """
+
+    compatibility: str = "backward"
+    allowed_changes: tuple[str, ...] = ()
+    retention_days: int = 0
+    deprecated: bool = False
+    deprecation: str = ""
+    examples: tuple[str, ...] = ()
+
+
+DEFAULT_OPTIONS = TypeOptions()
+
+
+@dataclass(frozen=True, slots=True)
 class ArtifactType:
     """A registered type; `schema` is a JSON Schema as JSON text, "" for anything."""
 
@@ -111,6 +135,14 @@ class ArtifactType:
     schema: str
     description: str
     created_us: int
+    options: TypeOptions = DEFAULT_OPTIONS
+
+    @property
+    def notice(self) -> str:
+        """What whoever publishes it is told; "" where it is not deprecated."""
+        if not self.options.deprecated:
+            return ""
+        return self.options.deprecation or f"the type {self.name} is deprecated"
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class LoopStore(Protocol):
     async def drop_lanes(self, silent_since_us: int) -> None: ...
     async def drop_keys(self, now_us: int, limit: int) -> int: ...
     async def drop_runs(self, ended_before_us: int, now_us: int, limit: int) -> int: ...
-    async def drop_artifacts(self, created_before_us: int, now_us: int, limit: int) -> int: ...
+    async def drop_artifacts(self, now_us: int, default_days: float, limit: int) -> int: ...
 
 
 class BufferStore(Protocol):
@@ -166,9 +166,7 @@ class Loops:
         if self._retention.run_days:
             before_us = now_us - int(self._retention.run_days * DAY_US)
             await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH), BATCH)
-        if self._retention.artifact_days:
-            made_before_us = now_us - int(self._retention.artifact_days * DAY_US)
-            await _in_steps(lambda: store.drop_artifacts(made_before_us, now_us, BATCH), BATCH)
+        await _in_steps(lambda: store.drop_artifacts(now_us, self._retention.artifact_days, BATCH), BATCH)
 
 
 async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:

@@ -75,7 +75,9 @@ class Artifacts(Area):
             wire.PublishResponse,
             key=new.idempotency_key,
         )
-        return Published(answer.message.artifact_id, answer.message.correlation_id, answer.replayed)
+        return Published(
+            answer.message.artifact_id, answer.message.correlation_id, answer.replayed, answer.message.deprecation
+        )
 
     async def publish_sync(
         self,
@@ -221,13 +223,31 @@ class Types(Area):
         schema: Mapping[str, JsonValue] | None = None,
         *,
         description: str = "",
+        compatibility: str = "",
+        allowed_changes: Sequence[str] = (),
+        retention_days: int | None = None,
+        examples: Sequence[Mapping[str, JsonValue]] = (),
         idempotency_key: str = "",
     ) -> ArtifactType:
-        """Registers a type: a model with its own JSON Schema, or a name with `schema` (None: anything)."""
+        """Registers a type: a model with its own JSON Schema, or a name with `schema` (None: anything).
+
+        Args:
+            compatibility: what versions must be from this one on: "backward", "rules" or "none"; "": as before.
+            allowed_changes: with "rules", the kinds of changes that may refuse what was valid.
+            retention_days: how long its artifacts are kept; 0: the server's setting; None: as before.
+            examples: payloads that satisfy the schema.
+        """
         spec = worker_pb2.TypeSpec(name=type) if isinstance(type, str) else type_spec(type)
         request = wire.CreateArtifactTypeRequest(
-            name=spec.name, schema=spec.schema, description=description or spec.description
+            name=spec.name,
+            schema=spec.schema,
+            description=description or spec.description,
+            compatibility=compatibility,
+            allowed_changes=allowed_changes,
+            retention_days=retention_days,
         )
+        for example in examples:
+            fill_struct(request.examples.add(), example)
         if schema is not None:
             request.schema.Clear()
             fill_struct(request.schema, schema)
@@ -255,6 +275,43 @@ class Types(Area):
         return _artifact_type(
             await self._calls.read("ArtifactService/GetArtifactType", request, wire.GetArtifactTypeResponse)
         )
+
+    async def update(
+        self,
+        name: TypeRef,
+        *,
+        version: int | None = None,
+        description: str | None = None,
+        deprecated: bool | None = None,
+        deprecation_message: str | None = None,
+        retention_days: int | None = None,
+        compatibility: str | None = None,
+        allowed_changes: Sequence[str] = (),
+        idempotency_key: str = "",
+    ) -> ArtifactType:
+        """Changes what a type (or one version of it) says beside its schema; None leaves it as it is."""
+        request = wire.UpdateArtifactTypeRequest(
+            name=type_name(name),
+            version=version,
+            description=description,
+            deprecated=deprecated,
+            deprecation_message=deprecation_message,
+            retention_days=retention_days,
+            compatibility=compatibility,
+            allowed_changes=allowed_changes,
+        )
+        answer = await self._calls.write(
+            "ArtifactService/UpdateArtifactType", request, wire.UpdateArtifactTypeResponse, key=idempotency_key
+        )
+        return _artifact_type(answer.message)
+
+    async def deprecate(self, name: TypeRef, message: str = "", *, version: int | None = None) -> ArtifactType:
+        """Lets those who publish a type know what to use in its place; it goes on working."""
+        return await self.update(name, version=version, deprecated=True, deprecation_message=message)
+
+    async def schema(self, name: TypeRef, version: int | None = None) -> dict[str, JsonValue]:
+        """The JSON Schema of a type, in its latest version or the one asked for."""
+        return (await self.get(name, version)).schema
 
     def versions(self, name: TypeRef, *, page_size: int = 100) -> Listing[ArtifactType]:
         """Lists the versions of a type, newest first."""
@@ -292,6 +349,12 @@ def _artifact_type(message: Any) -> ArtifactType:
         schema=from_struct(message.schema),
         description=message.description,
         created_at=when(message, "created_at"),
+        compatibility=message.compatibility,
+        allowed_changes=tuple(message.allowed_changes),
+        retention_days=message.retention_days,
+        deprecated=message.deprecated,
+        deprecation_message=message.deprecation_message,
+        examples=tuple(from_struct(each) for each in message.examples),
     )
 
 

@@ -76,6 +76,8 @@ class Published:
     artifact_id: str
     correlation_id: str
     replayed: bool = False
+    deprecation: str = ""
+    """Its type is deprecated: what to use in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,12 @@ class ArtifactType:
     schema: dict[str, JsonValue]
     description: str
     created_at: datetime | None
+    compatibility: str = ""
+    allowed_changes: tuple[str, ...] = ()
+    retention_days: int = 0
+    deprecated: bool = False
+    deprecation_message: str = ""
+    examples: tuple[dict[str, JsonValue], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from millstream.domain.runs import DAY_US
 from millstream.store.columns import names, numbers, uuids
 from millstream.store.connections import Database
+from millstream.store.policies import options_of
 from millstream.store.query import first_id
 
 DispatchKey = tuple[str, str, str]
@@ -61,10 +63,17 @@ _ORDERLY = {"enable_seqscan": "off", "enable_sort": "off"}
 _OLD_RUNS = """SELECT id::text, created_us / 86400000000 AS day FROM run
 WHERE created_us < $1 AND finished_us > 0 AND finished_us < $1 AND keep_until_us < $2
 ORDER BY created_us LIMIT $3 FOR UPDATE SKIP LOCKED"""
-# Ids are in order of time, so what is young is not even looked at; a live key's replay needs what its run made.
-_OLD_ARTIFACTS = """DELETE FROM artifact WHERE ctid = ANY(ARRAY(SELECT ctid FROM artifact
-WHERE tenant = $1 AND id < $2::text::uuid AND created_us < $3 AND NOT EXISTS
-(SELECT 1 FROM run WHERE run.id = artifact.run_id AND run.keep_until_us >= $4) ORDER BY id LIMIT $5))"""
+# Type by type, each with its own age; ids are in order of time, so what is young is not even looked at. A live key's
+# replay needs what its run made, and an open run's tasks what they were given.
+_OLD_ARTIFACTS = """DELETE FROM artifact WHERE ctid = ANY(ARRAY(SELECT old.ctid FROM
+unnest($1::text::text[], $2::text::text[], $3::text::uuid[], $4::text::int8[]) k(tenant, type, before, before_us),
+LATERAL (SELECT ctid FROM artifact WHERE tenant = k.tenant AND type = k.type AND id < k.before
+AND created_us < k.before_us AND NOT EXISTS (SELECT 1 FROM run
+WHERE run.id = artifact.run_id AND (run.keep_until_us >= $5 OR run.finished_us = 0)) ORDER BY id LIMIT $6) old
+LIMIT $6))"""
+_TYPES = """SELECT tenant, name, options FROM (SELECT DISTINCT ON (tenant, name) tenant, name, options
+FROM artifact_type WHERE (tenant, name) > ($1, $2) ORDER BY tenant, name, version DESC) t LIMIT $3"""
+TYPES_A_STEP = 500
 _STATS = """SELECT count(*) AS ready, coalesce(min(run_at_us), 0) AS oldest FROM
 (SELECT run_at_us FROM task WHERE status = 2 LIMIT 100000) t"""
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
@@ -226,15 +235,23 @@ class Maintenance:
                 await connection.execute(statement, days, ids)
             return len(rows)
 
-    async def drop_artifacts(self, created_before_us: int, now_us: int, limit: int) -> int:
-        """Drop old artifacts, tenant by tenant; returns how many."""
-        dropped = 0
-        before_id = first_id(created_before_us)
-        for row in await self._database.fetch("SELECT tenant FROM registry"):
-            arguments = (row["tenant"], before_id, created_before_us, now_us, limit)
-            async with self._orderly() as connection:
-                dropped += _count(await connection.execute(_OLD_ARTIFACTS, *arguments))
-        return dropped
+    async def drop_artifacts(self, now_us: int, default_days: float, limit: int) -> int:
+        """Drop artifacts older than their type, or else the server (0: never), keeps them; returns how many, at most
+        `limit` of each TYPES_A_STEP types."""
+        dropped, last = 0, ("", "")
+        while True:
+            rows = await self._database.fetch(_TYPES, *last, TYPES_A_STEP)
+            days = [(row, options_of(row["options"]).retention_days or default_days) for row in rows]
+            kept = [(row["tenant"], row["name"], now_us - int(each * DAY_US)) for row, each in days if each]
+            if kept:
+                tenants, kinds, before_us = zip(*kept, strict=True)
+                before = [first_id(each) for each in before_us]
+                arguments = (names(tenants), names(kinds), uuids(before), numbers(before_us), now_us, limit)
+                async with self._orderly() as connection:
+                    dropped += _count(await connection.execute(_OLD_ARTIFACTS, *arguments))
+            if len(rows) < TYPES_A_STEP:
+                return dropped
+            last = (rows[-1]["tenant"], rows[-1]["name"])
 
     async def stats(self) -> tuple[int, int]:
         """Pending tasks (counted to 100,000), and since when the oldest is ready, microseconds (0 for none)."""

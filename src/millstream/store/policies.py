@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
-from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
+from millstream.domain.agents import DEFAULT_OPTIONS, AgentSpec, Collect, Join, Subscription, TypeOptions
 from millstream.domain.artifacts import PUBLIC, Visibility
 from millstream.domain.gates import Part
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
@@ -37,6 +37,16 @@ def policy_of(text: str) -> tuple[RetryPolicy, Timeouts]:
 
 def _retry(fields: dict[str, Any]) -> RetryPolicy:
     return RetryPolicy(**_tuples(fields))
+
+
+def options_text(options: TypeOptions) -> str:
+    """Options of a type; "" for the defaults."""
+    return "" if options == DEFAULT_OPTIONS else _dump(asdict(options))
+
+
+def options_of(text: str) -> TypeOptions:
+    """The reverse of options_text."""
+    return TypeOptions(**_tuples(json.loads(text))) if text else DEFAULT_OPTIONS
 
 
 @functools.lru_cache(_MOST)

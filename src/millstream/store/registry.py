@@ -9,7 +9,7 @@ from millstream.application.views import Key
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
 from millstream.store.connections import Database, Record
-from millstream.store.policies import spec_text
+from millstream.store.policies import options_text, spec_text
 from millstream.store.rows import agent_of, type_of
 
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
@@ -23,8 +23,10 @@ _TYPE = "SELECT * FROM artifact_type WHERE tenant = $1 AND name = $2 AND version
 _LOCK = """INSERT INTO registry (tenant, version) VALUES ($1, 1)
 ON CONFLICT (tenant) DO UPDATE SET version = registry.version RETURNING version"""
 _MOVE = "UPDATE registry SET version = version + 1 WHERE tenant = $1"
-_ADD_TYPE = """INSERT INTO artifact_type (tenant, name, version, schema, description, created_us)
-VALUES ($1, $2, $3, $4, $5, $6)"""
+_ADD_TYPE = """INSERT INTO artifact_type (tenant, name, version, schema, description, created_us, options)
+VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+_CHANGE_TYPE = """UPDATE artifact_type SET description = $4, options = $5
+WHERE tenant = $1 AND name = $2 AND version = $3::int8"""
 _PUT_AGENT = """INSERT INTO agent (tenant, name, id, spec, version, created_us, updated_us)
 VALUES ($1, $2, $3::text::uuid, $4, $5, $6, $6)
 ON CONFLICT (tenant, name) DO UPDATE SET spec = excluded.spec, version = excluded.version,
@@ -69,7 +71,18 @@ class RegistryTransaction:
         """Add a version of a type."""
         self._moved = True
         values = (found.name, found.version, found.schema, found.description, found.created_us)
-        await self._connection.execute(_ADD_TYPE, self._tenant, *values)
+        await self._connection.execute(_ADD_TYPE, self._tenant, *values, options_text(found.options))
+
+    async def type_version(self, name: str, version: int) -> ArtifactType | None:
+        """One version of a type."""
+        row = await self._connection.fetchrow(_TYPE, self._tenant, name, version)
+        return type_of(row) if row else None
+
+    async def change_type(self, found: ArtifactType) -> None:
+        """Change what a version says beside its schema."""
+        self._moved = True
+        values = (found.name, found.version, found.description, options_text(found.options))
+        await self._connection.execute(_CHANGE_TYPE, self._tenant, *values)
 
     async def put_agent(self, agent_id: str, spec: AgentSpec, version: int) -> None:
         """Make an agent, or its next version."""

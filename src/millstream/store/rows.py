@@ -16,7 +16,7 @@ from millstream.domain.runs import (
     Task,
     TaskStatus,
 )
-from millstream.store.policies import parts_of, policy_of, spec_of, visibility_of
+from millstream.store.policies import options_of, parts_of, policy_of, spec_of, visibility_of
 
 Row = Any
 """An asyncpg record, or a mapping like one."""
@@ -103,5 +103,11 @@ def agent_of(row: Row) -> Agent:
 def type_of(row: Row) -> ArtifactType:
     """A row of `artifact_type`."""
     return ArtifactType(
-        row["tenant"], row["name"], row["version"], row["schema"], row["description"], row["created_us"]
+        row["tenant"],
+        row["name"],
+        row["version"],
+        row["schema"],
+        row["description"],
+        row["created_us"],
+        options_of(row["options"]),
     )

@@ -100,7 +100,10 @@ def _payload_fields(
 
 def _find(message: Message, path: _Path, prefix: str) -> Iterator[tuple[str, bytes]]:
     (name, repeated), rest = path[0], path[1:]
-    if not rest:
+    if not rest and repeated:
+        for index, data in enumerate(getattr(message, name)):
+            yield f"{prefix}{name}[{index}]", data
+    elif not rest:
         yield prefix + name, getattr(message, name)
     elif repeated:
         for index, child in enumerate(getattr(message, name)):

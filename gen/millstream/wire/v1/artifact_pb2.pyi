@@ -130,12 +130,26 @@ class ArtifactType(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     schema: _builtins.bytes
     description: _builtins.str
+    compatibility: _builtins.str
+    retention_days: _builtins.int
+    deprecated: _builtins.bool
+    deprecation_message: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
@@ -144,10 +158,16 @@ class ArtifactType(_message.Message):
         schema: _builtins.bytes | None = ...,
         description: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "created_at", b"created_at", "description", b"description", "name", b"name", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__schema: _TypeAlias = _typing.Literal["schema"]  # noqa: Y015
     _WhichOneofArgType__schema: _TypeAlias = _typing.Literal["_schema", b"_schema"]  # noqa: Y015

@@ -67,21 +67,26 @@ class PublishResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     ARTIFACT_ID_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     status: _builtins.str
     artifact_id: _builtins.str
     correlation_id: _builtins.str
+    deprecation: _builtins.str
     def __init__(
         self,
         *,
         status: _builtins.str = ...,
         artifact_id: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
+        deprecation: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "deprecation", b"deprecation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "correlation_id", b"correlation_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "artifact_id", b"artifact_id", "correlation_id", b"correlation_id", "deprecation", b"deprecation", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deprecation: _TypeAlias = _typing.Literal["deprecation"]  # noqa: Y015
+    _WhichOneofArgType__deprecation: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation) -> _WhichOneofReturnType__deprecation | None: ...
 
 Global___PublishResponse: _TypeAlias = PublishResponse  # noqa: Y015
 
@@ -171,11 +176,13 @@ class PublishSyncResponse(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
     completed: _builtins.bool
     duration_ms: _builtins.float
     truncated: _builtins.bool
     next_page_token: _builtins.str
+    deprecation: _builtins.str
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]: ...
     @_builtins.property
@@ -190,15 +197,20 @@ class PublishSyncResponse(_message.Message):
         failures: _abc.Iterable[_artifact_pb2.Failure] | None = ...,
         truncated: _builtins.bool | None = ...,
         next_page_token: _builtins.str | None = ...,
+        deprecation: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "deprecation", b"deprecation", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "duration_ms", b"duration_ms", "failures", b"failures", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "deprecation", b"deprecation", "duration_ms", b"duration_ms", "failures", b"failures", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__deprecation: _TypeAlias = _typing.Literal["deprecation"]  # noqa: Y015
+    _WhichOneofArgType__deprecation: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation"]  # noqa: Y015
     _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
     _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
     _WhichOneofReturnType__truncated: _TypeAlias = _typing.Literal["truncated"]  # noqa: Y015
     _WhichOneofArgType__truncated: _TypeAlias = _typing.Literal["_truncated", b"_truncated"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation) -> _WhichOneofReturnType__deprecation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
     @_typing.overload
@@ -681,22 +693,41 @@ class CreateArtifactTypeRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     schema: _builtins.bytes
     description: _builtins.str
+    compatibility: _builtins.str
+    retention_days: _builtins.int
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         schema: _builtins.bytes | None = ...,
         description: _builtins.str = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int | None = ...,
+        examples: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "schema", b"schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_schema", b"_schema", "retention_days", b"retention_days", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "description", b"description", "name", b"name", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_schema", b"_schema", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
     _WhichOneofReturnType__schema: _TypeAlias = _typing.Literal["schema"]  # noqa: Y015
     _WhichOneofArgType__schema: _TypeAlias = _typing.Literal["_schema", b"_schema"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__schema) -> _WhichOneofReturnType__schema | None: ...
 
 Global___CreateArtifactTypeRequest: _TypeAlias = CreateArtifactTypeRequest  # noqa: Y015
@@ -710,12 +741,26 @@ class CreateArtifactTypeResponse(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     schema: _builtins.bytes
     description: _builtins.str
+    compatibility: _builtins.str
+    retention_days: _builtins.int
+    deprecated: _builtins.bool
+    deprecation_message: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
@@ -724,10 +769,16 @@ class CreateArtifactTypeResponse(_message.Message):
         schema: _builtins.bytes | None = ...,
         description: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "created_at", b"created_at", "description", b"description", "name", b"name", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__schema: _TypeAlias = _typing.Literal["schema"]  # noqa: Y015
     _WhichOneofArgType__schema: _TypeAlias = _typing.Literal["_schema", b"_schema"]  # noqa: Y015
@@ -828,12 +879,26 @@ class GetArtifactTypeResponse(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     schema: _builtins.bytes
     description: _builtins.str
+    compatibility: _builtins.str
+    retention_days: _builtins.int
+    deprecated: _builtins.bool
+    deprecation_message: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
@@ -842,10 +907,16 @@ class GetArtifactTypeResponse(_message.Message):
         schema: _builtins.bytes | None = ...,
         description: _builtins.str = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "created_at", b"created_at", "description", b"description", "name", b"name", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__schema: _TypeAlias = _typing.Literal["schema"]  # noqa: Y015
     _WhichOneofArgType__schema: _TypeAlias = _typing.Literal["_schema", b"_schema"]  # noqa: Y015
@@ -915,3 +986,145 @@ class ListArtifactTypeVersionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListArtifactTypeVersionsResponse: _TypeAlias = ListArtifactTypeVersionsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateArtifactTypeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.int
+    description: _builtins.str
+    deprecated: _builtins.bool
+    deprecation_message: _builtins.str
+    retention_days: _builtins.int
+    compatibility: _builtins.str
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+        description: _builtins.str | None = ...,
+        deprecated: _builtins.bool | None = ...,
+        deprecation_message: _builtins.str | None = ...,
+        retention_days: _builtins.int | None = ...,
+        compatibility: _builtins.str | None = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "name", b"name", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__compatibility: _TypeAlias = _typing.Literal["compatibility"]  # noqa: Y015
+    _WhichOneofArgType__compatibility: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility"]  # noqa: Y015
+    _WhichOneofReturnType__deprecated: _TypeAlias = _typing.Literal["deprecated"]  # noqa: Y015
+    _WhichOneofArgType__deprecated: _TypeAlias = _typing.Literal["_deprecated", b"_deprecated"]  # noqa: Y015
+    _WhichOneofReturnType__deprecation_message: _TypeAlias = _typing.Literal["deprecation_message"]  # noqa: Y015
+    _WhichOneofArgType__deprecation_message: _TypeAlias = _typing.Literal["_deprecation_message", b"_deprecation_message"]  # noqa: Y015
+    _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
+    _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__compatibility) -> _WhichOneofReturnType__compatibility | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecated) -> _WhichOneofReturnType__deprecated | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation_message) -> _WhichOneofReturnType__deprecation_message | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___UpdateArtifactTypeRequest: _TypeAlias = UpdateArtifactTypeRequest  # noqa: Y015
+
+@_typing.final
+class UpdateArtifactTypeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    DEPRECATION_MESSAGE_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.int
+    schema: _builtins.bytes
+    description: _builtins.str
+    compatibility: _builtins.str
+    retention_days: _builtins.int
+    deprecated: _builtins.bool
+    deprecation_message: _builtins.str
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        schema: _builtins.bytes | None = ...,
+        description: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        compatibility: _builtins.str = ...,
+        allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int = ...,
+        deprecated: _builtins.bool = ...,
+        deprecation_message: _builtins.str = ...,
+        examples: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "created_at", b"created_at", "schema", b"schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_schema", b"_schema", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "created_at", b"created_at", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "schema", b"schema", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__schema: _TypeAlias = _typing.Literal["schema"]  # noqa: Y015
+    _WhichOneofArgType__schema: _TypeAlias = _typing.Literal["_schema", b"_schema"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schema) -> _WhichOneofReturnType__schema | None: ...
+
+Global___UpdateArtifactTypeResponse: _TypeAlias = UpdateArtifactTypeResponse  # noqa: Y015
+
+@_typing.final
+class GetArtifactTypeSchemaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___GetArtifactTypeSchemaRequest: _TypeAlias = GetArtifactTypeSchemaRequest  # noqa: Y015

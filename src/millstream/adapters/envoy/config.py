@@ -46,7 +46,7 @@ _CORS_REQUEST = (
     "last-event-id, x-grpc-web, x-user-agent, grpc-timeout"
 )
 _CORS_ANSWER = (
-    "x-correlation-id, idempotency-replayed, retry-after, location, allow, grpc-status, grpc-message, "
+    "x-correlation-id, x-deprecated, idempotency-replayed, retry-after, location, allow, grpc-status, grpc-message, "
     "grpc-status-details-bin"
 )
 

@@ -1,9 +1,11 @@
 """Artifacts and their types."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from millstream.application.views import ArtifactQuery, ListedArtifact, Summary, TypeSpec
+from millstream.application.views import ArtifactQuery, ListedArtifact, Summary, TypeChange, TypeSpec
 from millstream.domain.agents import ArtifactType
 from millstream.domain.artifacts import PUBLIC, Artifact, NewArtifact, Visibility
 from millstream.domain.errors import ValidationFailed
@@ -12,7 +14,11 @@ from millstream.transport.mapping.json import struct_of, text_of
 from millstream.transport.mapping.times import SECOND_US, duration_us, put, put_duration, us
 from millstream.transport.payloads import too_large
 from millstream.wire.v1 import artifact_pb2
-from millstream.wire.v1.artifact_service_pb2 import SummarizeArtifactsResponse
+from millstream.wire.v1.artifact_service_pb2 import (
+    CreateArtifactTypeRequest,
+    SummarizeArtifactsResponse,
+    UpdateArtifactTypeRequest,
+)
 
 MAX_SCHEMA_BYTES = 256 * 1024
 _MAX_THEN = 8
@@ -169,6 +175,39 @@ def type_spec(message: Any, field: str = "schema") -> TypeSpec:
     return TypeSpec(name=message.name, schema=text_of(message.schema), description=message.description)
 
 
+def new_type(request: CreateArtifactTypeRequest) -> TypeSpec:
+    """The type to register, with its options. Raises ValidationFailed, PayloadTooLarge."""
+    _check_changes(request.compatibility, request.allowed_changes)
+    return replace(
+        type_spec(request),
+        compatibility=request.compatibility,
+        allowed_changes=tuple(request.allowed_changes),
+        retention_days=request.retention_days if request.HasField("retention_days") else None,
+        examples=tuple(text_of(each) or "{}" for each in request.examples),
+    )
+
+
+def type_change(request: UpdateArtifactTypeRequest) -> TypeChange:
+    """What to change of a type. Raises ValidationFailed."""
+    _check_changes(request.compatibility, request.allowed_changes)
+    given = request.HasField
+    return TypeChange(
+        request.name,
+        request.version if given("version") else None,
+        request.description if given("description") else None,
+        request.deprecated if given("deprecated") else None,
+        request.deprecation_message if given("deprecation_message") else None,
+        request.retention_days if given("retention_days") else None,
+        request.compatibility if given("compatibility") else None,
+        tuple(request.allowed_changes),
+    )
+
+
+def _check_changes(compatibility: str, allowed: Sequence[str]) -> None:
+    if allowed and compatibility != "rules":
+        raise ValidationFailed.of("allowed_changes", 'needs compatibility "rules"; give that, or leave it out')
+
+
 def put_type(out: artifact_pb2.ArtifactType, kind: ArtifactType) -> artifact_pb2.ArtifactType:
     """Write a type."""
     out.name = kind.name
@@ -176,6 +215,12 @@ def put_type(out: artifact_pb2.ArtifactType, kind: ArtifactType) -> artifact_pb2
     out.schema = struct_of(kind.schema)
     out.description = kind.description
     put(out.created_at, kind.created_us)
+    out.compatibility = kind.options.compatibility
+    out.allowed_changes.extend(kind.options.allowed_changes)
+    out.retention_days = kind.options.retention_days
+    out.deprecated = kind.options.deprecated
+    out.deprecation_message = kind.options.deprecation
+    out.examples.extend(struct_of(each) for each in kind.options.examples)
     return out
 
 

@@ -1,5 +1,6 @@
 """ArtifactService: publishing artifacts, reading them back, and their types."""
 
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 
 from millstream.application.views import SyncResult
@@ -15,6 +16,7 @@ from millstream.wire.v1 import artifact_pb2
 from millstream.wire.v1 import artifact_service_pb2 as wire
 
 DEFAULT_SYNC_S = 30.0
+SCHEMA_TYPE = "application/schema+json"
 
 
 class ArtifactService:
@@ -30,10 +32,12 @@ class ArtifactService:
         published = await self._artifacts.publish(context.principal, _new(request), context.key)
         context.replayed(published.replayed)
         context.headers["x-correlation-id"] = published.correlation_id
+        _tell_deprecated(context, published.notice)
         return wire.PublishResponse(
             status="accepted",
             artifact_id=published.artifact_id,
             correlation_id=published.correlation_id,
+            deprecation=published.notice or None,
         )
 
     async def publish_sync(self, request: wire.PublishSyncRequest, context: Context) -> Message:
@@ -44,6 +48,7 @@ class ArtifactService:
             raise TimedOut(f"the cascade {result.correlation_id} was not idle within {timeout_s:g} s; it goes on")
         context.replayed(result.replayed)
         context.headers["x-correlation-id"] = result.correlation_id
+        _tell_deprecated(context, result.notice)
         return _sync_response(result, request.filters)
 
     async def publish_batch(self, request: wire.PublishBatchRequest, context: Context) -> Message:
@@ -80,7 +85,7 @@ class ArtifactService:
 
     async def create_artifact_type(self, request: wire.CreateArtifactTypeRequest, context: Context) -> Message:
         """Register a type."""
-        kind, replayed = await self._types.create(context.principal, mapping.type_spec(request), context.key)
+        kind, replayed = await self._types.create(context.principal, mapping.new_type(request), context.key)
         context.replayed(replayed)
         return mapping.put_type(artifact_pb2.ArtifactType(), kind)
 
@@ -98,6 +103,19 @@ class ArtifactService:
         kind = await self._types.get(context.principal, request.name, version)
         return mapping.put_type(artifact_pb2.ArtifactType(), kind)
 
+    async def update_artifact_type(self, request: wire.UpdateArtifactTypeRequest, context: Context) -> Message:
+        """Change a type."""
+        kind, replayed = await self._types.update(context.principal, mapping.type_change(request), context.key)
+        context.replayed(replayed)
+        return mapping.put_type(artifact_pb2.ArtifactType(), kind)
+
+    async def get_artifact_type_schema(self, request: wire.GetArtifactTypeSchemaRequest, context: Context) -> Message:
+        """Get the schema of a type."""
+        version = request.version if request.HasField("version") else None
+        kind = await self._types.get(context.principal, request.name, version)
+        body: Message = HttpBody(content_type=SCHEMA_TYPE, data=(kind.schema or "{}").encode())
+        return body
+
     async def list_artifact_type_versions(
         self, request: wire.ListArtifactTypeVersionsRequest, context: Context
     ) -> Message:
@@ -113,6 +131,11 @@ def _new(request: wire.PublishRequest | wire.PublishSyncRequest) -> NewArtifact:
     return mapping.new_artifact(request, request.correlation_id)
 
 
+def _tell_deprecated(context: Context, notice: str) -> None:
+    if notice:
+        context.headers["x-deprecated"] = notice
+
+
 def _sync_response(result: SyncResult, filters: wire.PublishSyncRequest.Filters) -> wire.PublishSyncResponse:
     out = wire.PublishSyncResponse(
         correlation_id=result.correlation_id, completed=result.completed, duration_ms=result.duration_ms
@@ -124,6 +147,8 @@ def _sync_response(result: SyncResult, filters: wire.PublishSyncRequest.Filters)
     if result.next_page_token:
         out.truncated = True
         out.next_page_token = result.next_page_token
+    if result.notice:
+        out.deprecation = result.notice
     return out
 
 
