@@ -66,7 +66,6 @@ async def test_a_deprecated_type_works_and_tells(start: Start) -> None:
     assert (changed.version, changed.options.deprecated, replayed) == (1, True, False)
     assert (await there.types.update(ROOT, change, key("k", "UpdateArtifactType")))[1]
     for service in (there, here):
-        await service.catalogs.get("acme", fresh=True)
         assert (await service.artifacts.publish(ROOT, made("Note"), None)).notice == "use Memo"
         assert (await service.artifacts.publish_sync(ROOT, made("Note"), None, 10)).notice == "use Memo"
     await create(here, WIDER)

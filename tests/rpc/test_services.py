@@ -251,7 +251,12 @@ async def test_a_type_with_all_that_it_says(service: Service) -> None:
     assert (spec.compatibility, spec.allowed_changes, spec.retention_days, spec.examples) == (
         "rules", ("TYPE",), 7, ('{"a":1}',),
     )  # fmt: skip
-    for bad in ({"allowed_changes": ["TYPE"]}, {"compatibility": "forward"}, {"examples": [{}] * 11}):
+    refused: tuple[dict[str, Any], ...] = (
+        {"allowed_changes": ["TYPE"]},
+        {"compatibility": "forward"},
+        {"examples": [{}] * 11},
+    )
+    for bad in refused:
         path = "/millstream.v1.ArtifactService/CreateArtifactType"
         request = artifact_service_pb2.CreateArtifactTypeRequest(name="Order")
         json_format.ParseDict(bad, request)
