@@ -34,7 +34,9 @@ from millstream.v1 import (
 )
 from millstream.v1.artifact_service_pb2 import PublishRequest, PublishResponse, PublishSyncRequest
 
-SERVICES = [f"millstream.v1.{name}Service" for name in ("Artifact", "Agent", "Run", "Task", "Worker", "System")]
+SERVICES = [
+    f"millstream.v1.{name}Service" for name in ("Artifact", "Correlation", "Agent", "Run", "Task", "Worker", "System")
+]
 
 
 @pytest.fixture(params=["native", "through the proxy"])
@@ -59,7 +61,7 @@ async def reflected(channel: grpc.aio.Channel, **asked: str) -> Any:
 
 
 async def test_reflection_lists_every_service_and_describes_its_messages(channel: grpc.aio.Channel) -> None:
-    """DC-1, DC-2, DC-6: the six services, health and reflection, and their messages."""
+    """DC-1, DC-2, DC-6: the services, health and reflection, and their messages."""
     listed = await reflected(channel, list_services="")
     names = {service.name for service in listed.list_services_response.service}
     assert names == {*SERVICES, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}

@@ -243,7 +243,7 @@ async def test_a_completion_is_judged_by_the_type_s_present_schema(
     spec = {"name": "maker", "subscriptions": [{"types": ["Note"]}], "outputs": ["Result"]}
     check_ok(await own.post("/api/v1/agents", json=spec), 201)
     for member in ("old", "new"):
-        schema = {"name": "Result", "schema": {"required": [member]}}
+        schema = {"name": "Result", "schema": {"required": [member]}, "compatibility": "none"}
         check_ok(await own.post("/api/v1/artifact-types", json=schema), 201)
         for channel in servers:
             waiting = asyncio.create_task(own.post(SYNC, json={"type": "Note"}))

@@ -184,7 +184,7 @@ async def test_a_replay_outlives_a_change_of_the_type(own: httpx.AsyncClient) ->
     """FL-8: a duplicate gets the original answer, whatever the type's schema has become since."""
     request = {"type": "Note", "payload": {"n": 1}}
     first = check_ok(await own.post("/api/v1/artifacts", json=request, headers={KEY: "k"}))
-    strict = {"name": "Note", "schema": {"type": "object", "required": ["text"]}}
+    strict = {"name": "Note", "schema": {"type": "object", "required": ["text"]}, "compatibility": "none"}
     assert check_ok(await own.post("/api/v1/artifact-types", json=strict), 201)["version"] == 2
     check_error(await own.post("/api/v1/artifacts", json=request), 422, "VALIDATION_ERROR", "payload")
     again = await own.post("/api/v1/artifacts", json=request, headers={KEY: "k"})

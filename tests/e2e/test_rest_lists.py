@@ -106,7 +106,7 @@ async def test_a_walk_by_token_finds_everything_once_while_more_is_published(own
 )
 async def test_every_list_has_pages_and_tokens(own: Client, path: str) -> None:
     """FL-12, WM-11: page and page_size with totals, or a walk by tokens, of every list alike."""
-    schema = {"name": "Note", "schema": {"required": ["n"]}}
+    schema = {"name": "Note", "schema": {"required": ["n"]}, "compatibility": "none"}
     agent = {"subscriptions": [{"types": ["Note"]}]}
     check_ok(await own.post("/api/v1/artifact-types", json=schema), 201)
     for number in range(2):
@@ -296,7 +296,8 @@ async def test_types_have_versions(own: Client) -> None:
     """FL-12: another schema makes the next version, the same one none; each can be had."""
     path = "/api/v1/artifact-types"
     for required, version in (("a", 2), ("b", 3), ("b", 3), ("a", 4)):
-        made = check_ok(await own.post(path, json={"name": "Note", "schema": {"required": [required]}}), 201)
+        new = {"name": "Note", "schema": {"required": [required]}, "compatibility": "none"}
+        made = check_ok(await own.post(path, json=new), 201)
         assert made["version"] == version
     assert check_ok(await own.get(f"{path}/Note"))["version"] == 4
     assert check_ok(await own.get(f"{path}/Note", params={"version": 2}))["schema"] == {"required": ["a"]}

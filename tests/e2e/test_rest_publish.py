@@ -295,7 +295,7 @@ async def test_both_servers_refuse_a_payload_by_the_type_s_present_schema_only(o
     """FL-10: what one server has registered, the other knows at once: the proxy sends to either."""
 
     def schema(required: str) -> dict[str, Any]:
-        return {"name": "Strict", "schema": {"type": "object", "required": [required]}}
+        return {"name": "Strict", "schema": {"type": "object", "required": [required]}, "compatibility": "none"}
 
     check_ok(await own.post("/api/v1/artifact-types", json=schema("x")), 201)
     for version in (1, 2):
