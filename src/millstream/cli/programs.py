@@ -97,6 +97,7 @@ def envoy(layout: Layout) -> Program:
     """Return the proxy; writes its configuration. Raises SupervisorError where there is no Envoy."""
     # They read the contract: not before it is needed.
     from millstream.adapters.envoy import DEVELOPMENT_ORIGINS, command, render
+    from millstream.cli.settings import effective
 
     admin = layout.runtime_dir / "envoy.sock"
     config = layout.runtime_dir / "envoy.yaml"
@@ -107,6 +108,8 @@ def envoy(layout: Layout) -> Program:
         admin_socket=str(admin),
         proxy_token=layout.proxy_token,
         cors_origins=DEVELOPMENT_ORIGINS,
+        # What the servers that it stands before read for themselves.
+        max_body_bytes=effective(None, [], auth_mode="developer", host=LOOPBACK).max_request_bytes,
     )
     with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

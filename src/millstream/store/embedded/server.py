@@ -116,7 +116,8 @@ class EmbeddedPostgres:
                 f"{self.base} has {free >> 20} MB left; {_FREE_BYTES_NEEDED >> 20} MB are needed"
             )
         if self.cluster.exists():
-            self._check_existing()
+            self.check_existing()
+            self._await_old_server()
         else:
             _explained(self._create)
         self.account.make_private(self.socket_dir)
@@ -270,7 +271,8 @@ class EmbeddedPostgres:
         if result.returncode != 0:
             raise EmbeddedPostgresError(f"cannot create a database in {self.base}: {_telling_line(result.stderr)}")
 
-    def _check_existing(self) -> None:
+    def check_existing(self) -> None:
+        """Raise EmbeddedPostgresError for a directory that is broken, open to others or of another major version."""
         version = self.cluster / "PG_VERSION"
         if not version.is_file() or not (self.cluster / "global/pg_control").is_file():
             raise EmbeddedPostgresError(
@@ -280,25 +282,26 @@ class EmbeddedPostgres:
         if found != str(self.binaries.major):
             raise EmbeddedPostgresError(
                 f"{self.cluster} was made by PostgreSQL {found or 'unknown'}, not {self.binaries.major}: "
-                f"set MILLSTREAM_PG_BIN to a version {found}, or use another data directory"
+                f"set MILLSTREAM_PG_BIN to a version {found}, or use another data directory; "
+                'docs/operations.md, "The next PostgreSQL", tells how to bring the data over'
             )
         if not (self.base / "password").is_file():
             raise EmbeddedPostgresError(f"{self.base / 'password'} is missing: restore it, or remove {self.base}")
         if self.cluster.stat().st_mode & 0o027:
             raise EmbeddedPostgresError(f"{self.cluster} is open to other users: chmod 700 {self.cluster}")
-        self._await_old_server()
 
     def _await_old_server(self) -> None:
         """Give the server of a supervisor that was just killed the time to follow it."""
         deadline = time.monotonic() + _OLD_SERVER_S
-        while (pid := self._running_pid()) is not None:
+        while (pid := self.running_pid()) is not None:
             if time.monotonic() > deadline:
                 raise EmbeddedPostgresError(
                     f"a server (pid {pid}) already runs in {self.base}: stop it, or use another directory"
                 )
             time.sleep(0.05)
 
-    def _running_pid(self) -> int | None:
+    def running_pid(self) -> int | None:
+        """The process id of the server that runs in this directory, whoever started it; None where none does."""
         try:
             pid = int((self.cluster / "postmaster.pid").read_text().split()[0])
             os.kill(pid, 0)
