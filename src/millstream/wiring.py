@@ -10,6 +10,7 @@ from millstream.adapters.expressions import CelPredicates
 from millstream.adapters.metrics import Metrics
 from millstream.adapters.sandbox import Sandbox
 from millstream.adapters.schemas import JsonSchemas
+from millstream.application.agent_runs import AgentRuns
 from millstream.application.agents import Agents, Types
 from millstream.application.artifacts import Artifacts
 from millstream.application.catalog import Catalogs
@@ -19,6 +20,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
+from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering
 from millstream.application.reporting import Reporting
 from millstream.application.runs import Runs
@@ -32,6 +34,7 @@ from millstream.runtime.loops import Loops, Retention
 from millstream.runtime.peers import Peers
 from millstream.store.buffers import Buffers
 from millstream.store.connections import Database
+from millstream.store.history import HistoryReads
 from millstream.store.lane import PostgresLane
 from millstream.store.maintenance import Maintenance
 from millstream.store.reads import Reads
@@ -60,6 +63,7 @@ class Service:
     catalogs: Catalogs
     loops: Loops
     peers: Peers
+    pauses: Pauses
     wakeups: Wakeups
     maintenance: Maintenance
     reads: Reads
@@ -72,6 +76,7 @@ class Service:
         """Look who else is there, then run."""
         self.engine.clock.set(await self.maintenance.now_us())
         await self.peers.refresh()
+        await self.pauses.refresh()
         for step in (
             self.engine.run(),
             self.loops.run(),
@@ -79,6 +84,7 @@ class Service:
             self.wakeups.run_receiver(),
             self.peers.run_announcer(),
             self.peers.run_presence(),
+            self.pauses.run(),
         ):
             task = asyncio.create_task(step)
             task.add_done_callback(_ended)
@@ -106,7 +112,7 @@ def _ended(task: asyncio.Task[None]) -> None:
         log.critical("a part of the server ended", exc_info=task.exception())
 
 
-def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, message: Message) -> None:
+def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, message: Message) -> None:
     """Act on a wake-up from another server."""
     match message:
         case ("ready", tenant, queue, kind):
@@ -120,6 +126,8 @@ def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, message: Message)
             engine.dispatcher.lost(task_id, int(attempt))
         case ("registry", tenant):
             catalogs.forget(tenant)
+        case ("pauses",):
+            pauses.look_again()
         case ("peers",):
             peers.look_again()
         case _:
@@ -154,22 +162,34 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         settings.queue_max_bytes,
     )
     dispatcher_peers.served = lambda: engine.dispatcher.served
+    dispatcher_peers.workers = lambda: engine.dispatcher.workers
+    pauses = Pauses(engine.dispatcher, registry, dispatcher_peers)
     sandbox = Sandbox()
     catalogs = Catalogs(registry, CelPredicates(), JsonSchemas(), sandbox)
-    wakeups = Wakeups(url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, message))
+    wakeups = Wakeups(
+        url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, message)
+    )
     dispatcher_peers.send = wakeups.send
     key_ttl_us = settings.idempotency_ttl_s * 1_000_000
     registering = Registering(catalogs, key_ttl_us)
     reporting = Reporting(engine, catalogs, maintenance, reads)
     retention = Retention(settings.run_retention_days, settings.artifact_retention_days)
     buffers = Buffers(database)
-    loops = Loops(Upkeep(engine, catalogs), maintenance, buffers, reads, dispatcher_peers, retention)
+    loops = Loops(Upkeep(engine, catalogs, pauses), maintenance, buffers, reads, dispatcher_peers, retention)
     engine.scheduled = loops.scheduled
     return Service(
         Artifacts(engine, catalogs, reads, key_ttl_us),
         Correlations(engine, reads),
         Types(catalogs, registering),
-        Agents(engine, catalogs, registering, WaitingGates(buffers, reads)),
+        Agents(
+            engine,
+            catalogs,
+            registering,
+            pauses,
+            WaitingGates(buffers, reads),
+            AgentRuns(engine, catalogs, reads, key_ttl_us),
+            HistoryReads(database),
+        ),
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
@@ -178,6 +198,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         catalogs,
         loops,
         dispatcher_peers,
+        pauses,
         wakeups,
         maintenance,
         reads,

@@ -121,16 +121,16 @@ async def test_a_worker_brings_its_types_and_agents(start: Start) -> None:
     async with Worker(here, agents=[agent("maker", "Order")], known=types("Order")):
         pass
     async with Worker(there, agents=[agent("maker", "Order")], known=types("Order")):
-        assert (await here.agents.get(ROOT, "maker"))[0].version == 1
+        assert (await here.agents.get(ROOT, "maker")).agent.version == 1
     async with Worker(there, agents=[agent("maker", "Order", priority=3)], known=types("Order")):
-        found, online = await here.agents.get(ROOT, "maker")
-        assert (found.version, found.spec.subscriptions[0].priority, online) == (2, 3, True)
+        state = await here.agents.get(ROOT, "maker")
+        assert (state.agent.version, state.agent.spec.subscriptions[0].priority, state.status) == (2, 3, "ONLINE")
     await here.peers.refresh()
     await eventually(lambda: _offline(here))
 
 
 async def _offline(service: Service) -> bool:
-    return not (await service.agents.get(ROOT, "maker"))[1]
+    return (await service.agents.get(ROOT, "maker")).status == "OFFLINE"
 
 
 async def test_a_bad_registration_changes_nothing(start: Start) -> None:

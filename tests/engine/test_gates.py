@@ -46,8 +46,8 @@ def given(lease: Lease) -> list[str]:
 
 async def waiting_of(service: Service, name: str) -> list[dict[str, int]]:
     """What waits in the gates of an agent."""
-    found, _ = await service.agents.get(ROOT, name)
-    return [gate.have for gate in (await service.agents.waiting(ROOT, found)).gates]
+    found = (await service.agents.get(ROOT, name)).agent
+    return [gate.have for gate in (await service.agents.detail(ROOT, found)).waiting.gates]
 
 
 async def due(service: Service) -> None:
@@ -389,11 +389,11 @@ async def test_gates_tell_artifacts_and_keys_to_those_who_may_see_them(start: St
     await register(first, TYPES, spec)
     new = NewArtifact("Order", encode_struct({"id": "secret"}), visibility=Visibility("Private", ("packer",)))
     artifact_id = (await first.artifacts.publish(ROOT, new, None)).artifact_id
-    found, _ = await first.agents.get(ROOT, "packer")
-    (hidden,) = (await first.agents.waiting(blind("reader"), found)).gates
+    found = (await first.agents.get(ROOT, "packer")).agent
+    (hidden,) = (await first.agents.detail(blind("reader"), found)).waiting.gates
     assert (hidden.have, hidden.key, hidden.artifact_ids) == ({"Order": 1}, "", ())
     for reader in (ROOT, blind("worker", agent="packer")):
-        (shown,) = (await first.agents.waiting(reader, found)).gates
+        (shown,) = (await first.agents.detail(reader, found)).waiting.gates
         assert (shown.key, shown.artifact_ids) == ("secret", (artifact_id,))
 
 

@@ -261,7 +261,7 @@ async def test_many_registrations_with_one_key_make_one_agent(start: Start) -> N
     answers = await asyncio.gather(
         *((here, there)[n % 2].agents.create(ROOT, spec, key("k", "CreateAgent")) for n in range(10))
     )
-    assert len({made_agent.id for made_agent, _ in answers}) == 1
+    assert len({state.agent.id for state, _ in answers}) == 1
     assert sum(not replayed for _, replayed in answers) == 1
 
 

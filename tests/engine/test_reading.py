@@ -219,13 +219,13 @@ async def test_agents_and_types_are_listed_by_name(start: Start) -> None:
     await register(here, ("Order", "Payment"), agent("b", "Order"), agent("a", "Payment"))
     async with Worker(there, kinds=["agent:b"]):
         page = await here.agents.list(ROOT, PageRequest(), "", None)
-        assert [(found.spec.name, online) for found, online in page.items] == [("a", False), ("b", True)]
+        assert [(found.agent.spec.name, found.status) for found in page.items] == [("a", "OFFLINE"), ("b", "ONLINE")]
         online = await here.agents.list(ROOT, PageRequest(), "", "ONLINE")
-        assert [found.spec.name for found, _ in online.items] == ["b"]
+        assert [found.agent.spec.name for found in online.items] == ["b"]
         named = await there.agents.list(ROOT, PageRequest(), "a", None)
-        assert [found.spec.name for found, _ in named.items] == ["a"]
-        by_id = await there.agents.get(ROOT, named.items[0][0].id.upper())
-        assert by_id[0].spec.name == "a"
+        assert [found.agent.spec.name for found in named.items] == ["a"]
+        by_id = await there.agents.get(ROOT, named.items[0].agent.id.upper())
+        assert by_id.agent.spec.name == "a"
     page_of_types = await there.types.list(ROOT, PageRequest(page_size=1))
     assert [found.name for found in page_of_types.items] == ["Order"]
     request = PageRequest(page_size=1, page_token=page_of_types.info.next_page_token)

@@ -1,12 +1,15 @@
 """Small use cases in memory, which remember what they were asked."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.views import (
+    AgentDetail,
+    AgentHistory,
+    AgentState,
     ArtifactQuery,
     Batch,
     Cancellation,
@@ -24,6 +27,7 @@ from millstream.application.views import (
     ReportResult,
     Reports,
     RunQuery,
+    ServingWorker,
     Summary,
     SyncResult,
     TaskQuery,
@@ -32,7 +36,7 @@ from millstream.application.views import (
     TypeSpec,
     Waiting,
 )
-from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Subscription
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import LeaseLost, MillstreamError
 from millstream.domain.principals import Principal
@@ -197,22 +201,51 @@ class Types(Fake):
 class Agents(Fake):
     agent = Agent(ID, "default", AgentSpec("payments", subscriptions=(Subscription(("Order",)),)), 1, AT_US, AT_US)
 
-    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]:
+    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[AgentState, bool]:
         await self.seen("create", principal, spec, key)
-        return self.agent, False
+        return AgentState(self.agent, "ONLINE"), False
 
-    async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]:
+    async def update(
+        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+    ) -> tuple[AgentState, bool]:
+        await self.seen("update", principal, id_or_name, spec, expected, key)
+        return AgentState(self.agent, "ONLINE"), False
+
+    async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:
+        await self.seen("delete", principal, id_or_name, key)
+        return False
+
+    async def pause(
+        self, principal: Principal, id_or_name: str, reason: str, key: Key | None
+    ) -> tuple[AgentState, bool]:
+        await self.seen("pause", principal, id_or_name, reason, key)
+        return AgentState(self.agent, "PAUSED", Pause("default", "", self.agent.kind, AT_US, "root", reason)), False
+
+    async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[AgentState, bool]:
+        await self.seen("resume", principal, id_or_name, key)
+        return AgentState(self.agent, "ONLINE"), False
+
+    async def run(
+        self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, timeout_s: float
+    ) -> SyncResult:
+        await self.seen("run", principal, id_or_name, inputs, key, timeout_s)
+        return SyncResult(ID, [artifact()], True, 1.5, [])
+
+    async def get(self, principal: Principal, id_or_name: str) -> AgentState:
         await self.seen("get", principal, id_or_name)
-        return self.agent, True
+        return AgentState(self.agent, "ONLINE")
 
-    async def waiting(self, principal: Principal, agent: Agent) -> Waiting:
-        return Waiting()
+    async def detail(self, principal: Principal, agent: Agent) -> AgentDetail:
+        workers = (ServingWorker(ID, "worker", "server", AT_US, AT_US),)
+        return AgentDetail(Waiting(), workers, 1)
 
-    async def list(
-        self, principal: Principal, page: PageRequest, name: str, status: str | None
-    ) -> Page[tuple[Agent, bool]]:
+    async def history(self, principal: Principal, id_or_name: str) -> tuple[Agent, AgentHistory]:
+        await self.seen("history", principal, id_or_name)
+        return self.agent, AgentHistory({"Payment": 2}, {"Order": 3}, False)
+
+    async def list(self, principal: Principal, page: PageRequest, name: str, status: str | None) -> Page[AgentState]:
         await self.seen("list", principal, page, name, status)
-        return Page([(self.agent, False)], _PAGE)
+        return Page([AgentState(self.agent, "OFFLINE")], _PAGE)
 
 
 class Runs(Fake):

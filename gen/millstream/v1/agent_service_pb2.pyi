@@ -6,9 +6,11 @@ Agents."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from millstream.v1 import agent_pb2 as _agent_pb2
+from millstream.v1 import artifact_pb2 as _artifact_pb2
 from millstream.v1 import pagination_pb2 as _pagination_pb2
 from millstream.v1 import retry_pb2 as _retry_pb2
 import builtins as _builtins
@@ -108,6 +110,10 @@ class CreateAgentResponse(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     GATES_FIELD_NUMBER: _builtins.int
     WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -124,6 +130,8 @@ class CreateAgentResponse(_message.Message):
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
     """How many such gates there are, counted to 10,000. Not in lists."""
+    worker_count: _builtins.int
+    """How many workers serve it. Not in lists."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -156,6 +164,18 @@ class CreateAgentResponse(_message.Message):
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
         """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
 
+    @_builtins.property
+    def pause(self) -> _agent_pb2.AgentPause:
+        """Since when, by whom and why it is paused; absent where it is not."""
+
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
+        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
     def __init__(
         self,
         *,
@@ -175,10 +195,14 @@ class CreateAgentResponse(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
         waiting_gates: _builtins.int = ...,
+        pause: _agent_pb2.AgentPause | None = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,7 +228,7 @@ class ListAgentsRequest(_message.Message):
     name: _builtins.str
     """Of this name."""
     status: _agent_pb2.Agent.Status.ValueType
-    """In this status."""
+    """In this status. Default: all but DELETED."""
     def __init__(
         self,
         *,
@@ -313,6 +337,10 @@ class GetAgentResponse(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     GATES_FIELD_NUMBER: _builtins.int
     WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -329,6 +357,8 @@ class GetAgentResponse(_message.Message):
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
     """How many such gates there are, counted to 10,000. Not in lists."""
+    worker_count: _builtins.int
+    """How many workers serve it. Not in lists."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -361,6 +391,18 @@ class GetAgentResponse(_message.Message):
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
         """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
 
+    @_builtins.property
+    def pause(self) -> _agent_pb2.AgentPause:
+        """Since when, by whom and why it is paused; absent where it is not."""
+
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
+        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
     def __init__(
         self,
         *,
@@ -380,11 +422,770 @@ class GetAgentResponse(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
         waiting_gates: _builtins.int = ...,
+        pause: _agent_pb2.AgentPause | None = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAgentResponse: _TypeAlias = GetAgentResponse  # noqa: Y015
+
+@_typing.final
+class UpdateAgentRequest(_message.Message):
+    """What replaces an agent's registration: all of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    TIMEOUTS_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id or its name."""
+    description: _builtins.str
+    """What it does, for people."""
+    max_concurrency: _builtins.int
+    """Tasks of it that may run at once over all workers. 0: no bound."""
+    queue: _builtins.str
+    """Queue of its tasks. Default "default"."""
+    expected_version: _builtins.int
+    """Only where the agent has this version. Default: whichever it has."""
+    name: _builtins.str
+    """Its name, which stays: for clients that send back what they have read."""
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
+        """What activates it, at most 20."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types it publishes. Empty: any."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels that Labelled artifacts may require."""
+
+    @_builtins.property
+    def retry(self) -> _retry_pb2.RetryPolicy:
+        """How its tasks are retried."""
+
+    @_builtins.property
+    def timeouts(self) -> _retry_pb2.Timeouts:
+        """How long its tasks may take."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        description: _builtins.str = ...,
+        subscriptions: _abc.Iterable[_agent_pb2.Subscription] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        max_concurrency: _builtins.int = ...,
+        queue: _builtins.str = ...,
+        retry: _retry_pb2.RetryPolicy | None = ...,
+        timeouts: _retry_pb2.Timeouts | None = ...,
+        expected_version: _builtins.int | None = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "retry", b"retry", "timeouts", b"timeouts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "description", b"description", "expected_version", b"expected_version", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "subscriptions", b"subscriptions", "timeouts", b"timeouts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___UpdateAgentRequest: _TypeAlias = UpdateAgentRequest  # noqa: Y015
+
+@_typing.final
+class UpdateAgentResponse(_message.Message):
+    """The agent as it is registered now, its fields at the top."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    TIMEOUTS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, a UUIDv7."""
+    name: _builtins.str
+    """Its name, unique in the tenant."""
+    description: _builtins.str
+    """What it does, for people."""
+    max_concurrency: _builtins.int
+    """Tasks of it that may run at once over all workers. 0: no bound."""
+    queue: _builtins.str
+    """Queue of its tasks."""
+    version: _builtins.int
+    """Version, from 1, growing with each change."""
+    status: _agent_pb2.Agent.Status.ValueType
+    """Whether a worker serves it."""
+    waiting_gates: _builtins.int
+    """How many such gates there are, counted to 10,000. Not in lists."""
+    worker_count: _builtins.int
+    """How many workers serve it. Not in lists."""
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
+        """What activates it."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types it publishes. It may publish no others."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels that Labelled artifacts may require."""
+
+    @_builtins.property
+    def retry(self) -> _retry_pb2.RetryPolicy:
+        """How its tasks are retried."""
+
+    @_builtins.property
+    def timeouts(self) -> _retry_pb2.Timeouts:
+        """How long its tasks may take."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
+        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def pause(self) -> _agent_pb2.AgentPause:
+        """Since when, by whom and why it is paused; absent where it is not."""
+
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
+        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        subscriptions: _abc.Iterable[_agent_pb2.Subscription] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        max_concurrency: _builtins.int = ...,
+        queue: _builtins.str = ...,
+        retry: _retry_pb2.RetryPolicy | None = ...,
+        timeouts: _retry_pb2.Timeouts | None = ...,
+        version: _builtins.int = ...,
+        status: _agent_pb2.Agent.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
+        waiting_gates: _builtins.int = ...,
+        pause: _agent_pb2.AgentPause | None = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateAgentResponse: _TypeAlias = UpdateAgentResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAgentRequest(_message.Message):
+    """Which agent to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id or its name."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAgentRequest: _TypeAlias = DeleteAgentRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAgentResponse(_message.Message):
+    """Nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAgentResponse: _TypeAlias = DeleteAgentResponse  # noqa: Y015
+
+@_typing.final
+class PauseAgentRequest(_message.Message):
+    """Which agent to pause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id or its name."""
+    reason: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseAgentRequest: _TypeAlias = PauseAgentRequest  # noqa: Y015
+
+@_typing.final
+class PauseAgentResponse(_message.Message):
+    """The agent, paused, its fields at the top."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    TIMEOUTS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, a UUIDv7."""
+    name: _builtins.str
+    """Its name, unique in the tenant."""
+    description: _builtins.str
+    """What it does, for people."""
+    max_concurrency: _builtins.int
+    """Tasks of it that may run at once over all workers. 0: no bound."""
+    queue: _builtins.str
+    """Queue of its tasks."""
+    version: _builtins.int
+    """Version, from 1, growing with each change."""
+    status: _agent_pb2.Agent.Status.ValueType
+    """Whether a worker serves it."""
+    waiting_gates: _builtins.int
+    """How many such gates there are, counted to 10,000. Not in lists."""
+    worker_count: _builtins.int
+    """How many workers serve it. Not in lists."""
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
+        """What activates it."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types it publishes. It may publish no others."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels that Labelled artifacts may require."""
+
+    @_builtins.property
+    def retry(self) -> _retry_pb2.RetryPolicy:
+        """How its tasks are retried."""
+
+    @_builtins.property
+    def timeouts(self) -> _retry_pb2.Timeouts:
+        """How long its tasks may take."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
+        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def pause(self) -> _agent_pb2.AgentPause:
+        """Since when, by whom and why it is paused; absent where it is not."""
+
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
+        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        subscriptions: _abc.Iterable[_agent_pb2.Subscription] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        max_concurrency: _builtins.int = ...,
+        queue: _builtins.str = ...,
+        retry: _retry_pb2.RetryPolicy | None = ...,
+        timeouts: _retry_pb2.Timeouts | None = ...,
+        version: _builtins.int = ...,
+        status: _agent_pb2.Agent.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
+        waiting_gates: _builtins.int = ...,
+        pause: _agent_pb2.AgentPause | None = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseAgentResponse: _TypeAlias = PauseAgentResponse  # noqa: Y015
+
+@_typing.final
+class ResumeAgentRequest(_message.Message):
+    """Which agent to resume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id or its name."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeAgentRequest: _TypeAlias = ResumeAgentRequest  # noqa: Y015
+
+@_typing.final
+class ResumeAgentResponse(_message.Message):
+    """The agent, resumed, its fields at the top."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    SUBSCRIPTIONS_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENCY_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    TIMEOUTS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id, a UUIDv7."""
+    name: _builtins.str
+    """Its name, unique in the tenant."""
+    description: _builtins.str
+    """What it does, for people."""
+    max_concurrency: _builtins.int
+    """Tasks of it that may run at once over all workers. 0: no bound."""
+    queue: _builtins.str
+    """Queue of its tasks."""
+    version: _builtins.int
+    """Version, from 1, growing with each change."""
+    status: _agent_pb2.Agent.Status.ValueType
+    """Whether a worker serves it."""
+    waiting_gates: _builtins.int
+    """How many such gates there are, counted to 10,000. Not in lists."""
+    worker_count: _builtins.int
+    """How many workers serve it. Not in lists."""
+    @_builtins.property
+    def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
+        """What activates it."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types it publishes. It may publish no others."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels that Labelled artifacts may require."""
+
+    @_builtins.property
+    def retry(self) -> _retry_pb2.RetryPolicy:
+        """How its tasks are retried."""
+
+    @_builtins.property
+    def timeouts(self) -> _retry_pb2.Timeouts:
+        """How long its tasks may take."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """When it last changed."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
+        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def pause(self) -> _agent_pb2.AgentPause:
+        """Since when, by whom and why it is paused; absent where it is not."""
+
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
+        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        subscriptions: _abc.Iterable[_agent_pb2.Subscription] | None = ...,
+        outputs: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        max_concurrency: _builtins.int = ...,
+        queue: _builtins.str = ...,
+        retry: _retry_pb2.RetryPolicy | None = ...,
+        timeouts: _retry_pb2.Timeouts | None = ...,
+        version: _builtins.int = ...,
+        status: _agent_pb2.Agent.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
+        waiting_gates: _builtins.int = ...,
+        pause: _agent_pb2.AgentPause | None = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeAgentResponse: _TypeAlias = ResumeAgentResponse  # noqa: Y015
+
+@_typing.final
+class RunAgentRequest(_message.Message):
+    """What to run an agent with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Input(_message.Message):
+        """An artifact to give it."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TYPE_FIELD_NUMBER: _builtins.int
+        PAYLOAD_FIELD_NUMBER: _builtins.int
+        type: _builtins.str
+        """Name of a registered type."""
+        @_builtins.property
+        def payload(self) -> _struct_pb2.Struct:
+            """The data, checked against the type's JSON Schema. Default {}."""
+
+        def __init__(
+            self,
+            *,
+            type: _builtins.str = ...,
+            payload: _struct_pb2.Struct | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "type", b"type"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    FAIL_ON_TIMEOUT_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id or its name."""
+    timeout: _builtins.float
+    """Seconds to wait, 1 to 300. Default 30."""
+    fail_on_timeout: _builtins.bool
+    """Answer TIMEOUT when the time passes first, in place of what there is. The run goes on."""
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunAgentRequest.Input]:
+        """The artifacts, 1 to 100; they are stored as published by "external"."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        inputs: _abc.Iterable[Global___RunAgentRequest.Input] | None = ...,
+        timeout: _builtins.float | None = ...,
+        fail_on_timeout: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "agent_id", b"agent_id", "fail_on_timeout", b"fail_on_timeout", "inputs", b"inputs", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
+    _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout) -> _WhichOneofReturnType__timeout | None: ...
+
+Global___RunAgentRequest: _TypeAlias = RunAgentRequest  # noqa: Y015
+
+@_typing.final
+class RunAgentResponse(_message.Message):
+    """What an agent made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACTS_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    correlation_id: _builtins.str
+    """Id of the cascade; its artifacts tell what others made of it."""
+    completed: _builtins.bool
+    """The cascade is idle. False: the time passed first."""
+    duration_ms: _builtins.float
+    """From acceptance to idleness (or to the end of the wait) in milliseconds."""
+    @_builtins.property
+    def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
+        """What the agent itself made, in the order it was stored; of the first 1,000 artifacts of the cascade, 3 MiB of them."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Failure]:
+        """Tasks that failed finally."""
+
+    def __init__(
+        self,
+        *,
+        artifacts: _abc.Iterable[_artifact_pb2.Artifact] | None = ...,
+        correlation_id: _builtins.str = ...,
+        completed: _builtins.bool = ...,
+        duration_ms: _builtins.float = ...,
+        failures: _abc.Iterable[_artifact_pb2.Failure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "duration_ms", b"duration_ms", "failures", b"failures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunAgentResponse: _TypeAlias = RunAgentResponse  # noqa: Y015
+
+@_typing.final
+class GetAgentHistorySummaryRequest(_message.Message):
+    """Whose history to count."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Its id or its name."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAgentHistorySummaryRequest: _TypeAlias = GetAgentHistorySummaryRequest  # noqa: Y015
+
+@_typing.final
+class GetAgentHistorySummaryResponse(_message.Message):
+    """What an agent has made and taken up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Counts(_message.Message):
+        """Numbers of artifacts."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class ByTypeEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.int
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.int = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        TOTAL_FIELD_NUMBER: _builtins.int
+        BY_TYPE_FIELD_NUMBER: _builtins.int
+        total: _builtins.int
+        """In all."""
+        @_builtins.property
+        def by_type(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+            """By type."""
+
+        def __init__(
+            self,
+            *,
+            total: _builtins.int = ...,
+            by_type: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["by_type", b"by_type", "total", b"total"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Summary(_message.Message):
+        """Both numbers."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        PRODUCED_FIELD_NUMBER: _builtins.int
+        CONSUMED_FIELD_NUMBER: _builtins.int
+        TRUNCATED_FIELD_NUMBER: _builtins.int
+        truncated: _builtins.bool
+        """There is more than was counted: the tenant has more artifacts or tasks than are looked at."""
+        @_builtins.property
+        def produced(self) -> Global___GetAgentHistorySummaryResponse.Counts:
+            """What it made."""
+
+        @_builtins.property
+        def consumed(self) -> Global___GetAgentHistorySummaryResponse.Counts:
+            """What it was given in tasks that started."""
+
+        def __init__(
+            self,
+            *,
+            produced: Global___GetAgentHistorySummaryResponse.Counts | None = ...,
+            consumed: Global___GetAgentHistorySummaryResponse.Counts | None = ...,
+            truncated: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["consumed", b"consumed", "produced", b"produced"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed", b"consumed", "produced", b"produced", "truncated", b"truncated"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Id of the agent."""
+    @_builtins.property
+    def summary(self) -> Global___GetAgentHistorySummaryResponse.Summary:
+        """The numbers."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        summary: Global___GetAgentHistorySummaryResponse.Summary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAgentHistorySummaryResponse: _TypeAlias = GetAgentHistorySummaryResponse  # noqa: Y015

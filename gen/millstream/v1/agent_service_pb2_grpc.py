@@ -50,6 +50,36 @@ class AgentServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentResponse.FromString,
                 _registered_method=True)
+        self.UpdateAgent = channel.unary_unary(
+                '/millstream.v1.AgentService/UpdateAgent',
+                request_serializer=millstream_dot_v1_dot_agent__service__pb2.UpdateAgentRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_agent__service__pb2.UpdateAgentResponse.FromString,
+                _registered_method=True)
+        self.DeleteAgent = channel.unary_unary(
+                '/millstream.v1.AgentService/DeleteAgent',
+                request_serializer=millstream_dot_v1_dot_agent__service__pb2.DeleteAgentRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_agent__service__pb2.DeleteAgentResponse.FromString,
+                _registered_method=True)
+        self.PauseAgent = channel.unary_unary(
+                '/millstream.v1.AgentService/PauseAgent',
+                request_serializer=millstream_dot_v1_dot_agent__service__pb2.PauseAgentRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_agent__service__pb2.PauseAgentResponse.FromString,
+                _registered_method=True)
+        self.ResumeAgent = channel.unary_unary(
+                '/millstream.v1.AgentService/ResumeAgent',
+                request_serializer=millstream_dot_v1_dot_agent__service__pb2.ResumeAgentRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_agent__service__pb2.ResumeAgentResponse.FromString,
+                _registered_method=True)
+        self.RunAgent = channel.unary_unary(
+                '/millstream.v1.AgentService/RunAgent',
+                request_serializer=millstream_dot_v1_dot_agent__service__pb2.RunAgentRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_agent__service__pb2.RunAgentResponse.FromString,
+                _registered_method=True)
+        self.GetAgentHistorySummary = channel.unary_unary(
+                '/millstream.v1.AgentService/GetAgentHistorySummary',
+                request_serializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentHistorySummaryRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentHistorySummaryResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer(object):
@@ -81,6 +111,62 @@ class AgentServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateAgent(self, request, context):
+        """Replaces what an agent is registered with; its next version. What waits in its gates stays, where their subscriptions
+        do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+        Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
+        `expected_version`), IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAgent(self, request, context):
+        """Deletes an agent: nothing activates it any more, and its name is free. Tasks it has been given are worked off; what
+        waits in its gates is given up at its time. It stays listed as DELETED. A worker that registers it makes a new one.
+        Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseAgent(self, request, context):
+        """Pauses an agent: its tasks wait, on all servers, until it is resumed; what runs goes on. The server that answers
+        starts none from then on, the others within milliseconds, and within two seconds where a wake-up is lost. Pausing
+        it again changes nothing.
+        Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeAgent(self, request, context):
+        """Resumes a paused agent: what waits goes to its workers, the most urgent and oldest first.
+        Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunAgent(self, request, context):
+        """Runs an agent by name: stores the inputs in a new cascade, gives all of them to one task of the agent (and to nobody
+        else), waits until the cascade is idle, and returns what the agent made.
+        Errors: VALIDATION_ERROR (an input that no `direct` or `both` subscription takes, too), NOT_FOUND (the agent, a
+        type), RATE_LIMITED, IDEMPOTENCY_CONFLICT, TIMEOUT where fail_on_timeout is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAgentHistorySummary(self, request, context):
+        """Counts what an agent has made and taken up, among the tenant's newest 100,000 artifacts and tasks. Artifacts that
+        the caller may not see are not counted.
+        Errors: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -98,6 +184,36 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     servicer.GetAgent,
                     request_deserializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentResponse.SerializeToString,
+            ),
+            'UpdateAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAgent,
+                    request_deserializer=millstream_dot_v1_dot_agent__service__pb2.UpdateAgentRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_agent__service__pb2.UpdateAgentResponse.SerializeToString,
+            ),
+            'DeleteAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAgent,
+                    request_deserializer=millstream_dot_v1_dot_agent__service__pb2.DeleteAgentRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_agent__service__pb2.DeleteAgentResponse.SerializeToString,
+            ),
+            'PauseAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseAgent,
+                    request_deserializer=millstream_dot_v1_dot_agent__service__pb2.PauseAgentRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_agent__service__pb2.PauseAgentResponse.SerializeToString,
+            ),
+            'ResumeAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeAgent,
+                    request_deserializer=millstream_dot_v1_dot_agent__service__pb2.ResumeAgentRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_agent__service__pb2.ResumeAgentResponse.SerializeToString,
+            ),
+            'RunAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunAgent,
+                    request_deserializer=millstream_dot_v1_dot_agent__service__pb2.RunAgentRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_agent__service__pb2.RunAgentResponse.SerializeToString,
+            ),
+            'GetAgentHistorySummary': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAgentHistorySummary,
+                    request_deserializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentHistorySummaryRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_agent__service__pb2.GetAgentHistorySummaryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -182,6 +298,168 @@ class AgentService(object):
             '/millstream.v1.AgentService/GetAgent',
             millstream_dot_v1_dot_agent__service__pb2.GetAgentRequest.SerializeToString,
             millstream_dot_v1_dot_agent__service__pb2.GetAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.AgentService/UpdateAgent',
+            millstream_dot_v1_dot_agent__service__pb2.UpdateAgentRequest.SerializeToString,
+            millstream_dot_v1_dot_agent__service__pb2.UpdateAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.AgentService/DeleteAgent',
+            millstream_dot_v1_dot_agent__service__pb2.DeleteAgentRequest.SerializeToString,
+            millstream_dot_v1_dot_agent__service__pb2.DeleteAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.AgentService/PauseAgent',
+            millstream_dot_v1_dot_agent__service__pb2.PauseAgentRequest.SerializeToString,
+            millstream_dot_v1_dot_agent__service__pb2.PauseAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.AgentService/ResumeAgent',
+            millstream_dot_v1_dot_agent__service__pb2.ResumeAgentRequest.SerializeToString,
+            millstream_dot_v1_dot_agent__service__pb2.ResumeAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.AgentService/RunAgent',
+            millstream_dot_v1_dot_agent__service__pb2.RunAgentRequest.SerializeToString,
+            millstream_dot_v1_dot_agent__service__pb2.RunAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAgentHistorySummary(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.AgentService/GetAgentHistorySummary',
+            millstream_dot_v1_dot_agent__service__pb2.GetAgentHistorySummaryRequest.SerializeToString,
+            millstream_dot_v1_dot_agent__service__pb2.GetAgentHistorySummaryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,38 @@ class AgentServiceStub:
     """Gets an agent by its id or its name.
     Errors: NOT_FOUND.
     """
+    UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]
+    """Replaces what an agent is registered with; its next version. What waits in its gates stays, where their subscriptions
+    do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+    Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
+    `expected_version`), IDEMPOTENCY_CONFLICT.
+    """
+    DeleteAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.DeleteAgentRequest, _agent_service_pb2.DeleteAgentResponse]
+    """Deletes an agent: nothing activates it any more, and its name is free. Tasks it has been given are worked off; what
+    waits in its gates is given up at its time. It stays listed as DELETED. A worker that registers it makes a new one.
+    Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    PauseAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.PauseAgentRequest, _agent_service_pb2.PauseAgentResponse]
+    """Pauses an agent: its tasks wait, on all servers, until it is resumed; what runs goes on. The server that answers
+    starts none from then on, the others within milliseconds, and within two seconds where a wake-up is lost. Pausing
+    it again changes nothing.
+    Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    ResumeAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ResumeAgentRequest, _agent_service_pb2.ResumeAgentResponse]
+    """Resumes a paused agent: what waits goes to its workers, the most urgent and oldest first.
+    Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    RunAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.RunAgentRequest, _agent_service_pb2.RunAgentResponse]
+    """Runs an agent by name: stores the inputs in a new cascade, gives all of them to one task of the agent (and to nobody
+    else), waits until the cascade is idle, and returns what the agent made.
+    Errors: VALIDATION_ERROR (an input that no `direct` or `both` subscription takes, too), NOT_FOUND (the agent, a
+    type), RATE_LIMITED, IDEMPOTENCY_CONFLICT, TIMEOUT where fail_on_timeout is set.
+    """
+    GetAgentHistorySummary: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentHistorySummaryRequest, _agent_service_pb2.GetAgentHistorySummaryResponse]
+    """Counts what an agent has made and taken up, among the tenant's newest 100,000 artifacts and tasks. Artifacts that
+    the caller may not see are not counted.
+    Errors: NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
@@ -63,6 +95,38 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]  # type: ignore[assignment]
     """Gets an agent by its id or its name.
+    Errors: NOT_FOUND.
+    """
+    UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]  # type: ignore[assignment]
+    """Replaces what an agent is registered with; its next version. What waits in its gates stays, where their subscriptions
+    do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+    Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
+    `expected_version`), IDEMPOTENCY_CONFLICT.
+    """
+    DeleteAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.DeleteAgentRequest, _agent_service_pb2.DeleteAgentResponse]  # type: ignore[assignment]
+    """Deletes an agent: nothing activates it any more, and its name is free. Tasks it has been given are worked off; what
+    waits in its gates is given up at its time. It stays listed as DELETED. A worker that registers it makes a new one.
+    Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    PauseAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.PauseAgentRequest, _agent_service_pb2.PauseAgentResponse]  # type: ignore[assignment]
+    """Pauses an agent: its tasks wait, on all servers, until it is resumed; what runs goes on. The server that answers
+    starts none from then on, the others within milliseconds, and within two seconds where a wake-up is lost. Pausing
+    it again changes nothing.
+    Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    ResumeAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ResumeAgentRequest, _agent_service_pb2.ResumeAgentResponse]  # type: ignore[assignment]
+    """Resumes a paused agent: what waits goes to its workers, the most urgent and oldest first.
+    Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    RunAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.RunAgentRequest, _agent_service_pb2.RunAgentResponse]  # type: ignore[assignment]
+    """Runs an agent by name: stores the inputs in a new cascade, gives all of them to one task of the agent (and to nobody
+    else), waits until the cascade is idle, and returns what the agent made.
+    Errors: VALIDATION_ERROR (an input that no `direct` or `both` subscription takes, too), NOT_FOUND (the agent, a
+    type), RATE_LIMITED, IDEMPOTENCY_CONFLICT, TIMEOUT where fail_on_timeout is set.
+    """
+    GetAgentHistorySummary: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentHistorySummaryRequest, _agent_service_pb2.GetAgentHistorySummaryResponse]  # type: ignore[assignment]
+    """Counts what an agent has made and taken up, among the tenant's newest 100,000 artifacts and tasks. Artifacts that
+    the caller may not see are not counted.
     Errors: NOT_FOUND.
     """
 
@@ -97,6 +161,74 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.GetAgentResponse, _abc.Awaitable[_agent_service_pb2.GetAgentResponse]]:
         """Gets an agent by its id or its name.
+        Errors: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateAgent(
+        self,
+        request: _agent_service_pb2.UpdateAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.UpdateAgentResponse, _abc.Awaitable[_agent_service_pb2.UpdateAgentResponse]]:
+        """Replaces what an agent is registered with; its next version. What waits in its gates stays, where their subscriptions
+        do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+        Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
+        `expected_version`), IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAgent(
+        self,
+        request: _agent_service_pb2.DeleteAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.DeleteAgentResponse, _abc.Awaitable[_agent_service_pb2.DeleteAgentResponse]]:
+        """Deletes an agent: nothing activates it any more, and its name is free. Tasks it has been given are worked off; what
+        waits in its gates is given up at its time. It stays listed as DELETED. A worker that registers it makes a new one.
+        Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseAgent(
+        self,
+        request: _agent_service_pb2.PauseAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.PauseAgentResponse, _abc.Awaitable[_agent_service_pb2.PauseAgentResponse]]:
+        """Pauses an agent: its tasks wait, on all servers, until it is resumed; what runs goes on. The server that answers
+        starts none from then on, the others within milliseconds, and within two seconds where a wake-up is lost. Pausing
+        it again changes nothing.
+        Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeAgent(
+        self,
+        request: _agent_service_pb2.ResumeAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.ResumeAgentResponse, _abc.Awaitable[_agent_service_pb2.ResumeAgentResponse]]:
+        """Resumes a paused agent: what waits goes to its workers, the most urgent and oldest first.
+        Errors: NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def RunAgent(
+        self,
+        request: _agent_service_pb2.RunAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.RunAgentResponse, _abc.Awaitable[_agent_service_pb2.RunAgentResponse]]:
+        """Runs an agent by name: stores the inputs in a new cascade, gives all of them to one task of the agent (and to nobody
+        else), waits until the cascade is idle, and returns what the agent made.
+        Errors: VALIDATION_ERROR (an input that no `direct` or `both` subscription takes, too), NOT_FOUND (the agent, a
+        type), RATE_LIMITED, IDEMPOTENCY_CONFLICT, TIMEOUT where fail_on_timeout is set.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAgentHistorySummary(
+        self,
+        request: _agent_service_pb2.GetAgentHistorySummaryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.GetAgentHistorySummaryResponse, _abc.Awaitable[_agent_service_pb2.GetAgentHistorySummaryResponse]]:
+        """Counts what an agent has made and taken up, among the tenant's newest 100,000 artifacts and tasks. Artifacts that
+        the caller may not see are not counted.
         Errors: NOT_FOUND.
         """
 

@@ -1,8 +1,10 @@
 """Agents and artifact types: reading what is registered."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Protocol, TypeVar
 
+from millstream.application.agent_runs import AgentRuns
+from millstream.application.cascades import reader_of
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.engine import Engine
 from millstream.application.paging import (
@@ -15,15 +17,19 @@ from millstream.application.paging import (
     text_bytes,
     token_count,
 )
-from millstream.application.registering import Registering
-from millstream.application.views import Key, TypeChange, TypeSpec, Waiting
+from millstream.application.pauses import Pauses
+from millstream.application.registering import Registering, named
+from millstream.application.views import AgentDetail, AgentHistory, AgentState, Key, SyncResult, TypeChange, TypeSpec
 from millstream.application.waiting_gates import WaitingGates
-from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Subscription
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
+from millstream.domain.artifacts import NewArtifact, Reader
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
 
 T = TypeVar("T")
 
+DELETED_MOST = 10_000
+WORKERS_SHOWN = 100
 SILENT_US = 15_000_000
 """A server not seen for this long is gone, and its workers with it."""
 
@@ -61,51 +67,130 @@ def named_page(
     return Page(page, page_info(request, (total, False), token))
 
 
+class HistoryReads(Protocol):
+    """Reads histories; see store.history."""
+
+    async def history(self, tenant: str, agent: str, reader: Reader | None, now_us: int) -> AgentHistory: ...
+
+
 class Agents:
     """The use cases of agents."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, registering: Registering, gates: WaitingGates) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalogs: Catalogs,
+        registering: Registering,
+        pauses: Pauses,
+        gates: WaitingGates,
+        runs: AgentRuns,
+        reads: HistoryReads,
+    ) -> None:
         self._engine = engine
         self._catalogs = catalogs
         self._registering = registering
+        self._pauses = pauses
         self._gates = gates
+        self._reads = reads
+        self._runs = runs
 
-    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]:
+    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[AgentState, bool]:
         """Register an agent; see Registering.create_agent."""
-        return await self._registering.create_agent(principal, spec, key)
+        agent, replayed = await self._registering.create_agent(principal, spec, key)
+        return await self._state(agent), replayed
 
-    async def list(
-        self, principal: Principal, request: PageRequest, name: str, status: str | None
-    ) -> Page[tuple[Agent, bool]]:
-        """Agents by name, each with whether a worker serves it."""
-        catalog = await self._catalogs.get(principal.tenant, fresh=True)
-        online = await self._online(principal.tenant)
+    async def update(
+        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+    ) -> tuple[AgentState, bool]:
+        """Replace an agent's specification; see Registering.update_agent."""
+        agent, replayed = await self._registering.update_agent(principal, id_or_name, spec, expected, key)
+        return await self._state(agent), replayed
+
+    async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:
+        """Delete an agent; see Registering.delete_agent."""
+        replayed = await self._registering.delete_agent(principal, id_or_name, key)
+        await self._pauses.changed_here()
+        return replayed
+
+    async def pause(
+        self, principal: Principal, id_or_name: str, reason: str, key: Key | None
+    ) -> tuple[AgentState, bool]:
+        """Let an agent's tasks wait; see Registering.pause_agent."""
+        return await self._pause(principal, id_or_name, reason, key)
+
+    async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[AgentState, bool]:
+        """Let an agent's tasks go on; see Registering.pause_agent."""
+        return await self._pause(principal, id_or_name, None, key)
+
+    async def _pause(
+        self, principal: Principal, id_or_name: str, reason: str | None, key: Key | None
+    ) -> tuple[AgentState, bool]:
+        agent, replayed = await self._registering.pause_agent(principal, id_or_name, reason, key)
+        await self._pauses.changed_here()
+        return await self._state(agent), replayed
+
+    async def run(
+        self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, timeout_s: float
+    ) -> SyncResult:
+        """Run an agent by name and wait; see AgentRuns.run."""
+        return await self._runs.run(principal, id_or_name, inputs, key, timeout_s)
+
+    async def list(self, principal: Principal, request: PageRequest, name: str, status: str | None) -> Page[AgentState]:
+        """Agents by name; those that were deleted only where their status is asked for."""
+        tenant = principal.tenant
+        if status == "DELETED":
+            gone = await self._catalogs.registry.deleted(tenant, DELETED_MOST)
+            found = [AgentState(agent, status) for agent in gone if not name or agent.spec.name == name]
+            return named_page(found, _deleted_name, request, lambda item: agent_bytes(item.agent))
+        catalog = await self._catalogs.get(tenant, fresh=True)
+        online = await self._online(tenant)
+        pauses = {each.kind: each for each in await self._catalogs.registry.pauses(tenant) if not each.queue}
+        states = [_state_of(agent, online, pauses) for _, agent in sorted(catalog.agents.items())]
         found = [
-            (agent, agent.kind in online)
-            for _, agent in sorted(catalog.agents.items())
-            if (not name or agent.spec.name == name)
-            and status in (None, "ONLINE" if agent.kind in online else "OFFLINE")
+            state for state in states if (not name or state.agent.spec.name == name) and status in (None, state.status)
         ]
-        return named_page(found, lambda item: item[0].spec.name, request, lambda item: agent_bytes(item[0]))
+        return named_page(found, lambda item: item.agent.spec.name, request, lambda item: agent_bytes(item.agent))
 
-    async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]:
-        """An agent by id or name, and whether a worker serves it. Raises NotFound."""
+    async def get(self, principal: Principal, id_or_name: str) -> AgentState:
+        """An agent by id or name. Raises NotFound, also where it was deleted."""
         catalog = await self._catalogs.get(principal.tenant, fresh=True)
-        agent = catalog.agents.get(id_or_name) or next(
-            (found for found in catalog.agents.values() if found.id == id_or_name.lower()), None
-        )
-        if agent is None:
-            raise NotFound(f"there is no agent {id_or_name!r}")
-        return agent, agent.kind in await self._online(principal.tenant)
+        return await self._state(named(catalog.agents, id_or_name))
 
-    async def waiting(self, principal: Principal, agent: Agent) -> Waiting:
-        """What waits in an agent's gates, as the caller may see it."""
-        return await self._gates.of(principal, agent, self._engine.clock.now_us())
+    async def detail(self, principal: Principal, agent: Agent) -> AgentDetail:
+        """What waits in an agent's gates, as the caller may see it, and who serves it."""
+        now_us = self._engine.clock.now_us()
+        workers, count = await self._catalogs.registry.workers(
+            agent.tenant, agent.kind, now_us - SILENT_US, WORKERS_SHOWN
+        )
+        return AgentDetail(await self._gates.of(principal, agent, now_us), tuple(workers), count)
+
+    async def history(self, principal: Principal, id_or_name: str) -> tuple[Agent, AgentHistory]:
+        """What an agent has made and taken up, as far as the caller may see it. Raises NotFound."""
+        agent = (await self.get(principal, id_or_name)).agent
+        reader = None if "artifacts.read_all" in principal.permissions else reader_of(principal)
+        name, now_us = agent.spec.name, self._engine.clock.now_us()
+        return agent, await self._reads.history(principal.tenant, name, reader, now_us)
+
+    async def _state(self, agent: Agent) -> AgentState:
+        online = await self._online(agent.tenant)
+        pauses = {each.kind: each for each in await self._catalogs.registry.pauses(agent.tenant) if not each.queue}
+        return _state_of(agent, online, pauses)
 
     async def _online(self, tenant: str) -> set[str]:
         since_us = self._engine.clock.now_us() - SILENT_US
         here = {key[2] for key in self._engine.dispatcher.served if key[0] == tenant}
         return here | await self._catalogs.registry.online(tenant, since_us)
+
+
+def _state_of(agent: Agent, online: Set[str], pauses: Mapping[str, Pause]) -> AgentState:
+    pause = pauses.get(agent.kind)
+    status = "PAUSED" if pause else "ONLINE" if agent.kind in online else "OFFLINE"
+    return AgentState(agent, status, pause)
+
+
+def _deleted_name(state: AgentState) -> str:
+    """One name may have been deleted many times: page tokens tell them apart."""
+    return f"{state.agent.spec.name} {state.agent.id}"
 
 
 class Types:

@@ -6,6 +6,7 @@ Disconnected, after which `settle` finds out.
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from millstream.domain.batch import Batch, KeyClaim
@@ -115,6 +116,18 @@ class Lane(Protocol):
 
     async def now_us(self) -> int:
         """The database's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedWorker:
+    """A worker's connection to this server."""
+
+    session: str
+    tenant: str
+    worker_id: str
+    name: str
+    kinds: tuple[str, ...]
+    connected_us: int
 
 
 class Upkeep(Protocol):

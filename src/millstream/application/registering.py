@@ -1,7 +1,8 @@
 """Registering artifact types and agents, by callers and by workers as they connect."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from millstream.application.catalog import Catalog, Catalogs, RegistryChange
 from millstream.application.checking import check_agent, normalized
@@ -10,7 +11,7 @@ from millstream.application.typing_rules import changed, check_next, check_schem
 from millstream.application.views import Key, TypeChange, TypeSpec
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
-from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound
+from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 
 AGENTS_MOST = 10_000
@@ -106,6 +107,60 @@ class Registering:
         self._catalogs.forget(principal.tenant)
         return made, False
 
+    async def update_agent(
+        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+    ) -> tuple[Agent, bool]:
+        """Replace an agent's specification; whether it is a replay. The name stays.
+
+        Raises ValidationFailed, NotFound, Conflict where it has another version than expected, IdempotencyConflict.
+        """
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            replayed = await _replayed(change, principal, key)
+            found = named(await change.agents(), id_or_name)
+            if replayed is not None:
+                return found, True
+            if spec.name not in ("", found.spec.name):
+                raise ValidationFailed.of("name", f"must be {found.spec.name!r}: an agent keeps its name")
+            if expected is not None and expected != found.version:
+                raise Conflict(f"agent {found.spec.name!r} has version {found.version}, not {expected}; read it again")
+            spec = normalized(replace(spec, name=found.spec.name))
+            check_agent(self._catalogs, spec, set(await change.types()))
+            made = found
+            if spec != found.spec:
+                made = replace(found, spec=spec, version=found.version + 1, updated_us=change.now_us)
+                await change.put_agent(made.id, spec, made.version)
+            await self._claim(change, principal, key, [made.id])
+        self._catalogs.forget(principal.tenant)
+        return made, False
+
+    async def delete_agent(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:
+        """Delete an agent; whether it is a replay. Raises NotFound, IdempotencyConflict."""
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            if await _replayed(change, principal, key) is not None:
+                return True
+            found = named(await change.agents(), id_or_name)
+            await change.drop_agent(found.spec.name)
+            await change.resume("", found.kind)
+            await self._claim(change, principal, key, [found.id])
+        self._catalogs.forget(principal.tenant)
+        return False
+
+    async def pause_agent(
+        self, principal: Principal, id_or_name: str, reason: str | None, key: Key | None
+    ) -> tuple[Agent, bool]:
+        """Let an agent's tasks wait, or (reason None) go on; whether it is a replay. Raises NotFound,
+        IdempotencyConflict."""
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            replayed = await _replayed(change, principal, key) is not None
+            found = named(await change.agents(), id_or_name)
+            if not replayed:
+                if reason is None:
+                    await change.resume("", found.kind)
+                else:
+                    await change.pause("", found.kind, principal.name, reason)
+                await self._claim(change, principal, key, [found.id])
+        return found, replayed
+
     async def register(self, principal: Principal, types: Sequence[TypeSpec], agents: Sequence[AgentSpec]) -> bool:
         """Bring a worker's types and agents up to date, all or none; whether anything changed.
 
@@ -152,6 +207,14 @@ def _up_to_date(catalog: Catalog, types: Sequence[TypeSpec], agents: Sequence[Ag
         if known is None or _canonical(known.schema) != _canonical(spec.schema):
             return False
     return all(spec.name in catalog.agents and catalog.agents[spec.name].spec == spec for spec in agents)
+
+
+def named(agents: Mapping[str, Agent], id_or_name: str) -> Agent:
+    """An agent by its name or id. Raises NotFound."""
+    found = agents.get(id_or_name) or next((each for each in agents.values() if each.id == id_or_name.lower()), None)
+    if found is None:
+        raise NotFound(f"there is no agent {id_or_name!r}")
+    return found
 
 
 async def _replayed(change: RegistryChange, principal: Principal, key: Key | None) -> KeyClaim | None:

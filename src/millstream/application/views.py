@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from millstream.domain.agents import AgentSpec
+from millstream.domain.agents import Agent, AgentSpec, Pause
 from millstream.domain.artifacts import Artifact, NewArtifact, size_bytes
 from millstream.domain.errors import MillstreamError
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
@@ -176,6 +176,44 @@ class RunQuery:
     kind: RunKind | None = None
     created_after_us: int = 0
     created_before_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingWorker:
+    """A connected worker; `seen_us` is when its server was last seen to live."""
+
+    worker_id: str
+    name: str
+    server: str
+    connected_us: int
+    seen_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentState:
+    """An agent and how it stands: "ONLINE", "OFFLINE", "PAUSED" or "DELETED"."""
+
+    agent: Agent
+    status: str
+    pause: Pause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDetail:
+    """What is shown of one agent alone: what waits in its gates, and who serves it."""
+
+    waiting: "Waiting"
+    workers: tuple[ServingWorker, ...] = ()
+    worker_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AgentHistory:
+    """Artifacts that an agent made and took up, by type; `truncated` where not all were looked at."""
+
+    produced: dict[str, int]
+    consumed: dict[str, int]
+    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class Workers:
         kept = await self._adopt(principal, hello)
         session = Session(
             new_id(), principal.tenant, hello.worker_id, hello.name, _keys(principal.tenant, hello), push,
-            credit=hello.slots - len(kept),
+            credit=hello.slots - len(kept), connected_us=self.engine.clock.now_us(),
         )  # fmt: skip
         session.leases |= {task.id: held_lease(task) for task in kept}
         session.delivered.update(session.leases)

@@ -86,7 +86,7 @@ class AgentSpec:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A registered agent. Times are microseconds since the epoch."""
+    """A registered agent. Times are microseconds since the epoch; `deleted_us` is 0 while it is there."""
 
     id: str
     tenant: str
@@ -94,6 +94,7 @@ class Agent:
     version: int
     created_us: int
     updated_us: int
+    deleted_us: int = 0
 
     @property
     def kind(self) -> str:
@@ -123,6 +124,18 @@ class TypeOptions:
 
 
 DEFAULT_OPTIONS = TypeOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """That tasks of a dispatch key wait; "" stands for any queue, or any kind."""
+
+    tenant: str
+    queue: str
+    kind: str
+    paused_us: int
+    paused_by: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

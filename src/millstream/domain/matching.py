@@ -53,6 +53,20 @@ def fingerprint(subscription: Subscription) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()
 
 
+def activation_of(agent: Agent, priority: int) -> Activation:
+    """What a task of an agent needs."""
+    spec = agent.spec
+    return Activation(
+        spec.name, agent.kind, spec.queue, priority, spec.retry, spec.timeouts, limited=spec.max_concurrency > 0
+    )
+
+
+def direct(agent: Agent, type_name: str) -> Subscription | None:
+    """The most urgent subscription by which an agent takes artifacts of a type when it is run by name."""
+    takes = [each for each in agent.spec.subscriptions if each.mode != "events" and type_name in each.types]
+    return max(takes, key=lambda each: each.priority, default=None)
+
+
 def routes_of(agents: Sequence[Agent]) -> dict[str, list[Route]]:
     """Routes by artifact type, the most urgent first, then by the agent's name."""
     found: dict[str, list[Route]] = {}
@@ -61,16 +75,7 @@ def routes_of(agents: Sequence[Agent]) -> dict[str, list[Route]]:
         for subscription in spec.subscriptions:
             if subscription.mode == "direct":
                 continue
-            activation = Activation(
-                spec.name,
-                agent.kind,
-                spec.queue,
-                subscription.priority,
-                spec.retry,
-                spec.timeouts,
-                limited=spec.max_concurrency > 0,
-                gate=gate_of(subscription),
-            )
+            activation = replace(activation_of(agent, subscription.priority), gate=gate_of(subscription))
             route = Route(agent, subscription, activation, frozenset(spec.labels))
             for name in subscription.types:
                 found.setdefault(name, []).append(route)

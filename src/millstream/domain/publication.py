@@ -65,6 +65,13 @@ def publish(batch: Batch, run: Run, produce: Produce, by: str = "") -> None:
     end_if_idle(batch, run)
 
 
+def run_agent(batch: Batch, run: Run, inputs: Sequence[Produce], start: Activation, task_id: str) -> None:
+    """Store artifacts in a new run and give all of them to one task of an agent, and to nobody else."""
+    for produce in inputs:
+        _store(batch, run, produce, EXTERNAL, 1)
+    start_task(batch, run, start, task_id, tuple(each.artifact_id for each in inputs), 1, batch.now_us)
+
+
 def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int, by: str = "") -> None:
     """Store an artifact in a running cascade and start what it activates."""
     new = produce.new

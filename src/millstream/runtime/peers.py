@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from millstream.application.ports import ConnectedWorker
 from millstream.domain.errors import MillstreamError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class PeerStore(Protocol):
     async def see(self, lanes: Sequence[str], server: str, now_us: int) -> None: ...
     async def peers(self, lane: str, since_us: int) -> tuple[list[str], dict[DispatchKey, list[str]]]: ...
     async def interested(self, lane: str, keys: list[DispatchKey]) -> None: ...
+    async def connected(self, lane: str, workers: Sequence[ConnectedWorker], gone: Sequence[str]) -> None: ...
     async def leave(self, lanes: Sequence[str]) -> None: ...
 
 
@@ -36,11 +38,13 @@ class Peers:
     Attributes:
         send: Sends a message to a lane; see store.wakeups.
         served: The dispatch keys that workers connected here serve.
+        workers: The workers connected here, by session.
     """
 
     def __init__(self, lane: str, blocking: str, server: str, store: PeerStore) -> None:
         self.send: Callable[[str, Message], None] = lambda lane, message: None
         self.served: Callable[[], set[DispatchKey]] = set
+        self.workers: Callable[[], dict[str, ConnectedWorker]] = dict
         self._lane = lane
         self._both = (lane, blocking)
         self._server = server
@@ -48,6 +52,7 @@ class Peers:
         self._lanes: list[str] = []
         self._interests: dict[DispatchKey, list[str]] = {}
         self._noted: set[DispatchKey] = set()
+        self._listed: set[str] = set()
         self._changed = asyncio.Event()
         self._noticed = False
 
@@ -76,6 +81,11 @@ class Peers:
         for lane in self._lanes:
             self.send(lane, ("registry", tenant))
 
+    def pauses_changed(self) -> None:
+        """Something was paused or resumed."""
+        for lane in self._lanes:
+            self.send(lane, ("pauses",))
+
     def interest_changed(self) -> None:
         """What workers connected here serve may have changed."""
         self._changed.set()
@@ -99,6 +109,7 @@ class Peers:
                 if self._noticed:
                     self._noticed = False
                     await self.refresh()
+                await self._list_workers()
                 served = self.served()
                 if served != self._noted:
                     await self._store.interested(self._lane, sorted(served))
@@ -110,6 +121,14 @@ class Peers:
                 log.warning("what workers serve could not be noted: %s", error)
                 await asyncio.sleep(1)
                 self._changed.set()
+
+    async def _list_workers(self) -> None:
+        workers = self.workers()
+        fresh = [worker for session, worker in workers.items() if session not in self._listed]
+        gone = self._listed - workers.keys()
+        if fresh or gone:
+            await self._store.connected(self._lane, fresh, sorted(gone))
+            self._listed = set(workers)
 
     async def run_presence(self) -> None:
         """Be seen, until cancelled; then leave."""

@@ -225,11 +225,11 @@ def _matching(tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: 
         if query.visibility != "Public":
             found = found.where(artifact.c.visibility_kind != literal_column("'Public'"))
     if reader is not None:
-        found = found.where(_visible_to(reader, now_us))
+        found = found.where(visible_to(reader, now_us))
     return found
 
 
-def _visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
+def visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
     """domain.artifacts.visible in SQL."""
     spec = cast(case((artifact.c.visibility == "", literal("{}")), else_=artifact.c.visibility), _JSONB)
     # An After, then another After, ..., then what stays: hidden for the sum of their times.

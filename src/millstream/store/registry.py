@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from millstream.application.views import Key
-from millstream.domain.agents import Agent, AgentSpec, ArtifactType
+from millstream.application.views import Key, ServingWorker
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause
 from millstream.domain.batch import KeyClaim
 from millstream.store.connections import Database, Record
 from millstream.store.policies import options_text, spec_text
@@ -31,6 +31,17 @@ _PUT_AGENT = """INSERT INTO agent (tenant, name, id, spec, version, created_us, 
 VALUES ($1, $2, $3::text::uuid, $4, $5, $6, $6)
 ON CONFLICT (tenant, name) DO UPDATE SET spec = excluded.spec, version = excluded.version,
 updated_us = excluded.updated_us"""
+_DROP_AGENT = """WITH gone AS (DELETE FROM agent WHERE tenant = $1 AND name = $2 RETURNING *)
+INSERT INTO agent_deleted (tenant, id, name, spec, version, created_us, updated_us, deleted_us)
+SELECT tenant, id, name, spec, version, created_us, updated_us, $3 FROM gone"""
+_DELETED = "SELECT * FROM agent_deleted WHERE tenant = $1 ORDER BY name, deleted_us DESC LIMIT $2"
+_PAUSE = """INSERT INTO pause (tenant, queue, kind, paused_us, paused_by, reason) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (tenant, queue, kind) DO NOTHING"""
+_RESUME = "DELETE FROM pause WHERE tenant = $1 AND queue = $2 AND kind = $3"
+_PAUSES = "SELECT tenant, queue, kind, paused_us, paused_by, reason FROM pause"
+_WORKERS = """SELECT worker_id, name, connected_us, server, seen_us, count(*) OVER () AS total
+FROM worker JOIN lane ON lane.id = worker.lane WHERE tenant = $1 AND $2 = ANY(kinds) AND seen_us > $3
+ORDER BY connected_us, session LIMIT $4"""
 _KEY = """SELECT tenant, principal, rpc, key, fingerprint, response, expires_us FROM idempotency
 WHERE tenant = $1 AND principal = $2 AND rpc = $3 AND key = $4"""
 _CLAIM = """INSERT INTO idempotency (tenant, principal, rpc, key, fingerprint, response, created_us, expires_us)
@@ -91,6 +102,19 @@ class RegistryTransaction:
             _PUT_AGENT, self._tenant, spec.name, agent_id, spec_text(spec), version, self.now_us
         )
 
+    async def drop_agent(self, name: str) -> None:
+        """Put an agent among the deleted."""
+        self._moved = True
+        await self._connection.execute(_DROP_AGENT, self._tenant, name, self.now_us)
+
+    async def pause(self, queue: str, kind: str, by: str, reason: str) -> None:
+        """Let tasks wait; nothing changes where they do already."""
+        await self._connection.execute(_PAUSE, self._tenant, queue, kind, self.now_us, by, reason)
+
+    async def resume(self, queue: str, kind: str) -> None:
+        """Let tasks go on."""
+        await self._connection.execute(_RESUME, self._tenant, queue, kind)
+
     async def finish(self) -> None:
         """Count the change, once, if there was one."""
         if self._moved:
@@ -131,6 +155,25 @@ class RegistryStore:
     async def online(self, tenant: str, since_us: int) -> set[str]:
         """Kinds that a worker serves at some server seen since then."""
         return {row["kind"] for row in await self._database.fetch(_ONLINE, tenant, since_us)}
+
+    async def deleted(self, tenant: str, limit: int) -> list[Agent]:
+        """Deleted agents by name, the latest of each first."""
+        return [agent_of(row) for row in await self._database.fetch(_DELETED, tenant, limit)]
+
+    async def pauses(self, tenant: str = "") -> list[Pause]:
+        """What is paused, of a tenant or of all."""
+        where = " WHERE tenant = $1" if tenant else ""
+        rows = await self._database.fetch(_PAUSES + where, *([tenant] if tenant else []))
+        return [Pause(**row) for row in rows]
+
+    async def workers(self, tenant: str, kind: str, since_us: int, limit: int) -> tuple[list[ServingWorker], int]:
+        """Connected workers that serve a kind, the longest connected first, and how many there are."""
+        rows = await self._database.fetch(_WORKERS, tenant, kind, since_us, limit)
+        found = [
+            ServingWorker(row["worker_id"], row["name"], row["server"], row["connected_us"], row["seen_us"])
+            for row in rows
+        ]
+        return found, rows[0]["total"] if rows else 0
 
     @contextlib.asynccontextmanager
     async def transaction(self, tenant: str) -> AsyncIterator[RegistryTransaction]:

@@ -94,10 +94,12 @@ def attempt_of(row: Row) -> Attempt:
 
 
 def agent_of(row: Row) -> Agent:
-    """A row of `agent`."""
+    """A row of `agent` or `agent_deleted`."""
+    fields = dict(row)
     return Agent(
-        str(row["id"]), row["tenant"], spec_of(row["spec"]), row["version"], row["created_us"], row["updated_us"]
-    )
+        str(row["id"]), row["tenant"], spec_of(row["spec"]), row["version"], row["created_us"], row["updated_us"],
+        fields.get("deleted_us", 0),
+    )  # fmt: skip
 
 
 def type_of(row: Row) -> ArtifactType:

@@ -277,6 +277,45 @@ agent = Table(
     Index("agent_id", "tenant", "id", unique=True),
 )
 
+# Apart from the living, so that nothing matches a deleted agent by mistake, servers of the version before included.
+agent_deleted = Table(
+    "agent_deleted",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("id", Uuid, primary_key=True),
+    _text("name"),
+    _text("spec"),
+    _int("version"),
+    _us("created_us"),
+    _us("updated_us"),
+    _us("deleted_us"),
+)
+
+# A dispatch key whose tasks wait; "" stands for any queue, or any kind.
+pause = Table(
+    "pause",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("queue", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    _us("paused_us"),
+    _text("paused_by"),
+    _text("reason"),
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("lane", Uuid, primary_key=True),
+    Column("session", Uuid, primary_key=True),
+    _text("tenant"),
+    _text("worker_id"),
+    _text("name"),
+    Column("kinds", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _us("connected_us"),
+    Index("worker_tenant", "tenant"),
+)
+
 artifact_type = Table(
     "artifact_type",
     metadata,

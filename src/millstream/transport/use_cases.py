@@ -3,10 +3,14 @@
 `list` stands last in each class: after it, the name is the method's.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from millstream.application.paging import Page, PageRequest
 from millstream.application.views import (
+    AgentDetail,
+    AgentHistory,
+    AgentState,
     ArtifactQuery,
     Batch,
     CorrelationStatus,
@@ -28,7 +32,6 @@ from millstream.application.views import (
     TaskView,
     TypeChange,
     TypeSpec,
-    Waiting,
 )
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
@@ -75,14 +78,26 @@ class Types(Protocol):
 
 
 class Agents(Protocol):
-    """Agents; the flag beside a read one is whether a worker serves it, beside a made one that it was replayed."""
+    """Agents; the flag beside one is whether it is the answer of an earlier call."""
 
-    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]: ...
-    async def get(self, principal: Principal, id_or_name: str) -> tuple[Agent, bool]: ...
-    async def waiting(self, principal: Principal, agent: Agent) -> Waiting: ...
+    async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[AgentState, bool]: ...
+    async def update(
+        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+    ) -> tuple[AgentState, bool]: ...
+    async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool: ...
+    async def pause(
+        self, principal: Principal, id_or_name: str, reason: str, key: Key | None
+    ) -> tuple[AgentState, bool]: ...
+    async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[AgentState, bool]: ...
+    async def run(
+        self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, timeout_s: float
+    ) -> SyncResult: ...
+    async def get(self, principal: Principal, id_or_name: str) -> AgentState: ...
+    async def detail(self, principal: Principal, agent: Agent) -> AgentDetail: ...
+    async def history(self, principal: Principal, id_or_name: str) -> tuple[Agent, AgentHistory]: ...
     async def list(
         self, principal: Principal, page: PageRequest, name: str, status: str | None
-    ) -> Page[tuple[Agent, bool]]: ...
+    ) -> Page[AgentState]: ...
 
 
 class Runs(Protocol):

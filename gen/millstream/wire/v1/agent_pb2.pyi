@@ -245,6 +245,65 @@ class WaitingGate(_message.Message):
 Global___WaitingGate: _TypeAlias = WaitingGate  # noqa: Y015
 
 @_typing.final
+class AgentPause(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAUSED_AT_FIELD_NUMBER: _builtins.int
+    PAUSED_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    paused_by: _builtins.str
+    reason: _builtins.str
+    @_builtins.property
+    def paused_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        paused_at: _timestamp_pb2.Timestamp | None = ...,
+        paused_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["paused_at", b"paused_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paused_at", b"paused_at", "paused_by", b"paused_by", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentPause: _TypeAlias = AgentPause  # noqa: Y015
+
+@_typing.final
+class ServingWorker(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    CONNECTED_AT_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_AT_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    name: _builtins.str
+    server: _builtins.str
+    @_builtins.property
+    def connected_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_seen_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        server: _builtins.str = ...,
+        connected_at: _timestamp_pb2.Timestamp | None = ...,
+        last_seen_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connected_at", b"connected_at", "last_seen_at", b"last_seen_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected_at", b"connected_at", "last_seen_at", b"last_seen_at", "name", b"name", "server", b"server", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServingWorker: _TypeAlias = ServingWorker  # noqa: Y015
+
+@_typing.final
 class Agent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -257,11 +316,15 @@ class Agent(_message.Message):
         UNSPECIFIED: Agent._Status.ValueType  # 0
         ONLINE: Agent._Status.ValueType  # 1
         OFFLINE: Agent._Status.ValueType  # 2
+        PAUSED: Agent._Status.ValueType  # 3
+        DELETED: Agent._Status.ValueType  # 4
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
     UNSPECIFIED: Agent.Status.ValueType  # 0
     ONLINE: Agent.Status.ValueType  # 1
     OFFLINE: Agent.Status.ValueType  # 2
+    PAUSED: Agent.Status.ValueType  # 3
+    DELETED: Agent.Status.ValueType  # 4
 
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -279,6 +342,10 @@ class Agent(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     GATES_FIELD_NUMBER: _builtins.int
     WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -287,6 +354,7 @@ class Agent(_message.Message):
     version: _builtins.int
     status: Global___Agent.Status.ValueType
     waiting_gates: _builtins.int
+    worker_count: _builtins.int
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]: ...
     @_builtins.property
@@ -303,6 +371,12 @@ class Agent(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingGate]: ...
+    @_builtins.property
+    def pause(self) -> Global___AgentPause: ...
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServingWorker]: ...
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -322,10 +396,14 @@ class Agent(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[Global___WaitingGate] | None = ...,
         waiting_gates: _builtins.int = ...,
+        pause: Global___AgentPause | None = ...,
+        served_by: _abc.Iterable[Global___ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

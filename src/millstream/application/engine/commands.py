@@ -82,7 +82,7 @@ def _leased(batch: Batch, tenant: str, task_id: str, attempt: int) -> tuple[Run,
     return run, task
 
 
-def _keep_for_replays(batch: Batch, run: Run, key: KeyClaim | None) -> None:
+def keep_for_replays(batch: Batch, run: Run, key: KeyClaim | None) -> None:
     """Retention leaves the run alone while a key's duplicates are answered from it."""
     if key is not None and key.expires_us > run.keep_until_us:
         run.keep_until_us = key.expires_us
@@ -114,7 +114,7 @@ class Publish(Command):
         publish(batch, run, self.produce, self.by)
         if self.waiter and self.waiter not in run.waiters:
             run.waiters = (*run.waiters, self.waiter)
-        _keep_for_replays(batch, run, self.key)
+        keep_for_replays(batch, run, self.key)
         return run.id
 
 
@@ -152,7 +152,7 @@ class CreateTask(Command):
         new = self.new
         run.labels = new.labels
         batch.add_run(run)
-        _keep_for_replays(batch, run, self.key)
+        keep_for_replays(batch, run, self.key)
         task = Task(
             self.task_id,
             run.id,
@@ -313,7 +313,7 @@ class CancelRun(Command):
             raise NotFound(f"there is no run {self.run_id}")
         tasks = [task for task in batch.tasks.values() if task.run_id == run.id]
         cancel_run(batch, run, tasks, self.reason, self.by)
-        _keep_for_replays(batch, run, self.key)
+        keep_for_replays(batch, run, self.key)
         return run
 
 
@@ -342,7 +342,7 @@ class CancelTask(Command):
         if task.tenant != self.tenant:
             raise NotFound(f"there is no task {task.id}")
         cancel_task(batch, run, task, self.reason, self.by)
-        _keep_for_replays(batch, run, self.key)
+        keep_for_replays(batch, run, self.key)
         return task
 
 

@@ -7,10 +7,11 @@ pending, and leased in order by the pull.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from millstream.application.engine.ready import DispatchKey, Entry, ReadyWork
+from millstream.application.ports import ConnectedWorker
 from millstream.application.views import Cancellation, Lease, Push
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Claim, Handoff
@@ -46,6 +47,7 @@ class Session:
     push: Push
     credit: int = 0
     renewed: bool = True
+    connected_us: int = 0
     draining: bool = False
     leases: dict[str, HeldLease] = field(default_factory=dict)
     delivered: set[str] = field(default_factory=set)
@@ -76,11 +78,37 @@ class Dispatcher:
         self._backlog: dict[DispatchKey, int] = {}
         self._served: dict[DispatchKey, int] = {}
         self._marks = 0
+        self._paused: Set[DispatchKey] = frozenset()
+
+    def pause(self, paused: Set[DispatchKey]) -> None:
+        """Tasks of these keys wait from now on, "" standing for any queue or kind; all others go on."""
+        before, self._paused = self._paused, paused
+        if before - paused:
+            self.mark([*self._served])
+
+    def _is_paused(self, key: DispatchKey) -> bool:
+        paused = self._paused
+        if not paused:
+            return False
+        tenant, queue, kind = key
+        return key in paused or (tenant, "", kind) in paused or (tenant, queue, "") in paused
 
     @property
     def served(self) -> set[DispatchKey]:
         """The dispatch keys that connected workers serve."""
         return set(self._served)
+
+    @property
+    def workers(self) -> dict[str, ConnectedWorker]:
+        """The connected workers by session; one that polls is none, as it comes and goes."""
+        return {
+            each.id: ConnectedWorker(
+                each.id, each.tenant, each.worker_id, each.name, tuple(dict.fromkeys(key[2] for key in each.keys)),
+                each.connected_us,
+            )
+            for each in self.sessions.values()
+            if each.renewed
+        }  # fmt: skip
 
     def serves(self, tenant: str, kind: str) -> bool:
         """Whether a worker connected here serves the kind."""
@@ -142,6 +170,8 @@ class Dispatcher:
         it is known here)."""
         found = {}
         for key in [*self._backlog, *(self._own.keys() - self._backlog.keys())]:
+            if self._is_paused(key):
+                continue
             room = sum(session.credit for session in self._ready.get(key, ()) if session.has_room)
             if room > 0:
                 found[key] = (room, self._backlog.get(key, 0))
@@ -162,6 +192,7 @@ class Dispatcher:
             for key in self._served
             if key not in self._backlog
             and key not in self._own
+            and not self._is_paused(key)
             and any(session.has_room for session in self._ready.get(key, ()))
         }
 
@@ -197,7 +228,7 @@ class Dispatcher:
     def assign(self, task: Task) -> Claim | None:
         """A worker with room for the task, taking its credit; workers take turns."""
         key = (task.tenant, task.queue, task.kind)
-        ready = self._ready.get(key)
+        ready = self._ready.get(key) if not self._is_paused(key) else None
         while ready:
             session = ready[0]
             if session.has_room:

@@ -9,6 +9,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.gate_due import GateDue
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
+from millstream.application.pauses import Pauses
 from millstream.domain.gates import Buffer
 
 PATIENCE_S = 0.5
@@ -17,9 +18,10 @@ PATIENCE_S = 0.5
 class Upkeep:
     """The engine as the loops see it; see ports.Upkeep."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs, pauses: Pauses) -> None:
         self._engine = engine
         self._catalogs = catalogs
+        self._pauses = pauses
         self.lane_id = engine.lane_id
         self.lease_us = engine.limits.lease_us
         self._asked: set[str] = set()
@@ -99,7 +101,8 @@ class Upkeep:
         self._engine.waiters.ended(run_id, Ended())
 
     async def look_for_work(self) -> None:
-        """Find waiting work that no wake-up told of."""
+        """Find waiting work that no wake-up told of, and what was paused or resumed."""
+        await self._pauses.refresh()
         await self._engine.look_for_work()
 
     def leases(self) -> tuple[dict[str, int], list[str]]:

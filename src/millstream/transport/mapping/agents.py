@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from millstream.application.views import Waiting
-from millstream.domain.agents import Agent, AgentSpec, Collect, Join, Subscription
+from millstream.application.views import AgentDetail, AgentHistory, AgentState, SyncResult
+from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
+from millstream.transport.mapping.artifacts import put_artifact, put_failure
 from millstream.transport.mapping.policies import put_retry, put_timeouts, retry_of, timeouts_of
 from millstream.transport.mapping.times import duration_us, put, put_duration
 from millstream.wire.v1 import agent_pb2
-
-ONLINE = agent_pb2.Agent.Status.ONLINE
-OFFLINE = agent_pb2.Agent.Status.OFFLINE
+from millstream.wire.v1 import agent_service_pb2 as wire
 
 
 def agent_spec(message: Any) -> AgentSpec:
@@ -72,8 +71,14 @@ def _put_subscription(out: agent_pb2.Subscription, each: Subscription) -> None:
         put_duration(out.gate_timeout, each.wait_us)
 
 
-def put_gates(out: agent_pb2.Agent, waiting: Waiting) -> agent_pb2.Agent:
-    """Write what waits in an agent's gates."""
+def put_detail(out: agent_pb2.Agent, detail: AgentDetail) -> agent_pb2.Agent:
+    """Write what waits in an agent's gates, and who serves it."""
+    out.worker_count = detail.worker_count
+    for worker in detail.workers:
+        serving = out.served_by.add(worker_id=worker.worker_id, name=worker.name, server=worker.server)
+        put(serving.connected_at, worker.connected_us)
+        put(serving.last_seen_at, worker.seen_us)
+    waiting = detail.waiting
     out.waiting_gates = waiting.total
     for gate in waiting.gates:
         found = out.gates.add(
@@ -91,8 +96,31 @@ def put_gates(out: agent_pb2.Agent, waiting: Waiting) -> agent_pb2.Agent:
     return out
 
 
-def put_agent(out: agent_pb2.Agent, agent: Agent, online: bool) -> agent_pb2.Agent:
+def put_history(out: wire.GetAgentHistorySummaryResponse, history: AgentHistory) -> wire.GetAgentHistorySummaryResponse:
+    """Write what an agent has made and taken up."""
+    for counts, by_type in ((out.summary.produced, history.produced), (out.summary.consumed, history.consumed)):
+        counts.SetInParent()
+        counts.total = sum(by_type.values())
+        counts.by_type.update(by_type)
+    out.summary.truncated = history.truncated
+    return out
+
+
+def put_result(out: wire.RunAgentResponse, result: SyncResult) -> wire.RunAgentResponse:
+    """Write what a run of an agent made."""
+    out.correlation_id = result.correlation_id
+    out.completed = result.completed
+    out.duration_ms = result.duration_ms
+    for artifact in result.artifacts:
+        put_artifact(out.artifacts.add(), artifact)
+    for failure in result.failures:
+        put_failure(out.failures.add(), failure)
+    return out
+
+
+def put_agent(out: agent_pb2.Agent, state: AgentState) -> agent_pb2.Agent:
     """Write an agent."""
+    agent = state.agent
     spec = agent.spec
     out.id = agent.id
     out.name = spec.name
@@ -106,7 +134,12 @@ def put_agent(out: agent_pb2.Agent, agent: Agent, online: bool) -> agent_pb2.Age
     put_retry(out.retry, spec.retry)
     put_timeouts(out.timeouts, spec.timeouts)
     out.version = agent.version
-    out.status = ONLINE if online else OFFLINE
+    out.status = agent_pb2.Agent.Status.Value(state.status)
+    if state.pause is not None:
+        put(out.pause.paused_at, state.pause.paused_us)
+        out.pause.paused_by = state.pause.paused_by
+        out.pause.reason = state.pause.reason
+    put(out.deleted_at, agent.deleted_us)
     put(out.created_at, agent.created_us)
     put(out.updated_at, agent.updated_us)
     return out

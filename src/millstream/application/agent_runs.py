@@ -1,0 +1,108 @@
+"""Running an agent by name."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from millstream.application.cascades import CascadeReads, Cascades
+from millstream.application.catalog import Catalog, Catalogs
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.queue import RegistryMoved, Replayed
+from millstream.application.engine.run_agent import RunAgent
+from millstream.application.ids import new_id
+from millstream.application.publishing import MATCH_ROUNDS
+from millstream.application.registering import named
+from millstream.application.runs import claim_of
+from millstream.application.views import Key, Published, SyncResult
+from millstream.domain.agents import Agent
+from millstream.domain.artifacts import EXTERNAL, NewArtifact
+from millstream.domain.errors import Unavailable, ValidationFailed
+from millstream.domain.matching import activation_of, direct
+from millstream.domain.principals import Principal
+from millstream.domain.publication import Produce
+
+
+class AgentRuns:
+    """The use case of running an agent.
+
+    Args:
+        key_ttl_us: How long an idempotency key holds, microseconds.
+    """
+
+    def __init__(self, engine: Engine, catalogs: Catalogs, reads: CascadeReads, key_ttl_us: int) -> None:
+        self._engine = engine
+        self._catalogs = catalogs
+        self._cascades = Cascades(engine, reads)
+        self._key_ttl_us = key_ttl_us
+
+    async def run(
+        self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, timeout_s: float
+    ) -> SyncResult:
+        """Give the inputs to one task of the agent and wait until all that follows is done; the answer has what the
+        agent itself made. Raises NotFound, ValidationFailed, IdempotencyConflict, RateLimited."""
+        engine = self._engine
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        run_id = new_id()
+        with engine.waiters.wait(run_id) as ended:
+            published, agent = await self._submit(principal, id_or_name, inputs, key, run_id)
+            if published.replayed:
+                result = await self._cascades.replay(principal, published, deadline)
+            else:
+                result = await self._cascades.result(principal, published, ended, deadline)
+        return replace(result, artifacts=[each for each in result.artifacts if each.produced_by == agent.spec.name])
+
+    async def _submit(
+        self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, run_id: str
+    ) -> tuple[Published, Agent]:
+        for _ in range(MATCH_ROUNDS):
+            # Somebody runs an agent by name because it is there now: only the present registry knows.
+            catalog = await self._catalogs.get(principal.tenant, fresh=True)
+            agent = named(catalog.agents, id_or_name)
+            priority = _priority(agent, inputs)
+            produced = [await self._checked(catalog, each, index) for index, each in enumerate(inputs)]
+            made = [produced[0].artifact_id, run_id]
+            outcome = (
+                await self._engine.submit_all(
+                    [
+                        RunAgent(
+                            run_id=run_id,
+                            new_run=True,
+                            registry=(principal.tenant, catalog.version),
+                            key=claim_of(principal, key, made, self._engine.clock.now_us() + self._key_ttl_us),
+                            size_bytes=400 + sum(400 + len(each.payload) for each in inputs),
+                            tenant=principal.tenant,
+                            by=principal.name,
+                            inputs=produced,
+                            start=activation_of(agent, priority),
+                            task_id=new_id(),
+                            waiter=self._engine.lane_id,
+                        )
+                    ]
+                )
+            )[0]
+            if isinstance(outcome, Replayed):
+                artifact_id, first_run = json.loads(outcome.claim.response)
+                return Published(artifact_id, first_run, replayed=True), agent
+            if isinstance(outcome, RegistryMoved):
+                continue
+            if isinstance(outcome, Exception):
+                raise outcome
+            return Published(produced[0].artifact_id, run_id), agent
+        raise Unavailable("the registry keeps moving; try again")
+
+    async def _checked(self, catalog: Catalog, new: NewArtifact, index: int) -> Produce:
+        version, _ = await self._catalogs.examine(catalog, new, EXTERNAL, f"inputs[{index}].payload")
+        return Produce(new, new_id(), version)
+
+
+def _priority(agent: Agent, inputs: Sequence[NewArtifact]) -> int:
+    """How urgent the task is. Raises ValidationFailed where the agent does not take an input."""
+    found = []
+    for index, new in enumerate(inputs):
+        subscription = direct(agent, new.type)
+        if subscription is None:
+            text = f"agent {agent.spec.name!r} takes no {new.type} when it is run by name"
+            raise ValidationFailed.of(f"inputs[{index}].type", text, "NOT_TAKEN")
+        found.append(subscription.priority)
+    return max(found)
