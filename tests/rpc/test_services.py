@@ -25,7 +25,7 @@ from millstream.domain.agents import TypeOptions
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
-from millstream.domain.struct_wire import decode_struct, decode_value
+from millstream.domain.struct_wire import decode_struct, decode_value, encode_struct
 from millstream.transport import contract
 from millstream.v1 import (
     agent_service_pb2,
@@ -285,6 +285,27 @@ async def test_agents(service: Service) -> None:
     assert listed["items"][0]["subscriptions"] == [{"types": ["Order"], "delivery": "broadcast", "mode": "both"}]
     assert service.fakes.agents.calls[-1][3:] == ("payments", "OFFLINE")
     assert (await _ask(service, "AgentService/GetAgent", {"agent_id": "payments"}))["id"] == ID
+
+
+async def test_agents_are_changed_and_run(service: Service) -> None:
+    """WM-1, FL-13"""
+    calls = service.fakes.agents.calls
+    await _ask(service, "AgentService/UpdateAgent", {"agent_id": ID.upper(), "expected_version": 3})
+    assert (calls[-1][2], calls[-1][4]) == (ID, 3)
+    paused = await _ask(service, "AgentService/PauseAgent", {"agent_id": "payments", "reason": "why"})
+    assert (paused["status"], paused["pause"]["reason"], paused["pause"]["paused_by"]) == ("PAUSED", "why", "root")
+    assert (await _ask(service, "AgentService/ResumeAgent", {"agent_id": "payments"}))["status"] == "ONLINE"
+    assert await _ask(service, "AgentService/DeleteAgent", {"agent_id": "payments"}) == {}
+    wanted = {"agent_id": "payments", "inputs": [{"type": "Order", "payload": {"n": 1}}], "timeout": 5}
+    made = await _ask(service, "AgentService/RunAgent", wanted)
+    assert (made["correlation_id"], made["completed"], len(made["artifacts"])) == (ID, True, 1)
+    (given,) = calls[-1][3]
+    assert (given.type, given.payload, calls[-1][5]) == ("Order", encode_struct({"n": 1}), 5)
+    history = await _ask(service, "AgentService/GetAgentHistorySummary", {"agent_id": "payments"})
+    assert history["agent_id"] == ID
+    assert history["summary"]["produced"] == {"total": 2, "by_type": {"Payment": 2}}
+    shown = await _ask(service, "AgentService/GetAgent", {"agent_id": "payments"})
+    assert (shown["worker_count"], shown["served_by"][0]["name"]) == (1, "worker")
 
 
 async def test_runs(service: Service) -> None:

@@ -236,6 +236,30 @@ def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
             '"where": "true"',
         ),
         (
+            ("agents", "pause", "payments", "--reason", "upkeep"),
+            "AgentService/PauseAgent",
+            {"name": "payments", "status": agent_pb2.Agent.PAUSED, "pause": {"paused_by": "me", "reason": "upkeep"}},
+            "PAUSED by me: upkeep",
+        ),
+        (
+            ("agents", "resume", "payments"),
+            "AgentService/ResumeAgent",
+            {"name": "payments", "status": agent_pb2.Agent.ONLINE, "version": 3},
+            "payments version 3: ONLINE",
+        ),
+        (
+            ("agents", "history", "payments"),
+            "AgentService/GetAgentHistorySummary",
+            {"summary": {"produced": {"total": 2, "by_type": {"Payment": 2}}}},
+            '"Payment": 2',
+        ),
+        (
+            ("agents", "run", "payments", "-i", 'Order={"n": 1}'),
+            "AgentService/RunAgent",
+            {"completed": True, "artifacts": [{"type": "Payment", "id": "p"}]},
+            "Payment p {}",
+        ),
+        (
             ("runs", "get", "r"),
             "RunService/GetRun",
             {"run_id": "r", "task_count": 3, "open_tasks": 1},
@@ -361,3 +385,31 @@ def test_a_status_that_is_none_is_answered_with_those_there_are(run: Run) -> Non
     result = run("runs", "list", "--status", "nowhere")
     told = " ".join(result.stderr.replace("\u2502", " ").split())
     assert "'nowhere' is none of RUNNING, CANCELLING, COMPLETED, FAILED, CANCELLED" in told
+
+
+def test_agents_are_registered_from_a_file(run: Run, service: ScriptedService, tmp_path: Path) -> None:
+    """WM-1: as REST takes them; a file that is no agent is told, and nothing is sent."""
+    file = tmp_path / "agent.json"
+    file.write_text('{"name": "packer", "subscriptions": [{"types": ["Order"], "batch": {"size": 5}}]}')
+    service.answer("AgentService/CreateAgent", {"name": "packer", "version": 1})
+    assert "packer version 1" in run("agents", "create", "-f", str(file)).stdout
+    assert service.calls[-1].request.subscriptions[0].batch.size == 5
+    service.answer("AgentService/UpdateAgent", {"name": "packer", "version": 2})
+    assert "packer version 2" in run("agents", "update", "packer", "-f", str(file), "--expected-version", "1").stdout
+    assert service.calls[-1].request.expected_version == 1
+    service.answer("AgentService/DeleteAgent", {})
+    assert run("agents", "delete", "packer").stdout == "packer is deleted\n"
+    sent = len(service.calls)
+    for text in ("[]", "{", '{"nmae": "x"}'):
+        file.write_text(text)
+        assert run("agents", "create", "-f", str(file)).exit_code == 2
+    assert run("agents", "run", "packer", "-i", "Order={").exit_code == 2
+    assert len(service.calls) == sent
+
+
+def test_a_run_by_name_that_fails_is_an_exit_code(run: Run, service: ScriptedService) -> None:
+    """FL-13: 4, as of a sync publish."""
+    failure = {"agent": "packer", "code": "BROKEN", "message": "it broke"}
+    service.answer("AgentService/RunAgent", {"completed": True, "failures": [failure]})
+    result = run("agents", "run", "packer", "-i", "Order")
+    assert (result.exit_code, "packer failed: BROKEN: it broke" in result.stdout) == (4, True)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Protocol, TypeVar
 
 from millstream.application.agent_runs import AgentRuns
-from millstream.application.cascades import reader_of
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.engine import Engine
 from millstream.application.paging import (
@@ -19,6 +18,7 @@ from millstream.application.paging import (
 )
 from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering, named
+from millstream.application.sight import restricted
 from millstream.application.views import AgentDetail, AgentHistory, AgentState, Key, SyncResult, TypeChange, TypeSpec
 from millstream.application.waiting_gates import WaitingGates
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
@@ -167,9 +167,8 @@ class Agents:
     async def history(self, principal: Principal, id_or_name: str) -> tuple[Agent, AgentHistory]:
         """What an agent has made and taken up, as far as the caller may see it. Raises NotFound."""
         agent = (await self.get(principal, id_or_name)).agent
-        reader = None if "artifacts.read_all" in principal.permissions else reader_of(principal)
         name, now_us = agent.spec.name, self._engine.clock.now_us()
-        return agent, await self._reads.history(principal.tenant, name, reader, now_us)
+        return agent, await self._reads.history(principal.tenant, name, restricted(principal), now_us)
 
     async def _state(self, agent: Agent) -> AgentState:
         online = await self._online(agent.tenant)

@@ -66,9 +66,9 @@ def publish(batch: Batch, run: Run, produce: Produce, by: str = "") -> None:
 
 
 def run_agent(batch: Batch, run: Run, inputs: Sequence[Produce], start: Activation, task_id: str) -> None:
-    """Store artifacts in a new run and give all of them to one task of an agent, and to nobody else."""
+    """Store artifacts of its creator in a new run and give all of them to one task of an agent, and to nobody else."""
     for produce in inputs:
-        _store(batch, run, produce, EXTERNAL, 1)
+        _store(batch, run, produce, EXTERNAL, 1, run.created_by)
     start_task(batch, run, start, task_id, tuple(each.artifact_id for each in inputs), 1, batch.now_us)
 
 

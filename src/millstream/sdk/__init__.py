@@ -1,5 +1,7 @@
 """What users of Millstream import: an async client, a worker, and the values they speak in."""
 
+from millstream.sdk.agent_results import Agent, AgentHistory, AgentSubscription, ServingWorker, WaitingGate
+from millstream.sdk.agents import NewAgent
 from millstream.sdk.artifacts import NewArtifact
 from millstream.sdk.calls import Listing
 from millstream.sdk.client import Client
@@ -22,8 +24,6 @@ from millstream.sdk.errors import (
 )
 from millstream.sdk.policies import Batch, Join, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.results import (
-    Agent,
-    AgentSubscription,
     Artifact,
     ArtifactSummary,
     ArtifactType,
@@ -44,6 +44,7 @@ from millstream.sdk.worker import Worker
 __all__ = [
     "AccessError",
     "Agent",
+    "AgentHistory",
     "AgentSubscription",
     "Artifact",
     "ArtifactSummary",
@@ -64,6 +65,7 @@ __all__ = [
     "Join",
     "Listing",
     "MillstreamError",
+    "NewAgent",
     "NewArtifact",
     "NewTask",
     "NotFoundError",
@@ -74,6 +76,7 @@ __all__ = [
     "Run",
     "RunEvent",
     "ServiceError",
+    "ServingWorker",
     "Subscription",
     "SyncResult",
     "Task",
@@ -82,5 +85,6 @@ __all__ = [
     "Timeouts",
     "UnavailableError",
     "Visibility",
+    "WaitingGate",
     "Worker",
 ]

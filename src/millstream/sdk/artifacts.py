@@ -98,7 +98,7 @@ class Artifacts(Area):
             key=new.idempotency_key,
             timeout_s=timeout + SYNC_MARGIN_S,
         )
-        return _sync_result(answer.message, answer.replayed)
+        return sync_result(answer.message, answer.replayed)
 
     async def publish_batch(self, items: Iterable[Publishable | NewArtifact]) -> list[BatchOutcome]:
         """Publishes any number of artifacts, each with an outcome of its own, in their order."""
@@ -358,7 +358,8 @@ def _artifact_type(message: Any) -> ArtifactType:
     )
 
 
-def _sync_result(message: wire.PublishSyncResponse, replayed: bool) -> SyncResult:
+def sync_result(message: Any, replayed: bool) -> SyncResult:
+    """The value of a PublishSyncResponse or a RunAgentResponse."""
     return SyncResult(
         correlation_id=message.correlation_id,
         artifacts=tuple(Artifact.from_wire(item) for item in message.artifacts),
@@ -367,7 +368,7 @@ def _sync_result(message: wire.PublishSyncResponse, replayed: bool) -> SyncResul
         failures=tuple(
             Failure(f.agent, f.task_id, f.code, f.message, f.attempts, tuple(f.artifact_ids)) for f in message.failures
         ),
-        truncated=message.truncated,
-        next_page_token=message.next_page_token,
+        truncated=getattr(message, "truncated", False),
+        next_page_token=getattr(message, "next_page_token", ""),
         replayed=replayed,
     )

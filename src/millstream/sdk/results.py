@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from millstream.sdk.errors import FieldDetail, ServiceError, service_error
 from millstream.sdk.payload import JsonValue, from_struct, from_value
-from millstream.v1 import agent_pb2, artifact_pb2, artifact_service_pb2, error_pb2, run_pb2
+from millstream.v1 import artifact_pb2, artifact_service_pb2, error_pb2, run_pb2
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -170,57 +170,6 @@ class ArtifactType:
     deprecated: bool = False
     deprecation_message: str = ""
     examples: tuple[dict[str, JsonValue], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSubscription:
-    """Which artifacts activate an agent, as it is registered."""
-
-    types: tuple[str, ...]
-    where: str
-    from_agents: tuple[str, ...]
-    tags: tuple[str, ...]
-    priority: int
-    delivery: str
-
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """A named consumer of artifacts. `status` is "ONLINE" while a worker serves it, or "OFFLINE"."""
-
-    id: str
-    name: str
-    description: str
-    subscriptions: tuple[AgentSubscription, ...]
-    outputs: tuple[str, ...]
-    labels: tuple[str, ...]
-    queue: str
-    max_concurrency: int
-    version: int
-    status: str
-    created_at: datetime | None
-    updated_at: datetime | None
-
-    @classmethod
-    def from_wire(cls, wire: Any) -> "Agent":
-        """The value of an Agent, or of a response with an agent's fields."""
-        return cls(
-            id=wire.id,
-            name=wire.name,
-            description=wire.description,
-            subscriptions=tuple(
-                AgentSubscription(tuple(s.types), s.where, tuple(s.from_agents), tuple(s.tags), s.priority, s.delivery)
-                for s in wire.subscriptions
-            ),
-            outputs=tuple(wire.outputs),
-            labels=tuple(wire.labels),
-            queue=wire.queue,
-            max_concurrency=wire.max_concurrency,
-            version=wire.version,
-            status=agent_pb2.Agent.Status.Name(wire.status),
-            created_at=when(wire, "created_at"),
-            updated_at=when(wire, "updated_at"),
-        )
 
 
 @dataclass(frozen=True, slots=True)

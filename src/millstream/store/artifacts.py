@@ -86,7 +86,7 @@ class ArtifactReads:
     async def seen(self, tenant: str, ids: Sequence[str], reader: Reader, now_us: int) -> set[str]:
         """Those of the artifacts that a reader may see."""
         statement = select(text_id(artifact.c.id)).where(
-            artifact.c.tenant == tenant, artifact.c.id == any_(_uuids(ids)), _visible_to(reader, now_us)
+            artifact.c.tenant == tenant, artifact.c.id == any_(_uuids(ids)), visible_to(reader, now_us)
         )
         return {row["id"] for row in await fetch(self._database, statement)}
 
@@ -95,7 +95,7 @@ class ArtifactReads:
         wanted = func.unnest(_uuids(run_ids)).table_valued("run").render_derived(name="wanted")
         inner = (
             select(literal(1))
-            .where(artifact.c.tenant == tenant, artifact.c.run_id == wanted.c.run, _visible_to(reader, now_us))
+            .where(artifact.c.tenant == tenant, artifact.c.run_id == wanted.c.run, visible_to(reader, now_us))
             .correlate(wanted)
             .limit(EXACT_TOTAL)
             .subquery()
