@@ -73,7 +73,7 @@ def fall_due(
 
 def abandon(batch: Batch, run: Run) -> None:
     """Give up all that waits in a run: it is being cancelled. Its buffers must be loaded."""
-    for buffer in [*batch.buffers.values()]:
+    for buffer in sorted(batch.buffers.values(), key=lambda each: (each.agent, each.sub, each.key)):
         if buffer.run_id == run.id and buffer.parts:
             _give_up(batch, buffer, [*buffer.parts], "CANCELLED")
             _settle(batch, run, buffer, None, True)
