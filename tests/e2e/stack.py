@@ -154,6 +154,13 @@ class Stack:
         await process.line("kinds of tasks at")
         return process
 
+    async def command(self, *arguments: str) -> Process:
+        """A command of `millstream` that goes on by itself. It is killed with the stack at the latest."""
+        process = Process(arguments[0])
+        self._stack.push_async_callback(process.kill)
+        await process.start(sys.executable, "-m", "millstream.cli", *arguments, MILLSTREAM_TARGET=self.target)
+        return process
+
     def faults(self) -> list[str]:
         """What the servers logged as errors: faults of ours, whatever the callers were told.
 

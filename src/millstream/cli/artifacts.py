@@ -13,6 +13,7 @@ from rich.text import Text
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, INCOMPLETE, ApiKey, Json, Limit, Target, call
 from millstream.cli.given import json_object
+from millstream.cli.lines import publish_lines
 from millstream.cli.output import console, print_fields, print_json, print_list, print_table
 from millstream.sdk import Artifact, Client, MillstreamError, Published, SyncResult
 
@@ -37,7 +38,9 @@ _POLL_S = 1.0
 
 
 def publish(
-    type: Annotated[str, typer.Argument(metavar="TYPE", help="Name of the artifact type.")],  # noqa: A002
+    type: Annotated[  # noqa: A002
+        str, typer.Argument(metavar="TYPE", help="Name of the artifact type; with --file, of all its lines.")
+    ] = "",
     payload: Annotated[
         str, typer.Argument(metavar="[JSON|@FILE|-]", help="The data: JSON, @file, or - for stdin.")
     ] = "{}",
@@ -47,14 +50,34 @@ def publish(
     partition_key: Annotated[str, typer.Option(help="A key of your own, kept and returned.")] = "",
     correlation_id: Annotated[str, typer.Option(help="A UUID: join this cascade, or name the new one.")] = "",
     key: Annotated[str, typer.Option("--key", help="Idempotency key: the same again publishes nothing.")] = "",
+    file: Annotated[
+        str,
+        typer.Option(
+            "--file", "-f", help="Publish each line of a file (-: stdin): an artifact, or with TYPE a payload."
+        ),
+    ] = "",
+    results: Annotated[
+        str, typer.Option(help="With --file: what became of each line. Default: the file's name and .results.")
+    ] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="With --file: publish all of it, again.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, max=1000, help="With --file: lines a call.")] = 100,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="With --file: calls at once.")] = 4,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Publish an artifact. With --sync, wait for all it sets off, and show it.
+    """Publish an artifact. With --sync, wait for all it sets off, and show it. With --file, publish each of its lines;
+    interrupted, the same command goes on where it stopped, and publishes nothing twice.
 
     Exit codes: 0 done, 1 refused, 2 usage, 3 no connection, 4 with --sync: not completed, or with failures.
     """
+    if file:
+        if sync or tag or partition_key or correlation_id or key or payload != "{}":
+            raise typer.BadParameter("goes with TYPE alone: each line says the rest", param_hint="--file")
+        publish_lines(file, type, results, restart, batch_size, parallel, target, api_key, as_json)
+        return
+    if not type:
+        raise typer.BadParameter("is missing", param_hint="TYPE")
     item = (type, json_object(payload))
     common: dict[str, Any] = {"tags": tag or (), "partition_key": partition_key, "idempotency_key": key}
     if not sync:
