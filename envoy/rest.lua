@@ -4,7 +4,7 @@
 -- PARAMETERS (proto name -> documented name, where they are two), REPEATED (names of lists), MAX_BODY_BYTES, PROXY_TOKEN
 -- (a string, or nil).
 -- What a route wants stands in its metadata: `body` (message of its JSON body, "none" or "raw") and `head` where it
--- is for HEAD; or `allow` for a path whose methods are others; or `native` for gRPC; or nothing where there is no such
+-- is for HEAD and `stream` where the answer is a stream; or `allow` for a path whose methods are others; or `native` for gRPC; or nothing where there is no such
 -- path.
 --
 -- What it takes from the server, as metadata of calls that carry x-envoy-original-path: `x-error-body` (the error as
@@ -297,6 +297,9 @@ function envoy_on_response(h)
     replace_body(h, body)
   elseif tonumber(status) >= 400 then
     replace_body(h, late_error(h, status, id))
+  elseif h:metadata():get("stream") then
+    -- It may never end, and to look at its trailers is to wait for them.
+    return
   elseif take_trailers(h, status) == "204" then
     headers = h:headers()
     headers:remove("content-type")

@@ -22,6 +22,7 @@ from millstream.transport.pipeline import Pipeline
 from millstream.transport.ports import Authenticator
 from millstream.transport.reading import Limits
 from millstream.transport.server import Server, UseCases
+from millstream.transport.streams import Streams
 from millstream.wiring import wire
 
 _log: Final = structlog.get_logger("millstream.server")
@@ -156,6 +157,7 @@ def server_of(settings: Settings, app: App, authenticator: Authenticator, metric
         metrics=metrics,
         limits=Limits(settings.max_payload_bytes, settings.max_request_bytes),
         proxy_token=settings.proxy_token.get_secret_value().encode(),
+        streams=Streams(settings.max_streams, settings.max_streams_per_tenant),
     )
     return Server(pipeline, app.use_cases, version_of(), app.ready, settings.drain_timeout_s)
 

@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     cancel_grace_s: float = Field(
         default=10.0, ge=0, le=3600, description="How long cancelled tasks may take to end by themselves."
     )
+    max_streams: int = Field(
+        default=1000, ge=1, description="Streams (exports, watches) that a server answers at once; then RATE_LIMITED."
+    )
+    max_streams_per_tenant: int = Field(default=100, ge=1, description="The same for one tenant.")
     drain_timeout_s: float = Field(
         default=10.0, ge=0, le=3600, description="How long calls in flight may take when the server stops."
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any
 
 import httpx
 import pytest
-from tests.e2e.answers import check_error, check_ok
+from tests.e2e.answers import ARTIFACT, check_error, check_ok
 from tests.e2e.stack import Stack
 
 Client = httpx.AsyncClient
@@ -50,6 +51,39 @@ async def test_an_unknown_cascade_is_a_state_and_no_error(rest: Client) -> None:
     check_error(await rest.get("/api/v1/correlations/nonsense/status"), 422, "VALIDATION_ERROR", "correlation_id")
 
 
+async def exported(client: Client, correlation_id: str, cursor: str = "") -> list[dict[str, Any]]:
+    """The lines of an export."""
+    response = await client.get(
+        f"/api/v1/correlations/{correlation_id}/export", params={"cursor": cursor} if cursor else {}
+    )
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/x-ndjson"
+    assert response.headers["x-correlation-id"].count(",") == 0
+    return [json.loads(line) for line in response.text.splitlines()]
+
+
+@pytest.mark.usefixtures("orders")
+async def test_a_cascade_is_exported_as_lines(rest: Client) -> None:
+    """FL-17, FL-18: each artifact as elsewhere, with the cursor that goes on behind it; the last line says the end."""
+    order = {"order_id": "o-19", "amount": 12.5, "items": ["tea", "\u00e9\n"]}
+    done = check_ok(await rest.post("/api/v1/artifacts/sync", json={"type": "Order", "payload": order}))
+    *lines, end = await exported(rest, done["correlation_id"])
+    assert [{name: value for name, value in line.items() if name != "cursor"} for line in lines] == done["artifacts"]
+    assert all(set(line) == {*ARTIFACT, "cursor"} for line in lines)
+    assert end == {"end": True, "count": 4, "cursor": lines[-1]["cursor"]}
+    assert await exported(rest, done["correlation_id"].upper(), lines[1]["cursor"]) == [*lines[2:], {**end, "count": 2}]
+    assert await exported(rest, done["correlation_id"], end["cursor"]) == [{**end, "count": 0}]
+
+
+async def test_what_cannot_be_exported_is_an_error_of_its_own(rest: Client) -> None:
+    """FL-10: before the first line a status, and no 200 with an error in it."""
+    path = f"/api/v1/correlations/{uuid.uuid4()}/export"
+    check_error(await rest.get(path), 404, "NOT_FOUND")
+    check_error(await rest.get(path, params={"cursor": "odd"}), 422, "VALIDATION_ERROR", "cursor")
+    check_error(await rest.get("/api/v1/correlations/nonsense/export"), 422, "VALIDATION_ERROR", "correlation_id")
+    check_error(await rest.post(path), 405, "METHOD_NOT_ALLOWED")
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "public": {"kind": "Public"},
     "private": {"kind": "Private", "agents": ["named"]},
@@ -89,7 +123,7 @@ async def cascade(locked: Stack) -> tuple[str, dict[str, str]]:
 async def test_a_key_reads_what_it_may_see_and_no_more(
     locked: Stack, cascade: tuple[str, dict[str, str]], who: str
 ) -> None:
-    """FL-6, WM-9: list, total, summary, get, status, run and events, for each kind of artifact and of reader."""
+    """FL-6, WM-9: list, total, summary, get, status, run events and export, for each kind of artifact and of reader."""
     correlation_id, ids = cascade
     client, visible = await locked.rest(authorization=f"Bearer {who}-key"), VISIBLE[who]
     asked = {"correlation_id": correlation_id}
@@ -107,8 +141,12 @@ async def test_a_key_reads_what_it_may_see_and_no_more(
     assert (await status(client, correlation_id))["artifact_count"] == len(visible)
     if who == "other":
         check_error(await client.get(f"/api/v1/runs/{correlation_id}"), 404, "NOT_FOUND")
+        check_error(await client.get(f"/api/v1/correlations/{correlation_id}/export"), 404, "NOT_FOUND")
         return
     assert check_ok(await client.get(f"/api/v1/runs/{correlation_id}"))["artifact_count"] == len(visible)
+    *lines, end = await exported(client, correlation_id)
+    assert {line["partition_key"] for line in lines} == visible
+    assert end["count"] == len(visible)
     events = check_ok(await client.get(f"/api/v1/runs/{correlation_id}/events"))["items"]
     shown = {event["artifact_id"] for event in events if event["artifact_id"]}
     assert shown == {ids[name] for name in visible}

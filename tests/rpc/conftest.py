@@ -16,6 +16,7 @@ from millstream.adapters.metrics import Metrics
 from millstream.transport.pipeline import Pipeline
 from millstream.transport.reading import Limits
 from millstream.transport.server import Server
+from millstream.transport.streams import Streams
 
 PROXY_TOKEN = "only-the-proxy-knows"
 
@@ -36,6 +37,7 @@ class Service:
     server: Server
     channel: grpc.aio.Channel
     port: int
+    streams: Streams
 
     async def call(self, path: str, request: bytes = b"", key: str | None = "root", **metadata: str) -> "Answer":
         """Call a method by "Service/Method" with raw bytes; metadata names have `_` for `-`."""
@@ -71,11 +73,12 @@ async def service() -> AsyncIterator[Service]:
     async def ready() -> bool:
         return fakes.system.checks["database"] == "ok"
 
-    pipeline = Pipeline(ApiKeyAuthenticator(KEYS), metrics, Limits(), PROXY_TOKEN.encode())
+    streams = Streams(most_of_tenant=2)
+    pipeline = Pipeline(ApiKeyAuthenticator(KEYS), metrics, Limits(), PROXY_TOKEN.encode(), streams)
     server = Server(pipeline, fakes.use_cases(metrics.exposition), "1.2.3", ready, drain_timeout_s=0.5)
     port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield Service(fakes, metrics, server, channel, port)
+        yield Service(fakes, metrics, server, channel, port, streams)
     await server.stop()
 
 

@@ -1,7 +1,7 @@
 """Small use cases in memory, which remember what they were asked."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from millstream.application.views import (
     ReportResult,
     Reports,
     RunQuery,
+    Sent,
     ServingWorker,
     Summary,
     SyncResult,
@@ -169,9 +170,28 @@ class Artifacts(Fake):
 
 
 class Correlations(Fake):
+    """`pages` are what an export sends; after the page `fail_after` it awaits `failed`. `closed`: it was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pages = [[Sent(artifact(), "c1"), Sent(artifact("Payment"), "c2")], [Sent(artifact("Note"), "c3")]]
+        self.fail_after: int | None = None
+        self.failed: Callable[[], Awaitable[None]] = asyncio.Event().wait  # type: ignore[assignment]
+        self.closed = asyncio.Event()
+
     async def status(self, principal: Principal, correlation_id: str) -> CorrelationStatus:
         await self.seen("status", principal, correlation_id)
         return self.answer or CorrelationStatus(correlation_id, "active", True, 3, False, 1, AT_US, AT_US)
+
+    async def export(self, principal: Principal, correlation_id: str, cursor: str) -> AsyncGenerator[list[Sent], None]:
+        await self.seen("export", principal, correlation_id, cursor)
+        try:
+            for n, page in enumerate(self.pages):
+                yield page
+                if n == self.fail_after:
+                    await self.failed()
+        finally:
+            self.closed.set()
 
 
 class Types(Fake):

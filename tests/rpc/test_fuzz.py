@@ -23,7 +23,7 @@ from millstream.v1.artifact_service_pb2 import (
 from millstream.v1.task_service_pb2 import CreateTaskBatchRequest
 from millstream.v1.worker_service_pb2 import CompleteRequest
 
-_UNARY = [method for method in contract.methods() if not method.streaming]
+_UNARY = [method for method in contract.methods() if not (method.streaming or method.answers_stream)]
 
 
 class _Call:

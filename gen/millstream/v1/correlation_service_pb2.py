@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from millstream.v1 import policy_pb2 as millstream_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/v1/correlation_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amillstream/v1/policy.proto\"?\n\x1bGetCorrelationStatusRequest\x12 \n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\xba\x02\n\x1cGetCorrelationStatusResponse\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x18\n\x10has_pending_work\x18\x03 \x01(\x08\x12\x16\n\x0e\x61rtifact_count\x18\x04 \x01(\r\x12\x13\n\x0b\x65rror_count\x18\x05 \x01(\r\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_activity_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x1a\x61rtifact_count_is_estimate\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x1d\n\x1b_artifact_count_is_estimate2\xd0\x01\n\x12\x43orrelationService\x12\xb9\x01\n\x14GetCorrelationStatus\x12*.millstream.v1.GetCorrelationStatusRequest\x1a+.millstream.v1.GetCorrelationStatusResponse\"H\x8a\xe7\x18\x10\n\x0e\x61rtifacts.read\x82\xd3\xe4\x93\x02.\x12,/api/v1/correlations/{correlation_id}/statusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/v1/correlation_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amillstream/v1/policy.proto\"?\n\x1bGetCorrelationStatusRequest\x12 \n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"V\n\x18\x45xportCorrelationRequest\x12 \n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"\xba\x02\n\x1cGetCorrelationStatusResponse\x12\x16\n\x0e\x63orrelation_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x18\n\x10has_pending_work\x18\x03 \x01(\x08\x12\x16\n\x0e\x61rtifact_count\x18\x04 \x01(\r\x12\x13\n\x0b\x65rror_count\x18\x05 \x01(\r\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10last_activity_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x1a\x61rtifact_count_is_estimate\x18\x08 \x01(\x08H\x00\x88\x01\x01\x42\x1d\n\x1b_artifact_count_is_estimate2\xf1\x02\n\x12\x43orrelationService\x12\xb9\x01\n\x14GetCorrelationStatus\x12*.millstream.v1.GetCorrelationStatusRequest\x1a+.millstream.v1.GetCorrelationStatusResponse\"H\x8a\xe7\x18\x10\n\x0e\x61rtifacts.read\x82\xd3\xe4\x93\x02.\x12,/api/v1/correlations/{correlation_id}/status\x12\x9e\x01\n\x11\x45xportCorrelation\x12\'.millstream.v1.ExportCorrelationRequest\x1a\x14.google.api.HttpBody\"H\x8a\xe7\x18\x10\n\x0e\x61rtifacts.read\x82\xd3\xe4\x93\x02.\x12,/api/v1/correlations/{correlation_id}/export0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,12 +38,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETCORRELATIONSTATUSREQUEST'].fields_by_name['correlation_id']._loaded_options = None
   _globals['_GETCORRELATIONSTATUSREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['correlation_id']._loaded_options = None
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_CORRELATIONSERVICE'].methods_by_name['GetCorrelationStatus']._loaded_options = None
   _globals['_CORRELATIONSERVICE'].methods_by_name['GetCorrelationStatus']._serialized_options = b'\212\347\030\020\n\016artifacts.read\202\323\344\223\002.\022,/api/v1/correlations/{correlation_id}/status'
-  _globals['_GETCORRELATIONSTATUSREQUEST']._serialized_start=178
-  _globals['_GETCORRELATIONSTATUSREQUEST']._serialized_end=241
-  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_start=244
-  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_end=558
-  _globals['_CORRELATIONSERVICE']._serialized_start=561
-  _globals['_CORRELATIONSERVICE']._serialized_end=769
+  _globals['_CORRELATIONSERVICE'].methods_by_name['ExportCorrelation']._loaded_options = None
+  _globals['_CORRELATIONSERVICE'].methods_by_name['ExportCorrelation']._serialized_options = b'\212\347\030\020\n\016artifacts.read\202\323\344\223\002.\022,/api/v1/correlations/{correlation_id}/export'
+  _globals['_GETCORRELATIONSTATUSREQUEST']._serialized_start=205
+  _globals['_GETCORRELATIONSTATUSREQUEST']._serialized_end=268
+  _globals['_EXPORTCORRELATIONREQUEST']._serialized_start=270
+  _globals['_EXPORTCORRELATIONREQUEST']._serialized_end=356
+  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_start=359
+  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_end=673
+  _globals['_CORRELATIONSERVICE']._serialized_start=676
+  _globals['_CORRELATIONSERVICE']._serialized_end=1045
 # @@protoc_insertion_point(module_scope)

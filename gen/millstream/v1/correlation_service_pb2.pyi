@@ -40,6 +40,32 @@ class GetCorrelationStatusRequest(_message.Message):
 Global___GetCorrelationStatusRequest: _TypeAlias = GetCorrelationStatusRequest  # noqa: Y015
 
 @_typing.final
+class ExportCorrelationRequest(_message.Message):
+    """Which cascade to export."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    correlation_id: _builtins.str
+    """Id of the cascade, a UUID."""
+    cursor: _builtins.str
+    """The cursor of a line: the export goes on behind it. Default: from the first artifact."""
+    def __init__(
+        self,
+        *,
+        correlation_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCorrelationRequest: _TypeAlias = ExportCorrelationRequest  # noqa: Y015
+
+@_typing.final
 class GetCorrelationStatusResponse(_message.Message):
     """Where a cascade stands."""
 

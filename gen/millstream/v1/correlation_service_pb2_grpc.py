@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from millstream.v1 import correlation_service_pb2 as millstream_dot_v1_dot_correlation__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -40,6 +41,11 @@ class CorrelationServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_correlation__service__pb2.GetCorrelationStatusRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_correlation__service__pb2.GetCorrelationStatusResponse.FromString,
                 _registered_method=True)
+        self.ExportCorrelation = channel.unary_stream(
+                '/millstream.v1.CorrelationService/ExportCorrelation',
+                request_serializer=millstream_dot_v1_dot_correlation__service__pb2.ExportCorrelationRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class CorrelationServiceServicer(object):
@@ -55,6 +61,23 @@ class CorrelationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportCorrelation(self, request, context):
+        """Exports the artifacts of a cascade that the caller may see, in the order they were stored, as JSON lines
+        (application/x-ndjson): each line is an artifact as GetArtifact shows it, with `cursor`, which asked for as `cursor`
+        goes on behind this line. The last line is {"end": true, "count", "cursor"} and says that all that was stored is
+        there, or {"error", "cursor"} where something ended the export before. A cascade that still runs is exported as far
+        as it is; by the last cursor the rest follows later. What becomes visible to the caller after its place has been
+        passed is not gone back for.
+        Errors: NOT_FOUND, VALIDATION_ERROR (the cursor is none of this export), RATE_LIMITED (too many exports at once),
+        UNAVAILABLE (the server is going: resume by the last cursor). The body is made of lines, so the answer is an
+        HttpBody and has no message of its own.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CorrelationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -62,6 +85,11 @@ def add_CorrelationServiceServicer_to_server(servicer, server):
                     servicer.GetCorrelationStatus,
                     request_deserializer=millstream_dot_v1_dot_correlation__service__pb2.GetCorrelationStatusRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_correlation__service__pb2.GetCorrelationStatusResponse.SerializeToString,
+            ),
+            'ExportCorrelation': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportCorrelation,
+                    request_deserializer=millstream_dot_v1_dot_correlation__service__pb2.ExportCorrelationRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -92,6 +120,33 @@ class CorrelationService(object):
             '/millstream.v1.CorrelationService/GetCorrelationStatus',
             millstream_dot_v1_dot_correlation__service__pb2.GetCorrelationStatusRequest.SerializeToString,
             millstream_dot_v1_dot_correlation__service__pb2.GetCorrelationStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportCorrelation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.CorrelationService/ExportCorrelation',
+            millstream_dot_v1_dot_correlation__service__pb2.ExportCorrelationRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 Cascades as a whole: where one stands, and all of its artifacts at once."""
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from millstream.v1 import correlation_service_pb2 as _correlation_service_pb2
 import abc as _abc_1
@@ -38,6 +39,19 @@ class CorrelationServiceStub:
     is unknown, another tenant's, or no cascade's gets the state not_found, and no error.
     Errors: VALIDATION_ERROR (the id is no UUID).
     """
+    ExportCorrelation: _grpc.UnaryStreamMultiCallable[_correlation_service_pb2.ExportCorrelationRequest, _httpbody_pb2.HttpBody]
+    """Exports the artifacts of a cascade that the caller may see, in the order they were stored, as JSON lines
+    (application/x-ndjson): each line is an artifact as GetArtifact shows it, with `cursor`, which asked for as `cursor`
+    goes on behind this line. The last line is {"end": true, "count", "cursor"} and says that all that was stored is
+    there, or {"error", "cursor"} where something ended the export before. A cascade that still runs is exported as far
+    as it is; by the last cursor the rest follows later. What becomes visible to the caller after its place has been
+    passed is not gone back for.
+    Errors: NOT_FOUND, VALIDATION_ERROR (the cursor is none of this export), RATE_LIMITED (too many exports at once),
+    UNAVAILABLE (the server is going: resume by the last cursor). The body is made of lines, so the answer is an
+    HttpBody and has no message of its own.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
 
 @_typing.type_check_only
 class CorrelationServiceAsyncStub(CorrelationServiceStub):
@@ -48,6 +62,19 @@ class CorrelationServiceAsyncStub(CorrelationServiceStub):
     """Tells where a cascade stands, from what is stored: the answer is as true after a crash as before it. An id that
     is unknown, another tenant's, or no cascade's gets the state not_found, and no error.
     Errors: VALIDATION_ERROR (the id is no UUID).
+    """
+    ExportCorrelation: _aio.UnaryStreamMultiCallable[_correlation_service_pb2.ExportCorrelationRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Exports the artifacts of a cascade that the caller may see, in the order they were stored, as JSON lines
+    (application/x-ndjson): each line is an artifact as GetArtifact shows it, with `cursor`, which asked for as `cursor`
+    goes on behind this line. The last line is {"end": true, "count", "cursor"} and says that all that was stored is
+    there, or {"error", "cursor"} where something ended the export before. A cascade that still runs is exported as far
+    as it is; by the last cursor the rest follows later. What becomes visible to the caller after its place has been
+    passed is not gone back for.
+    Errors: NOT_FOUND, VALIDATION_ERROR (the cursor is none of this export), RATE_LIMITED (too many exports at once),
+    UNAVAILABLE (the server is going: resume by the last cursor). The body is made of lines, so the answer is an
+    HttpBody and has no message of its own.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
 
 class CorrelationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -62,6 +89,25 @@ class CorrelationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells where a cascade stands, from what is stored: the answer is as true after a crash as before it. An id that
         is unknown, another tenant's, or no cascade's gets the state not_found, and no error.
         Errors: VALIDATION_ERROR (the id is no UUID).
+        """
+
+    @_abc_1.abstractmethod
+    def ExportCorrelation(
+        self,
+        request: _correlation_service_pb2.ExportCorrelationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Exports the artifacts of a cascade that the caller may see, in the order they were stored, as JSON lines
+        (application/x-ndjson): each line is an artifact as GetArtifact shows it, with `cursor`, which asked for as `cursor`
+        goes on behind this line. The last line is {"end": true, "count", "cursor"} and says that all that was stored is
+        there, or {"error", "cursor"} where something ended the export before. A cascade that still runs is exported as far
+        as it is; by the last cursor the rest follows later. What becomes visible to the caller after its place has been
+        passed is not gone back for.
+        Errors: NOT_FOUND, VALIDATION_ERROR (the cursor is none of this export), RATE_LIMITED (too many exports at once),
+        UNAVAILABLE (the server is going: resume by the last cursor). The body is made of lines, so the answer is an
+        HttpBody and has no message of its own.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
 
 def add_CorrelationServiceServicer_to_server(servicer: CorrelationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

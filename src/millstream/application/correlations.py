@@ -1,11 +1,14 @@
 """Cascades as a whole, by their correlation id."""
 
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from millstream.application.engine.engine import Engine
+from millstream.application.paging import decode_token, encode_token, token_count, token_id
 from millstream.application.sight import restricted
-from millstream.application.views import ArtifactQuery, CorrelationStatus
-from millstream.domain.artifacts import Reader
+from millstream.application.views import ArtifactQuery, CorrelationStatus, Sent
+from millstream.domain.artifacts import Artifact, Reader
+from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.planners import LIMIT_CODE
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Event, Run, RunKind, RunStatus
@@ -20,6 +23,10 @@ _STATES = {
 }
 
 
+EXPORT_PAGE = 100
+"""Artifacts that an export reads, and holds, at once."""
+
+
 class CorrelationReads(Protocol):
     """What is read of a cascade; see store.runs and store.artifacts."""
 
@@ -28,6 +35,9 @@ class CorrelationReads(Protocol):
     async def count(
         self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int
     ) -> tuple[int, bool]: ...
+    async def seen_of_run(
+        self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int, after_seq: int, limit: int
+    ) -> tuple[list[Artifact], bool]: ...
 
 
 class Correlations:
@@ -56,3 +66,38 @@ class Correlations:
             run.created_us,
             run.updated_us or run.created_us,
         )
+
+    async def export(self, principal: Principal, correlation_id: str, cursor: str) -> AsyncGenerator[list[Sent], None]:
+        """The artifacts of a cascade that the caller may see, page by page in the order stored.
+
+        Raises NotFound, ValidationFailed.
+        """
+        after = _place(cursor, correlation_id) if cursor else 0
+        query, reader = ArtifactQuery(correlation_id=correlation_id), restricted(principal)
+        if not cursor and await self._reads.run(principal.tenant, correlation_id) is None:
+            # The artifacts of a cascade may outlive it.
+            now_us = self._engine.clock.now_us()
+            if not (await self._reads.seen_of_run(principal.tenant, query, reader, now_us, 0, 1))[0]:
+                raise NotFound(f"there is no cascade {correlation_id}, or none any longer: its retention has passed")
+        more = True
+        while more:
+            now_us = self._engine.clock.now_us()
+            found, more = await self._reads.seen_of_run(principal.tenant, query, reader, now_us, after, EXPORT_PAGE)
+            if found:
+                after = found[-1].seq
+                yield [Sent(each, encode_token("export", correlation_id, each.seq)) for each in found]
+
+
+def _place(cursor: str, correlation_id: str) -> int:
+    """The place that a cursor names."""
+    _, named, seq = decode_token(cursor, _export, token_id, token_count, field="cursor")
+    if named != correlation_id:
+        raise ValidationFailed.of("cursor", f"is of an export of the cascade {named}; start again without it")
+    place: int = seq
+    return place
+
+
+def _export(part: str) -> str:
+    if part != "export":
+        raise ValueError
+    return part

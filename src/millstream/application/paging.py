@@ -104,16 +104,16 @@ def encode_token(*parts: str | int) -> str:
     return base64.urlsafe_b64encode("\x1f".join(map(str, parts)).encode()).decode().rstrip("=")
 
 
-def decode_token(token: str, *read: Callable[[str], Any]) -> list[Any]:
+def decode_token(token: str, *read: Callable[[str], Any], field: str = "page_token") -> list[Any]:
     """The parts of a page token, each as its own function reads it, which raises ValueError on what it is not.
 
-    Raises ValidationFailed on a token that this service did not make, or made for another list.
+    Raises ValidationFailed, naming the field, on a token that this service did not make, or made for another list.
     """
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
         return [each(part) for each, part in zip(read, raw.decode().split("\x1f"), strict=True)]
     except (binascii.Error, ValueError):
-        raise ValidationFailed.of("page_token", "is not a token of this list; start again without it") from None
+        raise ValidationFailed.of(field, "is not a token of this list; start again without it") from None
 
 
 def token_id(part: str) -> str:

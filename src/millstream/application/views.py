@@ -72,6 +72,14 @@ class ArtifactQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """An artifact of a stream, and what a caller who has it goes on with; None: the cursor alone."""
+
+    artifact: Artifact | None
+    cursor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Consumption:
     """That an agent consumed an artifact."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import uuid_utils
+from google.protobuf.message import Message
 
 from millstream.application.views import Key
 from millstream.domain.principals import Principal
@@ -32,13 +33,18 @@ class Context:
         trusted: The proxy has already checked the payloads.
         headers: What goes with the answer beside the correlation id: headers of REST, metadata of gRPC.
         key: The idempotency key of the call, where its method takes one.
+        cursor: Of a stream: what its caller resumes with after what it was sent, "" before anything was.
+        last_words: Of a stream of HttpBody: its last message, of the error that ended it as JSON. Over HTTP/1.1 the
+            status has gone, and the end of the body looks like a good one.
     """
 
     __slots__ = (
         "_remaining",
         "correlation_id",
+        "cursor",
         "headers",
         "key",
+        "last_words",
         "metadata",
         "principal",
         "rest",
@@ -55,6 +61,8 @@ class Context:
         self.trusted = is_trusted(metadata, proxy_token)
         self.headers: dict[str, str] = {}
         self.key: Key | None = None
+        self.cursor = ""
+        self.last_words: Callable[[str], Message] | None = None
         self._remaining = remaining
 
     @property

@@ -70,6 +70,7 @@ class Method:
         request: Class of its request in the twin.
         public_request: Class of its request in the contract.
         streaming: It is a stream in both directions.
+        answers_stream: It answers one request with a stream.
         has_rest: It has a REST path.
     """
 
@@ -79,6 +80,7 @@ class Method:
     request: type[Message]
     public_request: type[Message]
     streaming: bool
+    answers_stream: bool
     has_rest: bool
 
 
@@ -109,5 +111,6 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor, request: Descr
         request=message_factory.GetMessageClass(request),
         public_request=message_factory.GetMessageClass(method.input_type),
         streaming=method.client_streaming,
+        answers_stream=method.server_streaming and not method.client_streaming,
         has_rest=options.HasExtension(annotations_pb2.http),
     )

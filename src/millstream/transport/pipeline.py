@@ -7,8 +7,8 @@ It is put together once per method, at registration. Nothing is parsed for a cal
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import grpc
@@ -23,9 +23,13 @@ from millstream.transport.context import Context
 from millstream.transport.contract import Method
 from millstream.transport.ports import Authenticator, RpcMeter, RpcMetrics
 from millstream.transport.reading import Limits, Reader
+from millstream.transport.streams import CURSOR_HEADER, CURSOR_MOST, Streams
 
 UnaryHandler = Callable[[Any, Context], Awaitable[Message]]
 """A use case's door: the request of the twin and the call, to the answer of the twin."""
+AnswersHandler = Callable[[Any, Context], AsyncGenerator[Message, None]]
+"""The same with a stream of answers. It is closed when the stream ends, however that is; before each answer it says in
+`context.cursor` where a caller goes on that has this one."""
 
 _log: Final = structlog.get_logger("millstream.rpc")
 
@@ -53,6 +57,7 @@ class Pipeline:
     metrics: RpcMetrics
     limits: Limits
     proxy_token: bytes = b""
+    streams: Streams = field(default_factory=Streams)
 
     def unary(self, method: Method, handler: UnaryHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of a method that answers once."""
@@ -76,6 +81,21 @@ class Pipeline:
             return answer
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def answers(self, method: Method, handler: AnswersHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """The gRPC handler of a method that answers with a stream."""
+        gate = _Gate(self, method)
+        reader = Reader(method, self.limits)
+
+        async def serve(raw: bytes, call: Any, context: Context) -> None:
+            gate.enter(context)
+            request = reader.read(raw, context.trusted)
+            await self.streams.send(call, context, handler(request, context))
+
+        async def handle(raw: bytes, call: Any) -> None:
+            await _guarded(gate, call, lambda context: serve(raw, call, context))
+
+        return grpc.unary_stream_rpc_method_handler(handle)
 
     def stream(self, method: Method, handler: StreamHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of a method that streams in both directions."""
@@ -166,6 +186,9 @@ def _tell(call: Any, context: Context) -> None:
 
 async def _abort(call: Any, error: MillstreamError, context: Context) -> None:
     metadata = errors.metadata_of(error, context.correlation_id, context.rest)
+    # Over REST the last line of the body says it: metadata has room for the error alone.
+    if context.cursor and not context.rest and len(context.cursor) <= CURSOR_MOST:
+        metadata.append((CURSOR_HEADER, context.cursor))
     await call.abort(errors.STATUSES[error.code].grpc, errors.message_of(error), tuple(metadata))
 
 

@@ -84,7 +84,10 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
     for path, method in methods.items():
         service = services[path.split("/")[1].rpartition(".")[2]]
         handler = getattr(service, _snake(method.name))
-        out[path] = pipeline.stream(method, handler) if method.streaming else pipeline.unary(method, handler)
+        if method.answers_stream:
+            out[path] = pipeline.answers(method, handler)
+        else:
+            out[path] = pipeline.stream(method, handler) if method.streaming else pipeline.unary(method, handler)
     return out
 
 
@@ -115,6 +118,7 @@ class Server:
     ) -> None:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._use_cases = use_cases
+        self._streams = pipeline.streams
         self._ready = ready
         self._drain_timeout_s = drain_timeout_s
         self._health = health.aio.HealthServicer()
@@ -140,12 +144,13 @@ class Server:
         return port
 
     async def stop(self) -> None:
-        """End: no new calls, workers are told, and calls in flight have their time."""
+        """End: no new calls, workers and readers of streams are told, and calls in flight have their time."""
         if self._watch is not None:
             self._watch.cancel()
         # Sticks: whatever the database says later, this server is going.
         await self._health.enter_graceful_shutdown()
         self._use_cases.drain()
+        self._streams.drain()
         _log.info("draining", timeout_s=self._drain_timeout_s)
         await self._server.stop(self._drain_timeout_s)
 

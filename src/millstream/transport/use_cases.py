@@ -3,7 +3,7 @@
 `list` stands last in each class: after it, the name is the method's.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from millstream.application.paging import Page, PageRequest
@@ -26,6 +26,7 @@ from millstream.application.views import (
     ReportResult,
     Reports,
     RunQuery,
+    Sent,
     Summary,
     SyncResult,
     TaskQuery,
@@ -65,6 +66,7 @@ class Correlations(Protocol):
     """Cascades as a whole."""
 
     async def status(self, principal: Principal, correlation_id: str) -> CorrelationStatus: ...
+    def export(self, principal: Principal, correlation_id: str, cursor: str) -> AsyncGenerator[list[Sent], None]: ...
 
 
 class Types(Protocol):

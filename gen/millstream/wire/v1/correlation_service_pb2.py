@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,millstream/wire/v1/correlation_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\x1bGetCorrelationStatusRequest\x12/\n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rcorrelationId\"\xaf\x03\n\x1cGetCorrelationStatusResponse\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\tR\rcorrelationId\x12\x14\n\x05state\x18\x02 \x01(\tR\x05state\x12(\n\x10has_pending_work\x18\x03 \x01(\x08R\x0ehasPendingWork\x12%\n\x0e\x61rtifact_count\x18\x04 \x01(\rR\rartifactCount\x12\x1f\n\x0b\x65rror_count\x18\x05 \x01(\rR\nerrorCount\x12\x39\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartedAt\x12\x44\n\x10last_activity_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0elastActivityAt\x12@\n\x1a\x61rtifact_count_is_estimate\x18\x08 \x01(\x08H\x00R\x17\x61rtifactCountIsEstimate\x88\x01\x01\x42\x1d\n\x1b_artifact_count_is_estimateb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,millstream/wire/v1/correlation_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"N\n\x1bGetCorrelationStatusRequest\x12/\n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rcorrelationId\"m\n\x18\x45xportCorrelationRequest\x12/\n\x0e\x63orrelation_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\rcorrelationId\x12 \n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02R\x06\x63ursor\"\xaf\x03\n\x1cGetCorrelationStatusResponse\x12%\n\x0e\x63orrelation_id\x18\x01 \x01(\tR\rcorrelationId\x12\x14\n\x05state\x18\x02 \x01(\tR\x05state\x12(\n\x10has_pending_work\x18\x03 \x01(\x08R\x0ehasPendingWork\x12%\n\x0e\x61rtifact_count\x18\x04 \x01(\rR\rartifactCount\x12\x1f\n\x0b\x65rror_count\x18\x05 \x01(\rR\nerrorCount\x12\x39\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tstartedAt\x12\x44\n\x10last_activity_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0elastActivityAt\x12@\n\x1a\x61rtifact_count_is_estimate\x18\x08 \x01(\x08H\x00R\x17\x61rtifactCountIsEstimate\x88\x01\x01\x42\x1d\n\x1b_artifact_count_is_estimateb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETCORRELATIONSTATUSREQUEST'].fields_by_name['correlation_id']._loaded_options = None
   _globals['_GETCORRELATIONSTATUSREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['correlation_id']._loaded_options = None
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_EXPORTCORRELATIONREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\002'
   _globals['_GETCORRELATIONSTATUSREQUEST']._serialized_start=130
   _globals['_GETCORRELATIONSTATUSREQUEST']._serialized_end=208
-  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_start=211
-  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_end=642
+  _globals['_EXPORTCORRELATIONREQUEST']._serialized_start=210
+  _globals['_EXPORTCORRELATIONREQUEST']._serialized_end=319
+  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_start=322
+  _globals['_GETCORRELATIONSTATUSRESPONSE']._serialized_end=753
 # @@protoc_insertion_point(module_scope)

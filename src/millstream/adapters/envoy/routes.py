@@ -96,6 +96,8 @@ def _rest_routes(binding: Binding) -> list[JSON]:
             {"header": deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"},
         ]
     body: JSON = {"body": _body_kind(binding)}
+    if binding.streaming:
+        body["stream"] = True
     doors = [(binding.method, body)]
     if binding.has_head:
         doors.append(("HEAD", {**body, "head": True}))
