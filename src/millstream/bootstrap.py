@@ -35,7 +35,7 @@ class App:
 
     Attributes:
         use_cases: What the transport serves.
-        ready: Whether the database answers.
+        ready: Whether it can serve.
         close: Ends the engine and its connections; called after the server's end.
     """
 
@@ -82,7 +82,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         await service.close()
 
     def drain() -> None:
-        service.system.draining = True
+        service.system.readiness.draining = True
         service.workers.drain()
 
     use_cases = UseCases(
@@ -97,7 +97,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         exposition,
         drain,
     )
-    return App(use_cases, service.system.database_answers, close)
+    return App(use_cases, service.system.readiness.ok, close)
 
 
 async def _gauge_often(gauge: Callable[[], Awaitable[None]]) -> None:

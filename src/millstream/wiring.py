@@ -21,6 +21,7 @@ from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
 from millstream.application.pauses import Pauses
+from millstream.application.readiness import Readiness, Schema
 from millstream.application.registering import Registering
 from millstream.application.reporting import Reporting
 from millstream.application.runs import Runs
@@ -32,6 +33,7 @@ from millstream.config import Settings
 from millstream.domain.batch import Limits
 from millstream.runtime.loops import Loops, Retention
 from millstream.runtime.peers import Peers
+from millstream.store import migrations
 from millstream.store.buffers import Buffers
 from millstream.store.connections import Database
 from millstream.store.history import HistoryReads
@@ -39,6 +41,7 @@ from millstream.store.lane import PostgresLane
 from millstream.store.maintenance import Maintenance
 from millstream.store.reads import Reads
 from millstream.store.registry import RegistryStore
+from millstream.store.schema import SchemaReads
 from millstream.store.wakeups import Message, Wakeups
 
 log = logging.getLogger(__name__)
@@ -77,17 +80,17 @@ class Service:
         self.engine.clock.set(await self.maintenance.now_us())
         await self.peers.refresh()
         await self.pauses.refresh()
-        for step in (
-            self.engine.run(),
-            self.loops.run(),
-            self.wakeups.run_sender(),
-            self.wakeups.run_receiver(),
-            self.peers.run_announcer(),
-            self.peers.run_presence(),
-            self.pauses.run(),
+        for name, step in (
+            ("engine", self.engine.run()),
+            ("loops", self.loops.run()),
+            ("wake-ups sent", self.wakeups.run_sender()),
+            ("wake-ups heard", self.wakeups.run_receiver()),
+            ("announcer", self.peers.run_announcer()),
+            ("presence", self.peers.run_presence()),
+            ("pauses", self.pauses.run()),
         ):
-            task = asyncio.create_task(step)
-            task.add_done_callback(_ended)
+            task = asyncio.create_task(step, name=name)
+            task.add_done_callback(self._ended)
             self._background.append(task)
         # Who is told that this server is there may wake it at once. Without, the safety poll finds what it missed.
         with contextlib.suppress(TimeoutError):
@@ -105,11 +108,14 @@ class Service:
         await self._sandbox.close()
         await self._database.close()
 
-
-def _ended(task: asyncio.Task[None]) -> None:
-    """A part of the server ended, which only its cancellation may do."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("a part of the server ended", exc_info=task.exception())
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A part of the server ended, which only its cancellation may do."""
+        if task.cancelled():
+            return
+        error = task.exception()
+        log.critical("a part of the server ended: %s", task.get_name(), exc_info=error)
+        # The name of the error only: its text may tell what is nobody's business.
+        self.system.readiness.part_ended(task.get_name(), type(error).__name__ if error else "without an error")
 
 
 def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, message: Message) -> None:
@@ -177,6 +183,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     buffers = Buffers(database)
     loops = Loops(Upkeep(engine, catalogs, pauses), maintenance, buffers, reads, dispatcher_peers, retention)
     engine.scheduled = loops.scheduled
+    readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)
     return Service(
         Artifacts(engine, catalogs, reads, key_ttl_us),
         Correlations(engine, reads),
@@ -193,7 +200,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
-        System(engine, maintenance, metrics.engine.set),
+        System(engine, maintenance, readiness, metrics.engine.set),
         engine,
         catalogs,
         loops,

@@ -17,6 +17,7 @@ from tests.e2e.conftest import SHORT
 from tests.e2e.stack import Process, Stack, running_stack
 
 from millstream.bootstrap import version_of
+from millstream.store import migrations
 from millstream.v1 import artifact_service_pb2_grpc
 from millstream.v1.artifact_service_pb2 import PublishSyncRequest
 
@@ -47,15 +48,43 @@ async def test_health_tells_version_and_plugins(rest: Client) -> None:
 
 
 async def test_readiness_names_what_was_checked(rest: Client) -> None:
-    """WM-12: the database and the server."""
+    """WM-12: the database, its tables, and the parts of the server, each with how it is."""
     body = check_ok(await rest.get("/health/ready"))
-    assert body == {"status": "ready", "checks": {"database": "ok", "server": "ok"}}
+    names = ["database", "migrations", "engine", "queue", "server"]
+    assert (body["status"], body["checks"]) == ("ready", dict.fromkeys(names, "ok"))
+    found = {each["name"]: (each["ok"], each["detail"]) for each in body["results"]}
+    assert found == {name: (True, f"at {migrations.head()}" if name == "migrations" else "") for name in names}
 
 
-async def test_metrics_have_the_promised_series(rest: Client, orders: Process) -> None:
+async def test_readiness_names_tables_that_are_behind(doomed: Stack) -> None:
+    """WM-12: over REST as a 503, and as NOT_SERVING to whoever watches the health; both take it back."""
+    client, head = await doomed.rest(), migrations.head()
+    stub = health_pb2_grpc.HealthStub(await doomed.channel(doomed.native()))
+    watch = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    connection = await asyncpg.connect(doomed.database.url)
+    await connection.execute("UPDATE schema_version SET version_num = '0001'")
+    async with asyncio.timeout(20):
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    body = check_error(await client.get("/health/ready"), 503, "UNAVAILABLE", "migrations")
+    assert body["details"][0]["message"] == f"at 0001, this server needs {head}: run `millstream migrate up`"
+    await connection.execute("UPDATE schema_version SET version_num = $1", head)
+    await connection.close()
+    async with asyncio.timeout(20):
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+    watch.cancel()
+    async with asyncio.timeout(20):
+        # The proxy asks at its own times.
+        while (await client.get("/api/v1/runs")).status_code != 200:
+            pass
+
+
+async def test_metrics_have_the_promised_series(rest: Client, orders: Process, servers: list[grpc.aio.Channel]) -> None:
     """WM-12, FV-1: requests, latency and errors; queue, oldest ready task, batches, commits, leases and waiters."""
-    order = {"type": "Order", "payload": {"order_id": "m", "amount": 1, "items": []}}
-    check_ok(await rest.post("/api/v1/artifacts/sync", json=order))
+    for channel in servers:  # whichever the proxy asks has something to tell
+        order = PublishSyncRequest(type="Order")
+        order.payload.update({"order_id": "m", "amount": 1, "items": []})
+        assert (await artifact_service_pb2_grpc.ArtifactServiceStub(channel).PublishSync(order)).completed
     check_error(await rest.get("/api/v1/agents/nobody"), 404, "NOT_FOUND")
     for path in ("/metrics", "/_/metrics"):
         response = await rest.get(path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.application.paging import Page, PageInfo, PageRequest
+from millstream.application.readiness import Check
 from millstream.application.views import (
     AgentDetail,
     AgentHistory,
@@ -412,10 +413,10 @@ class Workers(Fake):
 
 class System:
     def __init__(self) -> None:
-        self.checks = {"database": "ok", "serving": "ok"}
+        self.faults: dict[str, str] = {}
 
-    async def readiness(self) -> dict[str, str]:
-        return self.checks
+    async def checks(self) -> list[Check]:
+        return [Check(name, name not in self.faults, self.faults.get(name, "")) for name in ("database", "server")]
 
 
 class Fakes:

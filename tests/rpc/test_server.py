@@ -15,14 +15,12 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.mark.parametrize("name", ["", "millstream.v1.ArtifactService"])
-async def test_it_serves_while_the_database_answers(
-    service: Service, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+async def test_it_serves_while_it_is_ready(service: Service, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """WM-12"""
     stub = health_pb2_grpc.HealthStub(service.channel)
     watch = stub.Watch(health_pb2.HealthCheckRequest(service=name))
     assert (await watch.read()).status == _SERVING
-    service.fakes.system.checks["database"] = "no connection"
+    service.fakes.system.faults["database"] = "no connection"
     async with asyncio.timeout(server.HEALTH_PERIOD_S + 3):
         assert (await watch.read()).status == _NOT_SERVING
     watch.cancel()

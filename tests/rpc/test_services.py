@@ -393,13 +393,19 @@ async def test_the_unary_twins_of_workers(service: Service) -> None:
 async def test_system(service: Service) -> None:
     """FV-1, WM-12"""
     assert await _ask(service, "SystemService/GetHealth") == {"status": "ok", "version": "1.2.3"}
-    assert (await _ask(service, "SystemService/GetReadiness"))["status"] == "ready"
+    ready = await _ask(service, "SystemService/GetReadiness")
+    assert ready == {
+        "status": "ready",
+        "checks": {"database": "ok", "server": "ok"},
+        "results": [{"name": "database", "ok": True}, {"name": "server", "ok": True}],
+    }
     out = await service.call("SystemService/GetMetrics", key=None)
     assert b'millstream_requests_total{code="OK",rpc="SystemService/GetHealth"} 1.0' in out.body
-    service.fakes.system.checks["database"] = "no connection"
+    service.fakes.system.faults["database"] = "no connection"
     answer = await service.call("SystemService/GetReadiness", key=None, x_envoy_original_path="/health/ready")
     assert answer.metadata["x-http-status"] == "503"
-    assert '"field":"database"' in answer.metadata["x-error-body"]
+    details = json.loads(answer.metadata["x-error-body"])["details"]
+    assert details == [{"field": "database", "message": "no connection", "code": "NOT_READY"}]
 
 
 def test_every_method_of_the_contract_is_asked_for_here() -> None:

@@ -27,7 +27,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from millstream.v1 import policy_pb2 as millstream_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/system_service.proto\x12\rmillstream.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1amillstream/v1/policy.proto\"\x12\n\x10GetHealthRequest\"E\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07plugins\x18\x03 \x03(\t\"\x15\n\x13GetReadinessRequest\"\x96\x01\n\x14GetReadinessResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12?\n\x06\x63hecks\x18\x02 \x03(\x0b\x32/.millstream.v1.GetReadinessResponse.ChecksEntry\x1a-\n\x0b\x43hecksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x13\n\x11GetMetricsRequest2\xe5\x02\n\rSystemService\x12r\n\tGetHealth\x12\x1f.millstream.v1.GetHealthRequest\x1a .millstream.v1.GetHealthResponse\"\"\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x16\x12\x07/healthZ\x0b\x12\t/_/health\x12t\n\x0cGetReadiness\x12\".millstream.v1.GetReadinessRequest\x1a#.millstream.v1.GetReadinessResponse\"\x1b\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/health/ready\x12j\n\nGetMetrics\x12 .millstream.v1.GetMetricsRequest\x1a\x14.google.api.HttpBody\"$\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x18\x12\x08/metricsZ\x0c\x12\n/_/metricsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/system_service.proto\x12\rmillstream.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1amillstream/v1/policy.proto\"\x12\n\x10GetHealthRequest\"E\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07plugins\x18\x03 \x03(\t\"\x15\n\x13GetReadinessRequest\"\xc6\x01\n\x14GetReadinessResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12?\n\x06\x63hecks\x18\x02 \x03(\x0b\x32/.millstream.v1.GetReadinessResponse.ChecksEntry\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.millstream.v1.ReadinessCheck\x1a-\n\x0b\x43hecksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x0eReadinessCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x13\n\x11GetMetricsRequest2\xe5\x02\n\rSystemService\x12r\n\tGetHealth\x12\x1f.millstream.v1.GetHealthRequest\x1a .millstream.v1.GetHealthResponse\"\"\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x16\x12\x07/healthZ\x0b\x12\t/_/health\x12t\n\x0cGetReadiness\x12\".millstream.v1.GetReadinessRequest\x1a#.millstream.v1.GetReadinessResponse\"\x1b\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/health/ready\x12j\n\nGetMetrics\x12 .millstream.v1.GetMetricsRequest\x1a\x14.google.api.HttpBody\"$\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x18\x12\x08/metricsZ\x0c\x12\n/_/metricsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,11 +49,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREADINESSREQUEST']._serialized_start=229
   _globals['_GETREADINESSREQUEST']._serialized_end=250
   _globals['_GETREADINESSRESPONSE']._serialized_start=253
-  _globals['_GETREADINESSRESPONSE']._serialized_end=403
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=358
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=403
-  _globals['_GETMETRICSREQUEST']._serialized_start=405
-  _globals['_GETMETRICSREQUEST']._serialized_end=424
-  _globals['_SYSTEMSERVICE']._serialized_start=427
-  _globals['_SYSTEMSERVICE']._serialized_end=784
+  _globals['_GETREADINESSRESPONSE']._serialized_end=451
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=406
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=451
+  _globals['_READINESSCHECK']._serialized_start=453
+  _globals['_READINESSCHECK']._serialized_end=511
+  _globals['_GETMETRICSREQUEST']._serialized_start=513
+  _globals['_GETMETRICSREQUEST']._serialized_end=532
+  _globals['_SYSTEMSERVICE']._serialized_start=535
+  _globals['_SYSTEMSERVICE']._serialized_end=892
 # @@protoc_insertion_point(module_scope)

@@ -66,8 +66,9 @@ class SystemServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetReadiness(self, request, context):
-        """Tells that this process can serve: the database answers and nothing is draining.
-        Errors: UNAVAILABLE, its details naming what is not ready.
+        """Tells that this process can serve: the database answers, its tables are not behind, every part of the server runs,
+        its queue moves, and it is not draining. What the database was asked is at most a second old.
+        Errors: UNAVAILABLE, its details naming each check that failed, with why and what to do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

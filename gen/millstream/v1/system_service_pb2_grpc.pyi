@@ -39,8 +39,9 @@ class SystemServiceStub:
     Errors: none.
     """
     GetReadiness: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetReadinessRequest, _system_service_pb2.GetReadinessResponse]
-    """Tells that this process can serve: the database answers and nothing is draining.
-    Errors: UNAVAILABLE, its details naming what is not ready.
+    """Tells that this process can serve: the database answers, its tables are not behind, every part of the server runs,
+    its queue moves, and it is not draining. What the database was asked is at most a second old.
+    Errors: UNAVAILABLE, its details naming each check that failed, with why and what to do.
     """
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetMetricsRequest, _httpbody_pb2.HttpBody]
     """Metrics in the Prometheus text format.
@@ -59,8 +60,9 @@ class SystemServiceAsyncStub(SystemServiceStub):
     Errors: none.
     """
     GetReadiness: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetReadinessRequest, _system_service_pb2.GetReadinessResponse]  # type: ignore[assignment]
-    """Tells that this process can serve: the database answers and nothing is draining.
-    Errors: UNAVAILABLE, its details naming what is not ready.
+    """Tells that this process can serve: the database answers, its tables are not behind, every part of the server runs,
+    its queue moves, and it is not draining. What the database was asked is at most a second old.
+    Errors: UNAVAILABLE, its details naming each check that failed, with why and what to do.
     """
     GetMetrics: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetMetricsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Metrics in the Prometheus text format.
@@ -88,8 +90,9 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _system_service_pb2.GetReadinessRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_system_service_pb2.GetReadinessResponse, _abc.Awaitable[_system_service_pb2.GetReadinessResponse]]:
-        """Tells that this process can serve: the database answers and nothing is draining.
-        Errors: UNAVAILABLE, its details naming what is not ready.
+        """Tells that this process can serve: the database answers, its tables are not behind, every part of the server runs,
+        its queue moves, and it is not draining. What the database was asked is at most a second old.
+        Errors: UNAVAILABLE, its details naming each check that failed, with why and what to do.
         """
 
     @_abc_1.abstractmethod

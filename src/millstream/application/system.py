@@ -1,16 +1,16 @@
 """How the service is: ready or not, and its gauges."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from millstream.application.engine.engine import Engine
+from millstream.application.readiness import Check, Readiness
 from millstream.domain.errors import MillstreamError
 
 
 class SystemStore(Protocol):
     """What is asked of the database; see store.maintenance."""
 
-    async def now_us(self) -> int: ...
     async def stats(self) -> tuple[int, int]: ...
 
 
@@ -21,26 +21,17 @@ class System:
         set_gauge: Takes a gauge's name and value; see adapters.metrics.
     """
 
-    def __init__(self, engine: Engine, store: SystemStore, set_gauge: Callable[[str, float], None]) -> None:
+    def __init__(
+        self, engine: Engine, store: SystemStore, readiness: Readiness, set_gauge: Callable[[str, float], None]
+    ) -> None:
+        self.readiness = readiness
         self._engine = engine
         self._store = store
         self._set = set_gauge
-        self.draining = False
 
-    async def database_answers(self) -> bool:
-        """Whether the database answers."""
-        try:
-            await self._store.now_us()
-        except MillstreamError:
-            return False
-        return True
-
-    async def readiness(self) -> dict[str, str]:
-        """What was checked, each "ok" or why not."""
-        return {
-            "database": "ok" if await self.database_answers() else "does not answer",
-            "server": "draining" if self.draining else "ok",
-        }
+    async def checks(self) -> Sequence[Check]:
+        """What this server needs in order to serve, and whether it has it."""
+        return await self.readiness.checks()
 
     async def gauge(self) -> None:
         """Set the gauges, when somebody asks for them: an idle server does no work for its metrics."""

@@ -5,6 +5,7 @@ transaction under a lock on the version table, so replicas that start together w
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,6 +65,14 @@ async def current(url: str) -> str | None:
 def known(revision: str) -> bool:
     """Whether this version brings the revision; if not, a newer version has migrated the database."""
     return any(revision == script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+@functools.cache
+def brought() -> tuple[str, frozenset[str]]:
+    """Return the newest revision that this version brings, and all of them."""
+    return head() or "", frozenset(
+        script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()
+    )
 
 
 def head() -> str | None:

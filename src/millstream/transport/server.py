@@ -27,7 +27,7 @@ from millstream.transport.use_cases import Agents, Artifacts, Correlations, Runs
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """gRPC's own bound, which answers without our details; ours are lower and say what they are."""
 HEALTH_PERIOD_S: Final = 2.0
-"""The health service asks the database this often."""
+"""The health service asks this often whether it can serve."""
 
 _OPTIONS: Final = (
     # Two servers on a port would share it silently.
@@ -105,7 +105,7 @@ class _Handlers(grpc.GenericRpcHandler):
 class Server:
     """A server on one address.
 
-    `ready` asks whether the database answers; `drain_timeout_s` is what calls in flight get at the end.
+    `ready` asks whether the service can serve; `drain_timeout_s` is what calls in flight get at the end.
     """
 
     def __init__(

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from millstream.application.paging import Page, PageRequest
+from millstream.application.readiness import Check
 from millstream.application.views import (
     AgentDetail,
     AgentHistory,
@@ -168,4 +169,4 @@ class Workers(Protocol):
 class System(Protocol):
     """How the service is."""
 
-    async def readiness(self) -> dict[str, str]: ...
+    async def checks(self) -> Sequence[Check]: ...

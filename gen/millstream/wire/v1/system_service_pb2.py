@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/system_service.proto\x12\x12millstream.wire.v1\"\x12\n\x10GetHealthRequest\"_\n\x11GetHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x18\n\x07plugins\x18\x03 \x03(\tR\x07plugins\"\x15\n\x13GetReadinessRequest\"\xb7\x01\n\x14GetReadinessResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12L\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x34.millstream.wire.v1.GetReadinessResponse.ChecksEntryR\x06\x63hecks\x1a\x39\n\x0b\x43hecksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x13\n\x11GetMetricsRequestb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/system_service.proto\x12\x12millstream.wire.v1\"\x12\n\x10GetHealthRequest\"_\n\x11GetHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x18\n\x07plugins\x18\x03 \x03(\tR\x07plugins\"\x15\n\x13GetReadinessRequest\"\xf5\x01\n\x14GetReadinessResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12L\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x34.millstream.wire.v1.GetReadinessResponse.ChecksEntryR\x06\x63hecks\x12<\n\x07results\x18\x03 \x03(\x0b\x32\".millstream.wire.v1.ReadinessCheckR\x07results\x1a\x39\n\x0b\x43hecksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"L\n\x0eReadinessCheck\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n\x02ok\x18\x02 \x01(\x08R\x02ok\x12\x16\n\x06\x64\x65tail\x18\x03 \x01(\tR\x06\x64\x65tail\"\x13\n\x11GetMetricsRequestb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETREADINESSREQUEST']._serialized_start=180
   _globals['_GETREADINESSREQUEST']._serialized_end=201
   _globals['_GETREADINESSRESPONSE']._serialized_start=204
-  _globals['_GETREADINESSRESPONSE']._serialized_end=387
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=330
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=387
-  _globals['_GETMETRICSREQUEST']._serialized_start=389
-  _globals['_GETMETRICSREQUEST']._serialized_end=408
+  _globals['_GETREADINESSRESPONSE']._serialized_end=449
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=392
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=449
+  _globals['_READINESSCHECK']._serialized_start=451
+  _globals['_READINESSCHECK']._serialized_end=527
+  _globals['_GETMETRICSREQUEST']._serialized_start=529
+  _globals['_GETMETRICSREQUEST']._serialized_end=548
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 from millstream.application.engine.commands import Command
@@ -71,6 +72,17 @@ class CommandQueue:
     items: deque[Item] = field(default_factory=deque)
     size_bytes: int = 0
     filled: asyncio.Event = field(default_factory=asyncio.Event)
+    moved_s: float = field(default_factory=monotonic)
+
+    @property
+    def full(self) -> bool:
+        """Nothing more is let in."""
+        return len(self.items) >= self.most or self.size_bytes >= self.most_bytes
+
+    @property
+    def still_s(self) -> float:
+        """For how long nothing was taken, seconds, while something waited."""
+        return monotonic() - self.moved_s if self.items else 0.0
 
     def __len__(self) -> int:
         return len(self.items)
@@ -84,6 +96,8 @@ class CommandQueue:
             raise RateLimited("the server's queue is full; try again in a moment", retry_after_s=1.0)
         future: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
         group = Group(future, [None] * len(commands), len(commands))
+        if not self.items:
+            self.moved_s = monotonic()
         self.items.extend([Item(command, group, index) for index, command in enumerate(commands)])
         self.size_bytes += size
         self.filled.set()
@@ -100,6 +114,7 @@ class CommandQueue:
         """The next batch: at least one command, then as many as fit."""
         taken: list[Item] = []
         size = 0
+        self.moved_s = monotonic()
         items = self.items
         while items and len(taken) < most:
             size += items[0].command.size_bytes

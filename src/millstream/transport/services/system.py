@@ -27,11 +27,15 @@ class SystemService:
 
     async def get_readiness(self, _: wire.GetReadinessRequest, context: Context) -> Message:
         """The process can serve. Raises Unavailable naming what is not ready."""
-        checks = await self._system.readiness()
-        faults = [FieldFault(name, why, "NOT_READY") for name, why in checks.items() if why != "ok"]
+        checks = await self._system.checks()
+        faults = [FieldFault(check.name, check.detail, "NOT_READY") for check in checks if not check.ok]
         if faults:
             raise Unavailable("not ready: " + ", ".join(fault.field for fault in faults), faults)
-        return wire.GetReadinessResponse(status="ready", checks=checks)
+        return wire.GetReadinessResponse(
+            status="ready",
+            checks={check.name: "ok" for check in checks},
+            results=[wire.ReadinessCheck(name=check.name, ok=True, detail=check.detail) for check in checks],
+        )
 
     async def get_metrics(self, _: wire.GetMetricsRequest, context: Context) -> Message:
         """The metrics."""
