@@ -6,6 +6,7 @@ import logging
 import socket
 from dataclasses import dataclass
 
+from millstream.adapters import logs
 from millstream.adapters.expressions import CelPredicates
 from millstream.adapters.metrics import Metrics
 from millstream.adapters.sandbox import Sandbox
@@ -20,6 +21,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
+from millstream.application.log_levels import LogLevels
 from millstream.application.pauses import Pauses
 from millstream.application.readiness import Readiness, Schema
 from millstream.application.registering import Registering
@@ -88,6 +90,7 @@ class Service:
             ("announcer", self.peers.run_announcer()),
             ("presence", self.peers.run_presence()),
             ("pauses", self.pauses.run()),
+            ("log levels", self.system.levels.run()),
         ):
             task = asyncio.create_task(step, name=name)
             task.add_done_callback(self._ended)
@@ -118,7 +121,9 @@ class Service:
         self.system.readiness.part_ended(task.get_name(), type(error).__name__ if error else "without an error")
 
 
-def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, message: Message) -> None:
+def _receive(
+    engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, levels: LogLevels, message: Message
+) -> None:
     """Act on a wake-up from another server."""
     match message:
         case ("ready", tenant, queue, kind):
@@ -134,6 +139,8 @@ def _receive(engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, m
             catalogs.forget(tenant)
         case ("pauses",):
             pauses.look_again()
+        case ("log levels",):
+            levels.look_again()
         case ("peers",):
             peers.look_again()
         case _:
@@ -172,12 +179,13 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     pauses = Pauses(engine.dispatcher, registry, dispatcher_peers)
     sandbox = Sandbox()
     catalogs = Catalogs(registry, CelPredicates(), JsonSchemas(), sandbox)
-    wakeups = Wakeups(
-        url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, message)
-    )
-    dispatcher_peers.send = wakeups.send
     key_ttl_us = settings.idempotency_ttl_s * 1_000_000
     registering = Registering(catalogs, key_ttl_us)
+    levels = LogLevels(registering, registry, dispatcher_peers, settings.log_level, logs.apply)
+    wakeups = Wakeups(
+        url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, levels, message)
+    )
+    dispatcher_peers.send = wakeups.send
     reporting = Reporting(engine, catalogs, maintenance, reads)
     retention = Retention(settings.run_retention_days, settings.artifact_retention_days)
     buffers = Buffers(database)
@@ -200,7 +208,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
-        System(engine, maintenance, readiness, metrics.engine.set),
+        System(engine, maintenance, readiness, levels, metrics.engine.set),
         engine,
         catalogs,
         loops,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,11 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from tests.e2e.answers import check_error, check_ok
 from tests.e2e.conftest import SHORT
 from tests.e2e.stack import Process, Stack, running_stack
+from tests.e2e.test_commands import run
 
 from millstream.bootstrap import version_of
 from millstream.store import migrations
-from millstream.v1 import artifact_service_pb2_grpc
+from millstream.v1 import artifact_service_pb2_grpc, run_service_pb2_grpc
 from millstream.v1.artifact_service_pb2 import PublishSyncRequest
+from millstream.v1.run_service_pb2 import GetRunRequest
 
 Client = httpx.AsyncClient
 SERIES = [
@@ -118,6 +122,68 @@ async def test_the_backlog_and_the_workers_show(locked: Stack) -> None:
     assert found["millstream_tasks_ready"] >= 1
     assert found["millstream_oldest_ready_task_seconds"] >= 0
     check_ok(await client.post(f"/api/v1/tasks/{made['task_id']}/cancel", json={}))
+
+
+async def refused(channel: grpc.aio.Channel, label: str) -> None:
+    """A call that a server refuses, which it tells in its log at level info, under this label."""
+    stub = run_service_pb2_grpc.RunServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.GetRun(GetRunRequest(run_id=str(uuid.uuid4())), metadata=(("x-correlation-id", label),))
+
+
+async def test_the_level_of_the_logs_changes_on_all_servers_while_they_run(
+    stack: Stack, rest: Client, servers: list[grpc.aio.Channel]
+) -> None:
+    """Operations: over REST, through one server; then back, and with a time after which it goes back by itself."""
+    path = "/api/v1/system/log-level"
+    assert check_ok(await rest.get(path)) == {"default_level": "info", "level": "info", "levels": []}
+    body = check_ok(await rest.put(path, json={"level": "warning", "logger": "millstream.rpc"}))
+    assert body["levels"] == [{"logger": "millstream.rpc", "level": "warning"}]
+    for server in stack.servers:
+        await server.line("log levels from now on: all=info millstream.rpc=warning")
+    for number, channel in enumerate(servers):
+        await refused(channel, f"quiet-{number}")
+    body = check_ok(await rest.put(path, json={"level": "debug", "logger": "millstream.rpc", "for_seconds": 1}))
+    assert body["levels"][0]["until"]
+    for server in stack.servers:
+        await server.line("log levels from now on: all=info millstream.rpc=debug")
+        await server.line('log levels from now on: all=info"')
+    for number, (server, channel) in enumerate(zip(stack.servers, servers, strict=True)):
+        await refused(channel, f"told-{number}")
+        assert '"logger":"millstream.rpc"' in await server.line(f"told-{number}")
+        assert not any("quiet-" in line for line in server.lines)
+    body = check_error(await rest.put(path, json={"level": "loud"}), 422, "VALIDATION_ERROR", "level")
+    assert all(word in body["details"][0]["message"] for word in ("debug", "info", "warning", "error", "default"))
+    check_error(await rest.put(path, json={}), 422, "VALIDATION_ERROR", "level")
+
+
+async def test_only_an_admin_has_to_do_with_the_logs(locked: Stack) -> None:
+    """WM-9"""
+    for key in ("viewer-key", "operator-key", "worker-key"):
+        client = await locked.rest(x_api_key=key)
+        check_error(await client.get("/api/v1/system/log-level"), 403, "FORBIDDEN")
+        check_error(await client.put("/api/v1/system/log-level", json={"level": "info"}), 403, "FORBIDDEN")
+    client = await locked.rest(x_api_key="admin-key")
+    assert check_ok(await client.get("/api/v1/system/log-level"))["level"] == "info"
+
+
+async def test_the_level_of_the_logs_from_the_shell(stack: Stack) -> None:
+    """`millstream logs level`: shown, set, taken back; for machines as JSON."""
+    command = functools.partial(run, "logs", "level", MILLSTREAM_TARGET=stack.target)
+    code, output, errors = await command("error", "--logger", "millstream.work", "--for", "3600")
+    assert (code, errors) == (0, "")
+    assert "millstream.work=error until " in output
+    code, output, _ = await command("--json")
+    shown = json.loads(output)
+    assert (shown["default"], shown["level"], shown["set"][0]["logger"]) == ("info", "info", "millstream.work")
+    code, output, _ = await command("default", "--logger", "millstream.work")
+    assert (code, "millstream.work" in output) == (0, False)
+    code, _, errors = await command("loud")
+    assert code == 1
+    assert "level" in errors
+    code, _, errors = await command("--for", "3")
+    assert code == 2
+    assert "say which level" in errors
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 import structlog
 from tests.rpc.fakes import Fakes
 
+from millstream.adapters import logs
 from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator
 from millstream.adapters.metrics import Metrics
 from millstream.transport.pipeline import Pipeline
@@ -89,5 +90,7 @@ def _logs_restored() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    logging.getLogger("millstream").setLevel(logging.NOTSET)
+    logs._LEVELS.default = None
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()

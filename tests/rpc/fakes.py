@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.readiness import Check
 from millstream.application.views import (
@@ -22,6 +23,7 @@ from millstream.application.views import (
     Lease,
     LeaseRef,
     ListedArtifact,
+    LogLevel,
     NewTask,
     Published,
     Push,
@@ -414,9 +416,19 @@ class Workers(Fake):
 class System:
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}
+        self.was_set: tuple[str, str, str, int] | None = None
 
     async def checks(self) -> list[Check]:
         return [Check(name, name not in self.faults, self.faults.get(name, "")) for name in ("database", "server")]
+
+    async def log_levels(self) -> Levels:
+        return Levels("info", "debug", (LogLevel("", "debug", AT_US), LogLevel("millstream.rpc", "error")))
+
+    async def set_log_level(
+        self, principal: Principal, logger: str, level: str, for_us: int, key: Key | None
+    ) -> tuple[Levels, bool]:
+        self.was_set = (principal.name, logger, level, for_us)
+        return Levels("info", level or "info", (LogLevel(logger, level),) if level else ()), key is not None
 
 
 class Fakes:

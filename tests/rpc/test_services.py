@@ -5,6 +5,7 @@ import dataclasses
 import json
 from typing import Any
 
+import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from tests.rpc.conftest import Service
@@ -406,6 +407,38 @@ async def test_system(service: Service) -> None:
     assert answer.metadata["x-http-status"] == "503"
     details = json.loads(answer.metadata["x-error-body"])["details"]
     assert details == [{"field": "database", "message": "no connection", "code": "NOT_READY"}]
+
+
+async def test_log_levels(service: Service) -> None:
+    """Operations: read and set by admins, with the allowed values in the error."""
+    out = await _ask(service, "SystemService/GetLogLevel")
+    assert (out["default_level"], out["level"]) == ("info", "debug")
+    assert [each["logger"] for each in out["levels"][1:]] == ["millstream.rpc"]
+    assert "until" in out["levels"][0]
+    assert "until" not in out["levels"][1]
+    asked = {"level": "debug", "logger": "millstream.rpc", "for_seconds": 60}
+    assert (await _ask(service, "SystemService/SetLogLevel", asked))["level"] == "debug"
+    assert service.fakes.system.was_set == ("root", "millstream.rpc", "debug", 60_000_000)
+    await _ask(service, "SystemService/SetLogLevel", {"level": "default"})
+    assert service.fakes.system.was_set == ("root", "", "", 0)
+    wanted = system_service_pb2.SetLogLevelRequest
+    for field, body in (
+        ("level", wanted(level="loud")),
+        ("level", wanted()),
+        ("logger", wanted(level="info", logger="asyncpg")),
+        ("for_seconds", wanted(level="info", for_seconds=2_592_001)),
+    ):
+        raw = body.SerializeToString()
+        answer = await service.call("SystemService/SetLogLevel", raw, x_envoy_original_path="/x")
+        details = json.loads(answer.metadata["x-error-body"])["details"]
+        assert [each["field"] for each in details] == [field]
+        if body.level == "loud":
+            assert all(word in details[0]["message"] for word in ("debug", "info", "warning", "error", "default"))
+    for key in ("reader", "maker"):
+        for method in ("GetLogLevel", "SetLogLevel"):
+            refused = (await service.call(f"SystemService/{method}", b"", key=key)).error
+            assert refused is not None
+            assert refused.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_every_method_of_the_contract_is_asked_for_here() -> None:

@@ -22,12 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from millstream.v1 import policy_pb2 as millstream_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/system_service.proto\x12\rmillstream.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1amillstream/v1/policy.proto\"\x12\n\x10GetHealthRequest\"E\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07plugins\x18\x03 \x03(\t\"\x15\n\x13GetReadinessRequest\"\xc6\x01\n\x14GetReadinessResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12?\n\x06\x63hecks\x18\x02 \x03(\x0b\x32/.millstream.v1.GetReadinessResponse.ChecksEntry\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.millstream.v1.ReadinessCheck\x1a-\n\x0b\x43hecksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x0eReadinessCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x13\n\x11GetMetricsRequest2\xe5\x02\n\rSystemService\x12r\n\tGetHealth\x12\x1f.millstream.v1.GetHealthRequest\x1a .millstream.v1.GetHealthResponse\"\"\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x16\x12\x07/healthZ\x0b\x12\t/_/health\x12t\n\x0cGetReadiness\x12\".millstream.v1.GetReadinessRequest\x1a#.millstream.v1.GetReadinessResponse\"\x1b\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/health/ready\x12j\n\nGetMetrics\x12 .millstream.v1.GetMetricsRequest\x1a\x14.google.api.HttpBody\"$\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x18\x12\x08/metricsZ\x0c\x12\n/_/metricsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/system_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1amillstream/v1/policy.proto\"\x12\n\x10GetHealthRequest\"E\n\x11GetHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07plugins\x18\x03 \x03(\t\"\x15\n\x13GetReadinessRequest\"\xc6\x01\n\x14GetReadinessResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12?\n\x06\x63hecks\x18\x02 \x03(\x0b\x32/.millstream.v1.GetReadinessResponse.ChecksEntry\x12.\n\x07results\x18\x03 \x03(\x0b\x32\x1d.millstream.v1.ReadinessCheck\x1a-\n\x0b\x43hecksEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\x0eReadinessCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"\x13\n\x11GetMetricsRequest\"\x14\n\x12GetLogLevelRequest\"d\n\x13GetLogLevelResponse\x12\x15\n\rdefault_level\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12\'\n\x06levels\x18\x03 \x03(\x0b\x32\x17.millstream.v1.LogLevel\"\xae\x01\n\x12SetLogLevelRequest\x12=\n\x05level\x18\x01 \x01(\tB.\xbaH+r&R\x05\x64\x65\x62ugR\x04infoR\x07warningR\x05\x65rrorR\x07\x64\x65\x66\x61ult\xc8\x01\x01\x12\x38\n\x06logger\x18\x02 \x01(\tB(\xbaH%r#\x18\x80\x01\x32\x1e^(millstream(\\.[a-z0-9_]+)*)?$\x12\x1f\n\x0b\x66or_seconds\x18\x03 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x9a\x9e\x01\"d\n\x13SetLogLevelResponse\x12\x15\n\rdefault_level\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12\'\n\x06levels\x18\x03 \x03(\x0b\x32\x17.millstream.v1.LogLevel\"T\n\x08LogLevel\x12\x0e\n\x06logger\x18\x01 \x01(\t\x12\r\n\x05level\x18\x02 \x01(\t\x12)\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x88\x05\n\rSystemService\x12r\n\tGetHealth\x12\x1f.millstream.v1.GetHealthRequest\x1a .millstream.v1.GetHealthResponse\"\"\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x16\x12\x07/healthZ\x0b\x12\t/_/health\x12t\n\x0cGetReadiness\x12\".millstream.v1.GetReadinessRequest\x1a#.millstream.v1.GetReadinessResponse\"\x1b\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x0f\x12\r/health/ready\x12j\n\nGetMetrics\x12 .millstream.v1.GetMetricsRequest\x1a\x14.google.api.HttpBody\"$\x8a\xe7\x18\x02\x10\x01\x82\xd3\xe4\x93\x02\x18\x12\x08/metricsZ\x0c\x12\n/_/metrics\x12\x81\x01\n\x0bGetLogLevel\x12!.millstream.v1.GetLogLevelRequest\x1a\".millstream.v1.GetLogLevelResponse\"+\x8a\xe7\x18\x07\n\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/system/log-level\x12\x9c\x01\n\x0bSetLogLevel\x12!.millstream.v1.SetLogLevelRequest\x1a\".millstream.v1.SetLogLevelResponse\"F\x8a\xe7\x18\x1f\n\x05\x61\x64min\x1a\x14system.set_log_level \x01\x82\xd3\xe4\x93\x02\x1d\x1a\x18/api/v1/system/log-level:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,26 +38,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._loaded_options = None
   _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_options = b'8\001'
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['level']._loaded_options = None
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['level']._serialized_options = b'\272H+r&R\005debugR\004infoR\007warningR\005errorR\007default\310\001\001'
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['logger']._loaded_options = None
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['logger']._serialized_options = b'\272H%r#\030\200\0012\036^(millstream(\\.[a-z0-9_]+)*)?$'
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['for_seconds']._loaded_options = None
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['for_seconds']._serialized_options = b'\272H\007*\005\030\200\232\236\001'
   _globals['_SYSTEMSERVICE'].methods_by_name['GetHealth']._loaded_options = None
   _globals['_SYSTEMSERVICE'].methods_by_name['GetHealth']._serialized_options = b'\212\347\030\002\020\001\202\323\344\223\002\026\022\007/healthZ\013\022\t/_/health'
   _globals['_SYSTEMSERVICE'].methods_by_name['GetReadiness']._loaded_options = None
   _globals['_SYSTEMSERVICE'].methods_by_name['GetReadiness']._serialized_options = b'\212\347\030\002\020\001\202\323\344\223\002\017\022\r/health/ready'
   _globals['_SYSTEMSERVICE'].methods_by_name['GetMetrics']._loaded_options = None
   _globals['_SYSTEMSERVICE'].methods_by_name['GetMetrics']._serialized_options = b'\212\347\030\002\020\001\202\323\344\223\002\030\022\010/metricsZ\014\022\n/_/metrics'
-  _globals['_GETHEALTHREQUEST']._serialized_start=138
-  _globals['_GETHEALTHREQUEST']._serialized_end=156
-  _globals['_GETHEALTHRESPONSE']._serialized_start=158
-  _globals['_GETHEALTHRESPONSE']._serialized_end=227
-  _globals['_GETREADINESSREQUEST']._serialized_start=229
-  _globals['_GETREADINESSREQUEST']._serialized_end=250
-  _globals['_GETREADINESSRESPONSE']._serialized_start=253
-  _globals['_GETREADINESSRESPONSE']._serialized_end=451
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=406
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=451
-  _globals['_READINESSCHECK']._serialized_start=453
-  _globals['_READINESSCHECK']._serialized_end=511
-  _globals['_GETMETRICSREQUEST']._serialized_start=513
-  _globals['_GETMETRICSREQUEST']._serialized_end=532
-  _globals['_SYSTEMSERVICE']._serialized_start=535
-  _globals['_SYSTEMSERVICE']._serialized_end=892
+  _globals['_SYSTEMSERVICE'].methods_by_name['GetLogLevel']._loaded_options = None
+  _globals['_SYSTEMSERVICE'].methods_by_name['GetLogLevel']._serialized_options = b'\212\347\030\007\n\005admin\202\323\344\223\002\032\022\030/api/v1/system/log-level'
+  _globals['_SYSTEMSERVICE'].methods_by_name['SetLogLevel']._loaded_options = None
+  _globals['_SYSTEMSERVICE'].methods_by_name['SetLogLevel']._serialized_options = b'\212\347\030\037\n\005admin\032\024system.set_log_level \001\202\323\344\223\002\035\032\030/api/v1/system/log-level:\001*'
+  _globals['_GETHEALTHREQUEST']._serialized_start=200
+  _globals['_GETHEALTHREQUEST']._serialized_end=218
+  _globals['_GETHEALTHRESPONSE']._serialized_start=220
+  _globals['_GETHEALTHRESPONSE']._serialized_end=289
+  _globals['_GETREADINESSREQUEST']._serialized_start=291
+  _globals['_GETREADINESSREQUEST']._serialized_end=312
+  _globals['_GETREADINESSRESPONSE']._serialized_start=315
+  _globals['_GETREADINESSRESPONSE']._serialized_end=513
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=468
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=513
+  _globals['_READINESSCHECK']._serialized_start=515
+  _globals['_READINESSCHECK']._serialized_end=573
+  _globals['_GETMETRICSREQUEST']._serialized_start=575
+  _globals['_GETMETRICSREQUEST']._serialized_end=594
+  _globals['_GETLOGLEVELREQUEST']._serialized_start=596
+  _globals['_GETLOGLEVELREQUEST']._serialized_end=616
+  _globals['_GETLOGLEVELRESPONSE']._serialized_start=618
+  _globals['_GETLOGLEVELRESPONSE']._serialized_end=718
+  _globals['_SETLOGLEVELREQUEST']._serialized_start=721
+  _globals['_SETLOGLEVELREQUEST']._serialized_end=895
+  _globals['_SETLOGLEVELRESPONSE']._serialized_start=897
+  _globals['_SETLOGLEVELRESPONSE']._serialized_end=997
+  _globals['_LOGLEVEL']._serialized_start=999
+  _globals['_LOGLEVEL']._serialized_end=1083
+  _globals['_SYSTEMSERVICE']._serialized_start=1086
+  _globals['_SYSTEMSERVICE']._serialized_end=1734
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,16 @@ class SystemServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_system__service__pb2.GetMetricsRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.GetLogLevel = channel.unary_unary(
+                '/millstream.v1.SystemService/GetLogLevel',
+                request_serializer=millstream_dot_v1_dot_system__service__pb2.GetLogLevelRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_system__service__pb2.GetLogLevelResponse.FromString,
+                _registered_method=True)
+        self.SetLogLevel = channel.unary_unary(
+                '/millstream.v1.SystemService/SetLogLevel',
+                request_serializer=millstream_dot_v1_dot_system__service__pb2.SetLogLevelRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_system__service__pb2.SetLogLevelResponse.FromString,
+                _registered_method=True)
 
 
 class SystemServiceServicer(object):
@@ -84,6 +94,25 @@ class SystemServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLogLevel(self, request, context):
+        """Tells from which level on the servers log.
+        Errors: FORBIDDEN for whoever is no admin.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLogLevel(self, request, context):
+        """Sets from which level on the servers log, all of them, now and when they start: the server that answers at once, the
+        others within milliseconds, and within a minute where a wake-up is lost. It ends after `for_seconds`, or with level
+        "default".
+        Errors: VALIDATION_ERROR, FORBIDDEN for whoever is no admin, CONFLICT where 100 loggers have a level of their own,
+        IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SystemServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -101,6 +130,16 @@ def add_SystemServiceServicer_to_server(servicer, server):
                     servicer.GetMetrics,
                     request_deserializer=millstream_dot_v1_dot_system__service__pb2.GetMetricsRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'GetLogLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLogLevel,
+                    request_deserializer=millstream_dot_v1_dot_system__service__pb2.GetLogLevelRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_system__service__pb2.GetLogLevelResponse.SerializeToString,
+            ),
+            'SetLogLevel': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLogLevel,
+                    request_deserializer=millstream_dot_v1_dot_system__service__pb2.SetLogLevelRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_system__service__pb2.SetLogLevelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -185,6 +224,60 @@ class SystemService(object):
             '/millstream.v1.SystemService/GetMetrics',
             millstream_dot_v1_dot_system__service__pb2.GetMetricsRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLogLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.SystemService/GetLogLevel',
+            millstream_dot_v1_dot_system__service__pb2.GetLogLevelRequest.SerializeToString,
+            millstream_dot_v1_dot_system__service__pb2.GetLogLevelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLogLevel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.SystemService/SetLogLevel',
+            millstream_dot_v1_dot_system__service__pb2.SetLogLevelRequest.SerializeToString,
+            millstream_dot_v1_dot_system__service__pb2.SetLogLevelResponse.FromString,
             options,
             channel_credentials,
             insecure,

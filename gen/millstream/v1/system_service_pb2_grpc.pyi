@@ -49,6 +49,17 @@ class SystemServiceStub:
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
+    GetLogLevel: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.GetLogLevelRequest, _system_service_pb2.GetLogLevelResponse]
+    """Tells from which level on the servers log.
+    Errors: FORBIDDEN for whoever is no admin.
+    """
+    SetLogLevel: _grpc.UnaryUnaryMultiCallable[_system_service_pb2.SetLogLevelRequest, _system_service_pb2.SetLogLevelResponse]
+    """Sets from which level on the servers log, all of them, now and when they start: the server that answers at once, the
+    others within milliseconds, and within a minute where a wake-up is lost. It ends after `for_seconds`, or with level
+    "default".
+    Errors: VALIDATION_ERROR, FORBIDDEN for whoever is no admin, CONFLICT where 100 loggers have a level of their own,
+    IDEMPOTENCY_CONFLICT.
+    """
 
 @_typing.type_check_only
 class SystemServiceAsyncStub(SystemServiceStub):
@@ -69,6 +80,17 @@ class SystemServiceAsyncStub(SystemServiceStub):
     Errors: none. The body is plain text, so the answer is an HttpBody and has no message of its own.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    GetLogLevel: _aio.UnaryUnaryMultiCallable[_system_service_pb2.GetLogLevelRequest, _system_service_pb2.GetLogLevelResponse]  # type: ignore[assignment]
+    """Tells from which level on the servers log.
+    Errors: FORBIDDEN for whoever is no admin.
+    """
+    SetLogLevel: _aio.UnaryUnaryMultiCallable[_system_service_pb2.SetLogLevelRequest, _system_service_pb2.SetLogLevelResponse]  # type: ignore[assignment]
+    """Sets from which level on the servers log, all of them, now and when they start: the server that answers at once, the
+    others within milliseconds, and within a minute where a wake-up is lost. It ends after `for_seconds`, or with level
+    "default".
+    Errors: VALIDATION_ERROR, FORBIDDEN for whoever is no admin, CONFLICT where 100 loggers have a level of their own,
+    IDEMPOTENCY_CONFLICT.
     """
 
 class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -105,6 +127,29 @@ class SystemServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: none. The body is plain text, so the answer is an HttpBody and has no message of its own.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def GetLogLevel(
+        self,
+        request: _system_service_pb2.GetLogLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_system_service_pb2.GetLogLevelResponse, _abc.Awaitable[_system_service_pb2.GetLogLevelResponse]]:
+        """Tells from which level on the servers log.
+        Errors: FORBIDDEN for whoever is no admin.
+        """
+
+    @_abc_1.abstractmethod
+    def SetLogLevel(
+        self,
+        request: _system_service_pb2.SetLogLevelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_system_service_pb2.SetLogLevelResponse, _abc.Awaitable[_system_service_pb2.SetLogLevelResponse]]:
+        """Sets from which level on the servers log, all of them, now and when they start: the server that answers at once, the
+        others within milliseconds, and within a minute where a wake-up is lost. It ends after `for_seconds`, or with level
+        "default".
+        Errors: VALIDATION_ERROR, FORBIDDEN for whoever is no admin, CONFLICT where 100 loggers have a level of their own,
+        IDEMPOTENCY_CONFLICT.
         """
 
 def add_SystemServiceServicer_to_server(servicer: SystemServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

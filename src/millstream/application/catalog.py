@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from millstream.application.ports import Costly, Sandbox
-from millstream.application.views import Key, ServingWorker
+from millstream.application.views import Key, LogLevel, ServingWorker
 from millstream.domain.agents import Activation, Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.batch import KeyClaim
@@ -80,6 +80,7 @@ class RegistryChange(Protocol):
     async def drop_agent(self, name: str) -> None: ...
     async def pause(self, queue: str, kind: str, by: str, reason: str) -> None: ...
     async def resume(self, queue: str, kind: str) -> None: ...
+    async def set_log_level(self, found: LogLevel, most: int) -> bool: ...
 
 
 class Registry(Protocol):

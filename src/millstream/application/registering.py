@@ -8,7 +8,7 @@ from millstream.application.catalog import Catalog, Catalogs, RegistryChange
 from millstream.application.checking import check_agent, normalized
 from millstream.application.ids import new_id
 from millstream.application.typing_rules import changed, check_next, check_schema, options_after
-from millstream.application.views import Key, TypeChange, TypeSpec
+from millstream.application.views import Key, LogLevel, TypeChange, TypeSpec
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
@@ -16,6 +16,7 @@ from millstream.domain.principals import Principal
 
 AGENTS_MOST = 10_000
 TYPES_MOST = 10_000
+LEVELS_MOST = 100
 
 
 async def put_type(change: RegistryChange, tenant: str, known: dict[str, ArtifactType], spec: TypeSpec) -> ArtifactType:
@@ -160,6 +161,20 @@ class Registering:
                     await change.pause("", found.kind, principal.name, reason)
                 await self._claim(change, principal, key, [found.id])
         return found, replayed
+
+    async def set_log_level(
+        self, principal: Principal, logger: str, level: str, for_us: int, key: Key | None
+    ) -> tuple[LogLevel, bool]:
+        """Set the level of a logger, "" for that of the settings, for a time or (0) for ever; whether it is a replay.
+        Raises Conflict where there are too many, IdempotencyConflict."""
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            made = LogLevel(logger, level, change.now_us + for_us if for_us else 0)
+            if await _replayed(change, principal, key) is not None:
+                return made, True
+            if not await change.set_log_level(made, LEVELS_MOST):
+                raise Conflict(f"{LEVELS_MOST} loggers have a level of their own; set some back to default first")
+            await self._claim(change, principal, key, [])
+        return made, False
 
     async def register(self, principal: Principal, types: Sequence[TypeSpec], agents: Sequence[AgentSpec]) -> bool:
         """Bring a worker's types and agents up to date, all or none; whether anything changed.

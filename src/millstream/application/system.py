@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from millstream.application.engine.engine import Engine
+from millstream.application.log_levels import Levels, LogLevels
 from millstream.application.readiness import Check, Readiness
+from millstream.application.views import Key
 from millstream.domain.errors import MillstreamError
+from millstream.domain.principals import Principal
 
 
 class SystemStore(Protocol):
@@ -19,12 +22,22 @@ class System:
 
     Args:
         set_gauge: Takes a gauge's name and value; see adapters.metrics.
+
+    Attributes:
+        readiness: Judges whether this server can serve.
+        levels: From which level on the servers log.
     """
 
     def __init__(
-        self, engine: Engine, store: SystemStore, readiness: Readiness, set_gauge: Callable[[str, float], None]
+        self,
+        engine: Engine,
+        store: SystemStore,
+        readiness: Readiness,
+        levels: LogLevels,
+        set_gauge: Callable[[str, float], None],
     ) -> None:
         self.readiness = readiness
+        self.levels = levels
         self._engine = engine
         self._store = store
         self._set = set_gauge
@@ -32,6 +45,16 @@ class System:
     async def checks(self) -> Sequence[Check]:
         """What this server needs in order to serve, and whether it has it."""
         return await self.readiness.checks()
+
+    async def log_levels(self) -> Levels:
+        """From which level on the servers log."""
+        return await self.levels.get()
+
+    async def set_log_level(
+        self, principal: Principal, logger: str, level: str, for_us: int, key: Key | None
+    ) -> tuple[Levels, bool]:
+        """Set it on all servers; see LogLevels.set."""
+        return await self.levels.set(principal, logger, level, for_us, key)
 
     async def gauge(self) -> None:
         """Set the gauges, when somebody asks for them: an idle server does no work for its metrics."""

@@ -388,3 +388,12 @@ class Cancellation:
 
 Push = Callable[[list[Lease], list[Cancellation], bool], None]
 """How a worker's connection is told: leases, cancellations, and whether the server drains. Never blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLevel:
+    """From which level on a logger ("": all of the service) logs, until a time (0: for ever)."""
+
+    logger: str
+    level: str
+    until_us: int = 0

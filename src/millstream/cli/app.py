@@ -23,6 +23,7 @@ _COMMANDS = {
     "envoy-config": ("envoy", "app"),
     "backup": ("backup", "backup"),
     "restore": ("backup", "restore"),
+    "logs": ("logs", "app"),
     "doctor": ("doctor", "app"),
 }
 

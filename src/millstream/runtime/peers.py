@@ -86,6 +86,11 @@ class Peers:
         for lane in self._lanes:
             self.send(lane, ("pauses",))
 
+    def log_levels_changed(self) -> None:
+        """A log level was set."""
+        for lane in self._lanes:
+            self.send(lane, ("log levels",))
+
     def interest_changed(self) -> None:
         """What workers connected here serve may have changed."""
         self._changed.set()

@@ -38,6 +38,7 @@ from millstream.sdk.results import (
     SyncResult,
     Task,
 )
+from millstream.sdk.system import LogLevel, LogLevels
 from millstream.sdk.tasks import NewTask
 from millstream.sdk.worker import Worker
 
@@ -64,6 +65,8 @@ __all__ = [
     "InvalidRequestError",
     "Join",
     "Listing",
+    "LogLevel",
+    "LogLevels",
     "MillstreamError",
     "NewAgent",
     "NewArtifact",

@@ -13,6 +13,7 @@ from millstream.sdk.correlations import Correlations
 from millstream.sdk.policies import TypeRef, Visibility
 from millstream.sdk.results import BatchOutcome, Published, SyncResult
 from millstream.sdk.runs import Runs
+from millstream.sdk.system import System
 from millstream.sdk.tasks import Tasks
 
 KEEPALIVE_S: Final = 120.0
@@ -36,6 +37,7 @@ class Client:
         agents: list, get.
         runs: list, get, events, tasks, cancel.
         tasks: create, create_batch, list, get, cancel, attempts.
+        system: log_levels, set_log_level.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Client:
         self.agents = Agents(calls)
         self.runs = Runs(calls)
         self.tasks = Tasks(calls)
+        self.system = System(calls)
 
     async def publish(
         self,

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from millstream.application.views import Key, ServingWorker
+from millstream.application.views import Key, LogLevel, ServingWorker
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause
 from millstream.domain.batch import KeyClaim
 from millstream.store.connections import Database, Record
@@ -39,6 +39,11 @@ _PAUSE = """INSERT INTO pause (tenant, queue, kind, paused_us, paused_by, reason
 ON CONFLICT (tenant, queue, kind) DO NOTHING"""
 _RESUME = "DELETE FROM pause WHERE tenant = $1 AND queue = $2 AND kind = $3"
 _PAUSES = "SELECT tenant, queue, kind, paused_us, paused_by, reason FROM pause"
+_ENDED_LEVELS = "DELETE FROM log_level WHERE logger = $1 OR (until_us > 0 AND until_us <= $2)"
+_SET_LEVEL = """INSERT INTO log_level (logger, level, until_us) SELECT $1, $2, $3
+WHERE (SELECT count(*) FROM log_level) < $4 ON CONFLICT (logger) DO UPDATE SET level = excluded.level,
+until_us = excluded.until_us"""
+_LEVELS = "SELECT logger, level, until_us FROM log_level WHERE until_us = 0 OR until_us > $1 ORDER BY logger"
 _WORKERS = """SELECT worker_id, name, connected_us, server, seen_us, count(*) OVER () AS total
 FROM worker JOIN lane ON lane.id = worker.lane WHERE tenant = $1 AND $2 = ANY(kinds) AND seen_us > $3
 ORDER BY connected_us, session LIMIT $4"""
@@ -115,6 +120,14 @@ class RegistryTransaction:
         """Let tasks go on."""
         await self._connection.execute(_RESUME, self._tenant, queue, kind)
 
+    async def set_log_level(self, found: LogLevel, most: int) -> bool:
+        """Put a level in the place of the logger's last, level "" for none; False where there are too many."""
+        await self._connection.execute(_ENDED_LEVELS, found.logger, self.now_us)
+        if not found.level:
+            return True
+        values = (found.logger, found.level, found.until_us)
+        return await self._connection.execute(_SET_LEVEL, *values, most) != "INSERT 0 0"
+
     async def finish(self) -> None:
         """Count the change, once, if there was one."""
         if self._moved:
@@ -165,6 +178,11 @@ class RegistryStore:
         where = " WHERE tenant = $1" if tenant else ""
         rows = await self._database.fetch(_PAUSES + where, *([tenant] if tenant else []))
         return [Pause(**row) for row in rows]
+
+    async def log_levels(self) -> tuple[list[LogLevel], int]:
+        """The levels that hold, by logger, and the database's time."""
+        now_us = int(await self._database.fetchval(_NOW))
+        return [LogLevel(**row) for row in await self._database.fetch(_LEVELS, now_us)], now_us
 
     async def workers(self, tenant: str, kind: str, since_us: int, limit: int) -> tuple[list[ServingWorker], int]:
         """Connected workers that serve a kind, the longest connected first, and how many there are."""

@@ -303,6 +303,15 @@ pause = Table(
     _text("reason"),
 )
 
+# A level that the servers log from, for a logger ("": all), until a time (0: for ever).
+log_level = Table(
+    "log_level",
+    metadata,
+    Column("logger", Text, primary_key=True),
+    _text("level"),
+    _us("until_us"),
+)
+
 worker = Table(
     "worker",
     metadata,

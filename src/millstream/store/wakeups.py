@@ -24,8 +24,8 @@ _MOST_BYTES = 7000
 _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) u(c, p)"
 
 Message = tuple[str, ...]
-"""("ready", tenant, queue, kind), ("ended", run), ("cancel" or "lost", task, attempt), ("registry", tenant) or
-("peers",)."""
+"""("ready", tenant, queue, kind), ("ended", run), ("cancel" or "lost", task, attempt), ("registry", tenant),
+("pauses",), ("log levels",) or ("peers",)."""
 
 
 def channel(lane: str) -> str:

@@ -6,6 +6,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
+from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageRequest
 from millstream.application.readiness import Check
 from millstream.application.views import (
@@ -170,3 +171,7 @@ class System(Protocol):
     """How the service is."""
 
     async def checks(self) -> Sequence[Check]: ...
+    async def log_levels(self) -> Levels: ...
+    async def set_log_level(
+        self, principal: Principal, logger: str, level: str, for_us: int, key: Key | None
+    ) -> tuple[Levels, bool]: ...

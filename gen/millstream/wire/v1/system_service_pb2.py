@@ -22,9 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/system_service.proto\x12\x12millstream.wire.v1\"\x12\n\x10GetHealthRequest\"_\n\x11GetHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x18\n\x07plugins\x18\x03 \x03(\tR\x07plugins\"\x15\n\x13GetReadinessRequest\"\xf5\x01\n\x14GetReadinessResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12L\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x34.millstream.wire.v1.GetReadinessResponse.ChecksEntryR\x06\x63hecks\x12<\n\x07results\x18\x03 \x03(\x0b\x32\".millstream.wire.v1.ReadinessCheckR\x07results\x1a\x39\n\x0b\x43hecksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"L\n\x0eReadinessCheck\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n\x02ok\x18\x02 \x01(\x08R\x02ok\x12\x16\n\x06\x64\x65tail\x18\x03 \x01(\tR\x06\x64\x65tail\"\x13\n\x11GetMetricsRequestb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/system_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetHealthRequest\"_\n\x11GetHealthResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12\x18\n\x07version\x18\x02 \x01(\tR\x07version\x12\x18\n\x07plugins\x18\x03 \x03(\tR\x07plugins\"\x15\n\x13GetReadinessRequest\"\xf5\x01\n\x14GetReadinessResponse\x12\x16\n\x06status\x18\x01 \x01(\tR\x06status\x12L\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x34.millstream.wire.v1.GetReadinessResponse.ChecksEntryR\x06\x63hecks\x12<\n\x07results\x18\x03 \x03(\x0b\x32\".millstream.wire.v1.ReadinessCheckR\x07results\x1a\x39\n\x0b\x43hecksEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"L\n\x0eReadinessCheck\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n\x02ok\x18\x02 \x01(\x08R\x02ok\x12\x16\n\x06\x64\x65tail\x18\x03 \x01(\tR\x06\x64\x65tail\"\x13\n\x11GetMetricsRequest\"\x14\n\x12GetLogLevelRequest\"\x86\x01\n\x13GetLogLevelResponse\x12#\n\rdefault_level\x18\x01 \x01(\tR\x0c\x64\x65\x66\x61ultLevel\x12\x14\n\x05level\x18\x02 \x01(\tR\x05level\x12\x34\n\x06levels\x18\x03 \x03(\x0b\x32\x1c.millstream.wire.v1.LogLevelR\x06levels\"\xc9\x01\n\x12SetLogLevelRequest\x12\x44\n\x05level\x18\x01 \x01(\tB.\xbaH+r&R\x05\x64\x65\x62ugR\x04infoR\x07warningR\x05\x65rrorR\x07\x64\x65\x66\x61ult\xc8\x01\x01R\x05level\x12@\n\x06logger\x18\x02 \x01(\tB(\xbaH%r#\x18\x80\x01\x32\x1e^(millstream(\\.[a-z0-9_]+)*)?$R\x06logger\x12+\n\x0b\x66or_seconds\x18\x03 \x01(\rB\n\xbaH\x07*\x05\x18\x80\x9a\x9e\x01R\nforSeconds\"\x86\x01\n\x13SetLogLevelResponse\x12#\n\rdefault_level\x18\x01 \x01(\tR\x0c\x64\x65\x66\x61ultLevel\x12\x14\n\x05level\x18\x02 \x01(\tR\x05level\x12\x34\n\x06levels\x18\x03 \x03(\x0b\x32\x1c.millstream.wire.v1.LogLevelR\x06levels\"j\n\x08LogLevel\x12\x16\n\x06logger\x18\x01 \x01(\tR\x06logger\x12\x14\n\x05level\x18\x02 \x01(\tR\x05level\x12\x30\n\x05until\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05untilb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._loaded_options = None
   _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_options = b'8\001'
-  _globals['_GETHEALTHREQUEST']._serialized_start=63
-  _globals['_GETHEALTHREQUEST']._serialized_end=81
-  _globals['_GETHEALTHRESPONSE']._serialized_start=83
-  _globals['_GETHEALTHRESPONSE']._serialized_end=178
-  _globals['_GETREADINESSREQUEST']._serialized_start=180
-  _globals['_GETREADINESSREQUEST']._serialized_end=201
-  _globals['_GETREADINESSRESPONSE']._serialized_start=204
-  _globals['_GETREADINESSRESPONSE']._serialized_end=449
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=392
-  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=449
-  _globals['_READINESSCHECK']._serialized_start=451
-  _globals['_READINESSCHECK']._serialized_end=527
-  _globals['_GETMETRICSREQUEST']._serialized_start=529
-  _globals['_GETMETRICSREQUEST']._serialized_end=548
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['level']._loaded_options = None
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['level']._serialized_options = b'\272H+r&R\005debugR\004infoR\007warningR\005errorR\007default\310\001\001'
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['logger']._loaded_options = None
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['logger']._serialized_options = b'\272H%r#\030\200\0012\036^(millstream(\\.[a-z0-9_]+)*)?$'
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['for_seconds']._loaded_options = None
+  _globals['_SETLOGLEVELREQUEST'].fields_by_name['for_seconds']._serialized_options = b'\272H\007*\005\030\200\232\236\001'
+  _globals['_GETHEALTHREQUEST']._serialized_start=125
+  _globals['_GETHEALTHREQUEST']._serialized_end=143
+  _globals['_GETHEALTHRESPONSE']._serialized_start=145
+  _globals['_GETHEALTHRESPONSE']._serialized_end=240
+  _globals['_GETREADINESSREQUEST']._serialized_start=242
+  _globals['_GETREADINESSREQUEST']._serialized_end=263
+  _globals['_GETREADINESSRESPONSE']._serialized_start=266
+  _globals['_GETREADINESSRESPONSE']._serialized_end=511
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_start=454
+  _globals['_GETREADINESSRESPONSE_CHECKSENTRY']._serialized_end=511
+  _globals['_READINESSCHECK']._serialized_start=513
+  _globals['_READINESSCHECK']._serialized_end=589
+  _globals['_GETMETRICSREQUEST']._serialized_start=591
+  _globals['_GETMETRICSREQUEST']._serialized_end=610
+  _globals['_GETLOGLEVELREQUEST']._serialized_start=612
+  _globals['_GETLOGLEVELREQUEST']._serialized_end=632
+  _globals['_GETLOGLEVELRESPONSE']._serialized_start=635
+  _globals['_GETLOGLEVELRESPONSE']._serialized_end=769
+  _globals['_SETLOGLEVELREQUEST']._serialized_start=772
+  _globals['_SETLOGLEVELREQUEST']._serialized_end=973
+  _globals['_SETLOGLEVELRESPONSE']._serialized_start=976
+  _globals['_SETLOGLEVELRESPONSE']._serialized_end=1110
+  _globals['_LOGLEVEL']._serialized_start=1112
+  _globals['_LOGLEVEL']._serialized_end=1218
 # @@protoc_insertion_point(module_scope)

@@ -1,12 +1,14 @@
-"""SystemService: health, readiness and metrics."""
+"""SystemService: health, readiness, metrics, and the level of the logs."""
 
 from collections.abc import Awaitable, Callable
 
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 
+from millstream.application.log_levels import Levels
 from millstream.domain.errors import FieldFault, Unavailable
 from millstream.transport.context import Context
+from millstream.transport.mapping.times import SECOND_US, put
 from millstream.transport.use_cases import System
 from millstream.wire.v1 import system_service_pb2 as wire
 
@@ -41,3 +43,23 @@ class SystemService:
         """The metrics."""
         body: Message = HttpBody(content_type=METRICS_TYPE, data=await self._exposition())
         return body
+
+    async def get_log_level(self, _: wire.GetLogLevelRequest, context: Context) -> Message:
+        """The levels of the logs."""
+        return _put_levels(wire.GetLogLevelResponse(), await self._system.log_levels())
+
+    async def set_log_level(self, request: wire.SetLogLevelRequest, context: Context) -> Message:
+        """Set a level of the logs."""
+        level = "" if request.level == "default" else request.level
+        levels, replayed = await self._system.set_log_level(
+            context.principal, request.logger, level, request.for_seconds * SECOND_US, context.key
+        )
+        context.replayed(replayed)
+        return _put_levels(wire.SetLogLevelResponse(), levels)
+
+
+def _put_levels(out: wire.GetLogLevelResponse | wire.SetLogLevelResponse, levels: Levels) -> Message:
+    out.default_level, out.level = levels.default, levels.level
+    for each in levels.set:
+        put(out.levels.add(logger=each.logger, level=each.level).until, each.until_us)
+    return out
