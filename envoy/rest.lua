@@ -3,8 +3,9 @@
 -- Joined behind json_text.lua, strict_json.lua and generated constants: BODIES (the fields of every body),
 -- PARAMETERS (proto name -> documented name, where they are two), REPEATED (names of lists), MAX_BODY_BYTES, PROXY_TOKEN
 -- (a string, or nil).
--- What a route wants stands in its metadata: `body` (message of its JSON body, "none" or "raw") and `head` where it
--- is for HEAD and `stream` where the answer is a stream; or `allow` for a path whose methods are others; or `native` for gRPC; or nothing where there is no such
+-- What a route wants stands in its metadata: `body` (message of its JSON body, "none", "raw", or "upload" for one of any
+-- size that passes piece by piece), `stream` where the answer is a stream, and `head` where it is for HEAD; or `allow`
+-- for a path whose methods are others; or `native` for gRPC; or nothing where there is no such
 -- path.
 --
 -- What it takes from the server, as metadata of calls that carry x-envoy-original-path: `x-error-body` (the error as
@@ -139,7 +140,8 @@ end
 -- the database, which holds no NUL.
 local function fault_in_path(path, kind)
   local from = path:find("?", 1, true)
-  if from and from < #path and kind ~= "none" and kind ~= "raw" then
+  local takes_query = kind == "none" or kind == "upload"
+  if from and from < #path and not takes_query and kind ~= "raw" then
     local name = unescaped_url(path:match("[^=&]+", from + 1) or "")
     if not is_utf8(name) then name = "" end
     return { field = name, message = "must stand in the body: this path takes no query", code = "UNKNOWN_FIELD" }
@@ -153,7 +155,7 @@ local function fault_in_path(path, kind)
       end
     end
   end
-  return from and kind == "none" and fault_in_query(path:sub(from + 1)) or nil
+  return from and takes_query and fault_in_query(path:sub(from + 1)) or nil
 end
 
 function envoy_on_request(h)
@@ -170,6 +172,12 @@ function envoy_on_request(h)
   if fault then return refuse(h, "422", validation_body(id, { fault })) end
   -- The transcoder knows no HEAD; the answer loses its body below.
   if route:get("head") then headers:replace(":method", "GET") end
+  if kind == "upload" then
+    -- The transcoder drops the length, and the server wants to refuse what is too long before it comes.
+    local length = headers:get("content-length")
+    if length then headers:replace("x-upload-bytes", length) end
+    return pass(h)
+  end
   if headers:get("content-length") == "0" then return pass(h) end
   local content_type, encoding = headers:get("content-type"), headers:get("content-encoding")
   local buffer = h:body()

@@ -116,8 +116,10 @@ async def _answers(proxy: Proxy) -> bool:
 async def _healthy_servers(proxy: Proxy) -> int:
     reader, writer = await asyncio.open_unix_connection(str(proxy.admin_socket))
     writer.write(b"GET /stats?filter=membership_healthy HTTP/1.1\r\nHost: admin\r\n\r\n")
-    name = b"cluster.millstream.membership_healthy: "
-    await reader.readuntil(name)
-    number = await reader.readline()
+    numbers = []
+    # In the order of the page, which is that of the names.
+    for name in (b"cluster.millstream-transfers.membership_healthy: ", b"cluster.millstream.membership_healthy: "):
+        await reader.readuntil(name)
+        numbers.append(int(await reader.readline()))
     writer.close()
-    return int(number)
+    return min(numbers)

@@ -87,6 +87,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
 
     use_cases = UseCases(
         service.artifacts,
+        service.payloads,
         service.correlations,
         service.types,
         service.agents,

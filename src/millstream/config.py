@@ -69,7 +69,15 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="From this level on.")
 
-    max_payload_bytes: int = Field(default=MIB, ge=KIB, le=8 * MIB, description="Largest payload.")
+    max_payload_bytes: int = Field(
+        default=MIB, ge=KIB, le=8 * MIB, description="Largest payload within a request; larger ones are uploaded."
+    )
+    large_payload_bytes: int = Field(
+        default=256 * KIB, ge=KIB, le=8 * MIB, description="Payloads of artifacts over this size are kept outside them."
+    )
+    max_upload_bytes: int = Field(
+        default=5 * 1024 * MIB, ge=MIB, le=1024 * 1024 * MIB, description="Largest payload that is uploaded."
+    )
     max_request_bytes: int = Field(default=4 * MIB, ge=KIB, le=16 * MIB, description="Largest request.")
     queue_max_commands: int = Field(default=20_000, ge=1, description="Writes that may wait; then RATE_LIMITED.")
     queue_max_bytes: int = Field(default=64 * MIB, ge=MIB, description="Bytes that may wait; then RATE_LIMITED.")
@@ -101,6 +109,12 @@ class Settings(BaseSettings):
     )
     run_retention_days: int = Field(default=7, ge=1, le=3650, description="How long finished runs are kept.")
     artifact_retention_days: int = Field(default=30, ge=1, le=3650, description="How long artifacts are kept.")
+    payload_grace_s: int = Field(
+        default=DAY_S,
+        ge=60,
+        le=365 * DAY_S,
+        description="How long an uploaded payload is kept that no artifact refers to.",
+    )
 
     max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")

@@ -23,7 +23,9 @@ from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
 from millstream.application.log_levels import LogLevels
 from millstream.application.pauses import Pauses
+from millstream.application.payloads import Payloads
 from millstream.application.readiness import Readiness, Schema
+from millstream.application.referring import Referring
 from millstream.application.registering import Registering
 from millstream.application.reporting import Reporting
 from millstream.application.runs import Runs
@@ -41,6 +43,7 @@ from millstream.store.connections import Database
 from millstream.store.history import HistoryReads
 from millstream.store.lane import PostgresLane
 from millstream.store.maintenance import Maintenance
+from millstream.store.payloads import Payloads as PayloadStore
 from millstream.store.reads import Reads
 from millstream.store.registry import RegistryStore
 from millstream.store.schema import SchemaReads
@@ -48,6 +51,9 @@ from millstream.store.wakeups import Message, Wakeups
 
 log = logging.getLogger(__name__)
 
+UPLOAD_SILENT_S = 3600.0
+"""An upload without a new piece for so long is given up; the transport ends one much sooner, this is for servers that
+are gone."""
 LISTEN_S = 2.0
 """How long the start waits until wake-ups are heard."""
 
@@ -57,6 +63,7 @@ class Service:
     """A wired service; `start` runs its engine and loops, `close` ends them."""
 
     artifacts: Artifacts
+    payloads: Payloads
     correlations: Correlations
     types: Types
     agents: Agents
@@ -186,14 +193,22 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, levels, message)
     )
     dispatcher_peers.send = wakeups.send
-    reporting = Reporting(engine, catalogs, maintenance, reads)
-    retention = Retention(settings.run_retention_days, settings.artifact_retention_days)
+    retention = Retention(
+        settings.run_retention_days, settings.artifact_retention_days, settings.payload_grace_s, UPLOAD_SILENT_S
+    )
+    payload_store = PayloadStore(database)
+    payloads = Payloads(payload_store, engine.clock.now_us, settings.max_upload_bytes)
+    referring = Referring(catalogs, payloads, settings.large_payload_bytes, settings.max_payload_bytes)
+    reporting = Reporting(engine, catalogs, referring, maintenance, reads)
     buffers = Buffers(database)
-    loops = Loops(Upkeep(engine, catalogs, pauses), maintenance, buffers, reads, dispatcher_peers, retention)
+    loops = Loops(
+        Upkeep(engine, catalogs, pauses), maintenance, buffers, payload_store, reads, dispatcher_peers, retention
+    )
     engine.scheduled = loops.scheduled
     readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)
     return Service(
-        Artifacts(engine, catalogs, reads, key_ttl_us),
+        Artifacts(engine, catalogs, referring, reads, key_ttl_us),
+        payloads,
         Correlations(engine, reads),
         Types(catalogs, registering),
         Agents(
@@ -202,7 +217,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             registering,
             pauses,
             WaitingGates(buffers, reads),
-            AgentRuns(engine, catalogs, reads, key_ttl_us),
+            AgentRuns(engine, catalogs, referring, reads, key_ttl_us),
             HistoryReads(database),
         ),
         Runs(engine, reads, key_ttl_us),

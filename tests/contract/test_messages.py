@@ -15,6 +15,7 @@ from millstream.v1 import (
     artifact_service_pb2,
     error_pb2,
     pagination_pb2,
+    payload_service_pb2,
     retry_pb2,
     run_pb2,
     run_service_pb2,
@@ -29,6 +30,7 @@ from millstream.wire.v1 import artifact_pb2 as wire_artifact
 from millstream.wire.v1 import artifact_service_pb2 as wire_artifact_service
 from millstream.wire.v1 import error_pb2 as wire_error
 from millstream.wire.v1 import pagination_pb2 as wire_pagination
+from millstream.wire.v1 import payload_service_pb2 as wire_payload_service
 from millstream.wire.v1 import retry_pb2 as wire_retry
 from millstream.wire.v1 import run_pb2 as wire_run
 from millstream.wire.v1 import run_service_pb2 as wire_run_service
@@ -44,6 +46,7 @@ _TWINS: list[tuple[Any, Any]] = [
     (artifact_service_pb2, wire_artifact_service),
     (error_pb2, wire_error),
     (pagination_pb2, wire_pagination),
+    (payload_service_pb2, wire_payload_service),
     (retry_pb2, wire_retry),
     (run_pb2, wire_run),
     (run_service_pb2, wire_run_service),

@@ -89,7 +89,7 @@ class Many(BaseModel):
 
 
 class Bulky(BaseModel):
-    """Makes five Seen of 900 KB."""
+    """Makes 20 Seen of 225 KB."""
 
     note: str = ""
 
@@ -284,7 +284,7 @@ if "sizes" in GROUPS:
     @worker.agent(consumes=Bulky, publishes=Seen)
     async def heavy(bulky: Bulky, ctx: Context) -> list[Seen]:
         """Makes 4.5 MB."""
-        return [Seen(agent="heavy", what=str(number) * 900_000) for number in range(5)]
+        return [Seen(agent="heavy", what=chr(97 + number) * 225_000) for number in range(20)]
 
 
 if "holds" in GROUPS:

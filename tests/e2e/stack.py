@@ -68,6 +68,12 @@ class Process:
         return line
 
     @property
+    def pid(self) -> int:
+        """Its id while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def code(self) -> int | None:
         """Its exit code, once it has ended."""
         return self._process.returncode if self._process is not None else None

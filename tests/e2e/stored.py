@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 
-_TABLES = ("run", "task", "artifact", "artifact_type", "agent", "idempotency")
+_TABLES = ("run", "task", "artifact", "artifact_type", "agent", "idempotency", "payload")
 
 
 class Stored:

@@ -35,7 +35,8 @@ from millstream.v1 import (
 from millstream.v1.artifact_service_pb2 import PublishRequest, PublishResponse, PublishSyncRequest
 
 SERVICES = [
-    f"millstream.v1.{name}Service" for name in ("Artifact", "Correlation", "Agent", "Run", "Task", "Worker", "System")
+    f"millstream.v1.{name}Service"
+    for name in ("Artifact", "Payload", "Correlation", "Agent", "Run", "Task", "Worker", "System")
 ]
 
 

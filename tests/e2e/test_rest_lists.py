@@ -308,19 +308,19 @@ async def test_types_have_versions(own: Client) -> None:
 
 
 async def test_a_page_that_ends_at_its_bytes_says_how_to_go_on(own: Client) -> None:
-    """FL-12: five of 900 KB do not fit into one page: the token goes on where the next offset would skip two."""
-    for number in range(5):
-        payload = {"n": number, "text": "x" * 900_000}
+    """FL-12: 20 of 225 KB do not fit into one page: the token goes on where the next offset would skip some."""
+    for number in range(20):
+        payload = {"n": number, "text": "x" * 225_000}
         check_ok(await own.post(LIST, json={"type": "Note", "payload": payload}))
-    styles: list[dict[str, Any]] = [{"limit": 5}, {"page": 1, "page_size": 5}, {"page_token": "", "page_size": 5}]
+    styles: list[dict[str, Any]] = [{"limit": 20}, {"page": 1, "page_size": 20}, {"page_token": "", "page_size": 20}]
     for params in styles:
         body = check_ok(await own.get(LIST, params=params))
         found = list(body["items"])
-        assert len(found) == 3
+        assert len(found) == 13
         while token := body["pagination"].get("next_page_token"):
-            body = check_ok(await own.get(LIST, params={"page_token": token, "page_size": 5}))
+            body = check_ok(await own.get(LIST, params={"page_token": token, "page_size": 20}))
             found += body["items"]
-        assert numbers(found) == [4, 3, 2, 1, 0]
+        assert numbers(found) == [*range(19, -1, -1)]
 
 
 async def test_no_page_outgrows_a_message(own: Client, servers: list[grpc.aio.Channel], tenant: str) -> None:

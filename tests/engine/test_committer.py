@@ -58,7 +58,7 @@ async def test_a_full_queue_says_so_at_once(start: Start, database: Database) ->
 
 async def test_bytes_are_bounded_too(start: Start, database: Database) -> None:
     """Invariant: nothing without a bound."""
-    here, _ = await start(queue_max_bytes=1 << 20)
+    here, _ = await start(queue_max_bytes=1 << 20, large_payload_bytes=1 << 20)
     await register(here, ("Order",))
     large = [made("Order", text="x" * 400_000) for _ in range(8)]
     results = await asyncio.gather(

@@ -261,9 +261,9 @@ async def test_a_batch_never_outgrows_a_message(spread: Roles, database: Databas
     spec = agent("packer", "Order", batch=Collect(1000, seconds(60)), scope="tenant")
     await register(spread.publisher, TYPES, spec)
     async with Worker(spread.worker, agents=[spec]) as worker:
-        for _ in range(5):
-            await put(spread.publisher, "Order", text="x" * 1_000_000)
-        assert given(await worker.take()) == ["Order"] * 5
+        for _ in range(17):
+            await put(spread.publisher, "Order", text="x" * 250_000)
+        assert given(await worker.take()) == ["Order"] * 17
     await check_all(database)
 
 

@@ -89,7 +89,7 @@ async def test_pages_of_artifacts_neither_repeat_nor_miss(start: Start) -> None:
 
 async def test_large_artifacts_make_short_pages(start: Start) -> None:
     """Architecture: pages are bounded in bytes, too; nothing is missing."""
-    here, _ = await start()
+    here, _ = await start(large_payload_bytes=1 << 20)
     await register(here, ("Order",))
     for n in range(5):
         await here.artifacts.publish(ROOT, made("Order", n=n, text="x" * 1_000_000), None)

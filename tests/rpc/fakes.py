@@ -1,12 +1,14 @@
 """Small use cases in memory, which remember what they were asked."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageInfo, PageRequest
+from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
 from millstream.application.views import (
     AgentDetail,
@@ -32,6 +34,7 @@ from millstream.application.views import (
     RunQuery,
     Sent,
     ServingWorker,
+    StoredPayload,
     Summary,
     SyncResult,
     TaskQuery,
@@ -413,6 +416,38 @@ class Workers(Fake):
         return results_of(reports)
 
 
+class Payloads(Fake):
+    """One payload, "hello" in two chunks; what is uploaded is in `content`."""
+
+    content = b""
+    expected = Expected()
+
+    @contextlib.contextmanager
+    def transfer(self, principal: Principal) -> Iterator[None]:
+        self.calls.append(("transfer", principal))
+        yield
+
+    async def upload(
+        self, principal: Principal, content: AsyncIterable[bytes], media_type: str, expected: Expected
+    ) -> Uploaded:
+        self.expected, self.content = expected, b""
+        async for piece in content:
+            self.content += piece
+        await self.seen("upload", principal, media_type)
+        return Uploaded(b"\xab" * 32, StoredPayload(ID, len(self.content), media_type, AT_US), False)
+
+    async def get(self, principal: Principal, sha256: bytes, lease: LeaseRef | None) -> StoredPayload:
+        await self.seen("get", principal, sha256, lease)
+        return StoredPayload(ID, 5, "text/plain", AT_US)
+
+    async def read(self, found: StoredPayload, offset: int, length: int | None) -> AsyncIterator[bytes]:
+        await self.seen("read", offset, length)
+        wanted = b"hello"[offset:] if length is None else b"hello"[offset : offset + length]
+        for part in (wanted[:3], wanted[3:]):
+            if part:
+                yield part
+
+
 class System:
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}
@@ -437,6 +472,7 @@ class Fakes:
     def __init__(self) -> None:
         self.artifacts = Artifacts()
         self.correlations = Correlations()
+        self.payloads = Payloads()
         self.types = Types()
         self.agents = Agents()
         self.runs = Runs()
@@ -451,6 +487,7 @@ class Fakes:
         return UseCases(
             artifacts=self.artifacts,
             correlations=self.correlations,
+            payloads=self.payloads,
             types=self.types,
             agents=self.agents,
             runs=self.runs,

@@ -23,7 +23,9 @@ from millstream.v1.artifact_service_pb2 import (
 from millstream.v1.task_service_pb2 import CreateTaskBatchRequest
 from millstream.v1.worker_service_pb2 import CompleteRequest
 
-_UNARY = [method for method in contract.methods() if not (method.streaming or method.answers_stream)]
+_UNARY = [
+    method for method in contract.methods() if not (method.streaming or method.answers_stream or method.takes_stream)
+]
 
 
 class _Call:

@@ -443,7 +443,8 @@ async def test_log_levels(service: Service) -> None:
 
 def test_every_method_of_the_contract_is_asked_for_here() -> None:
     here = __import__("pathlib").Path(__file__)
-    source = here.read_text() + here.with_name("test_streams.py").read_text()
+    beside = ("test_streams.py", "test_payloads.py")
+    source = here.read_text() + "".join(here.with_name(name).read_text() for name in beside)
     missing = [m.name for m in contract.methods() if f"/{m.name}" not in source and not m.streaming]
     assert missing == []
 

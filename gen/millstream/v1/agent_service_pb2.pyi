@@ -970,8 +970,11 @@ class RunAgentRequest(_message.Message):
 
         TYPE_FIELD_NUMBER: _builtins.int
         PAYLOAD_FIELD_NUMBER: _builtins.int
+        PAYLOAD_REF_FIELD_NUMBER: _builtins.int
         type: _builtins.str
         """Name of a registered type."""
+        payload_ref: _builtins.str
+        """In place of payload: what UploadPayload gave."""
         @_builtins.property
         def payload(self) -> _struct_pb2.Struct:
             """The data, checked against the type's JSON Schema. Default {}."""
@@ -981,10 +984,11 @@ class RunAgentRequest(_message.Message):
             *,
             type: _builtins.str = ...,
             payload: _struct_pb2.Struct | None = ...,
+            payload_ref: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "type", b"type"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "payload_ref", b"payload_ref", "type", b"type"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

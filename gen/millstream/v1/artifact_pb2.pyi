@@ -40,6 +40,8 @@ class Artifact(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CONSUMPTIONS_FIELD_NUMBER: _builtins.int
     CONSUMED_BY_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
+    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     type: _builtins.str
@@ -54,9 +56,15 @@ class Artifact(_message.Message):
     """The caller's partition key, or empty."""
     version: _builtins.int
     """Version of the type's schema that it was checked with."""
+    payload_ref: _builtins.str
+    """The data are kept outside, as the payload of this reference ("sha256:" and 64 hexadecimal digits), because they are
+    large or were published so: DownloadPayload gives them.
+    """
+    payload_bytes: _builtins.float
+    """With payload_ref: the size of that payload in bytes."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The data. Numbers are JSON doubles; key order is kept."""
+        """The data. Numbers are JSON doubles; key order is kept. {} where payload_ref is set."""
 
     @_builtins.property
     def visibility(self) -> Global___Visibility:
@@ -96,12 +104,21 @@ class Artifact(_message.Message):
         version: _builtins.int = ...,
         consumptions: _struct_pb2.ListValue | None = ...,
         consumed_by: _struct_pb2.ListValue | None = ...,
+        payload_ref: _builtins.str | None = ...,
+        payload_bytes: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["consumed_by", b"consumed_by", "consumptions", b"consumptions", "created_at", b"created_at", "payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "consumed_by", b"consumed_by", "consumptions", b"consumptions", "created_at", b"created_at", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumed_by", b"consumed_by", "consumptions", b"consumptions", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "consumed_by", b"consumed_by", "consumptions", b"consumptions", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payload_bytes: _TypeAlias = _typing.Literal["payload_bytes"]  # noqa: Y015
+    _WhichOneofArgType__payload_bytes: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__payload_ref: _TypeAlias = _typing.Literal["payload_ref"]  # noqa: Y015
+    _WhichOneofArgType__payload_ref: _TypeAlias = _typing.Literal["_payload_ref", b"_payload_ref"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_bytes) -> _WhichOneofReturnType__payload_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_ref) -> _WhichOneofReturnType__payload_ref | None: ...
 
 Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 

@@ -35,15 +35,22 @@ class PublishRequest(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """Name of a registered type."""
     partition_key: _builtins.str
     """A key of the caller's, kept and returned."""
     correlation_id: _builtins.str
     """A UUID. Of an existing cascade: the artifact joins it. Default: a new one."""
+    payload_ref: _builtins.str
+    """In place of payload: what UploadPayload gave, "sha256:" and 64 hexadecimal digits. See PayloadService for what is
+    checked of it.
+    """
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The data, checked against the type's JSON Schema. Default {}. At most 1 MiB."""
+        """The data, checked against the type's JSON Schema. Default {}. At most 1 MiB; over 256 KiB (both are settings) they
+        are kept outside the artifact, which then has a payload_ref.
+        """
 
     @_builtins.property
     def visibility(self) -> _artifact_pb2.Visibility:
@@ -62,10 +69,11 @@ class PublishRequest(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         partition_key: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
+        payload_ref: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -147,6 +155,7 @@ class PublishSyncRequest(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     FAIL_ON_TIMEOUT_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
@@ -156,13 +165,19 @@ class PublishSyncRequest(_message.Message):
     """A key of the caller's, kept and returned."""
     correlation_id: _builtins.str
     """A UUID. Of an existing cascade: the artifact joins it. Default: a new one."""
+    payload_ref: _builtins.str
+    """In place of payload: what UploadPayload gave, "sha256:" and 64 hexadecimal digits. See PayloadService for what is
+    checked of it.
+    """
     timeout: _builtins.float
     """Seconds to wait, 1 to 300. Default 30."""
     fail_on_timeout: _builtins.bool
     """Answer TIMEOUT instead of completed:false when the time passes."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The data, checked against the type's JSON Schema. Default {}. At most 1 MiB."""
+        """The data, checked against the type's JSON Schema. Default {}. At most 1 MiB; over 256 KiB (both are settings) they
+        are kept outside the artifact, which then has a payload_ref.
+        """
 
     @_builtins.property
     def visibility(self) -> _artifact_pb2.Visibility:
@@ -185,13 +200,14 @@ class PublishSyncRequest(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         partition_key: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
+        payload_ref: _builtins.str = ...,
         timeout: _builtins.float | None = ...,
         fail_on_timeout: _builtins.bool = ...,
         filters: Global___PublishSyncRequest.Filters | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "filters", b"filters", "payload", b"payload", "timeout", b"timeout", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "correlation_id", b"correlation_id", "fail_on_timeout", b"fail_on_timeout", "filters", b"filters", "partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "timeout", b"timeout", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "correlation_id", b"correlation_id", "fail_on_timeout", b"fail_on_timeout", "filters", b"filters", "partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "timeout", b"timeout", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
     _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
@@ -284,6 +300,7 @@ class PublishBatchRequest(_message.Message):
         TAGS_FIELD_NUMBER: _builtins.int
         PARTITION_KEY_FIELD_NUMBER: _builtins.int
         CORRELATION_ID_FIELD_NUMBER: _builtins.int
+        PAYLOAD_REF_FIELD_NUMBER: _builtins.int
         IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
         type: _builtins.str
         """Name of a registered type."""
@@ -291,6 +308,8 @@ class PublishBatchRequest(_message.Message):
         """A key of the caller's, kept and returned."""
         correlation_id: _builtins.str
         """A UUID. Default: a new one."""
+        payload_ref: _builtins.str
+        """In place of payload: what UploadPayload gave."""
         idempotency_key: _builtins.str
         """Idempotency key of this item, in the scope of Publish: 1 to 255 printable ASCII characters."""
         @_builtins.property
@@ -314,11 +333,12 @@ class PublishBatchRequest(_message.Message):
             tags: _abc.Iterable[_builtins.str] | None = ...,
             partition_key: _builtins.str = ...,
             correlation_id: _builtins.str = ...,
+            payload_ref: _builtins.str = ...,
             idempotency_key: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "idempotency_key", b"idempotency_key", "partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "idempotency_key", b"idempotency_key", "partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -784,6 +804,8 @@ class GetArtifactResponse(_message.Message):
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
+    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     type: _builtins.str
@@ -798,9 +820,13 @@ class GetArtifactResponse(_message.Message):
     """The caller's partition key, or empty."""
     version: _builtins.int
     """Version of the type's schema that it was checked with."""
+    payload_ref: _builtins.str
+    """The data are kept outside, as the payload of this reference: DownloadPayload gives them."""
+    payload_bytes: _builtins.float
+    """With payload_ref: the size of that payload in bytes."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The data."""
+        """The data. {} where payload_ref is set."""
 
     @_builtins.property
     def visibility(self) -> _artifact_pb2.Visibility:
@@ -828,12 +854,21 @@ class GetArtifactResponse(_message.Message):
         partition_key: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.int = ...,
+        payload_ref: _builtins.str | None = ...,
+        payload_bytes: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "created_at", b"created_at", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__payload_bytes: _TypeAlias = _typing.Literal["payload_bytes"]  # noqa: Y015
+    _WhichOneofArgType__payload_bytes: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__payload_ref: _TypeAlias = _typing.Literal["payload_ref"]  # noqa: Y015
+    _WhichOneofArgType__payload_ref: _TypeAlias = _typing.Literal["_payload_ref", b"_payload_ref"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_bytes) -> _WhichOneofReturnType__payload_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_ref) -> _WhichOneofReturnType__payload_ref | None: ...
 
 Global___GetArtifactResponse: _TypeAlias = GetArtifactResponse  # noqa: Y015
 

@@ -145,10 +145,13 @@ class ProducedArtifact(_message.Message):
     VISIBILITY_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """Name of a registered type, one of the agent's outputs."""
     partition_key: _builtins.str
     """A key of the caller's."""
+    payload_ref: _builtins.str
+    """In place of payload: what UploadPayload gave, or the payload_ref of an artifact that the task was given."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
         """The data, checked against the type's JSON Schema."""
@@ -169,10 +172,11 @@ class ProducedArtifact(_message.Message):
         visibility: _artifact_pb2.Visibility | None = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         partition_key: _builtins.str = ...,
+        payload_ref: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

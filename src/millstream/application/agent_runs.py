@@ -12,6 +12,7 @@ from millstream.application.engine.queue import RegistryMoved, Replayed
 from millstream.application.engine.run_agent import RunAgent
 from millstream.application.ids import new_id
 from millstream.application.publishing import MATCH_ROUNDS
+from millstream.application.referring import Referring, referred
 from millstream.application.registering import named
 from millstream.application.runs import claim_of
 from millstream.application.views import Key, Published, SyncResult
@@ -30,9 +31,12 @@ class AgentRuns:
         key_ttl_us: How long an idempotency key holds, microseconds.
     """
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, reads: CascadeReads, key_ttl_us: int) -> None:
+    def __init__(
+        self, engine: Engine, catalogs: Catalogs, referring: Referring, reads: CascadeReads, key_ttl_us: int
+    ) -> None:
         self._engine = engine
         self._catalogs = catalogs
+        self._referring = referring
         self._cascades = Cascades(engine, reads)
         self._key_ttl_us = key_ttl_us
 
@@ -60,7 +64,7 @@ class AgentRuns:
             catalog = await self._catalogs.get(principal.tenant, fresh=True)
             agent = named(catalog.agents, id_or_name)
             priority = _priority(agent, inputs)
-            produced = [await self._checked(catalog, each, index) for index, each in enumerate(inputs)]
+            produced = [await self._checked(principal, catalog, each, index) for index, each in enumerate(inputs)]
             made = [produced[0].artifact_id, run_id]
             outcome = (
                 await self._engine.submit_all(
@@ -71,6 +75,7 @@ class AgentRuns:
                             registry=(principal.tenant, catalog.version),
                             key=claim_of(principal, key, made, self._engine.clock.now_us() + self._key_ttl_us),
                             size_bytes=400 + sum(400 + len(each.payload) for each in inputs),
+                            payloads=referred(principal.tenant, [each.new for each in produced]),
                             tenant=principal.tenant,
                             by=principal.name,
                             inputs=produced,
@@ -91,8 +96,8 @@ class AgentRuns:
             return Published(produced[0].artifact_id, run_id), agent
         raise Unavailable("the registry keeps moving; try again")
 
-    async def _checked(self, catalog: Catalog, new: NewArtifact, index: int) -> Produce:
-        version, _ = await self._catalogs.examine(catalog, new, EXTERNAL, f"inputs[{index}].payload")
+    async def _checked(self, principal: Principal, catalog: Catalog, new: NewArtifact, index: int) -> Produce:
+        version, _, new = await self._referring.examine(principal, catalog, new, EXTERNAL, f"inputs[{index}].")
         return Produce(new, new_id(), version)
 
 

@@ -17,6 +17,7 @@ from millstream.application.paging import (
     token_id,
 )
 from millstream.application.publishing import Publishing
+from millstream.application.referring import Referring
 from millstream.application.sight import may_see, restricted
 from millstream.application.views import ArtifactQuery, Consumption, ListedArtifact, Summary
 from millstream.domain.artifacts import Artifact, Reader, size_bytes
@@ -50,8 +51,10 @@ class ArtifactReads(CascadeReads, Protocol):
 class Artifacts(Publishing):
     """The use cases of artifacts."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, reads: ArtifactReads, key_ttl_us: int) -> None:
-        super().__init__(engine, catalogs, reads, key_ttl_us)
+    def __init__(
+        self, engine: Engine, catalogs: Catalogs, referring: Referring, reads: ArtifactReads, key_ttl_us: int
+    ) -> None:
+        super().__init__(engine, catalogs, referring, reads, key_ttl_us)
         self._reads = reads
 
     async def list(

@@ -140,9 +140,11 @@ class Catalog:
             raise NotFound(f"there is no artifact type {new.type!r}; register it first")
         check = self.checks[new.type]
         routes = self.routes.get(new.type, ())
-        payload: dict[str, Json] | None = None
-        if check is not None:
-            payload = decode_struct(new.payload)
+        payload = new.content
+        size_bytes = new.payload_bytes or len(new.payload)
+        # Of a payload outside that was not looked at, nothing is known.
+        if check is not None and (payload is not None or not new.payload_digest):
+            payload = decode_struct(new.payload) if payload is None else payload
             faults = (
                 self._faults(check, known.schema, payload, new, field_path) if judged.faults is None else judged.faults
             )
@@ -168,7 +170,7 @@ class Catalog:
             if where in judged.conditions:
                 return judged.conditions[where]
             try:
-                return self.predicates[where](variables(), len(new.payload))
+                return self.predicates[where](variables(), size_bytes)
             except Costly:
                 raise _Unjudged("condition", where, given) from None
 
@@ -177,7 +179,7 @@ class Catalog:
             if text in judged.keys:
                 return judged.keys[text]
             try:
-                return self.keys[text](variables(), len(new.payload))
+                return self.keys[text](variables(), size_bytes)
             except Costly:
                 raise _Unjudged("key", text, given) from None
 
@@ -187,7 +189,7 @@ class Catalog:
         self, check: Check, schema: str, payload: dict[str, Json], new: NewArtifact, field_path: str
     ) -> list[FieldFault]:
         try:
-            return check(payload, field_path, len(new.payload))
+            return check(payload, field_path, new.payload_bytes or len(new.payload))
         except Costly:
             raise _Unjudged("faults", schema, payload, field_path) from None
 

@@ -80,6 +80,9 @@ class Transaction(Protocol):
     async def buffers(self, ids: set[str], of_runs: set[str]) -> tuple[dict[str, Buffer], set[str]]:
         """Lock buffers by id, and all of some runs; and the ids of those that are locked elsewhere."""
 
+    async def payloads(self, wanted: set[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
+        """Which payloads there are, of those asked for by (tenant, SHA-256). Not locked: the write looks again."""
+
     async def write(self, batch: Batch) -> None:
         """Write the batch."""
 

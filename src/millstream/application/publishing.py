@@ -11,6 +11,7 @@ from millstream.application.engine.commands import ClaimKey, Publish, Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
+from millstream.application.referring import Referring, referred
 from millstream.application.views import Batch, CreatedTask, Key, Published, SyncResult
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
@@ -30,9 +31,12 @@ class Publishing:
         key_ttl_us: How long an idempotency key holds, microseconds.
     """
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, reads: CascadeReads, key_ttl_us: int) -> None:
+    def __init__(
+        self, engine: Engine, catalogs: Catalogs, referring: Referring, reads: CascadeReads, key_ttl_us: int
+    ) -> None:
         self._engine = engine
         self._catalogs = catalogs
+        self._referring = referring
         self._cascades = Cascades(engine, reads)
         self._key_ttl_us = key_ttl_us
 
@@ -110,7 +114,9 @@ class Publishing:
             fresh: Catalog | None = None
             for index in left:
                 try:
-                    version, activations = await self._catalogs.examine(catalog, items[index], EXTERNAL)
+                    version, activations, new = await self._referring.examine(
+                        principal, catalog, items[index], EXTERNAL
+                    )
                 except MillstreamError as error:
                     # A type may have come, or changed, through another server: only the present registry refuses.
                     fresh = fresh or await self._catalogs.get(principal.tenant, fresh=True)
@@ -123,7 +129,7 @@ class Publishing:
                         results[index] = error
                     continue
                 sent.append(index)
-                produce = Produce(items[index], new_id(), version, activations, ids_for(activations))
+                produce = Produce(new, new_id(), version, activations, ids_for(activations))
                 commands.append(self._command(principal, produce, keys[index], run_id, waiter, catalog.version))
             outcomes = await self._engine.submit_all(commands)
             for index, command, outcome in zip(sent, commands, outcomes, strict=True):
@@ -150,6 +156,7 @@ class Publishing:
             registry=(principal.tenant, version),
             key=self._claim(principal, key, produce.artifact_id, cascade),
             size_bytes=400 + len(new.payload),
+            payloads=referred(principal.tenant, (new,)),
             tenant=principal.tenant,
             by=principal.name,
             produce=produce,

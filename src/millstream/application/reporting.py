@@ -10,6 +10,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import RegistryMoved
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
+from millstream.application.referring import Referring, referred
 from millstream.application.views import AttemptFailure, Completion, LeaseRef, Progress, ReportResult, Reports
 from millstream.domain.errors import Conflict, Forbidden, LeaseLost, MillstreamError, NotFound, Unavailable
 from millstream.domain.principals import Principal
@@ -42,9 +43,12 @@ Held = Mapping[str, HeldLease]
 class Reporting:
     """Stores workers' reports; a whole message is one group of commands."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, leases: LeaseStore, tasks: TaskReads) -> None:
+    def __init__(
+        self, engine: Engine, catalogs: Catalogs, referring: Referring, leases: LeaseStore, tasks: TaskReads
+    ) -> None:
         self._engine = engine
         self._catalogs = catalogs
+        self._referring = referring
         self._leases = leases
         self._tasks = tasks
 
@@ -111,6 +115,7 @@ class Reporting:
             lease = held.get(completion.task_id) or await self._held(principal.tenant, completion.task_id)
             command.produced, version = await self._examined(principal, completion, lease.agent)
             command.registry = (principal.tenant, version)
+            command.payloads = referred(principal.tenant, [each.new for each in command.produced])
             command.gated = any(each.gated for each in command.produced)
             command.locked = any(each.tenant_wide for each in command.produced)
         except MillstreamError as error:
@@ -128,13 +133,13 @@ class Reporting:
             raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
         catalog = await self._catalogs.get(principal.tenant)
         try:
-            return await _examine(self._catalogs, catalog, completion, agent)
+            return await _examine(self._referring, principal, catalog, completion, agent)
         except MillstreamError:
             # Another server may have changed the types or the agent since: only the present registry refuses.
             fresh = await self._catalogs.get(principal.tenant, fresh=True)
             if fresh is catalog:
                 raise
-            return await _examine(self._catalogs, fresh, completion, agent)
+            return await _examine(self._referring, principal, fresh, completion, agent)
 
     async def _give_back(
         self, principal: Principal, failures: Sequence[AttemptFailure], released: Sequence[LeaseRef]
@@ -182,14 +187,16 @@ class Reporting:
 
 
 async def _examine(
-    catalogs: Catalogs, catalog: Catalog, completion: Completion, agent: str
+    referring: Referring, principal: Principal, catalog: Catalog, completion: Completion, agent: str
 ) -> tuple[list[Produce], int]:
     """Check and match what a task publishes; with the version of the registry. Raises what refuses it."""
     known = catalog.agents.get(agent)
-    produced = []
+    produced, lease = [], LeaseRef(completion.task_id, completion.attempt)
     for index, item in enumerate(completion.artifacts):
         if known is not None and known.spec.outputs and item.type not in known.spec.outputs:
             raise Forbidden(f"agent {agent!r} publishes {', '.join(known.spec.outputs)}, not {item.type}")
-        version, activations = await catalogs.examine(catalog, item, agent, f"artifacts[{index}].payload")
-        produced.append(Produce(item, new_id(), version, activations, ids_for(activations)))
+        version, activations, new = await referring.examine(
+            principal, catalog, item, agent, f"artifacts[{index}].", lease
+        )
+        produced.append(Produce(new, new_id(), version, activations, ids_for(activations)))
     return produced, catalog.version

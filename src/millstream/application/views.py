@@ -26,6 +26,23 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPayload:
+    """A payload outside the hot tables.
+
+    Attributes:
+        blob: Id of its chunks.
+        size_bytes: Of the whole content.
+        media_type: As its first uploader named it.
+        created_us: When it was stored, microseconds since the epoch.
+    """
+
+    blob: str
+    size_bytes: int
+    media_type: str
+    created_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """Where an artifact went."""
 

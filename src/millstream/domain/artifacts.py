@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from millstream.domain.struct_wire import Json
+
 EXTERNAL = "external"
 """Producer of what clients publish."""
 
@@ -94,6 +96,9 @@ class NewArtifact:
         tags: Its channels.
         partition_key: The caller's, or "".
         correlation_id: The cascade to join, a UUID in canonical lower-case form, or "" for a new one.
+        payload_digest: SHA-256 of a payload that is kept outside; `payload` is b"" then. b"" for none.
+        payload_bytes: Its size.
+        content: What it holds, while it is looked at; None where it is no JSON object, or too large to look at.
     """
 
     type: str
@@ -102,12 +107,16 @@ class NewArtifact:
     tags: tuple[str, ...] = ()
     partition_key: str = ""
     correlation_id: str = ""
+    payload_digest: bytes = b""
+    payload_bytes: int = 0
+    content: dict[str, Json] | None = None
 
 
 @dataclass(slots=True)
 class Artifact:
     """A stored artifact. Times are microseconds since the epoch; `seq` is its event's number in the run;
-    `published_by` names the principal that published it, "" where an agent made it."""
+    `published_by` names the principal that published it, "" where an agent made it. Of a payload that is kept outside,
+    `payload_digest` is the SHA-256, `payload_bytes` the size, and `payload` b""."""
 
     id: str
     tenant: str
@@ -122,6 +131,8 @@ class Artifact:
     partition_key: str
     created_us: int
     published_by: str = ""
+    payload_digest: bytes = b""
+    payload_bytes: int = 0
 
 
 def size_bytes(artifact: Artifact) -> int:

@@ -77,6 +77,7 @@ class Batch:
         assign: The same for the oldest waiting task of its dispatch key.
         chance: Random numbers from 0 to 1, for jitter.
         runs, tasks, buffers: What is loaded, by id.
+        gone_payloads: (tenant, SHA-256) of payloads that the commands refer to and that are not there any more.
         full: (tenant, fingerprint) of subscriptions that keep as many buffers for a tenant as they may.
         claims: Keys claimed, by primary key.
         ready: Dispatch keys (tenant, queue, kind) that got work no worker was offered.
@@ -102,6 +103,7 @@ class Batch:
     tasks: dict[str, Task] = field(default_factory=dict)
     buffers: dict[str, Buffer] = field(default_factory=dict)
     dirty_buffers: dict[str, Buffer] = field(default_factory=dict)
+    gone_payloads: Set[tuple[str, bytes]] = frozenset()
     full: Set[tuple[str, str]] = frozenset()
     dirty_runs: dict[str, Run] = field(default_factory=dict)
     dirty_tasks: dict[str, Task] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from typing import assert_never
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import EXTERNAL, Artifact, NewArtifact
 from millstream.domain.batch import Batch
-from millstream.domain.errors import Conflict
+from millstream.domain.errors import Conflict, NotFound
 from millstream.domain.gates import buffer_id
 from millstream.domain.gating import enter, start_task
 from millstream.domain.lifecycle import check_fence, close_attempt, end_if_idle, finish, recurring, refuse
@@ -75,11 +75,13 @@ def run_agent(batch: Batch, run: Run, inputs: Sequence[Produce], start: Activati
 def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int, by: str = "") -> None:
     """Store an artifact in a running cascade and start what it activates."""
     new = produce.new
+    if new.payload_digest and (run.tenant, new.payload_digest) in batch.gone_payloads:
+        raise NotFound("payload_ref: the payload was dropped, as nothing referred to it; upload it again")
     data = recurring(type=new.type, produced_by=producer)
     seq = batch.record(run, EventType.ARTIFACT_PUBLISHED, artifact_id=produce.artifact_id, data=data)
     artifact = Artifact(
         produce.artifact_id, run.tenant, run.id, seq, new.type, produce.version, new.payload, producer,
-        new.visibility, new.tags, new.partition_key, batch.now_us, by,
+        new.visibility, new.tags, new.partition_key, batch.now_us, by, new.payload_digest, new.payload_bytes,
     )  # fmt: skip
     batch.artifacts.append(artifact)
     run.artifact_count += 1

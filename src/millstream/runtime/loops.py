@@ -20,6 +20,8 @@ POLL_S = 1.0
 SWEEP_S = 60.0
 BATCH = 500
 KEYS_BATCH = 5000
+CHUNKS_BATCH = 64
+"""Of 256 KiB each: 16 MiB a step."""
 STEPS_MOST = 200
 DAY_US = 86_400_000_000
 
@@ -49,6 +51,13 @@ class BufferStore(Protocol):
     async def full(self, most: int) -> Set[tuple[str, str]]: ...
 
 
+class PayloadStore(Protocol):
+    """Payloads outside; see store.payloads."""
+
+    async def release(self, untouched_since_us: int, now_us: int, limit: int) -> int: ...
+    async def sweep(self, silent_since_us: int, limit: int) -> int: ...
+
+
 class RunReads(Protocol):
     """Reads runs; see store.runs."""
 
@@ -61,6 +70,10 @@ class Retention:
 
     run_days: float
     artifact_days: float
+    payload_grace_s: float = DAY_US / 1e6
+    """How long a payload that no artifact refers to is kept after it was last uploaded or referred to."""
+    upload_silent_s: float = 3600.0
+    """After how long without a new piece an upload is given up."""
 
 
 class Loops:
@@ -71,6 +84,7 @@ class Loops:
         upkeep: Upkeep,
         store: LoopStore,
         buffers: BufferStore,
+        payloads: PayloadStore,
         reads: RunReads,
         peers: Peers,
         retention: Retention,
@@ -78,6 +92,7 @@ class Loops:
         self._upkeep = upkeep
         self._store = store
         self._buffers = buffers
+        self._payloads = payloads
         self._reads = reads
         self._peers = peers
         self._retention = retention
@@ -167,6 +182,15 @@ class Loops:
             before_us = now_us - int(self._retention.run_days * DAY_US)
             await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH), BATCH)
         await _in_steps(lambda: store.drop_artifacts(now_us, self._retention.artifact_days, BATCH), BATCH)
+        await self._sweep_payloads(now_us)
+
+    async def _sweep_payloads(self, now_us: int) -> None:
+        """Drop payloads that no artifact refers to any more, and the chunks of uploads that broke off."""
+        payloads, retention = self._payloads, self._retention
+        unused_us = now_us - int(retention.payload_grace_s * 1e6)
+        silent_us = now_us - int(retention.upload_silent_s * 1e6)
+        await _in_steps(lambda: payloads.release(unused_us, now_us, BATCH), BATCH)
+        await _in_steps(lambda: payloads.sweep(silent_us, CHUNKS_BATCH), 1)
 
 
 async def _every(period_s: float, step: Callable[[], Awaitable[None]]) -> None:

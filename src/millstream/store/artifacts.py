@@ -48,6 +48,8 @@ _COLUMNS = (
     artifact.c.partition_key,
     artifact.c.created_us,
     artifact.c.published_by,
+    artifact.c.payload_digest,
+    artifact.c.payload_bytes,
 )
 _BY_IDS = f"SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE tenant = $1 AND id = ANY($2::text[]::uuid[])"  # noqa: S608
 _OF_RUN = f"""SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE run_id = $1::text::uuid AND seq > $2

@@ -77,7 +77,8 @@ TASK = _columns(
 )
 ARTIFACT = _columns(
     """tenant:name id:uuid run_id:uuid seq:int type:name version:int payload:bytes produced_by:name
-    visibility_kind:name visibility:name? tags:list? partition_key:text? created_us:us published_by:name""",
+    visibility_kind:name visibility:name? tags:list? partition_key:text? created_us:us published_by:name
+    payload_digest:bytes? payload_bytes:us?""",
     _KINDS,
 )
 EVENT = _columns(
@@ -122,7 +123,8 @@ def _artifact_row(artifact: Artifact) -> tuple[Any, ...]:
     return (
         artifact.tenant, artifact.id, artifact.run_id, artifact.seq, artifact.type, artifact.version,
         artifact.payload, artifact.produced_by, artifact.visibility.kind, visibility_text(artifact.visibility),
-        artifact.tags, artifact.partition_key, artifact.created_us, artifact.published_by,
+        artifact.tags, artifact.partition_key, artifact.created_us, artifact.published_by, artifact.payload_digest,
+        artifact.payload_bytes,
     )  # fmt: skip
 
 
@@ -162,6 +164,14 @@ UPDATES = {
     "buffer update": ("buffer", (BUFFER[0], *(column for column in BUFFER if column.mutable))),
 }
 DELETES = {"buffer delete": ("buffer", (BUFFER[0],))}
+TOUCH = "payload touch"
+"""A payload outside that an artifact of the batch refers to: as it is touched in the same statement, the sweep never
+takes what was just referred to, and one that is gone already fails the batch."""
+_TOUCH = _columns("tenant:name key:text touched_us:us", _KINDS)
+FENCED = {TOUCH: "payload_touches"} | {
+    name: f"{table}_{'deletes' if name in DELETES else 'updates'}" for name, (table, _) in (UPDATES | DELETES).items()
+}
+"""What must find each of its rows, with the name of its part of the statement."""
 _PLAIN = {
     f"{table} plain": (table, tuple(column for column in columns if not column.rare))
     for table, columns in _TABLES.items()
@@ -173,7 +183,7 @@ progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE 
 """Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
 BATCH_ROW = "batch_row AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2::int8))"
 _SELECTIONS = UPDATES | DELETES | _PLAIN
-COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()}
+COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()} | {TOUCH: _TOUCH}
 _ROWS = _TABLES | {"run": (*RUN, STORED)}
 _PLACES = {name: [_ROWS[table].index(column) for column in columns] for name, (table, columns) in _SELECTIONS.items()}
 _PLACES["run"] = [*range(len(RUN))]
@@ -198,7 +208,14 @@ def rows_of(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
         "attempt": [_attempt_row(item) for item in batch.attempts],
         **_buffer_rows(batch),
         "idempotency": [_key_row(item, batch.now_us) for item in batch.claims.values()],
+        TOUCH: _touched(batch),
     }
+
+
+def _touched(batch: Batch) -> list[tuple[Any, ...]]:
+    """Payloads outside that the batch's artifacts refer to, in one order on every server."""
+    referred = {(item.tenant, item.payload_digest.hex()) for item in batch.artifacts if item.payload_digest}
+    return [(*each, batch.now_us) for each in sorted(referred)] if referred else []
 
 
 def _buffer_rows(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
@@ -241,6 +258,8 @@ def _part(name: str, first: int) -> tuple[str, int]:
     columns = COLUMNS[name]
     arrays, aliases, values, n = _sources(columns, first)
     source = f"unnest({', '.join(arrays)}) u({', '.join(aliases)})"
+    if name == TOUCH:
+        return touch_sql(values, f" FROM {source}"), n
     if name in UPDATES:
         table = UPDATES[name][0]
         return f"{table}_updates AS ({update_sql(table, columns, values, f' FROM {source}')})", n
@@ -265,13 +284,20 @@ def update_sql(table: str, columns: Sequence[Column], values: Sequence[str], sou
     return f"UPDATE {table} SET {sets}{source} WHERE {table}.id = {value_of['id']}{fence} RETURNING 1"  # noqa: S608
 
 
+def touch_sql(values: Sequence[str], source: str) -> str:
+    """Touches payloads, to values that are SQL expressions: tenant, digest in hexadecimal, time."""
+    tenant, digest, touched_us = values
+    latest = f"greatest(payload.touched_us, {touched_us})"
+    found = f"payload.tenant = {tenant} AND payload.sha256 = decode({digest}, 'hex')"
+    return f"payload_touches AS (UPDATE payload SET touched_us = {latest}{source} WHERE {found} RETURNING 1)"  # noqa: S608
+
+
 def fences(names_written: Sequence[str], n: int, fenced: bool) -> str:
     """A last column that divides by zero where an update missed a row or a registry moved, from parameter n."""
     checks = []
     for name in names_written:
-        if name in UPDATES or name in DELETES:
-            changed = f"{UPDATES[name][0]}_updates" if name in UPDATES else f"{DELETES[name][0]}_deletes"
-            checks.append(f"(SELECT count(*) FROM {changed}) = ${n}::int8")  # noqa: S608  # our names
+        if name in FENCED:
+            checks.append(f"(SELECT count(*) FROM {FENCED[name]}) = ${n}::int8")  # noqa: S608  # our names
             n += 1
     if fenced:
         checks.append(
@@ -299,7 +325,7 @@ def write_sql(tables: tuple[str, ...], fenced: bool) -> str:
 
 def updates(rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> list[int]:
     """How many rows each update or delete must find."""
-    return [len(found) for name, found in rows.items() if name in UPDATES or name in DELETES]
+    return [len(found) for name, found in rows.items() if name in FENCED]
 
 
 def plain_of(name: str, columns: Sequence[Sequence[Any]]) -> str:

@@ -17,7 +17,7 @@ from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import Run, Task
 from millstream.store import hot, single
-from millstream.store.columns import names, numbers, uuids
+from millstream.store.columns import names, numbers, texts, uuids
 from millstream.store.connections import LOST, connect, translated
 from millstream.store.policies import spec_of
 from millstream.store.rows import BUFFER_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, buffer_of, run_of, task_of
@@ -62,6 +62,8 @@ _AGENTS = (
     "SELECT tenant, name FROM agent WHERE (tenant, name) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[]))"
 )
 _RUNNING = "SELECT count(*) FROM task WHERE tenant = $1 AND kind = $2 AND status = 3 AND limited"
+_PAYLOADS = """SELECT tenant, sha256 FROM payload WHERE (tenant, sha256) IN
+(SELECT k.tenant, decode(k.digest, 'hex') FROM unnest($1::text::text[], $2::text::text[]) k(tenant, digest))"""
 # The number is taken by settle itself: its negative tells so, should the answer to this be lost in turn.
 _VOID = """WITH mine AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING
 RETURNING lane, n) INSERT INTO commit_batch (lane, n) SELECT lane, -n FROM mine RETURNING 1"""
@@ -184,6 +186,12 @@ class PostgresTransaction:
         if missing and not self._blocking:
             elsewhere = {row["id"] for row in await self._connection.fetch(_KNOWN_BUFFERS, uuids(sorted(missing)))}
         return found, elsewhere
+
+    async def payloads(self, wanted: set[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
+        """Payloads outside that there are, of those asked for."""
+        tenants, digests = zip(*wanted, strict=True)
+        rows = await self._connection.fetch(_PAYLOADS, names(tenants), texts([each.hex() for each in digests]))
+        return {(row["tenant"], row["sha256"]) for row in rows}
 
     async def write(self, batch: Batch) -> None:
         """Write the batch with its number."""

@@ -29,7 +29,7 @@ start_by_us, attempt, tries, started_us, finished_us, lease_until_us, deadline_u
 worker_id, worker_name, delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels,
 error_code, error_message, progress, progress_message"""
 ARTIFACT_COLUMNS = """id::text, tenant, run_id::text, seq, type, version, payload, produced_by, visibility, tags,
-partition_key, created_us, published_by"""
+partition_key, created_us, published_by, payload_digest, payload_bytes"""
 BUFFER_COLUMNS = """id::text, tenant, agent, sub, run_id::text, key, collects, opened_us, expires_us, arrived, parts"""
 EVENT_COLUMNS = "run_id::text, day, seq, type, at_us, task_id::text, artifact_id::text, attempt, data"
 ATTEMPT_COLUMNS = """task_id::text, number, day, status, started_us, finished_us, worker_name, error_code,

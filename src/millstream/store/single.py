@@ -10,7 +10,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from millstream.store.columns import lists, uuids
-from millstream.store.hot import BATCH_ROW, COLUMNS, DELETES, UPDATES, Column, fences, plain_of, selected, update_sql
+from millstream.store.hot import (
+    BATCH_ROW,
+    COLUMNS,
+    DELETES,
+    TOUCH,
+    UPDATES,
+    Column,
+    fences,
+    plain_of,
+    selected,
+    touch_sql,
+    update_sql,
+)
 
 EVENTS_MOST = 8
 
@@ -60,6 +72,8 @@ def _part(name: str, count: int, first: int) -> tuple[str, int]:
         values = [f"${n + place}::{_type(column)}" for place, column in enumerate(columns)]
         tuples.append(values)
         n += len(columns)
+    if name == TOUCH:
+        return touch_sql(tuples[0], ""), n
     if name in DELETES:
         table = DELETES[name][0]
         return f"{table}_deletes AS (DELETE FROM {table} WHERE id = ${first}::uuid RETURNING 1)", n  # noqa: S608

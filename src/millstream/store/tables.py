@@ -180,6 +180,10 @@ artifact = Table(
     _text("partition_key"),
     _us("created_us"),
     _text("published_by"),
+    # Of a payload that lives outside: its SHA-256 (empty for one that stands in the row) and its size.
+    _bytes("payload_digest"),
+    _us("payload_bytes"),
+    Index("artifact_payload", "tenant", "payload_digest", postgresql_where=text("payload_digest <> ''::bytea")),
     Index("artifact_run", "run_id", "seq"),
     # Lists go down the ids from the newest, whatever they ask for; what most artifacts share (made by a client,
     # public, without tags) is found soon on that way and stands in no index of its own.
@@ -335,4 +339,46 @@ artifact_type = Table(
     _text("description"),
     _us("created_us"),
     _text("options"),
+)
+
+# A large payload, by its tenant and content: nobody learns from it what another tenant holds.
+payload = Table(
+    "payload",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("sha256", LargeBinary, primary_key=True),
+    Column("blob", Uuid, nullable=False),
+    _us("size_bytes"),
+    _text("media_type"),
+    _us("created_us"),
+    # When it was last uploaded, about to be referred to, or found to be: it goes only a good while after.
+    _us("touched_us"),
+    Index("payload_touched", "touched_us"),
+)
+
+# Who uploaded a payload: such a principal may read it though no artifact refers to it.
+payload_holder = Table(
+    "payload_holder",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("sha256", LargeBinary, primary_key=True),
+    Column("principal", Text, primary_key=True),
+)
+
+# Chunks that no payload owns: of an upload in progress, or (touched_us = 0) left for the sweep.
+payload_upload = Table(
+    "payload_upload",
+    metadata,
+    Column("blob", Uuid, primary_key=True),
+    _text("tenant"),
+    _us("touched_us"),
+    Index("payload_upload_touched", "touched_us"),
+)
+
+payload_chunk = Table(
+    "payload_chunk",
+    metadata,
+    Column("blob", Uuid, primary_key=True),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("bytes", LargeBinary, nullable=False),
 )

@@ -17,6 +17,7 @@ from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
     correlation_service_pb2,
+    payload_service_pb2,
     policy_pb2,
     run_service_pb2,
     system_service_pb2,
@@ -31,6 +32,9 @@ from millstream.wire.v1 import (
 )
 from millstream.wire.v1 import (
     correlation_service_pb2 as _wire_correlations,
+)
+from millstream.wire.v1 import (
+    payload_service_pb2 as _wire_payloads,
 )
 from millstream.wire.v1 import (
     run_service_pb2 as _wire_runs,
@@ -50,6 +54,7 @@ TWIN_PACKAGE = "millstream.wire.v1"
 
 _AREAS = (
     (artifact_service_pb2, _wire_artifacts),
+    (payload_service_pb2, _wire_payloads),
     (correlation_service_pb2, _wire_correlations),
     (agent_service_pb2, _wire_agents),
     (run_service_pb2, _wire_runs),
@@ -71,6 +76,7 @@ class Method:
         public_request: Class of its request in the contract.
         streaming: It is a stream in both directions.
         answers_stream: It answers one request with a stream.
+        takes_stream: It answers a stream of requests once.
         has_rest: It has a REST path.
     """
 
@@ -81,6 +87,7 @@ class Method:
     public_request: type[Message]
     streaming: bool
     answers_stream: bool
+    takes_stream: bool
     has_rest: bool
 
 
@@ -110,7 +117,8 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor, request: Descr
         policy=options.Extensions[policy_pb2.policy],
         request=message_factory.GetMessageClass(request),
         public_request=message_factory.GetMessageClass(method.input_type),
-        streaming=method.client_streaming,
+        streaming=method.client_streaming and method.server_streaming,
         answers_stream=method.server_streaming and not method.client_streaming,
+        takes_stream=method.client_streaming and not method.server_streaming,
         has_rest=options.HasExtension(annotations_pb2.http),
     )

@@ -53,7 +53,8 @@ class PayloadRules:
 
 def too_large(field: str, size: int, limit: int) -> MillstreamError:
     """The error about a size over its limit, both in bytes."""
-    return PayloadTooLarge(f"{field} has {size:,} bytes; the limit is {limit:,} bytes")
+    way = "; upload it, and give its payload_ref instead" if field.rpartition(".")[2] == "payload" else ""
+    return PayloadTooLarge(f"{field} has {size:,} bytes; the limit is {limit:,} bytes{way}")
 
 
 def _check(data: bytes, field: str, is_struct: bool) -> None:

@@ -47,6 +47,8 @@ class Stream(Protocol):
 
 
 StreamHandler = Callable[[Stream, Context, Reader], Awaitable[None]]
+CollectHandler = Callable[[Stream, Context, Reader], Awaitable[Message]]
+"""Reads a stream of requests, and answers once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,26 @@ class Pipeline:
             await _guarded(gate, call, lambda context: serve(call, context))
 
         return grpc.stream_stream_rpc_method_handler(handle)
+
+    def collect(self, method: Method, handler: CollectHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """The gRPC handler of a method that reads a stream and answers once."""
+        gate = _Gate(self, method)
+        reader = Reader(method, self.limits)
+        status = method.policy.success_status
+
+        async def serve(call: Any, context: Context) -> bytes:
+            gate.enter(context)
+            answer = (await handler(call, context, reader)).SerializeToString()
+            if context.rest and status:
+                context.headers["x-http-status"] = str(status)
+            _tell(call, context)
+            return answer
+
+        async def handle(_: Any, call: Any) -> bytes:
+            answer: bytes = await _guarded(gate, call, lambda context: serve(call, context))
+            return answer
+
+        return grpc.stream_unary_rpc_method_handler(handle)
 
     def unknown(self) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of methods that the contract does not have."""

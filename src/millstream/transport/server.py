@@ -18,11 +18,22 @@ from millstream.transport.reading import Reader
 from millstream.transport.services.agents import AgentService
 from millstream.transport.services.artifacts import ArtifactService
 from millstream.transport.services.correlations import CorrelationService
+from millstream.transport.services.payloads import PayloadService
 from millstream.transport.services.runs import RunService
 from millstream.transport.services.system import SystemService
 from millstream.transport.services.tasks import TaskService
 from millstream.transport.services.workers import WorkerService
-from millstream.transport.use_cases import Agents, Artifacts, Correlations, Runs, System, Tasks, Types, Workers
+from millstream.transport.use_cases import (
+    Agents,
+    Artifacts,
+    Correlations,
+    Payloads,
+    Runs,
+    System,
+    Tasks,
+    Types,
+    Workers,
+)
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 """gRPC's own bound, which answers without our details; ours are lower and say what they are."""
@@ -56,6 +67,7 @@ class UseCases:
     """
 
     artifacts: Artifacts
+    payloads: Payloads
     correlations: Correlations
     types: Types
     agents: Agents
@@ -73,6 +85,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
     readers = {m.name: Reader(m, pipeline.limits) for m in methods.values()}
     services: dict[str, Any] = {
         "ArtifactService": ArtifactService(use_cases.artifacts, use_cases.types, readers["Publish"]),
+        "PayloadService": PayloadService(use_cases.payloads),
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
         "RunService": RunService(use_cases.runs),
@@ -84,11 +97,17 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
     for path, method in methods.items():
         service = services[path.split("/")[1].rpartition(".")[2]]
         handler = getattr(service, _snake(method.name))
-        if method.answers_stream:
-            out[path] = pipeline.answers(method, handler)
-        else:
-            out[path] = pipeline.stream(method, handler) if method.streaming else pipeline.unary(method, handler)
+        out[path] = _door(pipeline, method)(method, handler)
     return out
+
+
+def _door(pipeline: Pipeline, method: contract.Method) -> Callable[[contract.Method, Any], Any]:
+    """How the pipeline serves a method of this shape."""
+    if method.answers_stream:
+        return pipeline.answers
+    if method.takes_stream:
+        return pipeline.collect
+    return pipeline.stream if method.streaming else pipeline.unary
 
 
 class _Handlers(grpc.GenericRpcHandler):

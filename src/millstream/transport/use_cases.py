@@ -3,11 +3,13 @@
 `list` stands last in each class: after it, the name is the method's.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageRequest
+from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
 from millstream.application.views import (
     AgentDetail,
@@ -29,6 +31,7 @@ from millstream.application.views import (
     Reports,
     RunQuery,
     Sent,
+    StoredPayload,
     Summary,
     SyncResult,
     TaskQuery,
@@ -62,6 +65,17 @@ class Artifacts(Protocol):
     async def list(
         self, principal: Principal, query: ArtifactQuery, page: PageRequest, embed_meta: bool
     ) -> Page[ListedArtifact]: ...
+
+
+class Payloads(Protocol):
+    """Large payloads, up and down."""
+
+    def transfer(self, principal: Principal) -> AbstractContextManager[None]: ...
+    async def upload(
+        self, principal: Principal, content: AsyncIterable[bytes], media_type: str, expected: Expected
+    ) -> Uploaded: ...
+    async def get(self, principal: Principal, sha256: bytes, lease: LeaseRef | None) -> StoredPayload: ...
+    def read(self, found: StoredPayload, offset: int, length: int | None) -> AsyncIterator[bytes]: ...
 
 
 class Correlations(Protocol):

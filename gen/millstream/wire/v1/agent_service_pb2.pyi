@@ -736,17 +736,20 @@ class RunAgentRequest(_message.Message):
 
         TYPE_FIELD_NUMBER: _builtins.int
         PAYLOAD_FIELD_NUMBER: _builtins.int
+        PAYLOAD_REF_FIELD_NUMBER: _builtins.int
         type: _builtins.str
         payload: _builtins.bytes
+        payload_ref: _builtins.str
         def __init__(
             self,
             *,
             type: _builtins.str = ...,
             payload: _builtins.bytes | None = ...,
+            payload_ref: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "payload", b"payload"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "payload", b"payload", "type", b"type"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "payload", b"payload", "payload_ref", b"payload_ref", "type", b"type"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
         _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015

@@ -38,6 +38,8 @@ class Artifact(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     CONSUMPTIONS_FIELD_NUMBER: _builtins.int
     CONSUMED_BY_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
+    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     type: _builtins.str
     payload: _builtins.bytes
@@ -46,6 +48,8 @@ class Artifact(_message.Message):
     correlation_id: _builtins.str
     partition_key: _builtins.str
     version: _builtins.int
+    payload_ref: _builtins.str
+    payload_bytes: _builtins.float
     @_builtins.property
     def visibility(self) -> Global___Visibility: ...
     @_builtins.property
@@ -72,14 +76,25 @@ class Artifact(_message.Message):
         version: _builtins.int = ...,
         consumptions: _struct_pb2.ListValue | None = ...,
         consumed_by: _struct_pb2.ListValue | None = ...,
+        payload_ref: _builtins.str | None = ...,
+        payload_bytes: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "consumed_by", b"consumed_by", "consumptions", b"consumptions", "created_at", b"created_at", "payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "consumed_by", b"consumed_by", "consumptions", b"consumptions", "created_at", b"created_at", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "consumed_by", b"consumed_by", "consumptions", b"consumptions", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "consumed_by", b"consumed_by", "consumptions", b"consumptions", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
     _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015
+    _WhichOneofReturnType__payload_bytes: _TypeAlias = _typing.Literal["payload_bytes"]  # noqa: Y015
+    _WhichOneofArgType__payload_bytes: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__payload_ref: _TypeAlias = _typing.Literal["payload_ref"]  # noqa: Y015
+    _WhichOneofArgType__payload_ref: _TypeAlias = _typing.Literal["_payload_ref", b"_payload_ref"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__payload) -> _WhichOneofReturnType__payload | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_bytes) -> _WhichOneofReturnType__payload_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_ref) -> _WhichOneofReturnType__payload_ref | None: ...
 
 Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 

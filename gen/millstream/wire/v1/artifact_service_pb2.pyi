@@ -32,10 +32,12 @@ class PublishRequest(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     payload: _builtins.bytes
     partition_key: _builtins.str
     correlation_id: _builtins.str
+    payload_ref: _builtins.str
     @_builtins.property
     def visibility(self) -> _artifact_pb2.Visibility: ...
     @_builtins.property
@@ -49,10 +51,11 @@ class PublishRequest(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         partition_key: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
+        payload_ref: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "correlation_id", b"correlation_id", "partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "correlation_id", b"correlation_id", "partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
     _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015
@@ -122,6 +125,7 @@ class PublishSyncRequest(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     FAIL_ON_TIMEOUT_FIELD_NUMBER: _builtins.int
     FILTERS_FIELD_NUMBER: _builtins.int
@@ -129,6 +133,7 @@ class PublishSyncRequest(_message.Message):
     payload: _builtins.bytes
     partition_key: _builtins.str
     correlation_id: _builtins.str
+    payload_ref: _builtins.str
     timeout: _builtins.float
     fail_on_timeout: _builtins.bool
     @_builtins.property
@@ -146,13 +151,14 @@ class PublishSyncRequest(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         partition_key: _builtins.str = ...,
         correlation_id: _builtins.str = ...,
+        payload_ref: _builtins.str = ...,
         timeout: _builtins.float | None = ...,
         fail_on_timeout: _builtins.bool = ...,
         filters: Global___PublishSyncRequest.Filters | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "_timeout", b"_timeout", "filters", b"filters", "payload", b"payload", "timeout", b"timeout", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "_timeout", b"_timeout", "correlation_id", b"correlation_id", "fail_on_timeout", b"fail_on_timeout", "filters", b"filters", "partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "timeout", b"timeout", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "_timeout", b"_timeout", "correlation_id", b"correlation_id", "fail_on_timeout", b"fail_on_timeout", "filters", b"filters", "partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "timeout", b"timeout", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
     _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015
@@ -232,11 +238,13 @@ class PublishBatchRequest(_message.Message):
         TAGS_FIELD_NUMBER: _builtins.int
         PARTITION_KEY_FIELD_NUMBER: _builtins.int
         CORRELATION_ID_FIELD_NUMBER: _builtins.int
+        PAYLOAD_REF_FIELD_NUMBER: _builtins.int
         IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
         type: _builtins.str
         payload: _builtins.bytes
         partition_key: _builtins.str
         correlation_id: _builtins.str
+        payload_ref: _builtins.str
         idempotency_key: _builtins.str
         @_builtins.property
         def visibility(self) -> _artifact_pb2.Visibility: ...
@@ -251,11 +259,12 @@ class PublishBatchRequest(_message.Message):
             tags: _abc.Iterable[_builtins.str] | None = ...,
             partition_key: _builtins.str = ...,
             correlation_id: _builtins.str = ...,
+            payload_ref: _builtins.str = ...,
             idempotency_key: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "correlation_id", b"correlation_id", "idempotency_key", b"idempotency_key", "partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "correlation_id", b"correlation_id", "idempotency_key", b"idempotency_key", "partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
         _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015
@@ -647,6 +656,8 @@ class GetArtifactResponse(_message.Message):
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
+    PAYLOAD_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     type: _builtins.str
     payload: _builtins.bytes
@@ -655,6 +666,8 @@ class GetArtifactResponse(_message.Message):
     correlation_id: _builtins.str
     partition_key: _builtins.str
     version: _builtins.int
+    payload_ref: _builtins.str
+    payload_bytes: _builtins.float
     @_builtins.property
     def visibility(self) -> _artifact_pb2.Visibility: ...
     @_builtins.property
@@ -675,14 +688,25 @@ class GetArtifactResponse(_message.Message):
         partition_key: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.int = ...,
+        payload_ref: _builtins.str | None = ...,
+        payload_bytes: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "created_at", b"created_at", "payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "created_at", b"created_at", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "_payload_bytes", b"_payload_bytes", "_payload_ref", b"_payload_ref", "correlation_id", b"correlation_id", "created_at", b"created_at", "id", b"id", "partition_key", b"partition_key", "payload", b"payload", "payload_bytes", b"payload_bytes", "payload_ref", b"payload_ref", "produced_by", b"produced_by", "tags", b"tags", "type", b"type", "version", b"version", "visibility", b"visibility", "visibility_kind", b"visibility_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
     _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015
+    _WhichOneofReturnType__payload_bytes: _TypeAlias = _typing.Literal["payload_bytes"]  # noqa: Y015
+    _WhichOneofArgType__payload_bytes: _TypeAlias = _typing.Literal["_payload_bytes", b"_payload_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__payload_ref: _TypeAlias = _typing.Literal["payload_ref"]  # noqa: Y015
+    _WhichOneofArgType__payload_ref: _TypeAlias = _typing.Literal["_payload_ref", b"_payload_ref"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__payload) -> _WhichOneofReturnType__payload | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_bytes) -> _WhichOneofReturnType__payload_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__payload_ref) -> _WhichOneofReturnType__payload_ref | None: ...
 
 Global___GetArtifactResponse: _TypeAlias = GetArtifactResponse  # noqa: Y015
 

@@ -118,9 +118,11 @@ class ProducedArtifact(_message.Message):
     VISIBILITY_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     PARTITION_KEY_FIELD_NUMBER: _builtins.int
+    PAYLOAD_REF_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     payload: _builtins.bytes
     partition_key: _builtins.str
+    payload_ref: _builtins.str
     @_builtins.property
     def visibility(self) -> _artifact_pb2.Visibility: ...
     @_builtins.property
@@ -133,10 +135,11 @@ class ProducedArtifact(_message.Message):
         visibility: _artifact_pb2.Visibility | None = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         partition_key: _builtins.str = ...,
+        payload_ref: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "payload", b"payload", "visibility", b"visibility"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "partition_key", b"partition_key", "payload", b"payload", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_payload", b"_payload", "partition_key", b"partition_key", "payload", b"payload", "payload_ref", b"payload_ref", "tags", b"tags", "type", b"type", "visibility", b"visibility"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__payload: _TypeAlias = _typing.Literal["payload"]  # noqa: Y015
     _WhichOneofArgType__payload: _TypeAlias = _typing.Literal["_payload", b"_payload"]  # noqa: Y015

@@ -15,7 +15,7 @@ from typing import Any
 from millstream.adapters.envoy.body_table import body_table, parameter_table
 from millstream.adapters.envoy.descriptors import Contract, asset
 from millstream.adapters.envoy.local_replies import local_reply_config
-from millstream.adapters.envoy.routes import ANY_SERVER, CLUSTER, routes
+from millstream.adapters.envoy.routes import ANY_SERVER, CLUSTER, TRANSFERS_CLUSTER, routes
 
 JSON = dict[str, Any]
 
@@ -27,6 +27,8 @@ _MAX_HEADER_KIB = 60
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _MAX_CONNECTIONS = 20_000
 _READ_FACTOR = 4
+# What the proxy holds of a download whose client takes it slowly, and no such download stops another one.
+_TRANSFER_WINDOWS = {"initial_stream_window_size": 1024 * 1024, "initial_connection_window_size": 256 * 1024 * 1024}
 _MAX_SOCKET_PATH = 103  # macOS; Linux takes 107
 _LUA = ("json_text.lua", "strict_json.lua", "rest.lua")
 # Only the proxy itself may say these. The first two tell the server that a request came as REST.
@@ -35,6 +37,7 @@ _INTERNAL_HEADERS = (
     "x-envoy-original-method",
     "x-millstream-proxy",
     "x-millstream-refused",
+    "x-upload-bytes",
     "x-http-status",
     "x-error-body",
     "x-local-reply",
@@ -43,11 +46,11 @@ _LABEL = {"key": "x-correlation-id", "value": "%REQ(X-CORRELATION-ID)%"}
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_REQUEST = (
     "authorization, x-api-key, content-type, idempotency-key, x-idempotency-key, x-correlation-id, x-tenant, "
-    "last-event-id, x-grpc-web, x-user-agent, grpc-timeout"
+    "last-event-id, range, x-grpc-web, x-user-agent, grpc-timeout"
 )
 _CORS_ANSWER = (
     "x-correlation-id, x-deprecated, idempotency-replayed, retry-after, location, allow, grpc-status, grpc-message, "
-    "grpc-status-details-bin"
+    "grpc-status-details-bin, x-payload-bytes, content-range"
 )
 
 
@@ -83,7 +86,11 @@ def render(
         "admin": {"address": {"pipe": {"path": admin_socket, "mode": 0o600}}},
         "static_resources": {
             "listeners": [_listener(listen_host, listen_port, manager)],
-            "clusters": [_cluster(CLUSTER, servers, checked=True), _cluster(ANY_SERVER, servers, checked=False)],
+            "clusters": [
+                _cluster(CLUSTER, servers, checked=True),
+                _cluster(ANY_SERVER, servers, checked=False),
+                _cluster(TRANSFERS_CLUSTER, servers, checked=True, **_TRANSFER_WINDOWS),
+            ],
         },
         "overload_manager": _connection_limit(),
         # The default of 100 is too small for "up to 128 of these characters".
@@ -227,8 +234,9 @@ def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
     }
 
 
-def _cluster(name: str, servers: Sequence[tuple[str, int]], *, checked: bool) -> JSON:
+def _cluster(name: str, servers: Sequence[tuple[str, int]], *, checked: bool, **windows: int) -> JSON:
     options = {
+        **windows,
         "max_concurrent_streams": 1000,
         # A server that hangs, or whose machine is gone, answers nothing and closes nothing: without this its workers
         # would stay with it, and its callers wait, for as long.

@@ -17,6 +17,8 @@ from google.protobuf.descriptor import Descriptor, MethodDescriptor
 
 PACKAGE = "millstream.v1"
 HTTP_BODY = "google.api.HttpBody"
+TRANSFERS = f"{PACKAGE}.PayloadService"
+"""The service whose streams are of any size, and as slow as their clients."""
 _VALIDATE = "buf/validate/validate.proto"
 _VERBS = ("get", "put", "post", "delete", "patch")
 _VARIABLE = re.compile(r"\{[^}=]+(?:=([^}]*))?\}")
@@ -36,10 +38,17 @@ class Binding:
     """Message that the JSON body is read as; None where the path takes no body."""
     streaming: bool
     """The answer is a stream, which no timeout may end."""
+    uploading: bool
+    """The request is a stream, which is never held as a whole."""
     longest_wait_s: int
     """Seconds that a call may wait by design (the policy option)."""
     public: bool
     """Tells how a server is, to anyone (the policy option)."""
+
+    @property
+    def transfer(self) -> bool:
+        """It takes or gives a payload of any size."""
+        return self.rpc.startswith(f"{TRANSFERS}.") and (self.streaming or self.uploading)
 
     @property
     def has_head(self) -> bool:
@@ -128,6 +137,7 @@ class Contract:
                         rpc=method.full_name,
                         body=_body(method, rule.body),
                         streaming=method.server_streaming,
+                        uploading=method.client_streaming,
                         longest_wait_s=policy.longest_wait_s,
                         public=policy.public,
                     )

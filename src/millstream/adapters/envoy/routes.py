@@ -6,19 +6,24 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from millstream.adapters.envoy.descriptors import HTTP_BODY, Binding
+from millstream.adapters.envoy.descriptors import HTTP_BODY, TRANSFERS, Binding
 
 JSON = dict[str, Any]
 
 CLUSTER = "millstream"
 ANY_SERVER = "millstream-any"
 """The servers, be they healthy or not: health, readiness and metrics tell most of one that is not."""
+TRANSFERS_CLUSTER = "millstream-transfers"
+"""The servers, over connections of their own: whoever takes a payload slowly fills the windows of these, and delays no
+other call."""
 LUA = "envoy.filters.http.lua"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 COMPRESSOR = "envoy.filters.http.compressor"
 # What a call may take beyond the wait it is made for, in seconds.
 _GRACE_S = 15
 _UPLOAD_S = 60
+# Nothing comes up or goes down for so long: the server's own bound on uploads is 60 s, so that it can say why.
+_STALLED_S = 90
 _VALID_LABEL = "[A-Za-z0-9._-]{1,128}"
 
 
@@ -62,7 +67,13 @@ def _native_routes() -> list[JSON]:
         "string_match": {"safe_regex": {"regex": _VALID_LABEL}},
         "invert_match": True,
     }
+    transfer = {**action, "cluster": TRANSFERS_CLUSTER, "idle_timeout": f"{_STALLED_S}s", "retry_policy": {}}
     return [
+        {
+            "match": {"prefix": f"/{TRANSFERS}/", "headers": [native]},
+            "route": transfer,
+            "typed_per_filter_config": _disabled(LUA, TRANSCODER, COMPRESSOR),
+        },
         # A label that is unfit for logs: the slower way, through rest.lua, which replaces it.
         {
             "match": {"prefix": "/", "headers": [native, given, unfit]},
@@ -81,7 +92,7 @@ def _native_routes() -> list[JSON]:
 def _rest_routes(binding: Binding) -> list[JSON]:
     cluster = ANY_SERVER if binding.public else CLUSTER
     route: JSON = {"route": {"cluster": cluster, "timeout": "0s", "idle_timeout": "0s"}}
-    if not binding.streaming:
+    if not (binding.streaming or binding.uploading):
         timeout_s = binding.longest_wait_s + _GRACE_S
         # The timeout begins when the body has arrived: the other two bound a body that trickles in.
         route["route"] = {
@@ -95,6 +106,10 @@ def _rest_routes(binding: Binding) -> list[JSON]:
         route["request_headers_to_add"] = [
             {"header": deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"},
         ]
+    if binding.transfer:
+        # Nothing to send twice: it would have to be kept whole.
+        route["route"] |= {"cluster": TRANSFERS_CLUSTER, "idle_timeout": f"{_STALLED_S}s", "retry_policy": {}}
+        route["typed_per_filter_config"] = _disabled(COMPRESSOR)
     body: JSON = {"body": _body_kind(binding)}
     if binding.streaming:
         body["stream"] = True
@@ -110,6 +125,8 @@ def _rest_routes(binding: Binding) -> list[JSON]:
 def _body_kind(binding: Binding) -> str:
     if binding.body is None:
         return "none"
+    if binding.uploading:
+        return "upload"
     return "raw" if binding.body.full_name == HTTP_BODY else binding.body.full_name
 
 

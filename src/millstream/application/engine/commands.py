@@ -43,6 +43,7 @@ class Command(ABC):
         key: The idempotency key it claims, or None.
         size_bytes: What it weighs in a batch.
         locked: Never decided from cached state.
+        payloads: (tenant, SHA-256) of payloads kept outside that its artifacts refer to.
     """
 
     run_id: str = ""
@@ -55,6 +56,7 @@ class Command(ABC):
     key: KeyClaim | None = None
     size_bytes: int = 200
     locked: bool = False
+    payloads: Sequence[tuple[str, bytes]] = ()
 
     def buffers(self, batch: Batch) -> Sequence[str]:
         """Ids of the buffers it needs, of a gated one; its runs and tasks are in the batch."""

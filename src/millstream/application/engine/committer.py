@@ -339,6 +339,9 @@ class Committer:
             if self.blocked is not None:
                 elsewhere |= {task.run_id for task in batch.tasks.values()} - batch.runs.keys()
         elsewhere |= await self._load_buffers(transaction, batch, commands, open_of)
+        referred = {each for command in commands for each in command.payloads}
+        if referred:
+            batch.gone_payloads = referred - await transaction.payloads(referred)
         for run in batch.runs.values():
             self._cache.reread(run)
         if elsewhere:

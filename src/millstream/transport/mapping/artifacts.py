@@ -11,6 +11,7 @@ from millstream.domain.artifacts import PUBLIC, Artifact, NewArtifact, Visibilit
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Failure
 from millstream.transport.mapping.json import struct_of, text_of
+from millstream.transport.mapping.payloads import digest_of, ref_of
 from millstream.transport.mapping.times import SECOND_US, duration_us, put, put_duration, us
 from millstream.transport.payloads import too_large
 from millstream.wire.v1 import artifact_pb2
@@ -75,6 +76,7 @@ class _NewArtifact(Protocol):
 
     type: str
     payload: bytes
+    payload_ref: str
     partition_key: str
 
     @property
@@ -93,6 +95,7 @@ def new_artifact(message: _NewArtifact, correlation_id: str = "") -> NewArtifact
         tags=tuple(message.tags),
         partition_key=message.partition_key,
         correlation_id=correlation_id.lower(),
+        payload_digest=digest_of(message.payload_ref) if message.payload_ref else b"",
     )
 
 
@@ -110,6 +113,9 @@ def put_artifact(out: artifact_pb2.Artifact, artifact: Artifact) -> artifact_pb2
     out.partition_key = artifact.partition_key
     out.tags.extend(artifact.tags)
     out.version = artifact.version
+    if artifact.payload_digest:
+        out.payload_ref = ref_of(artifact.payload_digest)
+        out.payload_bytes = artifact.payload_bytes
     return out
 
 

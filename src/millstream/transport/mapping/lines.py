@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from millstream.application.views import Sent
 from millstream.domain.artifacts import Artifact, Visibility
 from millstream.domain.struct_wire import decode_struct
+from millstream.transport.mapping.payloads import ref_of
 from millstream.transport.mapping.times import SECOND_US
 
 NDJSON = "application/x-ndjson"
@@ -20,7 +21,7 @@ CHUNK_BYTES = 256 * 1024
 
 def artifact_object(artifact: Artifact) -> dict[str, Any]:
     """An artifact as the JSON of REST has it."""
-    return {
+    out: dict[str, Any] = {
         "id": artifact.id,
         "type": artifact.type,
         "payload": decode_struct(artifact.payload),
@@ -33,6 +34,9 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
         "tags": list(artifact.tags),
         "version": artifact.version,
     }
+    if artifact.payload_digest:
+        out |= {"payload_ref": ref_of(artifact.payload_digest), "payload_bytes": artifact.payload_bytes}
+    return out
 
 
 def line(value: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from millstream.domain.errors import TimedOut
 from millstream.transport.context import Context
 from millstream.transport.mapping import agents as mapping
 from millstream.transport.mapping.pages import known, page_of, pagination
+from millstream.transport.mapping.payloads import digest_of
 from millstream.transport.use_cases import Agents
 from millstream.wire.v1 import agent_pb2
 from millstream.wire.v1 import agent_service_pb2 as wire
@@ -56,7 +57,9 @@ class AgentService:
     async def run_agent(self, request: wire.RunAgentRequest, context: Context) -> Message:
         """Run an agent by name, and wait."""
         timeout_s = request.timeout if request.HasField("timeout") else DEFAULT_SYNC_S
-        inputs = [NewArtifact(each.type, each.payload) for each in request.inputs]
+        inputs = [
+            NewArtifact(each.type, each.payload, payload_digest=digest_of(each.payload_ref)) for each in request.inputs
+        ]
         result = await self._agents.run(context.principal, _wanted(request), inputs, context.key, timeout_s)
         if not result.completed and request.fail_on_timeout:
             raise TimedOut(f"the cascade {result.correlation_id} was not idle within {timeout_s:g} s; it goes on")

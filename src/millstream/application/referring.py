@@ -1,0 +1,143 @@
+"""Artifacts whose payload is kept outside: those published with a reference, and those too large for the hot tables."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from millstream.application.catalog import Catalog, Catalogs
+from millstream.application.payloads import Payloads
+from millstream.application.views import LeaseRef, StoredPayload
+from millstream.domain.agents import Activation
+from millstream.domain.artifacts import NewArtifact
+from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
+from millstream.domain.principals import Principal
+from millstream.domain.struct_wire import Json, decode_struct
+
+JSON_TYPE = "application/json"
+MAX_DEPTH = 30
+"""Containers in containers at most, as in payloads that come within a request."""
+MOVING_MOST = 4
+"""Payloads that are looked at, or moved outside, at once: more would take the database from all others."""
+
+
+class Referring:
+    """Examines artifacts, and has the payloads of large ones moved outside before they are stored.
+
+    Args:
+        large_bytes: Payloads over this size (in wire form) are moved outside.
+        max_read_bytes: JSON outside up to this size is checked as if it stood in the artifact.
+    """
+
+    def __init__(self, catalogs: Catalogs, payloads: Payloads, large_bytes: int, max_read_bytes: int) -> None:
+        self._catalogs = catalogs
+        self._payloads = payloads
+        self._large_bytes = large_bytes
+        self._max_read_bytes = max_read_bytes
+        self._moving = asyncio.Semaphore(MOVING_MOST)
+
+    async def examine(
+        self,
+        principal: Principal,
+        catalog: Catalog,
+        new: NewArtifact,
+        producer: str,
+        prefix: str = "",
+        lease: LeaseRef | None = None,
+    ) -> tuple[int, Sequence[Activation], NewArtifact]:
+        """As Catalogs.examine; and the artifact as it is to be stored. `prefix` stands before the fields of the
+        artifact, `lease` is of the task that publishes it. Raises NotFound also where the caller may not read the
+        payload that it refers to."""
+        field = f"{prefix}payload"
+        if not new.payload_digest and len(new.payload) <= self._large_bytes:
+            return *await self._catalogs.examine(catalog, new, producer, field), new
+        async with self._moving:
+            if new.payload_digest:
+                new = await self._looked_at(principal, new, f"{prefix}payload_ref", lease)
+            version, activations = await self._catalogs.examine(catalog, new, producer, field)
+            if not new.payload_digest:
+                return version, activations, await self._moved(principal, new)
+        return version, activations, replace(new, content=None)
+
+    async def _looked_at(
+        self, principal: Principal, new: NewArtifact, field: str, lease: LeaseRef | None
+    ) -> NewArtifact:
+        """With the size of its payload, and what that holds where it is small enough to be looked at."""
+        if new.payload:
+            raise ValidationFailed.of(field, "cannot be together with payload; leave one of them out")
+        try:
+            found = await self._payloads.get(principal, new.payload_digest, lease)
+        except NotFound as error:
+            raise _at(error, field) from None
+        content = None
+        if found.size_bytes <= self._max_read_bytes and _is_json(found.media_type):
+            content = await self._content(found, field)
+        return replace(new, payload_bytes=found.size_bytes, content=content)
+
+    async def _content(self, found: StoredPayload, field: str) -> dict[str, Json]:
+        data = b"".join([chunk async for chunk in self._payloads.read(found)])
+        try:
+            return await asyncio.to_thread(_parsed, data)
+        except ValueError as error:
+            raise ValidationFailed.of(
+                field, f"the content says that it is {found.media_type}, but {error}; mend it, or its Content-Type"
+            ) from None
+
+    async def _moved(self, principal: Principal, new: NewArtifact) -> NewArtifact:
+        data = await asyncio.to_thread(_text, new.payload)
+        digest = await self._payloads.put(principal, data, JSON_TYPE)
+        return replace(new, payload=b"", payload_digest=digest, payload_bytes=len(data))
+
+
+def referred(tenant: str, artifacts: Sequence[NewArtifact]) -> tuple[tuple[str, bytes], ...]:
+    """The payloads outside that artifacts refer to, as a command names them."""
+    return tuple([(tenant, each.payload_digest) for each in artifacts if each.payload_digest])
+
+
+def _at(error: MillstreamError, field: str) -> NotFound:
+    return NotFound(f"{field}: {error.message}", ValidationFailed.of(field, error.message, "NOT_FOUND").details)
+
+
+def _is_json(media_type: str) -> bool:
+    kind = media_type.partition(";")[0].strip().lower()
+    return kind == JSON_TYPE or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _text(payload: bytes) -> bytes:
+    """A Struct in wire form as JSON."""
+    return json.dumps(decode_struct(payload), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _parsed(data: bytes) -> dict[str, Json]:
+    """The object that JSON in UTF-8 holds. Raises ValueError with what is wrong, for people."""
+    try:
+        value = json.loads(data.decode(), parse_constant=_refused)
+    except UnicodeDecodeError:
+        raise ValueError("is no UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is no JSON at character {error.pos}") from None
+    except RecursionError:
+        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels") from None
+    if not isinstance(value, dict):
+        raise ValueError("is no object")  # noqa: TRY004 (one error)
+    _check_depth(value)
+    return value
+
+
+def _refused(name: str) -> Any:
+    raise ValueError(f"has {name}, which JSON has not")
+
+
+def _check_depth(value: Json) -> None:
+    level: list[Json] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each if isinstance(each, list) else ())
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")

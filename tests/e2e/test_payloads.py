@@ -1,0 +1,324 @@
+"""Large payloads through Envoy: up and down as streams over gRPC and REST, in little memory, and only for their own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+import httpx
+import pytest
+from google.api.httpbody_pb2 import HttpBody
+from tests.e2e.answers import ARTIFACT, check_error, check_ok
+from tests.e2e.stack import Stack, rest_client
+from tests.e2e.stored import Stored
+from tests.engine.servers import eventually
+
+from millstream.v1.payload_service_pb2 import DownloadPayloadRequest, UploadPayloadRequest, UploadPayloadResponse
+from millstream.v1.payload_service_pb2_grpc import PayloadServiceStub
+
+PATH = "/api/v1/payloads"
+MIB = 1024 * 1024
+LARGE = 96
+"""Of so many MiB is what goes up and down below."""
+BOUND = 48
+"""By so many MiB may a process grow for it."""
+UNKNOWN = "sha256:" + "0" * 64
+
+
+def block(number: int) -> bytes:
+    """A MiB that is like no other."""
+    return hashlib.sha256(str(number).encode()).digest() * (MIB // 32)
+
+
+def blocks(count: int) -> Iterator[bytes]:
+    """So many MiB."""
+    return map(block, range(count))
+
+
+def ref_of(*pieces: bytes) -> str:
+    """The reference of a content."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return f"sha256:{digest.hexdigest()}"
+
+
+async def sent(count: int) -> AsyncIterator[bytes]:
+    """So many MiB as a body without a length."""
+    for each in blocks(count):
+        yield each
+
+
+class Memory:
+    """What processes hold at most from here on; the kernel counts it (proc(5): clear_refs, VmHWM)."""
+
+    def __init__(self, *pids: int) -> None:
+        for pid in pids:
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        self._before = {pid: self._peak_kib(pid) for pid in pids}
+
+    def grown_mib(self) -> list[int]:
+        """By how much the peak of each is over what it began with."""
+        return [(self._peak_kib(pid) - before) // 1024 for pid, before in self._before.items()]
+
+    @staticmethod
+    def _peak_kib(pid: int) -> int:
+        found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+
+def as_tenant(tenant: str) -> tuple[tuple[str, str], ...]:
+    """Metadata of a call in a tenant."""
+    return (("x-tenant", tenant),)
+
+
+async def test_a_body_goes_up_and_comes_down_as_it_is(own: httpx.AsyncClient) -> None:
+    """DC-3: any bytes with their Content-Type, a body of JSON too, and an empty one; 201 with the reference."""
+    contents = {
+        "image/png": b"\x89PNG\r\n\0" + bytes(range(256)) * 5000,
+        "application/json": b'{"not": checked, here}',
+        "text/csv; charset=utf-8": "ö,ü\n".encode(),
+        "application/octet-stream": b"",
+    }
+    for media_type, content in contents.items():
+        made = check_ok(await own.post(PATH, content=content, headers={"content-type": media_type}), 201)
+        assert made == {
+            "payload_ref": ref_of(content), "size_bytes": len(content), "media_type": media_type, "existed": False,
+        }  # fmt: skip
+        found = await own.get(f"{PATH}/{made['payload_ref']}")
+        assert (found.status_code, found.content) == (200, content)
+        assert found.headers["content-type"] == media_type
+        assert found.headers["x-payload-bytes"] == str(len(content))
+        assert found.headers["content-disposition"] == "attachment"
+        told = check_ok(await own.get(f"{PATH}/{made['payload_ref']}/metadata"))
+        assert (told["size_bytes"], told["media_type"]) == (len(content), media_type)
+        again = check_ok(await own.post(PATH, content=content, headers={"content-type": "text/other"}), 201)
+        assert (again["existed"], again["media_type"]) == (True, media_type)
+
+
+async def test_what_is_announced_is_held_to(own: httpx.AsyncClient, stored: Stored) -> None:
+    """Digest and size of a query; a second one, an unknown one and a bad one are told by their names."""
+    content = b"content"
+    good = {"payload_ref": ref_of(content), "size_bytes": "7"}
+    check_ok(await own.post(PATH, params=good, content=content), 201)
+    for params, field in (
+        ({"payload_ref": UNKNOWN}, "payload_ref"),
+        ({"payload_ref": "nonsense"}, "payload_ref"),
+        ({"size_bytes": "8"}, "size_bytes"),
+        ({"size_bytes": "many"}, "size_bytes"),
+        ({"sise_bytes": "7"}, "sise_bytes"),
+    ):
+        check_error(await own.post(PATH, params=params, content=b"other"), 422, "VALIDATION_ERROR", field)
+    doubled = f"{PATH}?size_bytes=5&size_bytes=5"
+    check_error(await own.post(doubled, content=b"other"), 422, "VALIDATION_ERROR", "size_bytes")
+    check_error(await own.post(PATH, content=b"x", headers={"content-type": "odd"}), 422, "VALIDATION_ERROR",
+                "content.content_type")  # fmt: skip
+    assert await stored.count("payload") == 1
+
+
+async def test_over_the_maximum_is_refused_before_it_comes(stack: Stack, own: httpx.AsyncClient) -> None:
+    """413 by its length alone, whether announced by the header or by the query."""
+    limit = 5 * 1024 * MIB
+    answer = await own.post(PATH, params={"size_bytes": str(limit + 1)}, content=b"x")
+    body = check_error(answer, 413, "PAYLOAD_TOO_LARGE")
+    assert f"{limit:,}" in body["message"]
+    assert "max_upload_bytes" in body["message"]
+    reader, writer = await asyncio.open_connection(stack.proxy.host, stack.proxy.port)
+    writer.write(b"POST /api/v1/payloads HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\nx" % (limit + 1))
+    assert b" 413 " in await asyncio.wait_for(reader.readline(), 20)
+    writer.close()
+
+
+async def test_a_part_can_be_asked_for(own: httpx.AsyncClient) -> None:
+    """By Range as browsers and curl -C do, or by offset and length; not behind the end."""
+    content = bytes(range(256)) * 3000
+    path = f"{PATH}/{check_ok(await own.post(PATH, content=content), 201)['payload_ref']}"
+    part = await own.get(path, headers={"range": "bytes=300000-"})
+    assert (part.status_code, part.content) == (206, content[300_000:])
+    assert part.headers["content-range"] == "bytes 300000-767999/768000"
+    part = await own.get(path, params={"offset": 300_000, "length": 7})
+    assert (part.status_code, part.content) == (200, content[300_000:300_007])
+    check_error(await own.get(path, params={"offset": 768_001}), 422, "VALIDATION_ERROR", "offset")
+    check_error(await own.get(path, params={"offset": 0.5}), 422, "VALIDATION_ERROR", "offset")
+    check_error(await own.get(f"{PATH}/nonsense"), 422, "VALIDATION_ERROR", "payload_ref")
+    check_error(await own.get(f"{PATH}/{UNKNOWN}"), 404, "NOT_FOUND")
+    check_error(await own.get(f"{PATH}/{UNKNOWN}/metadata"), 404, "NOT_FOUND")
+
+
+async def test_rest_carries_what_no_process_could_hold(stack: Stack, own: httpx.AsyncClient) -> None:
+    """Memory of servers and proxy is bounded, whatever the size, and however slowly the client reads."""
+    memory = Memory(stack.proxy.pid, *(server.pid for server in stack.servers))
+    made = check_ok(await own.post(PATH, content=sent(LARGE), timeout=120), 201)
+    assert made["payload_ref"] == ref_of(*blocks(LARGE))
+    digest, size = hashlib.sha256(), 0
+    async with own.stream("GET", f"{PATH}/{made['payload_ref']}", timeout=120) as found:
+        assert found.status_code == 200
+        async for piece in found.aiter_raw():
+            digest.update(piece)
+            size += len(piece)
+    assert (size, f"sha256:{digest.hexdigest()}") == (LARGE * MIB, made["payload_ref"])
+    assert max(memory.grown_mib()) <= BOUND, memory.grown_mib()
+
+
+async def test_grpc_carries_it_too_and_takes_up_a_download_where_it_broke_off(
+    stack: Stack, through_proxy: grpc.aio.Channel, tenant: str
+) -> None:
+    """An interrupted download goes on at its offset, at any server."""
+    stub: Any = PayloadServiceStub(through_proxy)
+    memory = Memory(stack.proxy.pid, *(server.pid for server in stack.servers))
+
+    async def requests() -> AsyncIterator[UploadPayloadRequest]:
+        for number, each in enumerate(blocks(LARGE)):
+            kind = "video/mp4" if number == 0 else ""
+            yield UploadPayloadRequest(content=HttpBody(data=each, content_type=kind))
+
+    made: UploadPayloadResponse = await stub.UploadPayload(requests(), metadata=as_tenant(tenant), timeout=120)
+    assert (made.payload_ref, made.size_bytes) == (ref_of(*blocks(LARGE)), LARGE * MIB)
+    digest, size = hashlib.sha256(), 0
+    for most in (10 * MIB, LARGE * MIB):
+        request = DownloadPayloadRequest(payload_ref=made.payload_ref, offset=size)
+        call = stub.DownloadPayload(request, metadata=as_tenant(tenant), timeout=120)
+        async for body in call:
+            assert body.content_type == "video/mp4"
+            digest.update(body.data)
+            size += len(body.data)
+            if size >= most:
+                call.cancel()
+                break
+    assert (size, f"sha256:{digest.hexdigest()}") == (LARGE * MIB, made.payload_ref)
+    assert max(memory.grown_mib()) <= BOUND, memory.grown_mib()
+
+
+async def test_a_client_that_reads_nothing_fills_no_memory_and_stops_no_other(
+    stack: Stack, own: httpx.AsyncClient, tenant: str
+) -> None:
+    """Twelve downloads that nobody reads: other calls, and other downloads, go on."""
+    made = check_ok(await own.post(PATH, content=sent(LARGE), timeout=120), 201)
+    memory = Memory(stack.proxy.pid, *(server.pid for server in stack.servers))
+    idle = []
+    for _ in range(12):
+        reader, writer = await asyncio.open_connection(stack.proxy.host, stack.proxy.port, limit=4096)
+        head = f"GET {PATH}/{made['payload_ref']} HTTP/1.1\r\nhost: x\r\nx-tenant: {tenant}\r\n\r\n"
+        writer.write(head.encode())
+        assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
+        idle.append(writer)
+    part = await own.get(f"{PATH}/{made['payload_ref']}", params={"length": 4 * MIB})
+    assert part.content == b"".join(blocks(4))
+    published = check_ok(await own.post("/api/v1/artifacts", json={"type": "Note"}))
+    assert published["status"] == "accepted"
+    assert max(memory.grown_mib()) <= BOUND, memory.grown_mib()
+    for writer in idle:
+        writer.transport.abort()
+
+
+async def test_an_interrupted_upload_leaves_nothing_that_can_be_read(
+    stack: Stack, own: httpx.AsyncClient, tenant: str, database: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """Its chunks wait for the sweep, and no payload was made of them."""
+    whole = b"".join(blocks(3))
+    _, writer = await asyncio.open_connection(stack.proxy.host, stack.proxy.port)
+    head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nx-tenant: {tenant}\r\ncontent-length: {len(whole)}\r\n\r\n"
+    writer.write(head.encode() + whole[: 2 * MIB])
+    await writer.drain()
+    state = "SELECT count(*) FROM payload_upload u JOIN payload_chunk c USING (blob) WHERE tenant = $1 AND touched_us"
+
+    async def arrived() -> bool:
+        return bool(await database.fetchval(f"{state} > 0", tenant) >= 4)
+
+    async def left() -> bool:
+        return bool(await database.fetchval(f"{state} = 0", tenant) >= 4)
+
+    await eventually(arrived, "the first chunks")
+    writer.transport.abort()
+    await eventually(left, "that the chunks are left to the sweep")
+    assert await database.fetchval("SELECT count(*) FROM payload WHERE tenant = $1", tenant) == 0
+    check_error(await own.get(f"{PATH}/{ref_of(whole)}"), 404, "NOT_FOUND")
+    check_error(await own.get(f"{PATH}/{ref_of(whole[: 2 * MIB])}"), 404, "NOT_FOUND")
+
+
+async def test_an_artifact_refers_to_a_payload_in_every_way_of_publishing(own: httpx.AsyncClient) -> None:
+    """Single, sync and in a batch; and one that is large by itself is moved outside."""
+    ref = check_ok(await own.post(PATH, content=b'{"n":1}', headers={"content-type": "application/json"}), 201)[
+        "payload_ref"
+    ]
+    single = check_ok(await own.post("/api/v1/artifacts", json={"type": "Note", "payload_ref": ref}))
+    artifact = check_ok(await own.get(f"/api/v1/artifacts/{single['artifact_id']}"))
+    assert (artifact["payload"], artifact["payload_ref"], artifact["payload_bytes"]) == ({}, ref, 7)
+    assert set(artifact) == ARTIFACT | {"payload_ref", "payload_bytes"}
+    sync = check_ok(await own.post("/api/v1/artifacts/sync", json={"type": "Note", "payload_ref": ref}))
+    assert [each["payload_ref"] for each in sync["artifacts"]] == [ref]
+    items: list[dict[str, Any]] = [
+        {"type": "Note", "payload_ref": ref},
+        {"type": "Note", "payload_ref": UNKNOWN},
+        {"type": "Note", "payload_ref": ref, "payload": {"a": 1}},
+        {"type": "Note", "payload_ref": "nonsense"},
+        {"type": "Note", "payload": {"text": "ö" * 200_000}},
+    ]
+    batch = check_ok(await own.post("/api/v1/artifacts/batch", json={"artifacts": items}))
+    assert [each["status"] for each in batch["results"]] == ["accepted", "failed", "failed", "failed", "accepted"]
+    fields = [each["error"]["details"][0]["field"] for each in batch["results"][1:4]]
+    assert fields == [f"artifacts[{n}].payload_ref" for n in (1, 2, 3)]
+    moved = check_ok(await own.get(f"/api/v1/artifacts/{batch['results'][4]['artifact_id']}"))
+    assert moved["payload"] == {}
+    content = await own.get(f"{PATH}/{moved['payload_ref']}")
+    assert content.headers["content-type"] == "application/json"
+    assert content.json() == {"text": "ö" * 200_000}
+    assert len(content.content) == moved["payload_bytes"]
+
+
+async def test_a_body_over_the_inline_limit_says_what_to_do(own: httpx.AsyncClient) -> None:
+    """It names field, limit and fix."""
+    answer = await own.post("/api/v1/artifacts", json={"type": "Note", "payload": {"text": "x" * MIB}})
+    body = check_error(answer, 413, "PAYLOAD_TOO_LARGE")
+    assert "payload" in body["message"]
+    assert "1,048,576" in body["message"]
+    assert "upload" in body["message"]
+
+
+async def test_a_payload_is_nobody_elses(stack: Stack, locked: Stack) -> None:
+    """Its uploader, who sees an artifact of it, and the admin; to others, and other tenants, it is not there."""
+    names = ("operator", "second-operator", "worker", "named", "stranger", "viewer", "admin", "other")
+    clients = {name: await locked.rest(authorization=f"Bearer {name}-key") for name in names}
+
+    async def readers(ref: str) -> set[str]:
+        found = set()
+        for name, client in clients.items():
+            answer = await client.get(f"{PATH}/{ref}")
+            told = await client.get(f"{PATH}/{ref}/metadata")
+            if answer.status_code == 200:
+                assert told.status_code == 200
+                found.add(name)
+            else:
+                nothing = check_error(await client.get(f"{PATH}/{UNKNOWN}"), 404, "NOT_FOUND")
+                refused = check_error(answer, 404, "NOT_FOUND")
+                check_error(told, 404, "NOT_FOUND")
+                assert refused["message"].replace(ref, "") == nothing["message"].replace(UNKNOWN, "")
+        return found
+
+    check_ok(await clients["admin"].post("/api/v1/artifact-types", json={"name": "Secret"}), 201)
+    ref = check_ok(await clients["worker"].post(PATH, content=b"secret"), 201)["payload_ref"]
+    assert await readers(ref) == {"worker", "admin"}
+    stolen = await clients["stranger"].post("/api/v1/artifacts", json={"type": "Secret", "payload_ref": ref})
+    check_error(stolen, 404, "NOT_FOUND", "payload_ref")
+    private = {"type": "Secret", "payload_ref": ref, "visibility": {"kind": "Private", "agents": ["named"]}}
+    check_ok(await clients["worker"].post("/api/v1/artifacts", json=private))
+    assert await readers(ref) == {"worker", "admin", "named", "operator", "second-operator", "viewer"}
+    check_error(await clients["viewer"].post(PATH, content=b"x"), 403, "FORBIDDEN")
+    nobody = await locked.rest()
+    check_error(await nobody.post(PATH, content=b"x"), 401, "UNAUTHENTICATED")
+    check_error(await nobody.get(f"{PATH}/{ref}"), 401, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
+async def test_other_methods_are_refused_as_everywhere(stack: Stack, method: str) -> None:
+    async with rest_client(stack.url) as client:
+        answer = await client.request(method, PATH)
+    assert answer.headers["allow"] == "OPTIONS, POST"
+    check_error(answer, 405, "METHOD_NOT_ALLOWED")
