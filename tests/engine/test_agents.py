@@ -5,6 +5,8 @@ from tests.engine.servers import Roles, Start, eventually
 from tests.engine.workers import Worker, done
 from tests.engine.world import ROOT, agent, kinds_of, made, order, principal, register, types
 
+from millstream.application import registering
+from millstream.application.paging import PageRequest
 from millstream.application.views import TypeSpec
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.wiring import Service
@@ -165,3 +167,29 @@ async def test_tenants_do_not_meet(spread: Roles) -> None:
         await spread.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
     assert len(mine.seen) == 1
     assert theirs.seen == []
+
+
+async def test_one_change_of_an_agent_leaves_the_others_compiled(start: Start) -> None:
+    """A tenant may have thousands: what has not changed is not read again."""
+    here, there = await start()
+    await register(here, ("Order",), agent("first", "Order"), agent("second", "Order"))
+    before = await here.agents.list(ROOT, PageRequest(), "", None)
+    await there.agents.update(ROOT, "first", agent("first", "Order", priority=2), None, None)
+    after = await here.agents.list(ROOT, PageRequest(), "", None)
+    kept = [old.agent is new.agent for old, new in zip(before.items, after.items, strict=True)]
+    assert (kept, after.items[0].agent.version) == ([False, True], 2)
+
+
+async def test_a_tenant_has_so_many_agents(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the API and by workers: refused, with nothing registered of what would be too many."""
+    monkeypatch.setattr(registering, "AGENTS_MOST", 2)
+    here, there = await start()
+    await register(here, ("Order",), agent("first", "Order"), agent("second", "Order"))
+    with pytest.raises(Conflict, match="at most 2"):
+        await there.agents.create(ROOT, agent("third", "Order"), None)
+    with pytest.raises(Conflict, match="at most 2"):
+        async with Worker(there, agents=[agent("first", "Order", priority=1), agent("third", "Order")]):
+            pass
+    assert (await here.agents.get(ROOT, "first")).agent.version == 1
+    await here.agents.delete(ROOT, "second", None)
+    await there.agents.create(ROOT, agent("third", "Order"), None)

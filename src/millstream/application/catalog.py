@@ -6,7 +6,7 @@ moved, so a cached one is never wrong, only retried.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -71,8 +71,11 @@ class RegistryChange(Protocol):
 
     async def key(self, principal: str, key: Key) -> KeyClaim | None: ...
     async def claim(self, claim: KeyClaim) -> None: ...
-    async def types(self) -> dict[str, ArtifactType]: ...
-    async def agents(self) -> dict[str, Agent]: ...
+    async def types(self, names: Iterable[str]) -> dict[str, ArtifactType]: ...
+    async def agents(self, names: Iterable[str]) -> dict[str, Agent]: ...
+    async def agent(self, id_or_name: str) -> Agent | None: ...
+    async def count_types(self) -> int: ...
+    async def count_agents(self) -> int: ...
     async def add_type(self, found: ArtifactType) -> None: ...
     async def type_version(self, name: str, version: int) -> ArtifactType | None: ...
     async def change_type(self, found: ArtifactType) -> None: ...
@@ -87,7 +90,7 @@ class Registry(Protocol):
     """Where agents and types are kept; see store.registry."""
 
     async def version(self, tenant: str) -> int: ...
-    async def load(self, tenant: str) -> tuple[int, list[Agent], list[ArtifactType]]: ...
+    async def load(self, tenant: str, known: Mapping[str, Agent]) -> tuple[int, list[Agent], list[ArtifactType]]: ...
     async def type_version(self, tenant: str, name: str, version: int) -> ArtifactType | None: ...
     async def type_versions(
         self, tenant: str, name: str, before: int, skip: int, limit: int
@@ -203,6 +206,7 @@ class Catalogs:
         self.schemas = schemas
         self.sandbox = sandbox
         self._catalogs: OrderedDict[str, Catalog] = OrderedDict()
+        self._stale: set[str] = set()
         self._looks: dict[str, asyncio.Task[Catalog]] = {}
 
     async def examine(
@@ -238,19 +242,21 @@ class Catalogs:
 
     def forget(self, tenant: str) -> None:
         """The tenant's registry moved."""
-        self._catalogs.pop(tenant, None)
+        # It stays for what has not changed in it: there may be thousands of agents, of which one did.
+        if tenant in self._catalogs:
+            self._stale.add(tenant)
 
     def cached(self, tenant: str) -> Catalog | None:
         """The tenant's catalog if it is at hand."""
-        return self._catalogs.get(tenant)
+        return None if tenant in self._stale else self._catalogs.get(tenant)
 
     async def get(self, tenant: str, fresh: bool = False) -> Catalog:
         """The tenant's catalog; `fresh`: of the registry's present version.
 
         All who ask at the same time share one look at the registry, which for a fresh one begins after they asked.
         """
-        if not fresh and tenant in self._catalogs:
-            return self._catalogs[tenant]
+        if not fresh and (cached := self.cached(tenant)) is not None:
+            return cached
         look = self._looks.get(tenant)
         if look is not None and fresh:
             await asyncio.wait([look])
@@ -263,14 +269,15 @@ class Catalogs:
         return await asyncio.shield(look)
 
     async def _look(self, tenant: str) -> Catalog:
+        self._stale.discard(tenant)
         catalog = self._catalogs.get(tenant)
         if catalog is not None and await self.registry.version(tenant) == catalog.version:
             return catalog
-        version, agents, types = await self.registry.load(tenant)
+        version, agents, types = await self.registry.load(tenant, catalog.agents if catalog is not None else {})
         catalog = await self._compile(tenant, version, agents, types)
         self._catalogs[tenant] = catalog
         while len(self._catalogs) > TENANTS_MOST:
-            self._catalogs.popitem(last=False)
+            self._stale.discard(self._catalogs.popitem(last=False)[0])
         return catalog
 
     async def _compile(

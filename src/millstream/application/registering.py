@@ -28,7 +28,7 @@ async def put_type(change: RegistryChange, tenant: str, known: dict[str, Artifac
     schema = _canonical(spec.schema)
     if found is not None and _canonical(found.schema) == schema:
         return found
-    if found is None and len(known) >= TYPES_MOST:
+    if found is None and await change.count_types() >= TYPES_MOST:
         raise Conflict(f"a tenant has at most {TYPES_MOST} artifact types")
     version = found.version + 1 if found else 1
     if found is not None:
@@ -66,7 +66,7 @@ class Registering:
                 found = await self._catalogs.registry.type_version(principal.tenant, spec.name, version)
                 if found is not None:
                     return found, True
-            made = await put_type(change, principal.tenant, await change.types(), spec)
+            made = await put_type(change, principal.tenant, await change.types([spec.name]), spec)
             await self._claim(change, principal, key, [made.name, made.version])
         self._catalogs.forget(principal.tenant)
         return made, False
@@ -74,7 +74,7 @@ class Registering:
     async def update_type(self, principal: Principal, wanted: TypeChange, key: Key | None) -> tuple[ArtifactType, bool]:
         """Change what a type says beside its schema; whether it is a replay. Raises NotFound, IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            found = (await change.types()).get(wanted.name)
+            found = (await change.types([wanted.name])).get(wanted.name)
             if found is not None and wanted.version is not None and wanted.version != found.version:
                 found = await change.type_version(wanted.name, wanted.version)
             if found is None:
@@ -94,14 +94,13 @@ class Registering:
         IdempotencyConflict."""
         spec = normalized(spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            agents = await change.agents()
-            if await _replayed(change, principal, key) is not None and spec.name in agents:
-                return agents[spec.name], True
-            check_agent(self._catalogs, spec, set(await change.types()))
-            if spec.name in agents:
+            found = (await change.agents([spec.name])).get(spec.name)
+            if await _replayed(change, principal, key) is not None and found is not None:
+                return found, True
+            check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))))
+            if found is not None:
                 raise Conflict(f"there is an agent {spec.name!r} already; choose another name")
-            if len(agents) >= AGENTS_MOST:
-                raise Conflict(f"a tenant has at most {AGENTS_MOST} agents")
+            await _check_room(change, 1)
             made = Agent(new_id(), principal.tenant, spec, 1, change.now_us, change.now_us)
             await change.put_agent(made.id, spec, 1)
             await self._claim(change, principal, key, [made.id])
@@ -117,7 +116,7 @@ class Registering:
         """
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             replayed = await _replayed(change, principal, key)
-            found = named(await change.agents(), id_or_name)
+            found = await _named(change, id_or_name)
             if replayed is not None:
                 return found, True
             if spec.name not in ("", found.spec.name):
@@ -125,7 +124,7 @@ class Registering:
             if expected is not None and expected != found.version:
                 raise Conflict(f"agent {found.spec.name!r} has version {found.version}, not {expected}; read it again")
             spec = normalized(replace(spec, name=found.spec.name))
-            check_agent(self._catalogs, spec, set(await change.types()))
+            check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))))
             made = found
             if spec != found.spec:
                 made = replace(found, spec=spec, version=found.version + 1, updated_us=change.now_us)
@@ -139,7 +138,7 @@ class Registering:
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             if await _replayed(change, principal, key) is not None:
                 return True
-            found = named(await change.agents(), id_or_name)
+            found = await _named(change, id_or_name)
             await change.drop_agent(found.spec.name)
             await change.resume("", found.kind)
             await self._claim(change, principal, key, [found.id])
@@ -153,7 +152,7 @@ class Registering:
         IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             replayed = await _replayed(change, principal, key) is not None
-            found = named(await change.agents(), id_or_name)
+            found = await _named(change, id_or_name)
             if not replayed:
                 if reason is None:
                     await change.resume("", found.kind)
@@ -188,7 +187,9 @@ class Registering:
         for spec in types:
             await check_schema(self._catalogs, spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            known_types, known_agents = await change.types(), await change.agents()
+            known_types = await change.types({*(each.name for each in types), *_types_of(specs)})
+            known_agents = await change.agents([spec.name for spec in specs])
+            await _check_room(change, len({spec.name for spec in specs} - known_agents.keys()))
             for type_spec in types:
                 await put_type(change, principal.tenant, known_types, type_spec)
             for agent_spec in specs:
@@ -222,6 +223,25 @@ def _up_to_date(catalog: Catalog, types: Sequence[TypeSpec], agents: Sequence[Ag
         if known is None or _canonical(known.schema) != _canonical(spec.schema):
             return False
     return all(spec.name in catalog.agents and catalog.agents[spec.name].spec == spec for spec in agents)
+
+
+def _types_of(specs: Sequence[AgentSpec]) -> set[str]:
+    """Names of the types that agents subscribe to."""
+    return {name for spec in specs for subscription in spec.subscriptions for name in subscription.types}
+
+
+async def _check_room(change: RegistryChange, more: int) -> None:
+    """Raise Conflict where so many more agents would be too many."""
+    if more and await change.count_agents() + more > AGENTS_MOST:
+        raise Conflict(f"a tenant has at most {AGENTS_MOST} agents; delete some")
+
+
+async def _named(change: RegistryChange, id_or_name: str) -> Agent:
+    """An agent by its name or its id. Raises NotFound."""
+    found = await change.agent(id_or_name)
+    if found is None:
+        raise NotFound(f"there is no agent {id_or_name!r}")
+    return found
 
 
 def named(agents: Mapping[str, Agent], id_or_name: str) -> Agent:

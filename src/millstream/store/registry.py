@@ -1,7 +1,8 @@
 """Agents and artifact types: what publishing is matched against."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import asyncpg
 
@@ -15,6 +16,12 @@ from millstream.store.rows import agent_of, type_of
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
 _VERSION = "SELECT version FROM registry WHERE tenant = $1"
 _AGENTS = "SELECT * FROM agent WHERE tenant = $1 ORDER BY name"
+_AGENTS_NAMED = "SELECT * FROM agent WHERE tenant = $1 AND name = ANY($2::text[])"
+_AGENT = "SELECT * FROM agent WHERE tenant = $1 AND (name = $2 OR id::text = lower($2)) ORDER BY name = $2 DESC LIMIT 1"
+_COUNT_AGENTS = "SELECT count(*) FROM agent WHERE tenant = $1"
+_TYPES_NAMED = """SELECT DISTINCT ON (name) * FROM artifact_type WHERE tenant = $1 AND name = ANY($2::text[])
+ORDER BY name, version DESC"""
+_COUNT_TYPES = "SELECT count(DISTINCT name) FROM artifact_type WHERE tenant = $1"
 _TYPES = "SELECT DISTINCT ON (name) * FROM artifact_type WHERE tenant = $1 ORDER BY name, version DESC"
 _VERSIONS = """SELECT * FROM artifact_type WHERE tenant = $1 AND name = $2 AND version < $3
 ORDER BY version DESC OFFSET $4 LIMIT $5"""
@@ -56,6 +63,15 @@ expires_us = excluded.expires_us"""
 _ONLINE = "SELECT DISTINCT kind FROM interest JOIN lane ON lane.id = interest.lane WHERE tenant = $1 AND seen_us > $2"
 
 
+_READ_AT_ONCE = 100
+"""Specifications decoded before others take their turn: a tenant may have thousands."""
+
+
+def _as_known(row: Record, known: Agent | None) -> Agent:
+    same = known is not None and (known.id, known.version) == (str(row["id"]), row["version"])
+    return known if same and known is not None else agent_of(row)
+
+
 class RegistryTransaction:
     """A transaction that holds the tenant's registry, so that its changes come one after another."""
 
@@ -75,13 +91,28 @@ class RegistryTransaction:
         values = (*claim.id, claim.fingerprint, claim.response, self.now_us, claim.expires_us)
         await self._connection.execute(_CLAIM, *values)
 
-    async def types(self) -> dict[str, ArtifactType]:
-        """Latest versions of all types."""
-        return {row["name"]: type_of(row) for row in await self._connection.fetch(_TYPES, self._tenant)}
+    async def types(self, names: Iterable[str]) -> dict[str, ArtifactType]:
+        """Latest versions of the types of these names that there are."""
+        rows = await self._connection.fetch(_TYPES_NAMED, self._tenant, list(names))
+        return {row["name"]: type_of(row) for row in rows}
 
-    async def agents(self) -> dict[str, Agent]:
-        """All agents by name."""
-        return {row["name"]: agent_of(row) for row in await self._connection.fetch(_AGENTS, self._tenant)}
+    async def agents(self, names: Iterable[str]) -> dict[str, Agent]:
+        """The agents of these names that there are."""
+        rows = await self._connection.fetch(_AGENTS_NAMED, self._tenant, list(names))
+        return {row["name"]: agent_of(row) for row in rows}
+
+    async def agent(self, id_or_name: str) -> Agent | None:
+        """The agent of a name, or else of an id."""
+        row = await self._connection.fetchrow(_AGENT, self._tenant, id_or_name)
+        return agent_of(row) if row else None
+
+    async def count_types(self) -> int:
+        """How many types there are, versions not counted."""
+        return int(await self._connection.fetchval(_COUNT_TYPES, self._tenant))
+
+    async def count_agents(self) -> int:
+        """How many agents there are."""
+        return int(await self._connection.fetchval(_COUNT_AGENTS, self._tenant))
 
     async def add_type(self, found: ArtifactType) -> None:
         """Add a version of a type."""
@@ -144,12 +175,17 @@ class RegistryStore:
         """The registry's version; 0 where nothing was ever registered."""
         return int(await self._database.fetchval(_VERSION, tenant) or 0)
 
-    async def load(self, tenant: str) -> tuple[int, list[Agent], list[ArtifactType]]:
-        """Version, agents and types of one moment."""
+    async def load(self, tenant: str, known: Mapping[str, Agent]) -> tuple[int, list[Agent], list[ArtifactType]]:
+        """Version, agents and types of one moment. Agents that are as known, by name, are those very objects."""
         async with self._database.transaction("repeatable_read") as connection:
             version = int(await connection.fetchval(_VERSION, tenant) or 0)
-            agents = [agent_of(row) for row in await connection.fetch(_AGENTS, tenant)]
+            agent_rows = await connection.fetch(_AGENTS, tenant)
             types = [type_of(row) for row in await connection.fetch(_TYPES, tenant)]
+        agents: list[Agent] = []
+        for read, row in enumerate(agent_rows):
+            agents.append(_as_known(row, known.get(row["name"])))
+            if read % _READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
         return version, agents, types
 
     async def type_version(self, tenant: str, name: str, version: int) -> ArtifactType | None:
