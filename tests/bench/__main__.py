@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import uvloop
-from tests.bench import artifacts, floors, report, tasks
+from tests.bench import artifacts, crowd, floors, laden, overload, report, scale, tasks
 from tests.bench.harness import Harness, Options
 from tests.bench.load import BenchError
 from tests.bench.meters import WalSyncs
@@ -33,7 +33,9 @@ def all_rows() -> list[report.Row]:
     """Every row in the order of the table."""
     by_name = {row.name: row for row in [*floors.rows(), *tasks.rows(), *artifacts.rows()]}
     idle = by_name.pop("idle-w100")
-    return [*by_name.values(), idle]
+    spine = list(by_name.values())
+    # The laden ones come last: what they store stays.
+    return [*spine, idle, *scale.rows(), *overload.rows(), *crowd.rows(), *laden.rows(spine)]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -60,9 +60,10 @@ class Harness:
             except BenchError as error:
                 print(f"  {', '.join(samples)}: left out: {error}", flush=True)
                 return []
-            for _ in range(self._options.rounds):
+            for number in range(self._options.rounds):
                 for row, load in zip(rows, loads, strict=True):
-                    samples[row.name].append(await self._window(row, load))
+                    if row.rounds is None or number < row.rounds:
+                        samples[row.name].append(await self._window(row, load))
             for row, load in zip(rows, loads, strict=True):
                 if row.name in self._options.profiled:
                     await self._profile(row, load)

@@ -35,6 +35,11 @@ def main_thread_cpu_s(pid: int) -> float | None:
         return None
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM."""
+    return int(psutil.Process(pid).memory_info().rss)
+
+
 def tree_cpu_s(pid: int) -> float:
     """CPU seconds of a process with the children it has and those it had (PostgreSQL: one per connection)."""
     total = 0.0

@@ -107,6 +107,8 @@ class Row:
     stretch: float = 1.0
     """Windows are so much longer than asked for."""
     remark: str = ""
+    rounds: int | None = None
+    """Windows, where one of them is long enough by itself."""
 
 
 def at_least(figure: float, prototype: str = "") -> Aim:

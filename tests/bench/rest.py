@@ -24,6 +24,8 @@ class Connection(asyncio.Protocol):
         self._buffer = bytearray()
         self._answer: asyncio.Future[tuple[int, bytes]] | None = None
         self._transport: asyncio.Transport | None = None
+        self.head = b""
+        """Status line and headers of the last answer."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember where to write."""
@@ -39,6 +41,7 @@ class Connection(asyncio.Protocol):
         self._buffer += data
         found = _response(self._buffer)
         if found is not None and self._answer is not None and not self._answer.done():
+            self.head = bytes(self._buffer[: self._buffer.find(b"\r\n\r\n") + 2])
             self._buffer.clear()
             self._answer.set_result(found)
 
@@ -82,11 +85,15 @@ def _unchunk(raw: bytes) -> bytes:
         at = line + 2 + size + 2
 
 
+async def connect(port: int) -> Connection:
+    """A connection to a port of this machine; to be closed."""
+    return (await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port))[1]
+
+
 @contextlib.asynccontextmanager
 async def connections(port: int, count: int) -> AsyncIterator[list[Connection]]:
     """So many connections to a port of this machine."""
-    loop = asyncio.get_running_loop()
-    made = [(await loop.create_connection(Connection, "127.0.0.1", port))[1] for _ in range(count)]
+    made = [await connect(port) for _ in range(count)]
     try:
         yield made
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -29,7 +29,7 @@ Method = Callable[[bytes], Awaitable[bytes]]
 
 
 @contextlib.asynccontextmanager
-async def method(port: int, path: str) -> AsyncIterator[Method]:
+async def method(port: int, path: str, metadata: Sequence[tuple[str, str]] = ()) -> AsyncIterator[Method]:
     """A method of the server on a port, as a function of bytes, on a connection of its own."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
@@ -37,7 +37,7 @@ async def method(port: int, path: str) -> AsyncIterator[Method]:
         call: Any = channel.unary_unary(path)
 
         async def ask(request: bytes) -> bytes:
-            answer: bytes = await call(request, timeout=TIMEOUT_S)
+            answer: bytes = await call(request, timeout=TIMEOUT_S, metadata=tuple(metadata))
             return answer
 
         yield ask
@@ -51,9 +51,14 @@ def sync_request(type_name: str, payload: dict[str, Any]) -> bytes:
 
 
 def batch_request(type_name: str, payload: dict[str, Any], count: int) -> bytes:
+    """A publish of a batch of the same."""
+    return each_request(type_name, [payload] * count)
+
+
+def each_request(type_name: str, payloads: Iterable[dict[str, Any]]) -> bytes:
     """A publish of a batch."""
     request = PublishBatchRequest()
-    for _ in range(count):
+    for payload in payloads:
         request.artifacts.add(type=type_name).payload.update(payload)
     return request.SerializeToString()
 

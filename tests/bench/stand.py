@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +145,16 @@ class Stand:
         return self.base / f"{name}.log"
 
     @contextlib.asynccontextmanager
-    async def worker(self, port: int, kind: str, acks: Acks, *, agents: bool) -> AsyncIterator[Child]:
-        """An SDK worker process at the server on a port."""
+    async def worker(
+        self, port: int, kind: str, acks: Acks, *, suite: str = "", tenant: str = ""
+    ) -> AsyncIterator[Child]:
+        """An SDK worker process at the server on a port, which serves a suite of agents; see tests.bench.worker."""
         path = self.base / f"{kind}.sock"
         async with acks.listening(path):
             options = ["--target", f"127.0.0.1:{port}", "--acks", str(path), "--kind", kind, "--slots", str(SLOTS)]
-            options += ["--agents"] if agents else []
-            options += ["--models"] if agents and self.models else []
+            options += ["--suite", suite] if suite else []
+            options += ["--tenant", tenant] if tenant else []
+            options += ["--models"] if self.models else []
             async with self.module("worker", *options, kind="worker") as child:
                 yield child
 
@@ -159,6 +163,20 @@ class Stand:
         """Another server on the same database; its port."""
         async with self.program(programs.server(self.layout, 1), "server"):
             yield self.layout.grpc_ports[1]
+
+
+@contextlib.asynccontextmanager
+async def two_servers(stand: Stand) -> AsyncIterator[int]:
+    """A second server with a worker, and a proxy before both servers; the proxy's port."""
+    runtime = stand.base / "two"
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    layout = replace(stand.layout, port=free_port(), runtime_dir=runtime)
+    async with (
+        stand.second_server() as port,
+        stand.worker(port, "bench.second", Acks(), suite="orders"),
+        stand.program(programs.envoy(layout), "envoy"),
+    ):
+        yield layout.port
 
 
 async def _stop(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
@@ -172,9 +190,11 @@ async def _stop(process: asyncio.subprocess.Process, number: signal.Signals) -> 
         await process.wait()
 
 
-async def _register(port: int) -> None:
-    """Register the example's types with their schemas, and those of the other rows."""
+async def register(port: int, tenant: str = "") -> None:
+    """Register the example's types with their schemas, and those of the other rows, in a tenant."""
     from examples import orders
+
+    headers = f"x-tenant: {tenant}\r\n" if tenant else ""
 
     models = (orders.Order, orders.Payment, orders.Shipment, orders.Notification)
     types: dict[str, Any] = {model.__name__: model.model_json_schema() for model in models}
@@ -182,7 +202,7 @@ async def _register(port: int) -> None:
     types |= {"Receipt": orders.Order.model_json_schema(), "Document": {}, "Nudge": {}}
     async with rest.connections(port, 1) as (connection,):
         for name, schema in types.items():
-            request = rest.post("/api/v1/artifact-types", {"name": name, "schema": schema})
+            request = rest.post("/api/v1/artifact-types", {"name": name, "schema": schema}, headers)
             status, body = await connection.request(request)
             ensure(status == 201, f"type {name}", (status, body))
 
@@ -190,6 +210,8 @@ async def _register(port: int) -> None:
 @contextlib.asynccontextmanager
 async def running(base: Path, *, models: bool = False) -> AsyncIterator[Stand]:
     """Start everything in `base`, which must be on a disk for the figures to mean anything."""
+    # The bound of one row's gates; it costs nothing where nothing waits.
+    os.environ.setdefault("MILLSTREAM_MAX_WAITING_KEYS", "300000")
     database = EmbeddedPostgres(base / "postgres")
     await asyncio.to_thread(database.initialise)
     runtime = base / "run"
@@ -204,7 +226,7 @@ async def running(base: Path, *, models: bool = False) -> AsyncIterator[Stand]:
         await stack.enter_async_context(stand.program(programs.postgres(database), "postgres"))
         await stack.enter_async_context(stand.program(programs.server(stand.layout, 0), "server"))
         await stack.enter_async_context(stand.program(programs.envoy(layout), "envoy"))
-        await _register(layout.port)
+        await register(layout.port)
         stand._nudges += await stack.enter_async_context(rest.connections(layout.port, 1))
-        await stack.enter_async_context(stand.worker(stand.grpc_port, "bench.near", stand.near, agents=True))
+        await stack.enter_async_context(stand.worker(stand.grpc_port, "bench.near", stand.near, suite="orders"))
         yield stand

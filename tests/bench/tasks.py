@@ -123,7 +123,7 @@ async def _far(stand: Stand) -> AsyncIterator[Load]:
     acks = Acks()
     async with (
         stand.second_server() as port,
-        stand.worker(port, "bench.far", acks, agents=False),
+        stand.worker(port, "bench.far", acks),
         _one_by_one(stand, "bench.far", acks) as load,
     ):
         # The first server has to hear of the other's worker, or what it creates waits for a poll.

@@ -1,4 +1,4 @@
-"""The worker process: the three agents of the orders example, and a kind of standalone tasks.
+"""The worker process: a suite of agents, and a kind of standalone tasks. The usual suite is the orders example's three.
 
 Lean by default: the handlers take and return dicts, so what is measured is the service and not pydantic. The types'
 JSON Schemas, which the server checks every artifact with, and the `where` of shipping are the example's. With
@@ -17,7 +17,7 @@ import uvloop
 from tests.bench.acks import NotifyingOutbox, connect
 
 import millstream.sdk.worker as worker_module
-from millstream.sdk import Worker
+from millstream.sdk import Join, Subscription, Worker
 
 Json = dict[str, Any]
 Produced = tuple[str, Json]
@@ -40,17 +40,40 @@ def add_agents(worker: Worker) -> None:
         return "Notification", {"order_id": shipment["order_id"], "message": message}
 
 
-def make_worker(target: str, slots: int, *, agents: bool, models: bool) -> Worker:
-    """The worker as asked for."""
+def add_matching(worker: Worker, count: int) -> None:
+    """Agents that all subscribe to one type; the first also to a type of its own."""
+    for number in range(count):
+        types = ["Crowd", "Single"] if number == 0 else ["Crowd"]
+
+        @worker.agent(consumes=types, name=f"matching-{number}")
+        async def matching(_: Json) -> None:
+            return None
+
+
+def add_joiner(worker: Worker) -> None:
+    """An agent that waits for both halves of a pair, whichever run they come from."""
+    pair = Subscription(["Left", "Right"], join=Join(by="payload.id", within=3600), scope="tenant")
+
+    @worker.agent(consumes=pair)
+    async def joiner(_: list[Json]) -> None:
+        return None
+
+
+def make_worker(target: str, slots: int, suite: str, *, models: bool) -> Worker:
+    """The worker as asked for: a suite is "orders", "joiner", or a number of agents that subscribe to one type."""
     worker = Worker(target, name="bench", slots=slots)
-    if agents and models:
+    if suite.isdecimal():
+        add_matching(worker, int(suite))
+    elif suite == "joiner":
+        add_joiner(worker)
+    elif suite == "orders" and models:
         from examples import orders
 
         worker.agent(consumes=orders.Order, publishes=orders.Payment)(orders.payments)
         paid = 'payload.status == "paid"'
         worker.agent(consumes=orders.Payment, publishes=orders.Shipment, where=paid)(orders.shipping)
         worker.agent(consumes=orders.Shipment, publishes=orders.Notification)(orders.notifier)
-    elif agents:
+    elif suite == "orders":
         add_agents(worker)
     return worker
 
@@ -59,7 +82,9 @@ async def serve(arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    worker = make_worker(arguments.target, arguments.slots, agents=arguments.agents, models=arguments.models)
+    worker = make_worker(arguments.target, arguments.slots, arguments.suite, models=arguments.models)
+    if arguments.tenant:  # the developer's way to be somebody else; with a key, the key says it
+        worker._metadata = (*worker._metadata, ("x-tenant", arguments.tenant))
 
     @worker.task(arguments.kind)
     async def task(value: Json) -> Json:
@@ -77,7 +102,8 @@ def main() -> None:
     parser.add_argument("--acks", required=True, help="socket to report acknowledged completions to")
     parser.add_argument("--kind", required=True, help="kind of standalone tasks to serve")
     parser.add_argument("--slots", type=int, required=True)
-    parser.add_argument("--agents", action="store_true")
+    parser.add_argument("--suite", default="", help="agents to serve; see make_worker")
+    parser.add_argument("--tenant", default="")
     parser.add_argument("--models", action="store_true")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
