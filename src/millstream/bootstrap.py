@@ -18,6 +18,7 @@ from millstream.adapters.metrics import Metrics
 from millstream.application.ports import Disconnected
 from millstream.config import ConfigError, Settings
 from millstream.store import migrations
+from millstream.transport.admission import Admission
 from millstream.transport.pipeline import Pipeline
 from millstream.transport.ports import Authenticator
 from millstream.transport.reading import Limits
@@ -159,6 +160,7 @@ def server_of(settings: Settings, app: App, authenticator: Authenticator, metric
         limits=Limits(settings.max_payload_bytes, settings.max_request_bytes),
         proxy_token=settings.proxy_token.get_secret_value().encode(),
         streams=Streams(settings.max_streams, settings.max_streams_per_tenant),
+        admission=Admission(settings.max_calls, settings.max_calls_per_tenant),
     )
     return Server(pipeline, app.use_cases, version_of(), app.ready, settings.drain_timeout_s)
 

@@ -79,6 +79,8 @@ class Settings(BaseSettings):
         default=5 * 1024 * MIB, ge=MIB, le=1024 * 1024 * MIB, description="Largest payload that is uploaded."
     )
     max_request_bytes: int = Field(default=4 * MIB, ge=KIB, le=16 * MIB, description="Largest request.")
+    max_calls: int = Field(default=4096, ge=1, description="Calls served at once; then RATE_LIMITED.")
+    max_calls_per_tenant: int = Field(default=3072, ge=1, description="Of them for one tenant.")
     queue_max_commands: int = Field(default=20_000, ge=1, description="Writes that may wait; then RATE_LIMITED.")
     queue_max_bytes: int = Field(default=64 * MIB, ge=MIB, description="Bytes that may wait; then RATE_LIMITED.")
     batch_max_commands: int = Field(default=500, ge=1, le=10_000, description="Most writes in one transaction.")

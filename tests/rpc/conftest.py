@@ -1,5 +1,6 @@
 """A real server over fake use cases, on a free port."""
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tests.rpc.fakes import Fakes
 from millstream.adapters import logs
 from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator
 from millstream.adapters.metrics import Metrics
+from millstream.transport.admission import Admission
 from millstream.transport.pipeline import Pipeline
 from millstream.transport.reading import Limits
 from millstream.transport.server import Server
@@ -67,20 +69,27 @@ def _dict(metadata: Any) -> dict[str, Any]:
     return {str(name): value for name, value in metadata or ()}
 
 
-@pytest.fixture
-async def service() -> AsyncIterator[Service]:
-    fakes, metrics = Fakes(), Metrics()
+@contextlib.asynccontextmanager
+async def serving(fakes: Fakes, admission: Admission) -> AsyncIterator[Service]:
+    """A server before fakes."""
+    metrics = Metrics()
 
     async def ready() -> bool:
         return not fakes.system.faults
 
     streams = Streams(most_of_tenant=2)
-    pipeline = Pipeline(ApiKeyAuthenticator(KEYS), metrics, Limits(), PROXY_TOKEN.encode(), streams)
+    pipeline = Pipeline(ApiKeyAuthenticator(KEYS), metrics, Limits(), PROXY_TOKEN.encode(), streams, admission)
     server = Server(pipeline, fakes.use_cases(metrics.exposition), "1.2.3", ready, drain_timeout_s=0.5)
     port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Service(fakes, metrics, server, channel, port, streams)
     await server.stop()
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    async with serving(Fakes(), Admission()) as running:
+        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """What every call passes, outermost first.
 
-    errors -> metrics and logs -> authentication -> policy -> limits, parse, rules, payloads -> handler
+    errors -> metrics and logs -> authentication -> policy -> admission -> limits, parse, rules, payloads -> handler
 
 It is put together once per method, at registration. Nothing is parsed for a caller who may not call.
 """
@@ -19,6 +19,7 @@ from structlog.contextvars import bind_contextvars
 from millstream.application.views import Key
 from millstream.domain.errors import MillstreamError, NotImplementedHere, RateLimited
 from millstream.transport import errors, idempotency
+from millstream.transport.admission import Admission
 from millstream.transport.context import Context
 from millstream.transport.contract import Method
 from millstream.transport.ports import Authenticator, RpcMeter, RpcMetrics
@@ -60,6 +61,7 @@ class Pipeline:
     limits: Limits
     proxy_token: bytes = b""
     streams: Streams = field(default_factory=Streams)
+    admission: Admission = field(default_factory=Admission)
 
     def unary(self, method: Method, handler: UnaryHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of a method that answers once."""
@@ -67,12 +69,19 @@ class Pipeline:
         reader = Reader(method, self.limits)
         status = method.policy.success_status
 
-        async def serve(raw: bytes, call: Any, context: Context) -> bytes:
-            gate.enter(context)
+        async def answered(raw: bytes, call: Any, context: Context) -> bytes:
             request = reader.read(raw, context.trusted)
             if gate.keyed:
                 context.key = _key(method, raw, call, context)
-            answer = (await handler(request, context)).SerializeToString()
+            return (await handler(request, context)).SerializeToString()
+
+        async def serve(raw: bytes, call: Any, context: Context) -> bytes:
+            gate.enter(context)
+            if gate.public:  # whether it lives is told by a full server, too
+                answer = await answered(raw, call, context)
+            else:
+                with self.admission.room(context.principal.tenant):
+                    answer = await answered(raw, call, context)
             if context.rest and status:
                 context.headers["x-http-status"] = str(status)
             _tell(call, context)
@@ -150,7 +159,7 @@ class Pipeline:
 class _Gate:
     """Lets in who may call."""
 
-    __slots__ = ("_authenticate", "_permission", "_public", "keyed", "meter", "proxy_token", "rpc")
+    __slots__ = ("_authenticate", "_permission", "keyed", "meter", "proxy_token", "public", "rpc")
 
     def __init__(self, pipeline: Pipeline, method: Method | None) -> None:
         self.rpc = method.name if method else "unknown"
@@ -160,11 +169,11 @@ class _Gate:
         self.keyed = bool(method and method.policy.keyed)
         self._authenticate = pipeline.authenticator.authenticate
         self._permission = method.policy.permission if method else ""
-        self._public = bool(method and method.policy.public)
+        self.public = bool(method and method.policy.public)
 
     def enter(self, context: Context) -> None:
         """Raise Unauthenticated or Forbidden unless the caller may call."""
-        if not self._public:
+        if not self.public:
             context.principal = self._authenticate(context.metadata)
             context.principal.require(self._permission)
 

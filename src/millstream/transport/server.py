@@ -48,6 +48,10 @@ _OPTIONS: Final = (
     # As many headers as the proxy lets through: by default gRPC refuses some of those over 8 KiB, at random.
     ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.max_concurrent_streams", 4096),
+    # From 1,000 calls on that wait to be taken, gRPC would reset some of them at random, which a caller cannot tell
+    # from a lost server. Taken, they are refused with a reason; see admission.
+    ("grpc.server.max_pending_requests", 100_000),
+    ("grpc.server.max_pending_requests_hard_limit", 100_000),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
