@@ -21,7 +21,8 @@ from tests.engine.world import (
 )
 
 from millstream.application.ids import new_id
-from millstream.application.views import Lease
+from millstream.application.paging import PageRequest
+from millstream.application.views import ArtifactQuery, Lease
 from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
 from millstream.domain.artifacts import NewArtifact, Visibility
 from millstream.domain.errors import ValidationFailed
@@ -220,6 +221,20 @@ async def test_a_batch_is_handed_over_when_it_is_full(roles: Roles, database: Da
         assert await waiting_of(roles.publisher, "packer") == []
     assert (await roles.publisher.runs.get(ROOT, lease.task.run_id)).parents == tuple(runs)
     await check_all(database)
+
+
+async def test_a_list_tells_what_a_gate_of_the_tenant_took(roles: Roles) -> None:
+    """FL-12, FL-14: the consumption is in another cascade than the artifact, and is told all the same."""
+    spec = agent("packer", "Order", batch=Collect(2, seconds(60)), scope="tenant")
+    await register(roles.publisher, TYPES, spec)
+    async with Worker(roles.worker, agents=[spec]) as worker:
+        runs = {await put(roles.publisher, "Order") for _ in range(2)}
+        await worker.take()
+    page = await roles.publisher.artifacts.list(ROOT, ArtifactQuery(), PageRequest(), True)
+    taken = [found for item in page.items for found in item.consumptions or ()]
+    assert {found.artifact_id for found in taken} == {item.artifact.id for item in page.items}
+    assert [found.consumer for found in taken] == ["packer", "packer"]
+    assert {found.run_id for found in taken}.isdisjoint(runs)
 
 
 async def test_a_batch_is_handed_over_at_its_time_out(spread: Roles, database: Database) -> None:

@@ -141,7 +141,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Of a cascade that a gate of the tenant began: the cascades whose artifacts opened it, at most 100."""
+        """Of a cascade that a gate of the tenant began: the cascades whose artifacts opened it, at most 1,000."""
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ from millstream.domain.lifecycle import create, details, end_if_idle, refuse
 from millstream.domain.planners import too_many_tasks
 from millstream.domain.runs import EventType, Run, RunKind, Task
 
-PARENTS_MOST = 100
-"""Parents that a run names; the artifacts of its first task tell all of them."""
+PARENTS_MOST = PARTS_MOST
+"""Parents that a run names: those of all parts that a gate can hold."""
 
 
 def enter(batch: Batch, run: Run, artifact: Artifact, start: Activation, depth: int, ids: tuple[str, str]) -> None:

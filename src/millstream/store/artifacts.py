@@ -29,6 +29,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from millstream.application.paging import EXACT_TOTAL, PAGE_BYTES
 from millstream.application.views import ArtifactQuery, Consumption, Summary
 from millstream.domain.artifacts import EXTERNAL, Artifact, Reader, size_bytes
+from millstream.store.columns import uuids
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, first_id, text_id, uid
 from millstream.store.rows import ARTIFACT_COLUMNS, artifact_of
@@ -54,6 +55,8 @@ _COLUMNS = (
 _BY_IDS = f"SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE tenant = $1 AND id = ANY($2::text[]::uuid[])"  # noqa: S608
 _OF_RUN = f"""SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE run_id = $1::text::uuid AND seq > $2
 ORDER BY seq LIMIT $3"""  # noqa: S608
+_BEGUN_BY = """SELECT id::text FROM run WHERE parents <> '' AND string_to_array(parents, ',') && $2::text::text[]
+AND tenant = $1 ORDER BY created_us LIMIT 10000"""
 TAGS_COUNTED = 100
 _CLOCKS_APART_US = 3_600_000_000
 """Ids have the time of a server, created_us that of the database: a span of time is looked up among ids an hour around
@@ -166,8 +169,10 @@ class ArtifactReads:
         return {row["name"]: row["n"] for row in await fetch(self._database, statement)}
 
     async def consumptions(self, tenant: str, artifacts: list[Artifact]) -> dict[str, list[Consumption]]:
-        """Who took these artifacts up, by artifact: the agents' tasks that started with them."""
-        runs = [uid(run_id) for run_id in {found.run_id for found in artifacts}]
+        """Who took these artifacts up, by artifact: the agents' tasks that started with them, in their cascade or in
+        one that a gate of the tenant began with them."""
+        ids = {found.run_id for found in artifacts}
+        runs = [uid(run_id) for run_id in (*ids, *await self._begun_by(tenant, sorted(ids)))]
         wanted = {found.id for found in artifacts}
         rows = await fetch(
             self._database,
@@ -182,6 +187,10 @@ class ArtifactReads:
                     taken = Consumption(artifact_id, row["agent"], row["run_id"], row["started_us"])
                     found.setdefault(artifact_id, []).append(taken)
         return found
+
+    async def _begun_by(self, tenant: str, run_ids: list[str]) -> list[str]:
+        """Runs that gates of the tenant began with artifacts of these."""
+        return [row["id"] for row in await self._database.fetch(_BEGUN_BY, tenant, uuids(run_ids))]
 
 
 def _uuids(ids: Sequence[str]) -> ColumnElement[Any]:
