@@ -4,9 +4,10 @@ import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, server
 from tests.engine.workers import Worker, chain_worker
-from tests.engine.world import ROOT, agent, check_all, key, made, order, register
+from tests.engine.world import ROOT, agent, check_all, key, made, order, register, seconds
 
 from millstream.application.views import NewTask, TypeSpec
+from millstream.domain.agents import Collect
 from millstream.domain.errors import NotFound
 from millstream.domain.runs import RunStatus
 from millstream.store import lane
@@ -87,6 +88,29 @@ async def test_a_type_keeps_its_artifacts_for_days_of_its_own(start: Start, data
         ["Waiting"],
     ]  # fmt: skip
     assert (await here.artifacts.get(ROOT, held.artifact_id)).type == "Waiting"
+
+
+async def test_a_gate_of_the_tenant_keeps_what_it_holds(start: Start, database: Database) -> None:
+    """Rule 15, FL-14: what waits, though its own cascade has ended, and then what its task was given."""
+    here, there = await start(artifact_retention_days=1)
+    batch = Collect(2, seconds(20 * DAY_S))
+    await register(here, ("Order",), agent("packer", "Order", batch=batch, scope="tenant"))
+
+    async def after_days(days: float) -> int:
+        await database.pass_time(days * DAY_S)
+        for _ in range(2):
+            await there.loops.sweep()
+        return len(await database.rows("SELECT id FROM artifact"))
+
+    await here.artifacts.publish(ROOT, order(), None)
+    assert await after_days(3) == 1
+    await here.artifacts.publish(ROOT, order(), None)
+    assert await after_days(3) == 2
+    async with Worker(there, kinds=["agent:packer"]) as worker:
+        lease = await worker.take()
+        assert len(lease.artifacts) == 2
+        await worker.complete(lease)
+    assert await after_days(3) == 0
 
 
 async def test_a_live_key_keeps_what_its_replay_needs(start: Start, database: Database) -> None:

@@ -229,7 +229,7 @@ async def test_a_batch_is_written_by_primary_keys(database: Database) -> None:
         (
             maintenance._OLD_ARTIFACTS,
             (names(["acme"]), names(["Order"]), uuids([ID]), numbers([NOW_US]), NOW_US, 500),
-            {"artifact_kind", "run_pkey"},
+            {"artifact_kind", "run_parents", "run_pkey"},
         ),
         (maintenance._KEYS, (NOW_US, 5000), {"idempotency_expires"}),
     ],

@@ -72,15 +72,20 @@ _OLD_RUNS = """SELECT id::text, created_us / 86400000000 AS day FROM run
 WHERE created_us < $1 AND finished_us > 0 AND finished_us < $1 AND keep_until_us < $2
 ORDER BY created_us LIMIT $3 FOR UPDATE SKIP LOCKED"""
 # Type by type, each with its own age; ids are in order of time, so what is young is not even looked at. A live key's
-# replay needs what its run made, and an open run's tasks what they were given.
+# replay needs what its run made, and an open run's tasks what they were given: those of a gate of the tenant, from
+# other runs.
 _OLD_ARTIFACTS = """DELETE FROM artifact WHERE ctid = ANY(ARRAY(SELECT old.ctid FROM
 unnest($1::text::text[], $2::text::text[], $3::text::uuid[], $4::text::int8[]) k(tenant, type, before, before_us),
 LATERAL (SELECT ctid FROM artifact WHERE tenant = k.tenant AND type = k.type AND id < k.before
 AND created_us < k.before_us AND NOT EXISTS (SELECT 1 FROM run
-WHERE run.id = artifact.run_id AND (run.keep_until_us >= $5 OR run.finished_us = 0)) ORDER BY id LIMIT $6) old
+WHERE run.id = artifact.run_id AND (run.keep_until_us >= $5 OR run.finished_us = 0)) AND NOT EXISTS (SELECT 1 FROM run
+WHERE parents <> '' AND string_to_array(parents, ',') @> ARRAY[artifact.run_id::text] AND finished_us = 0)
+ORDER BY id LIMIT $6) old
 LIMIT $6))"""
 _TYPES = """SELECT tenant, name, options FROM (SELECT DISTINCT ON (tenant, name) tenant, name, options
 FROM artifact_type WHERE (tenant, name) > ($1, $2) ORDER BY tenant, name, version DESC) t LIMIT $3"""
+_WAITING_SINCE = """SELECT tenant, min(opened_us) AS since FROM buffer WHERE run_id IS NULL AND waiting > 0
+GROUP BY tenant"""
 TYPES_A_STEP = 500
 _STATS = """SELECT count(*) AS ready, coalesce(min(run_at_us), 0) AS oldest FROM
 (SELECT run_at_us FROM task WHERE status = 2 LIMIT 100000) t"""
@@ -265,10 +270,16 @@ class Maintenance:
         """Drop artifacts older than their type, or else the server (0: never), keeps them; returns how many, at most
         `limit` of each TYPES_A_STEP types."""
         dropped, last = 0, ("", "")
+        # What waits in a gate of the tenant is younger than the first that does.
+        waiting = {row["tenant"]: row["since"] for row in await self._database.fetch(_WAITING_SINCE)}
         while True:
             rows = await self._database.fetch(_TYPES, *last, TYPES_A_STEP)
             days = [(row, options_of(row["options"]).retention_days or default_days) for row in rows]
-            kept = [(row["tenant"], row["name"], now_us - int(each * DAY_US)) for row, each in days if each]
+            kept = [
+                (row["tenant"], row["name"], min(now_us - int(each * DAY_US), waiting.get(row["tenant"], now_us)))
+                for row, each in days
+                if each
+            ]
             if kept:
                 tenants, kinds, before_us = zip(*kept, strict=True)
                 before = [first_id(each) for each in before_us]
