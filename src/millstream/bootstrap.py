@@ -82,9 +82,8 @@ async def build(settings: Settings, metrics: Metrics) -> App:
             gauging.cancel()
         await service.close()
 
-    def drain() -> None:
+    def leave() -> None:
         service.system.readiness.draining = True
-        service.workers.drain()
 
     use_cases = UseCases(
         service.artifacts,
@@ -97,7 +96,8 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.workers,
         service.system,
         exposition,
-        drain,
+        leave,
+        service.workers.drain,
     )
     return App(use_cases, service.system.readiness.ok, close)
 
@@ -162,7 +162,7 @@ def server_of(settings: Settings, app: App, authenticator: Authenticator, metric
         streams=Streams(settings.max_streams, settings.max_streams_per_tenant),
         admission=Admission(settings.max_calls, settings.max_calls_per_tenant),
     )
-    return Server(pipeline, app.use_cases, version_of(), app.ready, settings.drain_timeout_s)
+    return Server(pipeline, app.use_cases, version_of(), app.ready, settings.drain_timeout_s, settings.drain_delay_s)
 
 
 def authenticator_of(settings: Settings) -> Authenticator:

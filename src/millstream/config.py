@@ -102,6 +102,12 @@ class Settings(BaseSettings):
         default=1000, ge=1, description="Streams (exports, watches) that a server answers at once; then RATE_LIMITED."
     )
     max_streams_per_tenant: int = Field(default=100, ge=1, description="The same for one tenant.")
+    drain_delay_s: float = Field(
+        default=2.0,
+        ge=0,
+        le=3600,
+        description="How long a server that stops goes on taking calls after it said so, until proxies have noticed.",
+    )
     drain_timeout_s: float = Field(
         default=10.0, ge=0, le=3600, description="How long calls in flight may take when the server stops."
     )

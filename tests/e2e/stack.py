@@ -125,6 +125,7 @@ class Stack:
     servers: list[Process]
     ports: list[int]
     proxy: Proxy
+    environment: Mapping[str, str] = field(repr=False)
     _stack: contextlib.AsyncExitStack = field(repr=False)
 
     @property
@@ -140,6 +141,17 @@ class Stack:
     def native(self, server: int = 0) -> str:
         """Target of a gRPC channel to a server itself."""
         return f"{LOOPBACK}:{self.ports[server]}"
+
+    async def restart(self, server: int) -> Process:
+        """Stop a server as an operator does, and start it anew on its port; return the one that ended."""
+        ended = self.servers[server]
+        await ended.stop()
+        process = self.servers[server] = Process(ended.name)
+        self._stack.push_async_callback(process.kill)
+        settings = {**self.environment, "MILLSTREAM_PORT": str(self.ports[server])}
+        await process.start(sys.executable, "-m", "millstream.cli", "serve", **settings)
+        await process.line('"event":"ready"')
+        return ended
 
     async def rest(self, **headers: str) -> httpx.AsyncClient:
         """A REST client that sends these headers; `_` stands for `-`. It is closed with the stack."""
@@ -197,4 +209,4 @@ async def running_stack(settings: Mapping[str, str], servers: int = 1) -> AsyncI
             running_proxy([(LOOPBACK, port) for port in ports], token=TOKEN, cors_origins=["https://app.example"])
         )
         within = await exits.enter_async_context(contextlib.AsyncExitStack())
-        yield Stack(database, processes, ports, proxy, within)
+        yield Stack(database, processes, ports, proxy, environment, within)

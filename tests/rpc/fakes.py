@@ -479,6 +479,7 @@ class Fakes:
         self.tasks = Tasks()
         self.workers = Workers()
         self.system = System()
+        self.drained = False
 
     def use_cases(self, exposition: Callable[[], bytes]) -> UseCases:
         async def written() -> bytes:
@@ -495,9 +496,14 @@ class Fakes:
             workers=self.workers,
             system=self.system,
             exposition=written,
+            leave=self.leave,
             drain=self.drain,
         )
 
+    def leave(self) -> None:
+        self.system.faults["server"] = "draining"
+
     def drain(self) -> None:
+        self.drained = True
         for session in self.workers.sessions:
             session.tell(drain=True)

@@ -36,7 +36,7 @@ class _Built:
 
 
 def _settings(port: int) -> Settings:
-    return Settings(port=port, auth_mode="developer", log_format="console", drain_timeout_s=0.2)
+    return Settings(port=port, auth_mode="developer", log_format="console", drain_timeout_s=0.2, drain_delay_s=0)
 
 
 async def test_it_serves_until_a_signal_and_closes_what_it_built() -> None:

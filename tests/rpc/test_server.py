@@ -7,6 +7,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 from tests.rpc.conftest import Service
+from tests.rpc.test_work_stream import HELLO, connected
 
 from millstream.transport import server
 
@@ -33,6 +34,29 @@ async def test_it_says_that_it_is_going_before_it_goes(service: Service) -> None
     async with asyncio.timeout(5):
         assert (await watch.read()).status == _NOT_SERVING
     watch.cancel()
+    await stopping
+
+
+async def test_it_goes_on_until_proxies_have_noticed_that_it_is_going(service: Service) -> None:
+    """WM-12: calls are taken meanwhile, and no worker is told yet, which might come back here."""
+    async with connected(service, HELLO) as worker:
+        await worker.hear_until(lambda answer: answer.ack == 1)
+        service.server._drain_delay_s = 3600
+        watch = health_pb2_grpc.HealthStub(service.channel).Watch(health_pb2.HealthCheckRequest(service=""))
+        assert (await watch.read()).status == _SERVING
+        stopping = asyncio.create_task(service.server.stop())
+        async with asyncio.timeout(5):
+            assert (await watch.read()).status == _NOT_SERVING
+        watch.cancel()
+        assert (await service.call("AgentService/ListAgents")).error is None
+        ready = await service.call("SystemService/GetReadiness", key=None, x_envoy_original_path="/health/ready")
+        assert ready.metadata["x-http-status"] == "503"
+        assert not service.fakes.drained
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        service.server._drain_delay_s = 0
+        stopping = asyncio.create_task(service.server.stop())
+        await worker.hear_until(lambda answer: answer.drain)
     await stopping
 
 

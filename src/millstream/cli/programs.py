@@ -77,6 +77,8 @@ def server(layout: Layout, index: int) -> Program:
             MILLSTREAM_PORT=str(port),
             MILLSTREAM_AUTH_MODE="developer",
             MILLSTREAM_PROXY_TOKEN=layout.proxy_token,
+            # The proxy has ended before a server is told to.
+            MILLSTREAM_DRAIN_DELAY_S="0",
             **_shared_metrics(layout),
         ),
         is_ready=listens,

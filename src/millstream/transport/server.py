@@ -67,6 +67,7 @@ class UseCases:
 
     Attributes:
         exposition: Writes the metrics in Prometheus' text format.
+        leave: Says by readiness that the server is going.
         drain: Tells the connected workers that the server is going.
     """
 
@@ -80,6 +81,7 @@ class UseCases:
     workers: Workers
     system: System
     exposition: Callable[[], Awaitable[bytes]]
+    leave: Callable[[], None]
     drain: Callable[[], None]
 
 
@@ -128,7 +130,8 @@ class _Handlers(grpc.GenericRpcHandler):
 class Server:
     """A server on one address.
 
-    `ready` asks whether the service can serve; `drain_timeout_s` is what calls in flight get at the end.
+    `ready` asks whether the service can serve. At the end, calls are taken for `drain_delay_s` more, and those in
+    flight get `drain_timeout_s`.
     """
 
     def __init__(
@@ -138,12 +141,14 @@ class Server:
         version: str,
         ready: Callable[[], Awaitable[bool]],
         drain_timeout_s: float,
+        drain_delay_s: float = 0.0,
     ) -> None:
         self._server = grpc.aio.server(options=_OPTIONS)
         self._use_cases = use_cases
         self._streams = pipeline.streams
         self._ready = ready
         self._drain_timeout_s = drain_timeout_s
+        self._drain_delay_s = drain_delay_s
         self._health = health.aio.HealthServicer()
         self._watch: asyncio.Task[None] | None = None
         self._server.add_generic_rpc_handlers((_Handlers(handlers(pipeline, use_cases, version)),))
@@ -167,14 +172,21 @@ class Server:
         return port
 
     async def stop(self) -> None:
-        """End: no new calls, workers and readers of streams are told, and calls in flight have their time."""
+        """End: say so, go on until proxies have noticed, tell workers and readers of streams, take no new calls, and
+        give those in flight their time.
+
+        Whoever calls in between would be refused in a way that nobody may safely repeat; and who was told too soon
+        would be sent here again.
+        """
         if self._watch is not None:
             self._watch.cancel()
         # Sticks: whatever the database says later, this server is going.
         await self._health.enter_graceful_shutdown()
+        self._use_cases.leave()
+        _log.info("draining", delay_s=self._drain_delay_s, timeout_s=self._drain_timeout_s)
+        await asyncio.sleep(self._drain_delay_s)
         self._use_cases.drain()
         self._streams.drain()
-        _log.info("draining", timeout_s=self._drain_timeout_s)
         await self._server.stop(self._drain_timeout_s)
 
     async def _watch_health(self) -> None:
