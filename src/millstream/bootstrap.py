@@ -15,6 +15,7 @@ import uvloop
 from millstream.adapters import logs
 from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator, DeveloperAuthenticator
 from millstream.adapters.metrics import Metrics
+from millstream.application.fresh import Fresh
 from millstream.application.ports import Disconnected
 from millstream.config import ConfigError, Settings
 from millstream.store import migrations
@@ -28,6 +29,8 @@ from millstream.wiring import wire
 
 _log: Final = structlog.get_logger("millstream.server")
 _GAUGE_S: Final = 5.0
+_METRICS_S: Final = 1.0
+"""How long metrics of several processes stand once they were merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,12 @@ async def build(settings: Settings, metrics: Metrics) -> App:
     except Disconnected as error:
         raise CannotStartError(f"cannot reach the database: {error.__cause__ or 'the connection was lost'}") from error
 
-    async def exposition() -> bytes:
+    async def written() -> bytes:
         await service.system.gauge()
-        return metrics.exposition()
+        return await asyncio.to_thread(metrics.exposition)
+
+    # Of several processes each would read the files of all, for each that asks.
+    exposition = Fresh(written, _METRICS_S) if metrics.shared else written
 
     # Whichever process is asked answers for all that share their metrics, so each keeps its own gauges fresh.
     gauging = asyncio.create_task(_gauge_often(service.system.gauge)) if metrics.shared else None

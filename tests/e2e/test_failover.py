@@ -7,8 +7,10 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from tests.e2e.test_dev import Dev, launch
+from tests.e2e.test_operations import values
 
 from millstream.sdk import Client
 
@@ -96,3 +98,45 @@ async def test_a_client_and_a_worker_outlast_the_death_of_every_server(dev: Dev)
         again = await client.publish_sync(order, timeout=30, idempotency_key="after the fall")
         assert again.correlation_id == result.correlation_id
         assert again.replayed
+
+
+async def test_metrics_of_two_servers_are_merged_and_outlast_their_deaths(dev: Dev) -> None:
+    """WM-12: whichever server answers; counts of killed ones stay, what they held is gone, each once."""
+    orders = 'millstream_requests_total{code="OK",rpc="ArtifactService/PublishSync"}'
+    runs = 'millstream_requests_total{code="OK",rpc="RunService/ListRuns"}'
+    published = 0
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{dev.port}", timeout=30, trust_env=False) as client:
+
+        async def shown() -> dict[str, float]:
+            async with asyncio.timeout(30):
+                while (response := await client.get("/metrics")).status_code != 200:
+                    pass  # it was with the server that was killed
+            return values(response.text)
+
+        async def until(name: str, wanted: float) -> None:
+            async with asyncio.timeout(30):
+                while (now := (await shown()).get(name, 0.0)) != wanted:
+                    assert now < wanted or name not in (orders, runs), "nothing counts twice"
+
+        for killed in range(2):
+            for _ in range(10):
+                assert (await client.get("/api/v1/runs")).status_code == 200
+                body = {"type": "Order", "payload": {"order_id": "o", "amount": 1, "items": []}}
+                response = await client.post("/api/v1/artifacts/sync", json=body)
+                assert response.json()["completed"]
+                published += 1
+            await until(runs, published)
+            await until(orders, published)
+            await until("millstream_workers_connected", 1)
+            servers = sorted(pid for pid, arguments in dev.children().items() if "millstream.cli serve" in arguments)
+            os.kill(servers[0], signal.SIGKILL)  # the oldest; its successor has a higher id
+            await dev.line("stderr", "starting it again")
+            async with asyncio.timeout(30):
+                while len([1 for line in dev.children().values() if "millstream.cli serve" in line]) < 2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            # The worker has found its way to the one that is left, or stayed there, and counts once.
+            await until("millstream_workers_connected", 1)
+            assert (await shown())[runs] == (await shown())[orders] == published, killed
+            async with asyncio.timeout(30):
+                while '"ONLINE"' not in (await client.get("/api/v1/agents")).text:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)

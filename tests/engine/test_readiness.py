@@ -22,7 +22,7 @@ NAMES = ["database", "migrations", "engine", "queue", "server"]
 
 async def checks(service: Service) -> dict[str, Check]:
     """What the server says now, its last answer forgotten."""
-    service.system.readiness._looking = None
+    service.system.readiness._database.forget()
     return {check.name: check for check in await service.system.checks()}
 
 
@@ -167,13 +167,13 @@ async def test_the_database_is_asked_once_for_all_that_probe_within_a_second(
         return await read()
 
     monkeypatch.setattr(judge._reads, "schema_revision", counted)
-    judge._looking = None
+    judge._database.forget()
     gone = asyncio.ensure_future(judge.checks())
     await asyncio.sleep(0)
     gone.cancel()  # who goes away takes nobody's answer along
     await asyncio.gather(*(judge.checks() for _ in range(50)))
     await judge.checks()
     assert asked == 1
-    judge._fresh_until_s = 0.0
+    judge._database._until_s = 0.0
     await judge.checks()
     assert asked == 2

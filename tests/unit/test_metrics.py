@@ -1,9 +1,15 @@
 """Metrics of several processes are those of all that live, and count what dead ones did."""
 
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from millstream.adapters import shared_metrics
+from millstream.adapters.shared_metrics import SharedMetrics
 
 ONE = """
 import sys
@@ -31,6 +37,11 @@ class Process:
         assert self._process.stdout is not None
         self.shown = [line.rstrip("\n") for line in iter(self._process.stdout.readline, "end\n")]
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def kill(self) -> None:
         """Kill it, as the kernel might."""
         self._process.kill()
@@ -52,3 +63,99 @@ def test_what_a_killed_process_held_is_forgotten_and_what_it_did_is_not(tmp_path
     assert 'millstream_requests_total{code="OK",rpc="RunService/GetRun"} 2.0' in second.shown
     assert "millstream_leases 3.0" in second.shown
     second.kill()
+
+
+CALLS = 'millstream_requests_total{code="OK",rpc="RunService/GetRun"}'
+SECONDS = 'millstream_request_seconds_count{rpc="RunService/GetRun"}'
+
+
+def shown(directory: Path) -> dict[str, float]:
+    """What a process would answer now."""
+    lines = SharedMetrics(directory).exposition().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
+
+
+def died(directory: Path) -> int:
+    """A process that counted one call and was killed; its process id."""
+    process = Process(directory)
+    process.kill()
+    return process.pid
+
+
+def test_a_killed_process_is_forgotten_at_the_next_look_and_its_files_do_not_pile_up(tmp_path: Path) -> None:
+    living = Process(tmp_path)
+    for number in range(3):
+        died(tmp_path)
+        found = shown(tmp_path)
+        assert (found[CALLS], found[SECONDS]) == (number + 2, number + 2), "what it did stays"
+        assert (found["millstream_leases"], found["millstream_tasks_ready"]) == (3, 7), "what it held does not"
+        buckets = [value for name, value in found.items() if name.startswith("millstream_request_seconds_bucket")]
+        assert buckets == sorted(buckets)
+        assert buckets[-1] == number + 2
+        owners = {file.stem.rpartition("_")[2] for file in tmp_path.glob("*.db")}
+        assert owners == {str(living.pid), "dead"}
+    living.kill()
+    found = shown(tmp_path)
+    assert found[CALLS] == 4
+    assert "millstream_leases" not in found
+
+
+@pytest.mark.parametrize("after", ["the plan", "an archive", "a removal"])
+def test_a_process_that_dies_while_it_tidies_up_makes_nothing_count_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    died(tmp_path)
+    died(tmp_path)
+    left = {"the plan": 0, "an archive": 1, "a removal": 3}[after]
+
+    def dies(real: object) -> object:
+        def step(*arguments: object, **named: object) -> object:
+            nonlocal left
+            if (tmp_path / "fold.json").exists():
+                if not left:
+                    raise SystemExit
+                left -= 1
+            return real(*arguments, **named)  # type: ignore[operator]
+
+        return step
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", dies(Path.replace))
+        patched.setattr(Path, "unlink", dies(Path.unlink))
+        with pytest.raises(SystemExit):
+            shown(tmp_path)
+    assert (tmp_path / "fold.json").exists()
+    for _ in range(2):
+        assert (shown(tmp_path)[CALLS], shown(tmp_path)[SECONDS]) == (2, 2)
+    assert sorted(file.name for file in tmp_path.glob("*")) == ["counter_dead.db", "histogram_dead.db", "lock"]
+
+
+def test_a_process_with_the_id_of_a_dead_one_begins_with_nothing_in_its_hands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where each has the id 1."""
+    pid = died(tmp_path)
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    monkeypatch.setattr(os, "kill", lambda pid, number: None)
+    SharedMetrics(tmp_path).begin()
+    found = shown(tmp_path)
+    assert found[CALLS] == 1
+    assert "millstream_leases" not in found
+
+
+def test_a_file_that_a_death_left_broken_spoils_nothing_else(tmp_path: Path) -> None:
+    died(tmp_path)
+    pid = died(tmp_path)
+    (tmp_path / f"counter_{pid}.db").write_bytes(b"")
+    assert (shown(tmp_path)[CALLS], shown(tmp_path)[SECONDS]) == (1, 2)
+
+
+def test_a_process_that_was_stopped_while_it_tidied_up_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_metrics, "_LOCK_S", 0.0)
+    died(tmp_path)
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert shown(tmp_path)[CALLS] == 1
+    assert "millstream_leases" not in shown(tmp_path)

@@ -10,6 +10,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from millstream.application.fresh import Fresh
 from millstream.domain.errors import MillstreamError
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,7 @@ class Readiness:
         self._schema = schema
         self._queue = queue
         self._ended: dict[str, str] = {}
-        self._looking: asyncio.Future[list[Check]] | None = None
-        self._fresh_until_s = 0.0
+        self._database = Fresh(self._look, FRESH_S)
 
     def part_ended(self, name: str, why: str) -> None:
         """A part of the server ended that has to run as long as the server does."""
@@ -73,19 +73,11 @@ class Readiness:
 
     async def checks(self) -> list[Check]:
         """All checks that could be made. What depends on a database that does not answer is not among them."""
-        return [*await self._of_database(), self._engine(), self._moving(), self._server()]
+        return [*await self._database(), self._engine(), self._moving(), self._server()]
 
     async def ok(self) -> bool:
         """Whether this server can serve."""
         return all(check.ok for check in await self.checks())
-
-    async def _of_database(self) -> list[Check]:
-        """What the database was asked last, or is asked now: once for all that ask together."""
-        looking = self._looking
-        if looking is None or (looking.done() and asyncio.get_running_loop().time() >= self._fresh_until_s):
-            looking = self._looking = asyncio.ensure_future(self._look())
-        # Who asked may go away; the others still wait.
-        return await asyncio.shield(looking)
 
     async def _look(self) -> list[Check]:
         try:
@@ -96,8 +88,6 @@ class Readiness:
         except Exception:
             log.exception("the database's migrations could not be read")
             return [Check("database", False, "it cannot be read; the server's log has why")]
-        finally:
-            self._fresh_until_s = asyncio.get_running_loop().time() + FRESH_S
         return [Check("database"), self._migrations(revision)]
 
     def _migrations(self, revision: str | None) -> Check:
