@@ -94,6 +94,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
     use_cases = UseCases(
         service.artifacts,
         service.payloads,
+        service.watching,
         service.correlations,
         service.types,
         service.agents,

@@ -124,6 +124,10 @@ class Settings(BaseSettings):
         description="How long an uploaded payload is kept that no artifact refers to.",
     )
 
+    watch_resume_s: int = Field(
+        default=3600, ge=60, le=7 * DAY_S, description="How long after it broke off a watch can be resumed."
+    )
+
     max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
     max_waiting_keys: int = Field(

@@ -20,6 +20,7 @@ from millstream.application.engine.batches import Sizes
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
+from millstream.application.feed import Feed
 from millstream.application.ids import new_id
 from millstream.application.log_levels import LogLevels
 from millstream.application.pauses import Pauses
@@ -32,14 +33,17 @@ from millstream.application.runs import Runs
 from millstream.application.system import System
 from millstream.application.tasks import Tasks
 from millstream.application.waiting_gates import WaitingGates
+from millstream.application.watching import Watching
 from millstream.application.workers import Workers
 from millstream.config import Settings
+from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Limits
 from millstream.runtime.loops import Loops, Retention
 from millstream.runtime.peers import Peers
 from millstream.store import migrations
 from millstream.store.buffers import Buffers
 from millstream.store.connections import Database
+from millstream.store.feed import FeedReads
 from millstream.store.history import HistoryReads
 from millstream.store.lane import PostgresLane
 from millstream.store.maintenance import Maintenance
@@ -64,6 +68,7 @@ class Service:
 
     artifacts: Artifacts
     payloads: Payloads
+    watching: Watching
     correlations: Correlations
     types: Types
     agents: Agents
@@ -76,6 +81,7 @@ class Service:
     loops: Loops
     peers: Peers
     pauses: Pauses
+    feed: Feed
     wakeups: Wakeups
     maintenance: Maintenance
     reads: Reads
@@ -98,6 +104,7 @@ class Service:
             ("presence", self.peers.run_presence()),
             ("pauses", self.pauses.run()),
             ("log levels", self.system.levels.run()),
+            ("feed", self.feed.run()),
         ):
             task = asyncio.create_task(step, name=name)
             task.add_done_callback(self._ended)
@@ -129,7 +136,7 @@ class Service:
 
 
 def _receive(
-    engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, levels: LogLevels, message: Message
+    engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, levels: LogLevels, feed: Feed, message: Message
 ) -> None:
     """Act on a wake-up from another server."""
     match message:
@@ -142,6 +149,8 @@ def _receive(
             engine.dispatcher.cancel(task_id, int(attempt))
         case ("lost", task_id, attempt):
             engine.dispatcher.lost(task_id, int(attempt))
+        case ("stored", tenant):
+            feed.look({tenant})
         case ("registry", tenant):
             catalogs.forget(tenant)
         case ("pauses",):
@@ -189,26 +198,35 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     key_ttl_us = settings.idempotency_ttl_s * 1_000_000
     registering = Registering(catalogs, key_ttl_us)
     levels = LogLevels(registering, registry, dispatcher_peers, settings.log_level, logs.apply)
+    feed_reads = FeedReads(database)
+    feed = _feed(engine, feed_reads, reads, dispatcher_peers)
     wakeups = Wakeups(
-        url, database, lane.id, lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, levels, message)
+        url,
+        database,
+        lane.id,
+        lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, levels, feed, message),
     )
     dispatcher_peers.send = wakeups.send
     retention = Retention(
-        settings.run_retention_days, settings.artifact_retention_days, settings.payload_grace_s, UPLOAD_SILENT_S
+        settings.run_retention_days,
+        settings.artifact_retention_days,
+        settings.payload_grace_s,
+        UPLOAD_SILENT_S,
+        settings.watch_resume_s,
     )
     payload_store = PayloadStore(database)
     payloads = Payloads(payload_store, engine.clock.now_us, settings.max_upload_bytes)
     referring = Referring(catalogs, payloads, settings.large_payload_bytes, settings.max_payload_bytes)
     reporting = Reporting(engine, catalogs, referring, maintenance, reads)
     buffers = Buffers(database)
-    loops = Loops(
-        Upkeep(engine, catalogs, pauses), maintenance, buffers, payload_store, reads, dispatcher_peers, retention
-    )
+    upkeep = Upkeep(engine, catalogs, pauses, feed)
+    loops = Loops(upkeep, maintenance, buffers, payload_store, feed_reads, reads, dispatcher_peers, retention)
     engine.scheduled = loops.scheduled
     readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)
     return Service(
         Artifacts(engine, catalogs, referring, reads, key_ttl_us),
         payloads,
+        Watching(engine.clock, feed, feed_reads, reads, settings.watch_resume_s),
         Correlations(engine, reads),
         Types(catalogs, registering),
         Agents(
@@ -229,6 +247,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         loops,
         dispatcher_peers,
         pauses,
+        feed,
         wakeups,
         maintenance,
         reads,
@@ -237,6 +256,21 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         (lane, blocking),
         [],
     )
+
+
+def _feed(engine: Engine, store: FeedReads, reads: Reads, peers: Peers) -> Feed:
+    """The feed, told of commits here, and known to the other servers where it is read."""
+    feed = Feed(store, reads)
+
+    def stored(artifacts: list[Artifact]) -> None:
+        if feed.watched:
+            feed.look({artifact.tenant for artifact in artifacts})
+        peers.stored(artifacts)
+
+    engine.stored = stored
+    feed.on_change = peers.interest_changed
+    peers.watched = lambda: feed.watched
+    return feed
 
 
 @contextlib.asynccontextmanager

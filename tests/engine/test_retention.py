@@ -189,17 +189,26 @@ async def test_a_server_that_left_leaves_nothing(start: Start, database: Databas
     assert {str(row["id"]) for row in await database.rows("SELECT id FROM lane")} == {
         each.engine.lane_id for each in (here, there)
     } | {each.engine._blocked.lane.id for each in (here, there)}
-    assert await database.value("SELECT count(*) FROM commit_batch WHERE lane = ANY($1::text[]::uuid[])", lanes) == 0
+    left = "SELECT count(*) FROM commit_batch WHERE lane = ANY($1::text[]::uuid[])"
+    assert await database.value(f"{left} AND artifacts = ''", lanes) == 0
+    # What it stored is the feed of those who watch, and kept as long as they may resume.
+    await database.pass_time(3600 + 301)
+    await here.loops.sweep()
+    assert await database.value(left, lanes) == 0
 
 
 async def test_a_lane_keeps_few_numbers(
     start: Start, database: Database, owner_path: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rule 3: a lane's old batch numbers are dropped while it lives, on both paths."""
+    """Rule 3: a lane's old batch numbers are dropped while it lives, on both paths, but for those of artifacts."""
     monkeypatch.setattr(lane, "_KEPT_BATCHES", 10)
     here, _ = await start(owner_path=owner_path)
     await register(here, ("Order",))
     for _ in range(35):
+        await here.tasks.create(ROOT, NewTask("k"), None)
+    for _ in range(10):
         await here.artifacts.publish(ROOT, order(), None)
     lane_id = here.engine.lane_id
-    assert await database.value("SELECT count(*) FROM commit_batch WHERE lane = $1::text::uuid", lane_id) <= 10
+    kept = "SELECT count(*) FROM commit_batch WHERE lane = $1::text::uuid AND artifacts"
+    assert await database.value(f"{kept} = ''", lane_id) <= 10
+    assert await database.value(f"{kept} <> ''", lane_id) == 10

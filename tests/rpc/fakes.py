@@ -43,6 +43,7 @@ from millstream.application.views import (
     TypeSpec,
     Waiting,
 )
+from millstream.application.watching import WatchFilter
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import LeaseLost, MillstreamError
@@ -173,6 +174,27 @@ class Artifacts(Fake):
         await self.seen("list", principal, query, page, embed_meta)
         eaten = [Consumption(ID, "payments", OTHER, AT_US)] if embed_meta else None
         return Page([ListedArtifact(artifact(), eaten)], PageInfo(total=1, limit=50, offset=0))
+
+
+class Watching(Fake):
+    """`items` are sent; then, at `fail`, that is raised, and else nothing follows. `closed`: a watch was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = [Sent(None, "w0"), Sent(artifact(), "w1"), Sent(None, "w2")]
+        self.fail: Exception | None = None
+        self.closed = asyncio.Event()
+
+    async def watch(self, principal: Principal, wanted: WatchFilter, cursor: str) -> AsyncGenerator[Sent, None]:
+        await self.seen("watch", principal, wanted, cursor)
+        try:
+            for each in self.items:
+                yield each
+            if self.fail is not None:
+                raise self.fail
+            await asyncio.Event().wait()
+        finally:
+            self.closed.set()
 
 
 class Correlations(Fake):
@@ -471,6 +493,7 @@ class Fakes:
 
     def __init__(self) -> None:
         self.artifacts = Artifacts()
+        self.watching = Watching()
         self.correlations = Correlations()
         self.payloads = Payloads()
         self.types = Types()
@@ -487,6 +510,7 @@ class Fakes:
 
         return UseCases(
             artifacts=self.artifacts,
+            watching=self.watching,
             correlations=self.correlations,
             payloads=self.payloads,
             types=self.types,

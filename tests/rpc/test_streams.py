@@ -14,11 +14,14 @@ from tests.rpc.conftest import Answer, Service
 from tests.rpc.fakes import ID, artifact
 
 from millstream.application.views import Sent
+from millstream.application.watching import WatchFilter
 from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
 from millstream.transport.mapping.artifacts import put_artifact
 from millstream.transport.mapping.lines import artifact_object
 from millstream.v1.artifact_pb2 import Artifact
+from millstream.v1.artifact_service_pb2 import WatchArtifactsRequest, WatchArtifactsResponse
 from millstream.v1.correlation_service_pb2 import ExportCorrelationRequest
+from millstream.v1.stream_service_pb2 import StreamArtifactsRequest
 from millstream.wire.v1 import artifact_pb2
 
 EXPORT = "CorrelationService/ExportCorrelation"
@@ -221,3 +224,89 @@ def test_a_line_is_the_json_that_rest_shows_elsewhere() -> None:
             Artifact.FromString(twin), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
         assert artifact_object(given) == shown
+
+
+# ---- watching
+
+WATCH = "ArtifactService/WatchArtifacts"
+STREAM = "StreamService/StreamArtifacts"
+
+
+def watch(service: Service, rpc: str, request: bytes = b"", **metadata: str) -> Any:
+    """A watch under way; metadata names have `_` for `-`."""
+    method: Any = service.channel.unary_stream(f"/millstream.v1.{rpc}")
+    given = [(name.replace("_", "-"), value) for name, value in metadata.items()]
+    return method(request, metadata=(("authorization", "Bearer root"), *given), timeout=30)
+
+
+async def test_a_watch_sends_artifacts_and_signs_of_life(service: Service) -> None:
+    request = WatchArtifactsRequest(
+        types=["Order"],
+        produced_by=["a"],
+        tags=["x", "y"],
+        visibility=["Public"],
+        correlation_id=ID.upper(),
+        cursor="w",
+    )
+    call = watch(service, WATCH, request.SerializeToString())
+    found = [WatchArtifactsResponse.FromString(await call.read()) for _ in range(3)]
+    assert [each.cursor for each in found] == ["w0", "w1", "w2"]
+    assert [each.HasField("artifact") for each in found] == [False, True, False]
+    assert json_format.MessageToDict(found[1].artifact)["payload"] == {"z": 1, "a": [True, None]}
+    _, principal, wanted, cursor = service.fakes.watching.calls[0]
+    assert (principal.name, cursor) == ("root", "w")
+    assert wanted == WatchFilter(
+        frozenset({"Order"}), frozenset({"a"}), frozenset({"x", "y"}), frozenset({"Public"}), ID
+    )
+    call.cancel()
+    async with asyncio.timeout(5):
+        await service.fakes.watching.closed.wait()
+
+
+async def test_a_watch_over_rest_is_events_or_lines(service: Service) -> None:
+    """The form by Accept; the cursor by Last-Event-ID before the parameter, as a browser resumes."""
+    call = watch(service, STREAM, StreamArtifactsRequest(cursor="first").SerializeToString(), last_event_id="w7")
+    bodies = [HttpBody.FromString(await call.read()) for _ in range(2)]
+    assert {each.content_type for each in bodies} == {"text/event-stream"}
+    assert bodies[0].data == b"retry: 1000\n\nid: w0\nevent: heartbeat\ndata: {}\n\n"
+    head, data, end = (
+        bodies[1].data.split(b"data: ")[0],
+        bodies[1].data.split(b"data: ")[1].strip(),
+        bodies[1].data[-2:],
+    )
+    assert (head, end) == (b"id: w1\nevent: artifact\n", b"\n\n")
+    assert json.loads(data) == artifact_object(artifact())
+    call.cancel()
+    call = watch(service, STREAM, accept="application/x-ndjson")
+    found = [json.loads(HttpBody.FromString(await call.read()).data) for _ in range(3)]
+    assert found == [{"cursor": "w0"}, {**artifact_object(artifact()), "cursor": "w1"}, {"cursor": "w2"}]
+    call.cancel()
+    assert [asked[3] for asked in service.fakes.watching.calls] == ["w7", ""]
+
+
+async def test_an_error_that_ends_a_watch_over_rest_is_its_last_event(service: Service) -> None:
+    """FL-10"""
+    service.fakes.watching.fail = ValidationFailed.of("cursor", "is too old", "EXPIRED")
+    call = watch(service, STREAM, x_envoy_original_path="/api/v1/artifacts/stream")
+    *_, last = [HttpBody.FromString(await call.read()).data for _ in range(4)]
+    assert last.startswith(b"id: w2\nevent: error\ndata: {")
+    assert json.loads(last.split(b"data: ")[1])["details"][0]["code"] == "EXPIRED"
+    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (WatchArtifactsRequest(types=[""]), "types[0]"),
+        (WatchArtifactsRequest(visibility=["public"]), "visibility[0]"),
+        (WatchArtifactsRequest(correlation_id="x"), "correlation_id"),
+        (WatchArtifactsRequest(cursor="x" * 40_001), "cursor"),
+        (WatchArtifactsRequest(tags=["x"] * 33), "tags"),
+    ],
+)
+async def test_a_watch_has_rules(service: Service, request_: WatchArtifactsRequest, field: str) -> None:
+    """WM-10"""
+    refusal = status_of(await refused(watch(service, WATCH, request_.SerializeToString())))
+    assert refusal[0] == "VALIDATION_ERROR"
+    assert [each[0] for each in refusal[2]] == [field]
+    assert service.fakes.watching.calls == []

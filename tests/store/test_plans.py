@@ -15,7 +15,7 @@ from millstream.domain.lifecycle import create
 from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import Run, RunKind, Task
-from millstream.store import artifacts, lane, maintenance, registry, runs
+from millstream.store import artifacts, feed, lane, maintenance, registry, runs
 from millstream.store.columns import names, numbers, uuids
 
 TASKS = 4000
@@ -48,6 +48,10 @@ INSERT INTO agent (tenant, name, id)
 SELECT 'acme', 'a' || n, lpad(to_hex(n), 32, '0')::uuid FROM generate_series(1, 50) n;
 INSERT INTO artifact_type (tenant, name, version) SELECT 'acme', 't' || n, 1 FROM generate_series(1, 50) n;
 INSERT INTO registry VALUES ('acme', 1);
+ALTER TABLE commit_batch SET (autovacuum_enabled = off);
+INSERT INTO commit_batch (lane, n, at_us, artifacts)
+SELECT lpad(to_hex(n % 5 + 1), 32, '0')::uuid, n, n, CASE WHEN n % 2 = 0 THEN 'x'::bytea ELSE '' END
+FROM generate_series(1, {TASKS}) n;
 """
 _DEAD_LEASES = (
     f"UPDATE task SET status = 3, owner = 'x', worker_id = 'w', lease_until_us = {NOW_US}",
@@ -143,6 +147,9 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
         (runs._ENDED, ([ID],), {"run_pkey"}),
         (artifacts._BY_IDS, ("acme", [ID]), {"artifact_pkey"}),
         (artifacts._OF_RUN, (ID, 0, 50), {"artifact_run"}),
+        (feed._END, (), {"commit_batch_pkey"}),
+        (feed._ROWS, (IDS, numbers([TASKS - 50, 1]), 64), {"commit_batch_pkey"}),
+        (feed._DROP, (TASKS // 2, 500), {"commit_batch_pkey"}),
         (registry._KEY, ("acme", "root", "Publish", "k1"), {"idempotency_pkey"}),
     ],
     ids=lambda value: value.split()[0].lower() if isinstance(value, str) and " " in value else "",
@@ -170,7 +177,7 @@ async def test_what_is_read_in_the_background_uses_its_index(
         (lane._LOCK_AGENTS, (names(["acme"]), names(["a1"])), {"agent_pkey"}),
         (lane._RUNNING, ("acme", "sums"), {"task_limited"}),
         (lane._REGISTRY, (names(["acme"]),), {"registry_pkey"}),
-        (lane._PRUNE, (ID, 1), {"commit_batch_pkey"}),
+        (lane._PRUNE, (ID, 1, 2), {"commit_batch_pkey"}),
     ],
     ids=["lock", "wait", "known", "tasks", "open", "keys", "drop", "agents", "running", "registry", "prune"],
 )

@@ -1420,3 +1420,81 @@ class GetArtifactTypeSchemaRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
 
 Global___GetArtifactTypeSchemaRequest: _TypeAlias = GetArtifactTypeSchemaRequest  # noqa: Y015
+
+@_typing.final
+class WatchArtifactsRequest(_message.Message):
+    """Which artifacts to watch. An empty list is "any"; one with several is "one of these"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPES_FIELD_NUMBER: _builtins.int
+    PRODUCED_BY_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    VISIBILITY_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    correlation_id: _builtins.str
+    """Of this cascade."""
+    cursor: _builtins.str
+    """The cursor of a message: go on behind it. It holds for an hour (the setting watch_resume_s). Default: from now on."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Types, at most 100."""
+
+    @_builtins.property
+    def produced_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Agents that made them, or "external", at most 100."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tags, at most 32."""
+
+    @_builtins.property
+    def visibility(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of visibility, such as "Public"."""
+
+    def __init__(
+        self,
+        *,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        produced_by: _abc.Iterable[_builtins.str] | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        visibility: _abc.Iterable[_builtins.str] | None = ...,
+        correlation_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "cursor", b"cursor", "produced_by", b"produced_by", "tags", b"tags", "types", b"types", "visibility", b"visibility"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchArtifactsRequest: _TypeAlias = WatchArtifactsRequest  # noqa: Y015
+
+@_typing.final
+class WatchArtifactsResponse(_message.Message):
+    """An artifact, or a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTIFACT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Goes on behind this message."""
+    @_builtins.property
+    def artifact(self) -> _artifact_pb2.Artifact:
+        """The artifact. Absent in the first message, which tells that the watch has begun, and in one every 15 s."""
+
+    def __init__(
+        self,
+        *,
+        artifact: _artifact_pb2.Artifact | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "cursor", b"cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchArtifactsResponse: _TypeAlias = WatchArtifactsResponse  # noqa: Y015

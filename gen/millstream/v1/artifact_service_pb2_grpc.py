@@ -96,6 +96,11 @@ class ArtifactServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_artifact__service__pb2.ListArtifactTypeVersionsRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_artifact__service__pb2.ListArtifactTypeVersionsResponse.FromString,
                 _registered_method=True)
+        self.WatchArtifacts = channel.unary_stream(
+                '/millstream.v1.ArtifactService/WatchArtifacts',
+                request_serializer=millstream_dot_v1_dot_artifact__service__pb2.WatchArtifactsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_artifact__service__pb2.WatchArtifactsResponse.FromString,
+                _registered_method=True)
 
 
 class ArtifactServiceServicer(object):
@@ -205,6 +210,21 @@ class ArtifactServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchArtifacts(self, request, context):
+        """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
+        whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
+        that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
+        watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
+        lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
+        the last message it had, at any server, without a loss or a double.
+        Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
+        server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
+        the trailing metadata x-resume-cursor).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ArtifactServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -267,6 +287,11 @@ def add_ArtifactServiceServicer_to_server(servicer, server):
                     servicer.ListArtifactTypeVersions,
                     request_deserializer=millstream_dot_v1_dot_artifact__service__pb2.ListArtifactTypeVersionsRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_artifact__service__pb2.ListArtifactTypeVersionsResponse.SerializeToString,
+            ),
+            'WatchArtifacts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchArtifacts,
+                    request_deserializer=millstream_dot_v1_dot_artifact__service__pb2.WatchArtifactsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_artifact__service__pb2.WatchArtifactsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -594,6 +619,33 @@ class ArtifactService(object):
             '/millstream.v1.ArtifactService/ListArtifactTypeVersions',
             millstream_dot_v1_dot_artifact__service__pb2.ListArtifactTypeVersionsRequest.SerializeToString,
             millstream_dot_v1_dot_artifact__service__pb2.ListArtifactTypeVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchArtifacts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.ArtifactService/WatchArtifacts',
+            millstream_dot_v1_dot_artifact__service__pb2.WatchArtifactsRequest.SerializeToString,
+            millstream_dot_v1_dot_artifact__service__pb2.WatchArtifactsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,17 @@ class ArtifactServiceStub:
     """Lists the versions of a type, newest first.
     Errors: NOT_FOUND, VALIDATION_ERROR.
     """
+    WatchArtifacts: _grpc.UnaryStreamMultiCallable[_artifact_service_pb2.WatchArtifactsRequest, _artifact_service_pb2.WatchArtifactsResponse]
+    """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
+    whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
+    that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
+    watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
+    lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
+    the last message it had, at any server, without a loss or a double.
+    Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
+    server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
+    the trailing metadata x-resume-cursor).
+    """
 
 @_typing.type_check_only
 class ArtifactServiceAsyncStub(ArtifactServiceStub):
@@ -149,6 +160,17 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     ListArtifactTypeVersions: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.ListArtifactTypeVersionsRequest, _artifact_service_pb2.ListArtifactTypeVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a type, newest first.
     Errors: NOT_FOUND, VALIDATION_ERROR.
+    """
+    WatchArtifacts: _aio.UnaryStreamMultiCallable[_artifact_service_pb2.WatchArtifactsRequest, _artifact_service_pb2.WatchArtifactsResponse]  # type: ignore[assignment]
+    """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
+    whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
+    that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
+    watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
+    lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
+    the last message it had, at any server, without a loss or a double.
+    Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
+    server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
+    the trailing metadata x-resume-cursor).
     """
 
 class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -279,6 +301,23 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_artifact_service_pb2.ListArtifactTypeVersionsResponse, _abc.Awaitable[_artifact_service_pb2.ListArtifactTypeVersionsResponse]]:
         """Lists the versions of a type, newest first.
         Errors: NOT_FOUND, VALIDATION_ERROR.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchArtifacts(
+        self,
+        request: _artifact_service_pb2.WatchArtifactsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_artifact_service_pb2.WatchArtifactsResponse], _abc.AsyncIterator[_artifact_service_pb2.WatchArtifactsResponse]]:
+        """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
+        whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
+        that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
+        watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
+        lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
+        the last message it had, at any server, without a loss or a double.
+        Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
+        server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
+        the trailing metadata x-resume-cursor).
         """
 
 def add_ArtifactServiceServicer_to_server(servicer: ArtifactServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

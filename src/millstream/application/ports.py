@@ -7,7 +7,7 @@ Disconnected, after which `settle` finds out.
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.errors import BadRequest, FieldFault, Unavailable
@@ -119,6 +119,22 @@ class Lane(Protocol):
 
     async def now_us(self) -> int:
         """The database's time."""
+
+
+FULL: Final = 0xFFFFFFFF
+"""All artifacts of a row of the feed."""
+
+Places = dict[str, tuple[int, int]]
+"""How far each lane of the feed was read: the number of a row, and how many of the reader's artifacts of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRow:
+    """What one batch stored: ids of artifacts by tenant."""
+
+    lane: str
+    n: int
+    ids: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ CHUNKS_BATCH = 64
 """Of 256 KiB each: 16 MiB a step."""
 STEPS_MOST = 200
 DAY_US = 86_400_000_000
+FEED_MARGIN_US = 300_000_000
+"""The feed is kept so much longer than a watch may be resumed from it: a write is committed a moment after its time."""
 
 
 class LoopStore(Protocol):
@@ -58,6 +60,12 @@ class PayloadStore(Protocol):
     async def sweep(self, silent_since_us: int, limit: int) -> int: ...
 
 
+class FeedStore(Protocol):
+    """What watches resume from; see store.feed."""
+
+    async def drop(self, before_us: int, limit: int) -> int: ...
+
+
 class RunReads(Protocol):
     """Reads runs; see store.runs."""
 
@@ -74,6 +82,8 @@ class Retention:
     """How long a payload that no artifact refers to is kept after it was last uploaded or referred to."""
     upload_silent_s: float = 3600.0
     """After how long without a new piece an upload is given up."""
+    watch_resume_s: float = 3600.0
+    """How long what watches resume from is kept, and a margin."""
 
 
 class Loops:
@@ -85,6 +95,7 @@ class Loops:
         store: LoopStore,
         buffers: BufferStore,
         payloads: PayloadStore,
+        feed: FeedStore,
         reads: RunReads,
         peers: Peers,
         retention: Retention,
@@ -93,6 +104,7 @@ class Loops:
         self._store = store
         self._buffers = buffers
         self._payloads = payloads
+        self._feed = feed
         self._reads = reads
         self._peers = peers
         self._retention = retention
@@ -178,6 +190,8 @@ class Loops:
         await store.drop_lanes(now_us - SILENT_US * 4)
         self._upkeep.gates_full(await self._buffers.full(self._upkeep.max_gates))
         await _in_steps(lambda: store.drop_keys(now_us, KEYS_BATCH), KEYS_BATCH)
+        watched_us = now_us - int(self._retention.watch_resume_s * 1e6) - FEED_MARGIN_US
+        await _in_steps(lambda: self._feed.drop(watched_us, KEYS_BATCH), KEYS_BATCH)
         if self._retention.run_days:
             before_us = now_us - int(self._retention.run_days * DAY_US)
             await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH), BATCH)

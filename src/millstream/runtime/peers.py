@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from millstream.application.ports import ConnectedWorker
+from millstream.domain.artifacts import Artifact
 from millstream.domain.errors import MillstreamError
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,8 @@ Message = tuple[str, ...]
 SILENT_US = 15_000_000
 """A server not seen for this long is gone."""
 SEEN_EVERY_S = 5.0
+WATCHES = ("", "watches artifacts")
+"""Queue and kind of the interest of a server where a tenant is watched; no task has them."""
 
 
 class PeerStore(Protocol):
@@ -39,18 +42,21 @@ class Peers:
         send: Sends a message to a lane; see store.wakeups.
         served: The dispatch keys that workers connected here serve.
         workers: The workers connected here, by session.
+        watched: The tenants that are watched here.
     """
 
     def __init__(self, lane: str, blocking: str, server: str, store: PeerStore) -> None:
         self.send: Callable[[str, Message], None] = lambda lane, message: None
         self.served: Callable[[], set[DispatchKey]] = set
         self.workers: Callable[[], dict[str, ConnectedWorker]] = dict
+        self.watched: Callable[[], set[str]] = set
         self._lane = lane
         self._both = (lane, blocking)
         self._server = server
         self._store = store
         self._lanes: list[str] = []
         self._interests: dict[DispatchKey, list[str]] = {}
+        self._watching = False
         self._noted: set[DispatchKey] = set()
         self._listed: set[str] = set()
         self._changed = asyncio.Event()
@@ -63,6 +69,14 @@ class Peers:
         for key in keys:
             for lane in self._interests.get(key, ()):
                 self.send(lane, ("ready", *key))
+
+    def stored(self, artifacts: Sequence[Artifact]) -> None:
+        """Artifacts were committed: tell the servers where their tenants are watched."""
+        if not self._watching:
+            return
+        for tenant in {artifact.tenant for artifact in artifacts}:
+            for lane in self._interests.get((tenant, *WATCHES), ()):
+                self.send(lane, ("stored", tenant))
 
     def ended(self, lane: str, run_id: str) -> None:
         """A run ended that a caller waits for there."""
@@ -92,7 +106,7 @@ class Peers:
             self.send(lane, ("log levels",))
 
     def interest_changed(self) -> None:
-        """What workers connected here serve may have changed."""
+        """What workers connected here serve, or who watches, may have changed."""
         self._changed.set()
 
     def look_again(self) -> None:
@@ -104,6 +118,7 @@ class Peers:
         """Look who is there and what they serve."""
         since_us = await self._store.now_us() - SILENT_US
         self._lanes, self._interests = await self._store.peers(self._lane, since_us)
+        self._watching = any(key[1:] == WATCHES for key in self._interests)
 
     async def run_announcer(self) -> None:
         """Note what workers connected here serve, whenever that changes, until cancelled."""
@@ -115,7 +130,7 @@ class Peers:
                     self._noticed = False
                     await self.refresh()
                 await self._list_workers()
-                served = self.served()
+                served = self.served() | {(tenant, *WATCHES) for tenant in self.watched()}
                 if served != self._noted:
                     await self._store.interested(self._lane, sorted(served))
                     self._noted = served

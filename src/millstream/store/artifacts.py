@@ -52,6 +52,11 @@ _COLUMNS = (
     artifact.c.payload_digest,
     artifact.c.payload_bytes,
 )
+COLUMNS_WITHOUT_PAYLOAD: tuple[Any, ...] = (
+    *(column for column in _COLUMNS if column.key != "payload"),
+    literal_column("''::bytea").label("payload"),
+    artifact.c.id.label("uuid"),
+)
 _BY_IDS = f"SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE tenant = $1 AND id = ANY($2::text[]::uuid[])"  # noqa: S608
 _OF_RUN = f"""SELECT {ARTIFACT_COLUMNS} FROM artifact WHERE run_id = $1::text::uuid AND seq > $2
 ORDER BY seq LIMIT $3"""  # noqa: S608
@@ -242,10 +247,7 @@ def _matching(tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: 
 
 def visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
     """domain.artifacts.visible in SQL."""
-    spec = cast(case((artifact.c.visibility == "", literal("{}")), else_=artifact.c.visibility), _JSONB)
-    # An After, then another After, ..., then what stays: hidden for the sum of their times.
-    ttl_us = func.jsonb_path_query(spec, text("'strict $.**.ttl_us'"), type_=_JSONB).column_valued("ttl_us")
-    hidden_us = select(func.sum(cast(ttl_us, BigInteger))).scalar_subquery()
+    spec = _spec()
     then = func.jsonb_path_query_first(spec, text("""'strict $.** ? (@.kind != "After")'"""), type_=_JSONB)
     return or_(
         artifact.c.produced_by == reader.agent if reader.agent not in ("", EXTERNAL) else false(),
@@ -253,10 +255,20 @@ def visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
         _settled_for(reader, artifact.c.visibility_kind, spec),
         and_(
             artifact.c.visibility_kind == "After",
-            artifact.c.created_us + hidden_us <= now_us,
+            artifact.c.created_us + hidden_us() <= now_us,
             _settled_for(reader, func.coalesce(then["kind"].astext, "Public"), then),
         ),
     )
+
+
+def hidden_us() -> ColumnElement[Any]:
+    """domain.artifacts.delay_us in SQL: an After, then another After, ..., then what stays: the sum of their times."""
+    ttl_us = func.jsonb_path_query(_spec(), text("'strict $.**.ttl_us'"), type_=_JSONB).column_valued("ttl_us")
+    return select(func.sum(cast(ttl_us, BigInteger))).scalar_subquery()
+
+
+def _spec() -> ColumnElement[Any]:
+    return cast(case((artifact.c.visibility == "", literal("{}")), else_=artifact.c.visibility), _JSONB)
 
 
 def _settled_for(reader: Reader, kind: ColumnElement[str], spec: ColumnElement[Any]) -> ColumnElement[bool]:

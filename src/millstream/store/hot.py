@@ -181,7 +181,10 @@ _PLAIN = {
 _PROGRESS = """, progress = CASE WHEN task.attempt = {0} THEN task.progress ELSE 0 END,
 progress_message = CASE WHEN task.attempt = {0} THEN task.progress_message ELSE '' END"""
 """Progress is the attempt's own; it comes by another way, so it is only ever taken back here."""
-BATCH_ROW = "batch_row AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2::int8))"
+BATCH_ROW = """batch_row AS (INSERT INTO commit_batch (lane, n, artifacts, at_us) VALUES ($1::text::uuid, $2::int8,
+$3::bytea, (extract(epoch FROM clock_timestamp()) * 1000000)::int8))"""
+"""The batch's own row. Its time is that of the write, never that of the decision: what is dropped by it was committed
+then."""
 _SELECTIONS = UPDATES | DELETES | _PLAIN
 COLUMNS = _TABLES | {name: columns for name, (_, columns) in _SELECTIONS.items()} | {TOUCH: _TOUCH}
 _ROWS = _TABLES | {"run": (*RUN, STORED)}
@@ -311,11 +314,11 @@ def fences(names_written: Sequence[str], n: int, fenced: bool) -> str:
 def write_sql(tables: tuple[str, ...], fenced: bool) -> str:
     """The one statement that writes a batch touching these tables.
 
-    Parameters: the lane and the batch's number; those of each table in order; the number of rows of each update; then,
-    when fenced, tenants and registry versions as array literals and their count. Fails with a division by zero where
-    a fence does not hold. Returns the database's time in microseconds.
+    Parameters: the lane, the batch's number and its artifacts (see store.feed); those of each table in order; the
+    number of rows of each update; then, when fenced, tenants and registry versions as array literals and their count.
+    Fails with a division by zero where a fence does not hold. Returns the database's time in microseconds.
     """
-    parts, n = [BATCH_ROW], 3
+    parts, n = [BATCH_ROW], 4
     for table in tables:
         part, n = _part(table, n)
         parts.append(part)

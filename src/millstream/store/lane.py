@@ -19,6 +19,7 @@ from millstream.domain.runs import Run, Task
 from millstream.store import hot, single
 from millstream.store.columns import names, numbers, texts, uuids
 from millstream.store.connections import LOST, connect, translated
+from millstream.store.feed import packed
 from millstream.store.policies import spec_of
 from millstream.store.rows import BUFFER_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, buffer_of, run_of, task_of
 
@@ -68,7 +69,7 @@ _PAYLOADS = """SELECT tenant, sha256 FROM payload WHERE (tenant, sha256) IN
 _VOID = """WITH mine AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING
 RETURNING lane, n) INSERT INTO commit_batch (lane, n) SELECT lane, -n FROM mine RETURNING 1"""
 _VOIDED = "SELECT 1 FROM commit_batch WHERE lane = $1::text::uuid AND n = -$2::int8"
-_PRUNE = "DELETE FROM commit_batch WHERE lane = $1::text::uuid AND n < $2"
+_PRUNE = "DELETE FROM commit_batch WHERE lane = $1::text::uuid AND n >= $2 AND n < $3 AND artifacts = ''"
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
 
 
@@ -82,13 +83,14 @@ class Statement:
 
 def statement_of(batch: Batch, registry: Mapping[str, int]) -> Statement:
     """The statement that writes a batch."""
+    feed = packed(batch.artifacts) if batch.artifacts else b""
     rows = {table: found for table, found in hot.rows_of(batch).items() if found}
     if single.fits(rows):
         shape, values = single.parameters_of(rows)
         values += _fenced(rows, registry)
-        return Statement(single.write_sql(shape, bool(registry)), values)
+        return Statement(single.write_sql(shape, bool(registry)), [feed, *values])
     parts: list[str] = []
-    parameters: list[object] = []
+    parameters: list[object] = [feed]
     for table, found in rows.items():
         part, encoded = hot.encode(table, found)
         parts.append(part)
@@ -266,9 +268,10 @@ class PostgresLane:
                 pause = min(pause * 2, 1.0)
 
     async def _prune(self) -> None:
-        """Old numbers of this lane tell nothing any more: a later batch was committed."""
+        """Old numbers of this lane tell nothing any more, a later batch was committed; but for those that stored
+        artifacts: these are the feed."""
         with translated():
-            await self._live().execute(_PRUNE, self.id, self._n)
+            await self._live().execute(_PRUNE, self.id, self._n - _KEPT_BATCHES, self._n)
 
     async def now_us(self) -> int:
         """The database's time."""

@@ -60,7 +60,7 @@ $3::text::text[], $4::text[], $5::text[], $6::text::text[], $7::text::int8[])
 u(session, tenant, worker_id, name, kinds, connected_us) ON CONFLICT DO NOTHING"""
 _LEFT = "DELETE FROM worker WHERE lane = $1::text::uuid"
 _SEALED = """WITH gone AS (DELETE FROM lane WHERE seen_us < $1 RETURNING id),
-batches AS (DELETE FROM commit_batch WHERE lane IN (SELECT id FROM gone)),
+batches AS (DELETE FROM commit_batch WHERE lane IN (SELECT id FROM gone) AND artifacts = ''),
 workers AS (DELETE FROM worker WHERE lane IN (SELECT id FROM gone))
 DELETE FROM interest WHERE lane IN (SELECT id FROM gone)"""
 _KEYS = """DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_us < $1
@@ -229,7 +229,7 @@ class Maintenance:
         await self.see(lanes, "", 0)
 
     async def drop_lanes(self, silent_since_us: int) -> None:
-        """Drop lanes of servers that are gone, with the numbers of their batches."""
+        """Drop lanes of servers that are gone, with the numbers of their batches but for those of the feed."""
         await self._database.execute(_SEALED, silent_since_us)
 
     @contextlib.asynccontextmanager

@@ -55,7 +55,7 @@ def _type(column: Column) -> str:
 @functools.lru_cache(512)
 def write_sql(shape: tuple[tuple[str, int], ...], fenced: bool) -> str:
     """The statement of a small batch; its fences and result are those of hot.write_sql."""
-    parts, n = [BATCH_ROW], 3
+    parts, n = [BATCH_ROW], 4
     for name, count in shape:
         part, n = _part(name, count, n)
         parts.append(part)

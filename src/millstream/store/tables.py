@@ -248,6 +248,8 @@ commit_batch = Table(
     metadata,
     Column("lane", Uuid, primary_key=True),
     Column("n", BigInteger, primary_key=True, autoincrement=False),
+    _us("at_us"),
+    _bytes("artifacts"),
 )
 
 lane = Table(

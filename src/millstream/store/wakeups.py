@@ -25,7 +25,7 @@ _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) u(c, p)"
 
 Message = tuple[str, ...]
 """("ready", tenant, queue, kind), ("ended", run), ("cancel" or "lost", task, attempt), ("registry", tenant),
-("pauses",), ("log levels",) or ("peers",)."""
+("stored", tenant) of watched artifacts, ("pauses",), ("log levels",) or ("peers",)."""
 
 
 def channel(lane: str) -> str:

@@ -20,6 +20,7 @@ from millstream.v1 import (
     payload_service_pb2,
     policy_pb2,
     run_service_pb2,
+    stream_service_pb2,
     system_service_pb2,
     task_service_pb2,
     worker_service_pb2,
@@ -38,6 +39,9 @@ from millstream.wire.v1 import (
 )
 from millstream.wire.v1 import (
     run_service_pb2 as _wire_runs,
+)
+from millstream.wire.v1 import (
+    stream_service_pb2 as _wire_streams,
 )
 from millstream.wire.v1 import (
     system_service_pb2 as _wire_system,
@@ -60,6 +64,7 @@ _AREAS = (
     (run_service_pb2, _wire_runs),
     (task_service_pb2, _wire_tasks),
     (worker_service_pb2, _wire_workers),
+    (stream_service_pb2, _wire_streams),
     (system_service_pb2, _wire_system),
 )
 

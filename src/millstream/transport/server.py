@@ -20,6 +20,7 @@ from millstream.transport.services.artifacts import ArtifactService
 from millstream.transport.services.correlations import CorrelationService
 from millstream.transport.services.payloads import PayloadService
 from millstream.transport.services.runs import RunService
+from millstream.transport.services.streams import StreamService
 from millstream.transport.services.system import SystemService
 from millstream.transport.services.tasks import TaskService
 from millstream.transport.services.workers import WorkerService
@@ -32,6 +33,7 @@ from millstream.transport.use_cases import (
     System,
     Tasks,
     Types,
+    Watching,
     Workers,
 )
 
@@ -73,6 +75,7 @@ class UseCases:
 
     artifacts: Artifacts
     payloads: Payloads
+    watching: Watching
     correlations: Correlations
     types: Types
     agents: Agents
@@ -90,13 +93,16 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
     methods = {method.path: method for method in contract.methods()}
     readers = {m.name: Reader(m, pipeline.limits) for m in methods.values()}
     services: dict[str, Any] = {
-        "ArtifactService": ArtifactService(use_cases.artifacts, use_cases.types, readers["Publish"]),
+        "ArtifactService": ArtifactService(
+            use_cases.artifacts, use_cases.watching, use_cases.types, readers["Publish"]
+        ),
         "PayloadService": PayloadService(use_cases.payloads),
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
         "RunService": RunService(use_cases.runs),
         "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
         "WorkerService": WorkerService(use_cases.workers, PayloadRules(pipeline.limits.max_payload_bytes), version),
+        "StreamService": StreamService(use_cases.watching),
         "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
     }
     out: dict[str, Any] = {}

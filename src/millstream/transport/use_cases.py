@@ -39,6 +39,7 @@ from millstream.application.views import (
     TypeChange,
     TypeSpec,
 )
+from millstream.application.watching import WatchFilter
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.errors import MillstreamError
@@ -76,6 +77,12 @@ class Payloads(Protocol):
     ) -> Uploaded: ...
     async def get(self, principal: Principal, sha256: bytes, lease: LeaseRef | None) -> StoredPayload: ...
     def read(self, found: StoredPayload, offset: int, length: int | None) -> AsyncIterator[bytes]: ...
+
+
+class Watching(Protocol):
+    """Watching what is published."""
+
+    def watch(self, principal: Principal, wanted: WatchFilter, cursor: str) -> AsyncGenerator[Sent, None]: ...
 
 
 class Correlations(Protocol):

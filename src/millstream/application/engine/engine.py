@@ -105,6 +105,8 @@ class Engine:
         self.dispatcher = Dispatcher()
         self.scheduled: Callable[[int], None] = lambda at_us: None
         """Called with the earliest time at which a task scheduled here is due."""
+        self.stored: Callable[[list[Artifact]], None] = lambda artifacts: None
+        """Called with the artifacts of each commit."""
         self._pending = pending
         self._artifacts = artifacts
         self._peers = peers
@@ -175,6 +177,8 @@ class Engine:
                 self.dispatcher.wanted.set()
         if batch.scheduled_us:
             self.scheduled(batch.scheduled_us)
+        if batch.artifacts:
+            self.stored(batch.artifacts)
 
     def _take_back(self, batch: Batch) -> None:
         """Tell workers what they are to give up, or have lost."""

@@ -8,6 +8,7 @@ from millstream.application.engine.commands import Command, Due, Expire, ForceRu
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.gate_due import GateDue
 from millstream.application.engine.waiting import Ended
+from millstream.application.feed import Feed
 from millstream.application.ids import new_id
 from millstream.application.pauses import Pauses
 from millstream.domain.gates import Buffer
@@ -18,8 +19,9 @@ PATIENCE_S = 0.5
 class Upkeep:
     """The engine as the loops see it; see ports.Upkeep."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, pauses: Pauses) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs, pauses: Pauses, feed: Feed) -> None:
         self._engine = engine
+        self._feed = feed
         self._catalogs = catalogs
         self._pauses = pauses
         self.lane_id = engine.lane_id
@@ -101,7 +103,8 @@ class Upkeep:
         self._engine.waiters.ended(run_id, Ended())
 
     async def look_for_work(self) -> None:
-        """Find waiting work that no wake-up told of, and what was paused or resumed."""
+        """Find waiting work and artifacts that no wake-up told of, and what was paused or resumed."""
+        self._feed.look()
         await self._pauses.refresh()
         await self._engine.look_for_work()
 

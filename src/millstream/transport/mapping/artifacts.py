@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from millstream.application.views import ArtifactQuery, ListedArtifact, Summary, TypeChange, TypeSpec
+from millstream.application.watching import WatchFilter
 from millstream.domain.agents import ArtifactType
 from millstream.domain.artifacts import PUBLIC, Artifact, NewArtifact, Visibility
 from millstream.domain.errors import ValidationFailed
@@ -160,6 +161,17 @@ def query_of(request: Any) -> ArtifactQuery:
         from_us=us(request.created_from, "from") if request.HasField("created_from") else 0,
         to_us=us(request.created_to, "to") if request.HasField("created_to") else 0,
         visibility=request.visibility,
+    )
+
+
+def watched_of(request: Any) -> WatchFilter:
+    """Which artifacts a request watches."""
+    return WatchFilter(
+        types=frozenset(request.types),
+        produced_by=frozenset(request.produced_by),
+        tags=frozenset(request.tags),
+        visibility=frozenset(request.visibility),
+        correlation_id=request.correlation_id.lower(),
     )
 
 

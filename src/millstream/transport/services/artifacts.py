@@ -1,5 +1,8 @@
 """ArtifactService: publishing artifacts, reading them back, and their types."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 
@@ -11,7 +14,7 @@ from millstream.transport.mapping import artifacts as mapping
 from millstream.transport.mapping.batches import Items, put_outcomes
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.reading import Reader
-from millstream.transport.use_cases import Artifacts, Types
+from millstream.transport.use_cases import Artifacts, Types, Watching
 from millstream.wire.v1 import artifact_pb2
 from millstream.wire.v1 import artifact_service_pb2 as wire
 
@@ -22,8 +25,9 @@ SCHEMA_TYPE = "application/schema+json"
 class ArtifactService:
     """Artifacts over the wire; `item` reads an artifact of a batch as Publish reads its request."""
 
-    def __init__(self, artifacts: Artifacts, types: Types, item: Reader) -> None:
+    def __init__(self, artifacts: Artifacts, watching: Watching, types: Types, item: Reader) -> None:
         self._artifacts = artifacts
+        self._watching = watching
         self._types = types
         self._items: Items[wire.PublishBatchRequest.Item, NewArtifact] = Items("Publish", item, _new)
 
@@ -69,6 +73,20 @@ class ArtifactService:
         for listed in page.items:
             mapping.put_listed(out.items.add(), listed)
         return out
+
+    async def watch_artifacts(
+        self, request: wire.WatchArtifactsRequest, context: Context
+    ) -> AsyncGenerator[Message, None]:
+        """Send artifacts as they are stored."""
+        context.cursor = request.cursor
+        watch = self._watching.watch(context.principal, mapping.watched_of(request), request.cursor)
+        async with aclosing(watch):
+            async for sent in watch:
+                context.cursor = sent.cursor
+                out = wire.WatchArtifactsResponse(cursor=sent.cursor)
+                if sent.artifact is not None:
+                    mapping.put_artifact(out.artifact, sent.artifact)
+                yield out
 
     async def summarize_artifacts(self, request: wire.SummarizeArtifactsRequest, context: Context) -> Message:
         """Count artifacts."""
