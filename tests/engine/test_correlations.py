@@ -1,14 +1,18 @@
-"""Cascades as a whole: where one stands, told by rows alone."""
+"""Cascades as a whole: where one stands, told by rows alone, and all of its artifacts."""
 
 import asyncio
 
+import pytest
+from tests.engine.database import Database
 from tests.engine.servers import Start, killed
 from tests.engine.workers import Worker, done, failed
-from tests.engine.world import ROOT, agent, blind, order, principal, register
+from tests.engine.world import ROOT, agent, blind, order, payload_of, principal, register
 
+from millstream.application import correlations
 from millstream.application.ids import new_id
-from millstream.application.views import CorrelationStatus, NewTask
+from millstream.application.views import CorrelationStatus, NewTask, Sent
 from millstream.domain.artifacts import Visibility
+from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.wiring import Service
 
 HIDDEN = Visibility("Private", agents=("somebody",))
@@ -82,3 +86,45 @@ async def test_the_state_is_true_after_a_crash(start: Start) -> None:
     await killed(here)
     for each in published:
         assert await state_of(there, each.correlation_id) == ("active", True, 1, 0)
+
+
+async def test_an_export_goes_on_behind_its_cursor_page_by_page(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FL-18: in the order stored, at either server; what came later follows the last cursor."""
+    monkeypatch.setattr(correlations, "EXPORT_PAGE", 3)
+    here, there = await start()
+    await register(here, ("Order",))
+    cascade = (await here.artifacts.publish(ROOT, order(0), None)).correlation_id
+    for n in range(1, 10):
+        await (here, there)[n % 2].artifacts.publish(ROOT, order(n, correlation_id=cascade), None)
+
+    async def export(service: Service, cursor: str = "") -> list[Sent]:
+        pages = [page async for page in service.correlations.export(ROOT, cascade, cursor)]
+        assert all(0 < len(page) <= 3 for page in pages)
+        return [sent for page in pages for sent in page]
+
+    whole = await export(here)
+    assert [payload_of(sent.artifact)["order_id"] for sent in whole if sent.artifact] == [str(n) for n in range(10)]
+    for place, sent in enumerate(whole):
+        assert await export(there, sent.cursor) == whole[place + 1 :]
+    await here.artifacts.publish(ROOT, order("late", correlation_id=cascade), None)
+    (late,) = await export(there, whole[-1].cursor)
+    assert late.artifact is not None
+    assert payload_of(late.artifact) == {"order_id": "late"}
+
+
+async def test_what_cannot_be_exported_is_refused(start: Start, database: Database) -> None:
+    """An unknown cascade, another's cursor; but the artifacts of one that outlived their cascade are exported."""
+    here, _ = await start()
+    await register(here, ("Order",))
+    cascade = (await here.artifacts.publish(ROOT, order(), None)).correlation_id
+    ((sent,),) = [page async for page in here.correlations.export(ROOT, cascade, "")]
+    with pytest.raises(NotFound):
+        await anext(here.correlations.export(ROOT, new_id(), ""))
+    with pytest.raises(NotFound):
+        await anext(here.correlations.export(principal("spy", "other"), cascade, ""))
+    with pytest.raises(ValidationFailed, match="is of an export of the cascade"):
+        await anext(here.correlations.export(ROOT, new_id(), sent.cursor))
+    with pytest.raises(ValidationFailed, match="cursor"):
+        await anext(here.correlations.export(ROOT, cascade, "odd"))
+    await database.execute("DELETE FROM run")
+    assert [page async for page in here.correlations.export(ROOT, cascade, "")] == [[sent]]

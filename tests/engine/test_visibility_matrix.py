@@ -111,6 +111,13 @@ async def lists(service: Service, who: Principal, run_id: str) -> list[tuple[str
         assert page.info.total == len(page.items)
         names |= {item.artifact.partition_key for item in page.items}
     found.append(("by tag", names))
+    names = set()
+    try:
+        async for sent in service.correlations.export(who, run_id, ""):
+            names |= {each.artifact.partition_key for each in sent if each.artifact is not None}
+    except NotFound:
+        assert who.tenant != TENANT
+    found.append(("export", names))
     names, token = set(), ""
     while True:
         page = await service.artifacts.list(who, ArtifactQuery(), PageRequest(page_size=2, page_token=token), False)
@@ -153,7 +160,7 @@ DELIVERED = ANYONE | LATER
 async def test_every_read_shows_what_the_reader_may_see_and_no_more(
     start: Start, database: Database, name: str
 ) -> None:
-    """FL-6: list, total, pages, tags, summary, correlation, get, status, runs, events and tasks, as time passes."""
+    """FL-6: list, total, pages, tags, summary, export, get, status, runs, events and tasks, as time passes."""
     here, there = await start()
     run_id, ids = await publish_all(here)
     who, expected = READERS[name]

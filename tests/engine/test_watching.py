@@ -1,10 +1,11 @@
-"""Watching: every artifact once, whichever server stores it, whichever serves the watch, and however often it breaks."""
+"""Watching: every artifact once, whichever server stores it or serves the watch, and however often it breaks."""
 
 import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 from tests.engine.database import Database
@@ -47,7 +48,7 @@ class Watch:
         return {artifact.partition_key for artifact in self.found}
 
     @contextlib.asynccontextmanager
-    async def at(self, service: Service) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+    async def at(self, service: Service) -> AsyncIterator[Callable[[int], Coroutine[Any, Any, None]]]:
         """Watch at a server for the length of the block, which asks for so many artifacts."""
         stream = service.watching.watch(self.who, self.wanted, self.cursor)
         async with contextlib.aclosing(stream):
@@ -68,12 +69,9 @@ class Watch:
             self.found.append(sent.artifact)
 
 
-async def publish(service: Service, count: int = 1, who: Principal = ROOT, **fields: object) -> list[str]:
+async def publish(service: Service, count: int = 1, who: Principal = ROOT, **fields: Any) -> list[str]:
     """Publish so many orders, each in a cascade of its own; their ids."""
-    return [
-        (await service.artifacts.publish(who, order(n, **fields), None)).artifact_id  # type: ignore[arg-type]
-        for n in range(count)
-    ]
+    return [(await service.artifacts.publish(who, order(n, **fields), None)).artifact_id for n in range(count)]
 
 
 async def test_a_watch_sends_what_is_stored_from_its_first_word_on(start: Start) -> None:
@@ -142,8 +140,8 @@ async def test_filters_choose(start: Start) -> None:
 async def test_nothing_is_lost_or_doubled_while_many_publish_and_the_watch_breaks_off_again_and_again(
     start: Start, owner_path: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Publishers at both servers, one by one, in batches and into one cascade; watches cut anywhere, also in the midst of
-    a batch, resumed at the other server: each artifact once, those of each publisher in its order."""
+    """Publishers at both servers, one by one, in batches and into one cascade; watches cut anywhere, also in the midst
+    of a batch, resumed at the other server: each artifact once, those of each publisher in its order."""
     monkeypatch.setattr(feed_module, "ROWS_READ", 3)
     monkeypatch.setattr(watching_module, "ROWS_READ", 3)
     here, there = await start(owner_path=owner_path)
@@ -195,16 +193,15 @@ async def test_what_is_committed_late_comes_late_and_once(start: Start, database
     here, there = await start()
     await register(here, ("Order",))
     (first,) = await publish(here)
-    late = (await here.artifacts.get(ROOT, first)).id
     async with database.other() as stalled:
         transaction = stalled.transaction()
         await transaction.start()
         late = new_id()
         await stalled.execute(
-            """INSERT INTO artifact (tenant, id, run_id, seq, type, version, payload, produced_by, visibility_kind, visibility,
-            partition_key, created_us, published_by) SELECT tenant, $1::text::uuid, run_id, 77, type, version, payload,
-            produced_by, visibility_kind, visibility, 'late', created_us, published_by
-            FROM artifact WHERE id = $2::text::uuid""",
+            """INSERT INTO artifact (tenant, id, run_id, seq, type, version, payload, produced_by, visibility_kind,
+            visibility, partition_key, created_us, published_by)
+            SELECT tenant, $1::text::uuid, run_id, 77, type, version, payload, produced_by, visibility_kind,
+            visibility, 'late', created_us, published_by FROM artifact WHERE id = $2::text::uuid""",
             late,
             first,
         )
@@ -332,7 +329,7 @@ async def test_a_watch_shows_what_the_reader_may_see_when_it_may(start: Start, d
     async with kept.at(there) as more:
         async with broken.at(here):
             pass
-        run_id, _ = await publish_all(here)
+        await publish_all(here)
         for minute, visible in enumerate(expected):
             if minute:
                 await database.pass_time(61)
@@ -385,10 +382,10 @@ async def test_many_that_become_visible_come_in_that_order_and_once(
             ttl = 10 + number % 5
             found = await publish(here, 1, PUBLISHER, visibility=Visibility("After", ttl_us=seconds(ttl)))
             hidden.setdefault(ttl, []).extend(found)
-        shown = []
+        passed = 0
         for ttl in (5, 11, 12, 20):
-            await database.pass_time(ttl - sum(shown))
-            shown.append(ttl - sum(shown))
+            await database.pass_time(ttl - passed)
+            passed = ttl
             probe = await publish((here, there)[ttl % 2], 1)
             hidden.setdefault(0, []).extend(probe)
             due = sum(len(ids) for after_s, ids in hidden.items() if 0 < after_s <= ttl)

@@ -15,9 +15,11 @@ from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, INCOMPLETE, Ap
 from millstream.cli.given import json_object
 from millstream.cli.lines import publish_lines
 from millstream.cli.output import console, print_fields, print_json, print_list, print_table
+from millstream.cli.watch import watch
 from millstream.sdk import Artifact, Client, MillstreamError, Published, SyncResult
 
 app = typer.Typer(help="Read artifacts.", no_args_is_help=True)
+app.command("watch")(watch)
 
 _COLUMNS = {
     "id": lambda a: a.id,

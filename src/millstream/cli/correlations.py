@@ -5,11 +5,15 @@ from typing import Annotated
 import typer
 
 from millstream.cli.connect import DEFAULT_TARGET, ApiKey, Json, Target, call
+from millstream.cli.export import export
 from millstream.cli.output import print_fields, print_json
 
 app = typer.Typer(help="Read cascades by their correlation id.", no_args_is_help=True)
 
 CorrelationId = Annotated[str, typer.Argument(help="Id of the cascade.", show_default=False)]
+
+
+app.command("export")(export)
 
 
 @app.callback()

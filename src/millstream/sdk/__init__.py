@@ -38,6 +38,7 @@ from millstream.sdk.results import (
     SyncResult,
     Task,
 )
+from millstream.sdk.streams import ArtifactWatch, Streamed
 from millstream.sdk.system import LogLevel, LogLevels
 from millstream.sdk.tasks import NewTask
 from millstream.sdk.worker import Worker
@@ -50,6 +51,7 @@ __all__ = [
     "Artifact",
     "ArtifactSummary",
     "ArtifactType",
+    "ArtifactWatch",
     "Attempt",
     "Batch",
     "BatchOutcome",
@@ -80,6 +82,7 @@ __all__ = [
     "RunEvent",
     "ServiceError",
     "ServingWorker",
+    "Streamed",
     "Subscription",
     "SyncResult",
     "Task",

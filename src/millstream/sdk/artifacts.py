@@ -25,6 +25,7 @@ from millstream.sdk.results import (
     item_error,
     when,
 )
+from millstream.sdk.streams import ArtifactWatch
 from millstream.v1 import artifact_service_pb2 as wire
 from millstream.v1 import worker_pb2
 
@@ -177,6 +178,34 @@ class Artifacts(Area):
         return Artifact.from_wire(
             await self._calls.read("ArtifactService/GetArtifact", request, wire.GetArtifactResponse)
         )
+
+    def watch(
+        self,
+        *,
+        types: Sequence[TypeRef] = (),
+        produced_by: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        visibility: Sequence[str] = (),
+        correlation_id: str = "",
+        cursor: str = "",
+    ) -> ArtifactWatch:
+        """Watches what is stored from now on, or behind the `cursor` of an earlier watch; without a loss or a double,
+        whatever breaks meanwhile. Of several types, producers, tags or kinds of visibility, one is enough.
+
+            async for artifact in client.artifacts.watch(types=[Payment]): ...
+        """
+
+        def request(behind: str) -> wire.WatchArtifactsRequest:
+            return wire.WatchArtifactsRequest(
+                types=[type_name(ref) for ref in types],
+                produced_by=produced_by,
+                tags=tags,
+                visibility=visibility,
+                correlation_id=correlation_id,
+                cursor=behind,
+            )
+
+        return ArtifactWatch(self._calls, request, cursor)
 
     async def summary(
         self,

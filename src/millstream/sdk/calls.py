@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from millstream.sdk.errors import RateLimitedError, ServiceError, UnavailableError, from_rpc
+from millstream.sdk.errors import RateLimitedError, ServiceError, UnavailableError, from_rpc, from_stream
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message, covariant=True)
@@ -87,6 +87,24 @@ class Calls:
         answer = await self._call(rpc, request, response, self._metadata, timeout_s or self._timeout_s)
         return answer.message
 
+    async def stream(self, rpc: str, request: Message, response: Response[ResponseT]) -> AsyncIterator[ResponseT]:
+        """The messages of one stream, which has no deadline. Breaking off ends it.
+
+        Raises:
+            ServiceError: the service refused it, or it broke off.
+        """
+        method = self._channel.unary_stream(
+            f"/{PACKAGE}.{rpc}", request_serializer=_serialize, response_deserializer=response.FromString
+        )
+        call: Any = method(request, metadata=self._metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as failed:
+            raise from_stream(failed) from failed
+        finally:
+            call.cancel()
+
     async def write(
         self,
         rpc: str,
@@ -123,7 +141,7 @@ class Calls:
                 return Answer(message, await _replayed(call))
             except grpc.aio.AioRpcError as failed:
                 error = from_rpc(failed)
-                pause = _pause(error, tries)
+                pause = pause_after(error, tries)
                 if pause is None or tries >= self._retries or clock() + pause >= deadline:
                     raise error from failed
             tries += 1
@@ -151,7 +169,7 @@ async def _replayed(call: Any) -> bool:
     return False
 
 
-def _pause(error: ServiceError, tries: int) -> float | None:
+def pause_after(error: ServiceError, tries: int) -> float | None:
     """Seconds to wait before the next try; None where another one is of no use."""
     if isinstance(error, RateLimitedError):
         return error.retry_after

@@ -31,8 +31,8 @@ class Client:
     idempotency key, so that none happens twice. Every call raises a `ServiceError` for what the service refuses.
 
     Attributes:
-        artifacts: list, get, summary.
-        correlations: status.
+        artifacts: list, get, summary, watch.
+        correlations: status, export.
         types: create, list, get, versions.
         agents: list, get.
         runs: list, get, events, tasks, cancel.

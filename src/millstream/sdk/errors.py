@@ -206,6 +206,16 @@ def from_rpc(failed: grpc.aio.AioRpcError) -> ServiceError:
     return service_error(code, message, correlation_id=correlation_id)
 
 
+def from_stream(failed: grpc.aio.AioRpcError) -> ServiceError:
+    """What a stream that ended says. A reset that tells nothing is a server that died under it, or a proxy that did:
+    the service itself always gives its reason."""
+    error = from_rpc(failed)
+    bare = _DETAILS_HEADER not in {str(key) for key, _ in failed.trailing_metadata() or ()}
+    if bare and failed.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        return ConnectError("UNAVAILABLE", error.message, retryable=True, correlation_id=error.correlation_id)
+    return error
+
+
 def _described(raw: bytes, message: str, correlation_id: str) -> ServiceError | None:
     """The error of a google.rpc.Status; None where it carries no reason."""
     status = status_pb2.Status.FromString(raw)
