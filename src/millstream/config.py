@@ -4,8 +4,10 @@ Environment variables are MILLSTREAM_ and the upper-case name; the file is `mill
 directory, or what MILLSTREAM_CONFIG names.
 """
 
+import difflib
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,12 +16,35 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 KIB = 1024
 MIB = 1024 * KIB
 DAY_S = 86_400
+
+
+# In place of pydantic's own words. What is not here has words of ours, or says it well.
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "model_type": "must be a table",
+    "missing": "is missing",
+    "literal_error": "must be one of {expected}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} items",
+}
 
 
 class ConfigError(Exception):
@@ -180,6 +205,10 @@ def load(**flags: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise ConfigError("; ".join(map(_line, error.errors()))) from None
+    except SettingsError as error:
+        found = re.search(r'field "(\w+)"', str(error))
+        name = found[1] if found else ""
+        raise ConfigError(f"MILLSTREAM_{name.upper()}: must be JSON, as `millstream config --json` shows it") from None
     except ValueError as error:  # a file that is no TOML
         raise ConfigError(f"{_file()}: {error}".replace("\n", " ")) from None
 
@@ -199,6 +228,17 @@ def _file() -> Path:
 
 
 def _line(error: Any) -> str:
+    """What is wrong with a setting, without its value, which may be a secret."""
     where = ".".join(map(str, error["loc"]))
-    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{where}: {_unknown(error['loc'])}"
+    words = _WORDS.get(error["type"])
+    text = words.format(**error.get("ctx", {})) if words else error["msg"].removeprefix("Value error, ")
     return f"{where}: {text}" if where else text
+
+
+def _unknown(path: tuple[str | int, ...]) -> str:
+    name, known = str(path[-1]), list(Settings.model_fields if len(path) == 1 else ApiKeySettings.model_fields)
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"there is no such setting{meant or ';'} `millstream config` lists all"

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.proxy import free_port
 
 from millstream.store import migrations
 from millstream.store.embedded import EmbeddedPostgres
@@ -55,8 +56,13 @@ async def test_secrets_are_masked() -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--set", "port=many"), "port: "),
-        (("--set", "prot=1"), "prot: "),
+        (("--set", "port=many"), "port: must be a whole number"),
+        (("--set", "port=99999"), "port: must be at most 65535"),
+        (("--set", "log_level=loud"), "log_level: must be one of 'debug', 'info', 'warning' or 'error'"),
+        (("--set", "owner_path=maybe"), "owner_path: must be true or false"),
+        (("--set", "nope=1"), "nope: there is no such setting; `millstream config` lists all"),
+        (("--set", "prot=1"), "prot: there is no such setting; did you mean port? `millstream config` lists all"),
+        (("--set", 'api_keys=[{"id": "a", "roles": ["viewer"], "shaw256": "x"}]'), "did you mean sha256?"),
         (("--config", "/does/not/exist"), "there is no file /does/not/exist"),
     ],
 )
@@ -67,18 +73,20 @@ async def test_a_wrong_setting_is_one_line_and_exit_code_2(arguments: tuple[str,
     assert len(errors.splitlines()) == 1
 
 
-async def test_a_server_that_nobody_could_call_does_not_start(tmp_path: Path) -> None:
-    code, _, errors = await run("serve", cwd=tmp_path)
-    assert code == 2
-    assert errors.startswith("millstream: ")
-    assert len(errors.splitlines()) == 1
+async def test_a_variable_that_is_no_json_is_named() -> None:
+    code, output, errors = await run("config", MILLSTREAM_API_KEYS="hunter2")
+    assert (code, output) == (2, "")
+    assert errors == "millstream: MILLSTREAM_API_KEYS: must be JSON, as `millstream config --json` shows it\n"
 
 
-async def test_a_server_without_a_database_says_how_to_name_one(tmp_path: Path) -> None:
+async def test_a_server_names_all_that_it_cannot_do_without_at_once(tmp_path: Path) -> None:
+    code, output, errors = await run("serve", cwd=tmp_path)
+    assert (code, output, len(errors.splitlines())) == (2, "", 1)
+    assert all(text in errors for text in ("database_url (postgresql://", "api_keys", "--set", "millstream dev"))
     code, _, errors = await run("serve", cwd=tmp_path, MILLSTREAM_AUTH_MODE="developer")
-    assert (code, errors) == (
-        2, "millstream: database_url is missing: postgresql://user:password@host/database\n"
-    )  # fmt: skip
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert "database_url" in errors
+    assert "api_keys" not in errors
 
 
 async def test_a_server_whose_database_is_away_ends_with_one_line(tmp_path: Path) -> None:
@@ -138,3 +146,25 @@ async def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(server: Embedde
     assert "cannot run Envoy at /does/not/exist" in output
     assert "millstream migrate up" in output
     assert "PostgreSQL 18" in output
+
+
+async def test_the_doctor_speaks_json_to_machines(tmp_path: Path) -> None:
+    """One object a check, the exit code tells whether one failed, and faults come with what to do."""
+    free = f"{free_port()}"
+    code, output, errors = await run(
+        "doctor", "--json", "--data-dir", str(tmp_path), "--port", free, "--grpc-port", free, no_proxy="*"
+    )
+    findings = {each["check"]: each for each in json.loads(output)}
+    assert (code, errors) == (0, ""), output
+    assert {"Python", "libraries", "contract", "Envoy", "disk space", "ports", "database"} <= set(findings)
+    assert all(set(each) == {"check", "status", "detail", "fix"} for each in findings.values())
+    assert {each["status"] for each in findings.values()} == {"ok", "skipped"}
+    code, output, _ = await run(
+        "doctor", "--json", "--data-dir", str(tmp_path), "--port", free, "--grpc-port", free, no_proxy="*",
+        MILLSTREAM_DATABASE_URL="postgresql://me:hunter2@127.0.0.1:1/d",
+    )  # fmt: skip
+    assert code == 1
+    assert "hunter2" not in output
+    faults = [each for each in json.loads(output) if each["status"] == "fail"]
+    assert [each["check"] for each in faults] == ["database"]
+    assert faults[0]["fix"]

@@ -1,5 +1,7 @@
 """`millstream doctor` finds the faults that are made here, each with the way to mend it."""
 
+import asyncio
+import contextlib
 import os
 import pwd
 import socket
@@ -120,3 +122,72 @@ async def test_faults_of_the_database_are_found(place: Path, monkeypatch: pytest
         assert "max_connections" in (await found("connections", place, url=server.url)).fix
         await connection.close()
     assert (await found("database", place, url=url)).status is Status.FAIL
+
+
+async def test_a_database_whose_connections_are_all_taken_is_found(place: Path) -> None:
+    """Really taken: the next client is refused, be it the doctor."""
+    async with EmbeddedPostgres(ephemeral=True) as server, contextlib.AsyncExitStack() as stack:
+        await migrations.upgrade(server.url)
+        refused = False
+        while not refused:
+            try:
+                connection = await asyncpg.connect(server.url)
+            except asyncpg.TooManyConnectionsError:
+                refused = True
+            else:
+                stack.push_async_callback(connection.close)
+        finding = await found("connections", place, url=server.url)
+        assert (finding.status, "max_connections" in finding.fix) == (Status.FAIL, True)
+        assert "too many clients" in finding.detail
+
+
+async def test_what_a_killed_database_leaves_is_found_and_is_no_obstacle(place: Path) -> None:
+    """Its file of the process id, and its socket: the next start clears both away, and the data is there."""
+    async with EmbeddedPostgres(place / "postgres") as server:
+        connection = await asyncpg.connect(server.url)
+        await connection.execute("CREATE TABLE kept AS SELECT 1 AS n")
+        await connection.close()
+        left = {path.name for path in (server.cluster / "postmaster.pid", *_sockets(server))}
+        server.kill()
+    assert {path.name for path in (server.cluster / "postmaster.pid", *_sockets(server)) if path.exists()} == left
+    assert len(left) >= 2
+    finding = await found("embedded database", place)
+    assert (finding.status, "left a postmaster.pid" in finding.detail) == (Status.FAIL, True)
+    assert (await found("database", place)).status is Status.FAIL, "its socket is there, and nobody listens"
+    async with EmbeddedPostgres(place / "postgres") as again:
+        connection = await asyncpg.connect(again.url)
+        assert await connection.fetchval("SELECT n FROM kept") == 1
+        await connection.close()
+    assert (await found("embedded database", place)).status is Status.OK
+
+
+def _sockets(server: EmbeddedPostgres) -> list[Path]:
+    return [path for path in server.socket_dir.iterdir() if path.name.startswith(".s.PGSQL")]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a filesystem that has no room: Linux's /proc")
+async def test_a_disk_without_room_and_a_place_that_cannot_be_a_directory_are_found(place: Path) -> None:
+    assert (await found("disk space", Path("/proc/millstream"))).status is Status.FAIL
+    file = place / "file"
+    file.touch()
+    finding = await found("data directory", file / "below")
+    assert (finding.status, "--data-dir" in finding.fix) == (Status.FAIL, True)
+
+
+async def test_a_service_that_is_not_ready_says_what_is_in_the_way(place: Path) -> None:
+    """As its readiness tells it, not the JSON of it."""
+    body = (
+        b'{"code":"UNAVAILABLE","message":"not ready: migrations","correlation_id":"c","retryable":true,'
+        b'"details":[{"field":"migrations","message":"at 0001","code":"NOT_READY"}]}'
+    )
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Unavailable\r\nConnection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as service:
+        port = service.sockets[0].getsockname()[1]
+        finding = await found("service", place, port=port)
+    assert (finding.status, finding.detail) == (Status.FAIL, "migrations: at 0001")

@@ -362,7 +362,39 @@ def test_an_error_of_the_service_is_told_whole_on_stderr(run: Run, service: Scri
 def test_an_unreachable_service_ends_with_3() -> None:
     result = CliRunner().invoke(app, ["runs", "list", "--target", "127.0.0.1:1"])
     assert result.exit_code == 3
-    assert "cannot reach the service at 127.0.0.1:1" in result.stderr
+    assert result.stderr == (
+        "error: cannot reach the service at 127.0.0.1:1: "
+        "nothing listens there; start it (millstream dev), or name it by --target\n"
+    )
+
+
+def test_a_host_that_does_not_exist_is_told_in_a_line() -> None:
+    result = CliRunner().invoke(app, ["runs", "list", "--target", "nosuch.invalid:8080"])
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "error: cannot reach the service at nosuch.invalid:8080: there is no such host; name the service by --target\n"
+    )
+
+
+@pytest.mark.parametrize("target", ["garbage", "http://127.0.0.1:8080", "127.0.0.1:port", ""])
+def test_a_target_that_is_none_ends_with_2_and_a_line(target: str) -> None:
+    result = CliRunner().invoke(app, ["runs", "list", "--target", target])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: --target: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_schema_of_a_type_is_printed_as_it_is(run: Run, service: ScriptedService) -> None:
+    """A whole document for a file or another program; of the version asked for."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}, "required": ["a"]}
+    answer = artifact_service_pb2.GetArtifactTypeResponse(name="Note", version=2)
+    fill_struct(answer.schema, schema)
+    service.answer("ArtifactService/GetArtifactType", answer)
+    for arguments in ((), ("--version", "2")):
+        result = run("types", "schema", "Note", *arguments)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert json.loads(result.stdout) == schema
+    assert [call.request.version for call in service.calls] == [0, 2]
 
 
 @pytest.mark.parametrize(

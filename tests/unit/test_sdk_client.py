@@ -373,3 +373,33 @@ async def test_task_batches_have_an_outcome_each(service: ScriptedService, clien
     assert (good.id, good.run_id) == ("t", "r")
     assert isinstance(bad.error, InvalidRequestError)
     assert service.calls[0].request.tasks[0].idempotency_key == "k"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "127.0.0.1:8080",
+        "[::1]:8080",
+        "millstream.example.com:443",
+        "my_host:1",
+        "unix:/run/m.sock",
+        "dns:///m.example:80",
+    ],
+)
+async def test_a_target_is_host_and_port_or_a_name_of_grpcs(target: str) -> None:
+    await Client(target).close()
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("garbage", "is not host:port"), ("", "is not host:port"), (":8080", "is not host:port"),
+        ("host:port", "is not host:port"), ("host:0", "is not host:port"), ("host:65536", "is not host:port"),
+        ("::1:8080", "is not host:port"), ("a b:80", "is not host:port"), ("host:80/path", "is not host:port"),
+        ("http://m.example:8080/", "leave out what is around it: m.example:8080"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_target_is_refused_before_a_call(target: str, why: str) -> None:
+    """gRPC would fail on it later, and tell of its own insides."""
+    with pytest.raises(ValueError, match=why):
+        Client(target)

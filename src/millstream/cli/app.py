@@ -73,4 +73,4 @@ def millstream(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
     ] = False,
 ) -> None:
-    """A durable run engine: typed artifacts, workflows and tasks, over gRPC and REST."""
+    """Artifacts, the agents that react to them, and tasks: durable, over gRPC and REST. Begin with `millstream dev`."""

@@ -8,6 +8,7 @@ import typer
 
 from millstream.cli.output import print_error
 from millstream.sdk import Client, ConnectError, MillstreamError, PayloadError
+from millstream.sdk.channel import check_target
 
 T = TypeVar("T")
 
@@ -37,6 +38,15 @@ DEFAULT_TARGET: Final = "127.0.0.1:8080"
 DEFAULT_LIMIT: Final = 50
 
 _RETRIES: Final = 2
+_REASONS: Final = {
+    "Connection refused": "nothing listens there; start it (millstream dev), or name it by --target",
+    "resolving": "there is no such host; name the service by --target",
+    "lookup failed": "there is no such host; name the service by --target",
+    "unreachable": "there is no way to that host from here",
+    "imed out": "it does not answer",
+    "imeout": "it does not answer",
+}
+"""What stands in gRPC's messages, and what it means."""
 
 
 def call(target: str, api_key: str | None, work: Callable[[Client], Awaitable[T]]) -> T:
@@ -45,6 +55,11 @@ def call(target: str, api_key: str | None, work: Callable[[Client], Awaitable[T]
     Raises:
         typer.Exit: with the exit code of what went wrong, which has been printed.
     """
+    try:
+        check_target(target)
+    except ValueError as error:
+        typer.echo(f"error: --target: {error}", err=True)
+        raise typer.Exit(USAGE) from None
 
     async def run() -> T:
         async with Client(target, api_key=api_key, retries=_RETRIES) as client:
@@ -53,7 +68,7 @@ def call(target: str, api_key: str | None, work: Callable[[Client], Awaitable[T]
     try:
         return asyncio.run(run())
     except ConnectError as error:
-        print_error(error, f"cannot reach the service at {target}")
+        print_error(error, f"cannot reach the service at {target}: {_why(error.message)}")
         raise typer.Exit(UNREACHABLE) from error
     except PayloadError as error:
         print_error(error)
@@ -61,3 +76,11 @@ def call(target: str, api_key: str | None, work: Callable[[Client], Awaitable[T]
     except MillstreamError as error:
         print_error(error)
         raise typer.Exit(REFUSED) from error
+
+
+def _why(message: str) -> str:
+    """What gRPC says of a connection, for people."""
+    for part, why in _REASONS.items():
+        if part in message:
+            return why
+    return "it closed the connection, or is no Millstream"

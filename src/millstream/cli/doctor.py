@@ -216,8 +216,10 @@ async def _proxy(subject: Subject) -> list[Finding]:
         return [Finding("service", Status.SKIPPED, f"nothing answers on port {subject.port}")]
     if answer.status == 200:
         return _one("service", True, f"ready on port {subject.port}", "")
-    detail = answer.body.decode(errors="replace").strip()[:200]
-    return _one("service", False, detail, "see the server's log")
+    told = answer.json()
+    faults = told.get("details", []) if isinstance(told, dict) else []
+    detail = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
+    return _one("service", False, detail or f"answers {answer.status} on port {subject.port}", "see the server's log")
 
 
 async def _ports(subject: Subject) -> list[Finding]:
@@ -264,7 +266,10 @@ async def _database(subject: Subject) -> list[Finding]:
 async def _revision(url: str) -> list[Finding]:
     from millstream.store import migrations
 
-    revision, head = await migrations.current(url), migrations.head()
+    try:
+        revision, head = await migrations.current(url), migrations.head()
+    except migrations.MigrationError as error:
+        return _one("migrations", False, str(error), "see the database's log, and try again")
     detail = f"{revision or 'none'}, newest is {head}"
     ahead = revision is not None and not migrations.known(revision)
     return _one("migrations", revision == head, detail, _AHEAD if ahead else "millstream migrate up")

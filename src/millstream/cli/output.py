@@ -120,11 +120,9 @@ def _indented(value: object) -> str:
 
 
 def print_error(error: MillstreamError, headline: str = "") -> None:
-    """Code, message, the fields at fault and the correlation id, on stderr."""
+    """Code, message (or a headline in their place), the fields at fault and the correlation id, on stderr."""
     err = console(stderr=True)
     err.print(Text("error: ", style="bold red") + Text(headline or str(error)))
-    if headline:
-        err.print(Text(f"  {error}"))
     for detail in error.details:
         kind = f" [{detail.code}]" if detail.code else ""
         err.print(Text(f"  {detail.field}: {detail.message}{kind}"))

@@ -55,6 +55,9 @@ class Client:
             api_key: who calls.
             timeout: deadline of each call in seconds, its retries included; a sync publish has its own.
             retries: how often a call is repeated; 7 outlast a restart of the service, about 8 s.
+
+        Raises:
+            ValueError: the target is not `host:port`.
         """
         self._channel = open_channel(target, keepalive_s=KEEPALIVE_S)
         calls = Calls(self._channel, credentials(api_key), timeout, retries)
