@@ -78,6 +78,12 @@ class Process:
         """Its exit code, once it has ended."""
         return self._process.returncode if self._process is not None else None
 
+    async def ended(self) -> int:
+        """Its exit code, when it has ended by itself."""
+        assert self._process is not None
+        async with asyncio.timeout(READY_S):
+            return await self._process.wait()
+
     async def kill(self) -> None:
         """kill -9, and wait until it is gone."""
         await self._end(signal.SIGKILL)

@@ -14,11 +14,13 @@ import grpc
 import httpx
 import pytest
 from google.api.httpbody_pb2 import HttpBody
+from pydantic import BaseModel
 from tests.e2e.answers import ARTIFACT, check_error, check_ok
 from tests.e2e.stack import Stack, rest_client
 from tests.e2e.stored import Stored
 from tests.engine.servers import eventually
 
+from millstream.sdk import Client, Context, Visibility, Worker
 from millstream.v1.payload_service_pb2 import DownloadPayloadRequest, UploadPayloadRequest, UploadPayloadResponse
 from millstream.v1.payload_service_pb2_grpc import PayloadServiceStub
 
@@ -28,6 +30,7 @@ LARGE = 96
 """Of so many MiB is what goes up and down below."""
 BOUND = 48
 """By so many MiB may a process grow for it."""
+PRIVATE = Visibility(kind="Private", agents=["echo", "cutter"])
 UNKNOWN = "sha256:" + "0" * 64
 
 
@@ -314,6 +317,66 @@ async def test_a_payload_is_nobody_elses(stack: Stack, locked: Stack) -> None:
     nobody = await locked.rest()
     check_error(await nobody.post(PATH, content=b"x"), 401, "UNAUTHENTICATED")
     check_error(await nobody.get(f"{PATH}/{ref}"), 401, "UNAUTHENTICATED")
+
+
+class Document(BaseModel):
+    """Too large to stand in its row."""
+
+    text: str
+
+
+class Echoed(BaseModel):
+    """A Document again."""
+
+    text: str
+
+
+async def test_an_agent_does_not_notice_where_its_payloads_are(locked: Stack, tmp_path: Path) -> None:
+    """What is large goes outside and comes back by itself, for a worker whose key sees none of it otherwise; what is
+    no JSON it downloads, and publishes by reference."""
+    worker = Worker(locked.target, name="echo", api_key="worker-key")
+    cut = tmp_path / "cut"
+
+    @worker.agent(consumes=Document, publishes=Echoed)
+    async def echo(document: Document) -> Echoed:
+        return Echoed(text=document.text + "!")
+
+    @worker.agent(consumes="Film", publishes="Film", from_agents=["external"])
+    async def cutter(film: dict[str, Any], ctx: Context) -> None:
+        assert film == {}
+        await ctx.payloads.download_to(ctx.artifacts[0].payload_ref, cut)
+        stored = await ctx.payloads.upload(cut.read_bytes()[:1000], media_type="video/mp4")
+        ctx.publish("Film", payload_ref=stored.ref, visibility=PRIVATE)
+
+    async with Client(locked.target, api_key="admin-key") as admin:
+        await admin.types.create("Film")
+    async with Client(locked.target, api_key="publisher-key") as client, worker:
+        text = "ö" * 300_000
+        result = await client.publish_sync(Document(text=text), visibility=PRIVATE)
+        assert (result.completed, result.failures) == (True, ())
+        assert [each.payload for each in result.artifacts] == [{}, {}]
+        made = await client.artifacts.get(result.artifacts[1].id)
+        assert made.as_model(Echoed).text == text + "!"
+        assert (await client.payloads.load(result.artifacts[0])).payload == {"text": text}
+        film = b"".join(blocks(2))
+        stored = await client.payloads.upload(film, media_type="video/mp4")
+        result = await client.publish_sync("Film", payload_ref=stored.ref, visibility=PRIVATE)
+        assert (result.completed, result.failures) == (True, ())
+        assert cut.read_bytes() == film
+    async with Client(locked.target, api_key="admin-key") as admin:
+        (short,) = await admin.artifacts.list(produced_by="cutter").all()
+        assert await admin.payloads.read(short.payload_ref) == film[:1000]
+
+
+async def test_the_command_line_carries_files_both_ways(stack: Stack, tmp_path: Path) -> None:
+    film, copy = tmp_path / "film.mp4", tmp_path / "copy.mp4"
+    film.write_bytes(b"".join(blocks(3)))
+    upload = await stack.command("payloads", "upload", str(film), "--json")
+    ref = ref_of(*blocks(3))
+    await upload.line(ref)
+    download = await stack.command("payloads", "download", ref, "-o", str(copy))
+    assert await download.ended() == 0
+    assert copy.read_bytes() == film.read_bytes()
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])

@@ -9,7 +9,7 @@ import grpc
 from pydantic import BaseModel
 
 from millstream.sdk import Worker
-from millstream.v1 import artifact_pb2, worker_pb2, worker_service_pb2_grpc
+from millstream.v1 import artifact_pb2, payload_service_pb2_grpc, worker_pb2, worker_service_pb2_grpc
 from millstream.v1.worker_service_pb2 import WorkRequest, WorkResponse
 
 Context: TypeAlias = grpc.aio.ServicerContext[WorkRequest, WorkResponse]
@@ -157,10 +157,12 @@ class WorkServer(worker_service_pb2_grpc.WorkerServiceServicer):
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[WorkServer]:
-    """Serves it on a free port."""
+async def serving(payloads: payload_service_pb2_grpc.PayloadServiceServicer | None = None) -> AsyncIterator[WorkServer]:
+    """Serves it on a free port, with payloads where they are given."""
     server, service = grpc.aio.server(), WorkServer()
     worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
+    if payloads is not None:
+        payload_service_pb2_grpc.add_PayloadServiceServicer_to_server(payloads, server)
     service.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     yield service

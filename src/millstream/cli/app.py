@@ -13,6 +13,7 @@ _COMMANDS = {
     "serve": ("serve", "app"),
     "publish": ("artifacts", "publish"),
     "artifacts": ("artifacts", "app"),
+    "payloads": ("payloads", "app"),
     "correlations": ("correlations", "app"),
     "types": ("types", "app"),
     "agents": ("agents", "app"),

@@ -15,6 +15,7 @@ from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, INCOMPLETE, Ap
 from millstream.cli.given import json_object
 from millstream.cli.lines import publish_lines
 from millstream.cli.output import console, print_fields, print_json, print_list, print_table
+from millstream.cli.payloads import uploaded
 from millstream.cli.watch import watch
 from millstream.sdk import Artifact, Client, MillstreamError, Published, SyncResult
 
@@ -52,6 +53,8 @@ def publish(
     partition_key: Annotated[str, typer.Option(help="A key of your own, kept and returned.")] = "",
     correlation_id: Annotated[str, typer.Option(help="A UUID: join this cascade, or name the new one.")] = "",
     key: Annotated[str, typer.Option("--key", help="Idempotency key: the same again publishes nothing.")] = "",
+    payload_ref: Annotated[str, typer.Option(help="In place of JSON: what `payloads upload` gave.")] = "",
+    payload_file: Annotated[str, typer.Option(help="In place of JSON: upload this file first.")] = "",
     file: Annotated[
         str,
         typer.Option(
@@ -74,14 +77,20 @@ def publish(
     Exit codes: 0 done, 1 refused, 2 usage, 3 no connection, 4 with --sync: not completed, or with failures.
     """
     if file:
-        if sync or tag or partition_key or correlation_id or key or payload != "{}":
+        if sync or tag or partition_key or correlation_id or key or payload_ref or payload_file or payload != "{}":
             raise typer.BadParameter("goes with TYPE alone: each line says the rest", param_hint="--file")
         publish_lines(file, type, results, restart, batch_size, parallel, target, api_key, as_json)
         return
     if not type:
         raise typer.BadParameter("is missing", param_hint="TYPE")
-    item = (type, json_object(payload))
-    common: dict[str, Any] = {"tags": tag or (), "partition_key": partition_key, "idempotency_key": key}
+    if (payload != "{}") + bool(payload_ref) + bool(payload_file) > 1:
+        raise typer.BadParameter("give one of JSON, --payload-ref and --payload-file", param_hint="JSON")
+    if payload_file:
+        payload_ref = uploaded(payload_file, target, api_key).ref
+    item = type if payload_ref else (type, json_object(payload))
+    common: dict[str, Any] = {
+        "tags": tag or (), "partition_key": partition_key, "idempotency_key": key, "payload_ref": payload_ref,
+    }  # fmt: skip
     if not sync:
         published = call(target, api_key, lambda c: c.publish(item, correlation_id=correlation_id, **common))
         _show_published(published, as_json)
@@ -214,4 +223,5 @@ def _fields(artifact: Artifact) -> dict[str, object]:
         "tags": artifact.tags,
         "partition key": artifact.partition_key,
         "payload": artifact.payload,
+        "kept outside": f"{artifact.payload_ref} ({artifact.payload_bytes:,} bytes)" if artifact.payload_ref else None,
     }

@@ -22,6 +22,7 @@ from millstream.sdk.errors import (
     TaskError,
     UnavailableError,
 )
+from millstream.sdk.payloads import StoredPayload
 from millstream.sdk.policies import Batch, Join, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.results import (
     Artifact,
@@ -82,6 +83,7 @@ __all__ = [
     "RunEvent",
     "ServiceError",
     "ServingWorker",
+    "StoredPayload",
     "Streamed",
     "Subscription",
     "SyncResult",

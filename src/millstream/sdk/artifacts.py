@@ -10,9 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from millstream.sdk.calls import Area, Listing, chunks
 from millstream.sdk.context import Publishable
 from millstream.sdk.errors import ServiceError
-from millstream.sdk.execution import publication
+from millstream.sdk.execution import fill_publication
 from millstream.sdk.handlers import type_spec
 from millstream.sdk.payload import JsonValue, fill_struct, from_struct
+from millstream.sdk.payloads import Payloads
 from millstream.sdk.policies import TypeRef, Visibility, type_name
 from millstream.sdk.results import (
     Artifact,
@@ -39,7 +40,8 @@ DraftT = TypeVar("DraftT", wire.PublishRequest, wire.PublishSyncRequest, wire.Pu
 class NewArtifact:
     """An artifact to publish, where more than its data is to be said."""
 
-    item: Publishable
+    item: Publishable | TypeRef
+    """With payload_ref, the type alone."""
     tags: Sequence[str] = ()
     visibility: Visibility | None = None
     partition_key: str = ""
@@ -47,6 +49,8 @@ class NewArtifact:
     """A UUID; of an existing cascade: the artifact joins it. Default: a new one."""
     idempotency_key: str = ""
     """In a batch, of this item alone."""
+    payload_ref: str = ""
+    """In place of data: what `client.payloads.upload` gave."""
 
     def fill(self, draft: DraftT) -> DraftT:
         """Puts it into a request.
@@ -54,9 +58,7 @@ class NewArtifact:
         Raises:
             PayloadError: the data is not JSON.
         """
-        draft.type, data = publication(self.item)
-        draft.payload.SetInParent()
-        fill_struct(draft.payload, data)
+        fill_publication(draft, self.item, self.payload_ref)
         draft.tags.extend(self.tags)
         draft.partition_key = self.partition_key
         draft.correlation_id = self.correlation_id
@@ -173,11 +175,11 @@ class Artifacts(Area):
         return Listing(fetch)
 
     async def get(self, artifact_id: str) -> Artifact:
-        """Gets one artifact."""
+        """Gets one artifact, with its payload also where that is kept outside (a JSON object of up to 16 MiB). In lists
+        and results such a payload is empty: `client.payloads.load` gets it."""
         request = wire.GetArtifactRequest(artifact_id=artifact_id)
-        return Artifact.from_wire(
-            await self._calls.read("ArtifactService/GetArtifact", request, wire.GetArtifactResponse)
-        )
+        found = await self._calls.read("ArtifactService/GetArtifact", request, wire.GetArtifactResponse)
+        return await Payloads(self._calls).load(Artifact.from_wire(found))
 
     def watch(
         self,

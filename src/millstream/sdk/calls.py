@@ -3,7 +3,8 @@
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import grpc
@@ -146,6 +147,73 @@ class Calls:
                     raise error from failed
             tries += 1
             await asyncio.sleep(pause)
+
+    async def send(
+        self,
+        rpc: str,
+        requests: Callable[[], AsyncIterator[Message]],
+        response: Response[ResponseT],
+        *,
+        repeat: bool,
+    ) -> ResponseT:
+        """Calls an RPC with a stream of requests; it takes as long as it takes. `repeat`: `requests` may be asked for a
+        stream again, should the service go away.
+
+        Raises:
+            ServiceError: the service refused or failed it, or could not be reached.
+        """
+        tries = 0
+        while True:
+            try:
+                return await self._send(rpc, requests(), response)
+            except ServiceError as error:
+                if not repeat:
+                    raise
+                await self.pause(error, tries)
+            tries += 1
+
+    async def _send(self, rpc: str, requests: AsyncIterator[Message], response: Response[ResponseT]) -> ResponseT:
+        call = self._channel.stream_unary(
+            f"/{PACKAGE}.{rpc}", request_serializer=_serialize, response_deserializer=response.FromString
+        )(metadata=self._metadata)
+        try:
+            # Where the service ends the call first, a write fails, and the call itself tells why.
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                async for request in requests:
+                    await call.write(request)
+                await call.done_writing()
+            message: ResponseT = await call
+        except grpc.aio.AioRpcError as failed:
+            raise from_rpc(failed) from failed
+        finally:
+            call.cancel()
+        return message
+
+    async def stream(
+        self, rpc: str, request: Message, response: Response[ResponseT]
+    ) -> AsyncGenerator[ResponseT, None]:
+        """Calls an RPC that answers with a stream; it takes as long as it takes, and is not repeated.
+
+        Raises:
+            ServiceError: the service refused or failed it, or could not be reached.
+        """
+        call = self._channel.unary_stream(
+            f"/{PACKAGE}.{rpc}", request_serializer=_serialize, response_deserializer=response.FromString
+        )(request, metadata=self._metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as failed:
+            raise from_rpc(failed) from failed
+        finally:
+            call.cancel()
+
+    async def pause(self, error: ServiceError, tries: int) -> None:
+        """Waits before a call is made again that failed so often before. Raises the error where that is of no use."""
+        seconds = _pause(error, tries)
+        if seconds is None or tries >= self._retries:
+            raise error
+        await asyncio.sleep(seconds)
 
     def _method(self, rpc: str, response: Response[ResponseT]) -> Any:
         method = self._methods.get(rpc)

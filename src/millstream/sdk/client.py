@@ -10,6 +10,7 @@ from millstream.sdk.calls import Calls
 from millstream.sdk.channel import credentials, open_channel
 from millstream.sdk.context import Publishable
 from millstream.sdk.correlations import Correlations
+from millstream.sdk.payloads import Payloads
 from millstream.sdk.policies import TypeRef, Visibility
 from millstream.sdk.results import BatchOutcome, Published, SyncResult
 from millstream.sdk.runs import Runs
@@ -37,6 +38,7 @@ class Client:
         agents: list, get.
         runs: list, get, events, tasks, cancel.
         tasks: create, create_batch, list, get, cancel, attempts.
+        payloads: upload, download, download_to, read, load, get.
         system: log_levels, set_log_level.
     """
 
@@ -67,17 +69,19 @@ class Client:
         self.agents = Agents(calls)
         self.runs = Runs(calls)
         self.tasks = Tasks(calls)
+        self.payloads = Payloads(calls)
         self.system = System(calls)
 
     async def publish(
         self,
-        item: Publishable,
+        item: Publishable | TypeRef,
         *,
         tags: Sequence[str] = (),
         visibility: Visibility | None = None,
         partition_key: str = "",
         correlation_id: str = "",
         idempotency_key: str = "",
+        payload_ref: str = "",
     ) -> Published:
         """Publishes an artifact and returns at once; the cascade it sets off goes on.
 
@@ -88,18 +92,19 @@ class Client:
             partition_key: a key of the caller's, kept and returned.
             correlation_id: a UUID; of an existing cascade: the artifact joins it. Default: a new one.
             idempotency_key: the same key again stores nothing and gives the first answer. Default: one per call.
+            payload_ref: in place of data, what `payloads.upload` gave; `item` is the type alone then.
 
         Raises:
             PayloadError: the data is not JSON.
             ServiceError: the service refused it.
         """
         return await self.artifacts.publish(
-            NewArtifact(item, tags, visibility, partition_key, correlation_id, idempotency_key)
+            NewArtifact(item, tags, visibility, partition_key, correlation_id, idempotency_key, payload_ref)
         )
 
     async def publish_sync(
         self,
-        item: Publishable,
+        item: Publishable | TypeRef,
         *,
         timeout: float = 30.0,  # noqa: ASYNC109  (the service's own wait, not this call's)
         fail_on_timeout: bool = False,
@@ -110,6 +115,7 @@ class Client:
         partition_key: str = "",
         correlation_id: str = "",
         idempotency_key: str = "",
+        payload_ref: str = "",
     ) -> SyncResult:
         """Publishes an artifact, waits until its cascade is idle, and returns what the cascade made.
 
@@ -125,7 +131,7 @@ class Client:
             PayloadError: the data is not JSON.
             ServiceError: the service refused it.
         """
-        new = NewArtifact(item, tags, visibility, partition_key, correlation_id, idempotency_key)
+        new = NewArtifact(item, tags, visibility, partition_key, correlation_id, idempotency_key, payload_ref)
         return await self.artifacts.publish_sync(new, timeout, fail_on_timeout, type_names, produced_by)
 
     async def publish_batch(self, items: Iterable[Publishable | NewArtifact]) -> list[BatchOutcome]:

@@ -3,21 +3,24 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from millstream.sdk.errors import TaskCancelled
 from millstream.sdk.outbox import Fence, Outbox
 from millstream.sdk.payload import JsonValue
-from millstream.sdk.policies import Visibility
+from millstream.sdk.payloads import Payloads
+from millstream.sdk.policies import TypeRef, Visibility
 from millstream.sdk.results import Artifact
 from millstream.v1 import worker_pb2
 
 Publishable: TypeAlias = BaseModel | tuple[str, Mapping[str, JsonValue]]
 """A model, or the name of a type with the data."""
+
+ResultT = TypeVar("ResultT")
 
 _LOG: Final = logging.getLogger("millstream.task")
 
@@ -25,10 +28,11 @@ _LOG: Final = logging.getLogger("millstream.task")
 class Extra(NamedTuple):
     """An artifact to publish beside what the handler returns."""
 
-    item: Publishable
+    item: Publishable | TypeRef
     tags: Sequence[str]
     visibility: Visibility | None
     partition_key: str
+    payload_ref: str = ""
 
 
 class TaskLogger(logging.LoggerAdapter[logging.Logger]):
@@ -44,14 +48,22 @@ class Context:
     """One attempt at one task, from inside. All of it may be used from the thread of a sync handler too."""
 
     __slots__ = (
-        "_cancelled", "_extras", "_lease", "_log", "_loop", "_outbox", "_thread", "cancelling", "fence", "watched",
+        "_cancelled", "_extras", "_lease", "_log", "_loop", "_outbox", "_payloads", "_thread", "cancelling", "fence",
+        "watched",
     )  # fmt: skip
 
     def __init__(
-        self, lease: worker_pb2.Lease, fence: Fence, outbox: Outbox, loop: asyncio.AbstractEventLoop, thread: int
+        self,
+        lease: worker_pb2.Lease,
+        fence: Fence,
+        outbox: Outbox,
+        payloads: Payloads,
+        loop: asyncio.AbstractEventLoop,
+        thread: int,
     ) -> None:
         """Made by the worker. `thread` is the ident of the loop's thread."""
         self._lease = lease
+        self._payloads = payloads
         self._outbox = outbox
         self._loop = loop
         self._thread = thread
@@ -170,20 +182,40 @@ class Context:
 
     def publish(
         self,
-        item: Publishable,
+        item: Publishable | TypeRef,
         *,
         tags: Sequence[str] = (),
         visibility: Visibility | None = None,
         partition_key: str = "",
+        payload_ref: str = "",
     ) -> None:
-        """Adds an artifact to those that are stored when the task completes, all of them or none."""
+        """Adds an artifact to those that are stored when the task completes, all of them or none. With `payload_ref`,
+        which `payloads.upload` or an artifact of the task gave, `item` is the type alone."""
         if self._extras is None:
             self._extras = []
-        self._extras.append(Extra(item, tags, visibility, partition_key))
+        self._extras.append(Extra(item, tags, visibility, partition_key, payload_ref))
 
     def take_extras(self) -> Sequence[Extra]:
         """Called by the worker: what `publish` gathered."""
         return self._extras or ()
+
+    # -- large payloads ---------------------------------------------------------------------------------------
+
+    @property
+    def payloads(self) -> Payloads:
+        """Downloads what the task was given and is too large to come with it, and uploads what is too large to go."""
+        return self._payloads.of(self.fence)
+
+    def wait(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """Runs a coroutine of `payloads` from a sync handler, and waits for what it returns.
+
+        Raises:
+            RuntimeError: called from an async handler, which awaits it itself.
+        """
+        if threading.get_ident() == self._thread:
+            work.close()
+            raise RuntimeError("an async handler awaits it: only a sync one, in its thread, calls wait")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _on_loop(self, call: Callable[..., None], *args: Any) -> None:
         if threading.get_ident() == self._thread:

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from millstream.sdk.channel import MAX_MESSAGE_BYTES
 from millstream.sdk.context import Context, Extra, Publishable
-from millstream.sdk.errors import PayloadError, TaskCancelled, TaskError
+from millstream.sdk.errors import PayloadError, ServiceError, TaskCancelled, TaskError
 from millstream.sdk.handlers import AgentHandler, Handler, TaskHandler
 from millstream.sdk.outbox import Fence, Report, completion_report, failure_report
 from millstream.sdk.payload import JsonValue, fill_struct, fill_value, from_struct, from_value
-from millstream.sdk.policies import duration
+from millstream.sdk.policies import TypeRef, duration, type_name
 from millstream.v1 import artifact_pb2, worker_pb2
 
 MAX_REPORT_BYTES: Final = MAX_MESSAGE_BYTES - 1024 * 1024
@@ -69,6 +69,8 @@ class Execution:
 
     async def _attempt(self, threads: Threads) -> Report:
         handler = self.handler
+        if any(artifact.payload_ref for artifact in self.lease.artifacts):
+            await self._load()
         value = _task_input(handler, self.lease) if isinstance(handler, TaskHandler) else _model(handler, self.lease)
         call = handler.call
         if call.is_async:
@@ -80,6 +82,22 @@ class Execution:
                 run = contextvars.copy_context().run
                 result = await asyncio.get_running_loop().run_in_executor(threads.pool, run, call, value, self.context)
         return self._completed(result)
+
+    async def _load(self) -> None:
+        """Puts JSON that is kept outside into its place, so that it makes no difference to the handler."""
+        payloads = self.context.payloads
+        for artifact in self.lease.artifacts:
+            ref = artifact.payload_ref
+            if not ref:
+                continue
+            try:
+                fill_struct(artifact.payload, await payloads.object_of(ref, int(artifact.payload_bytes)) or {})
+            except PayloadError as error:
+                raise InvalidInput(f"the payload {ref} of {artifact.type}: {error.message}") from error
+            except ServiceError as error:
+                raise TaskError(
+                    error.code, f"the payload {ref} did not come: {error.message}", retryable=True
+                ) from error
 
     def _completed(self, result: Any) -> Report:
         fence, handler = self.fence, self.handler
@@ -183,7 +201,12 @@ def _model_of(handler: AgentHandler, artifact: artifact_pb2.Artifact) -> Any:
     try:
         return model.model_validate(payload)
     except ValidationError as error:
-        raise InvalidInput(_explain(artifact.type, error)) from error
+        text = _explain(artifact.type, error)
+        if artifact.payload_ref and not payload:
+            text += (
+                f" (its payload, {artifact.payload_ref}, is no JSON object, or too large: ctx.payloads downloads it)"
+            )
+        raise InvalidInput(text) from error
 
 
 def _explain(what: str, error: ValidationError) -> str:
@@ -206,26 +229,45 @@ def _publishables(result: Any) -> Iterable[Publishable]:
 
 
 def _produce(
-    completion: worker_pb2.Completion, item: Publishable, outputs: frozenset[str] | None
+    completion: worker_pb2.Completion,
+    item: Publishable | TypeRef,
+    outputs: frozenset[str] | None,
+    payload_ref: str = "",
 ) -> worker_pb2.ProducedArtifact:
-    name, data = publication(item)
-    if outputs and name not in outputs:
-        raise PayloadError(f"{name} is not among the types this agent publishes ({', '.join(sorted(outputs))})")
-    produced = completion.artifacts.add(type=name)
-    produced.payload.SetInParent()
-    fill_struct(produced.payload, data)
+    produced = completion.artifacts.add()
+    fill_publication(produced, item, payload_ref)
+    if outputs and produced.type not in outputs:
+        raise PayloadError(
+            f"{produced.type} is not among the types this agent publishes ({', '.join(sorted(outputs))})"
+        )
     return produced
 
 
 def _produce_extra(completion: worker_pb2.Completion, extra: Extra, outputs: frozenset[str] | None) -> None:
-    produced = _produce(completion, extra.item, outputs)
+    produced = _produce(completion, extra.item, outputs, extra.payload_ref)
     produced.tags.extend(extra.tags)
     produced.partition_key = extra.partition_key
     if extra.visibility is not None:
         produced.visibility.CopyFrom(extra.visibility.to_wire())
 
 
-def publication(item: Publishable) -> tuple[str, Mapping[str, JsonValue]]:
+def fill_publication(draft: Any, item: Publishable | TypeRef, payload_ref: str = "") -> None:
+    """Puts what is to be published into a message: a type with its data, or with the reference to them.
+
+    Raises:
+        PayloadError: it is neither.
+    """
+    if payload_ref:
+        if not isinstance(item, str | type):
+            raise PayloadError("with payload_ref, give the type alone: the data are those of the reference")
+        draft.type, draft.payload_ref = type_name(item), payload_ref
+        return
+    draft.type, data = publication(item)
+    draft.payload.SetInParent()
+    fill_struct(draft.payload, data)
+
+
+def publication(item: Publishable | TypeRef) -> tuple[str, Mapping[str, JsonValue]]:
     """Type name and data of what is to be published.
 
     Raises:

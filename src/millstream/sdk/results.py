@@ -39,6 +39,10 @@ class Artifact:
     tags: tuple[str, ...] = ()
     version: int = 0
     consumed_by: tuple[str, ...] = ()
+    payload_ref: str = ""
+    """The data are kept outside, and `payload` is empty; `client.payloads` downloads them."""
+    payload_bytes: int = 0
+    """With payload_ref: their size."""
 
     def as_model(self, model: builtins.type[ModelT]) -> ModelT:
         """The payload as a model.
@@ -66,6 +70,8 @@ class Artifact:
             tags=tuple(wire.tags),
             version=wire.version,
             consumed_by=consumed_by,
+            payload_ref=wire.payload_ref,
+            payload_bytes=int(wire.payload_bytes),
         )
 
 

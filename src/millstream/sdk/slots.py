@@ -11,6 +11,7 @@ from millstream.sdk.context import Context
 from millstream.sdk.execution import Execution, Threads, unknown_kind
 from millstream.sdk.handlers import Handler
 from millstream.sdk.outbox import Fence, Outbox, Report
+from millstream.sdk.payloads import Payloads
 from millstream.v1 import worker_pb2
 
 _LOG: Final = logging.getLogger("millstream.worker")
@@ -25,6 +26,7 @@ class Slots:
         handlers: Mapping[str, Handler],
         outbox: Outbox,
         threads: Threads,
+        payloads: Payloads,
         cancel_grace_s: float,
     ) -> None:
         """`cancel_grace_s`: how long a handler that watches for its cancellation has to stop by itself."""
@@ -32,6 +34,7 @@ class Slots:
         self._handlers = handlers
         self._outbox = outbox
         self._threads = threads
+        self._payloads = payloads
         self._cancel_grace_s = cancel_grace_s
         self._held: dict[Fence, Execution] = {}
         self._running = 0
@@ -65,7 +68,7 @@ class Slots:
         if handler is None:
             self._outbox.report(unknown_kind(lease, fence), credit=1)
             return
-        context = Context(lease, fence, self._outbox, self._loop, self._thread)
+        context = Context(lease, fence, self._outbox, self._payloads, self._loop, self._thread)
         execution = Execution(lease, fence, handler, context)
         self._held[fence] = execution
         self._idle.clear()

@@ -16,11 +16,13 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 import grpc
 
+from millstream.sdk.calls import Calls
 from millstream.sdk.channel import credentials, open_channel
 from millstream.sdk.errors import from_rpc
 from millstream.sdk.execution import Threads
 from millstream.sdk.handlers import AgentOptions, Consumes, Function, Publishes, Registry
 from millstream.sdk.outbox import Outbox
+from millstream.sdk.payloads import Payloads
 from millstream.sdk.session import Session
 from millstream.sdk.slots import Slots
 from millstream.v1 import worker_pb2
@@ -32,6 +34,9 @@ FLUSH_TIMEOUT_S: Final = 5.0
 """How long the worker's end waits for the last acknowledgements."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """How long it then waits for the server to end the stream."""
+CALL_TIMEOUT_S: Final = 30.0
+CALL_RETRIES: Final = 7
+"""Of calls about large payloads: they outlast a restart of the service."""
 HOPELESS_SESSIONS: Final = 3
 """After so many streams in a row that ended in the same final refusal, before anything was stored, give up."""
 _LOG: Final = logging.getLogger("millstream.worker")
@@ -221,12 +226,16 @@ class Worker:
         pool = ThreadPoolExecutor(self._thread_count, thread_name_prefix="millstream-task")
         threads = Threads(pool, asyncio.Semaphore(self._thread_count))
         outbox = Outbox(max_unacked=max(1_000, self._slot_count))
-        slots = Slots(self._slot_count, self._registry.handlers, outbox, threads, self._cancel_grace)
+        # Connects when a task has a large payload, and never where none has.
+        transfers = open_channel(self._target, keepalive_s=KEEPALIVE_S)
+        payloads = Payloads(Calls(transfers, self._metadata, CALL_TIMEOUT_S, CALL_RETRIES))
+        slots = Slots(self._slot_count, self._registry.handlers, outbox, threads, payloads, self._cancel_grace)
         try:
             yield outbox, slots
         finally:
             slots.abort()
             pool.shutdown(wait=False, cancel_futures=True)
+            await transfers.close()
             self._closing = False
             for event in (self._stopping, self._hurry, self._welcomed):
                 event.clear()
