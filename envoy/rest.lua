@@ -171,7 +171,11 @@ function envoy_on_request(h)
   local fault = fault_in_path(headers:get(":path"), kind)
   if fault then return refuse(h, "422", validation_body(id, { fault })) end
   -- The transcoder knows no HEAD; the answer loses its body below.
-  if route:get("head") then headers:replace(":method", "GET") end
+  if route:get("head") then
+    headers:replace(":method", "GET")
+    -- Of a stream the server sends the headers only.
+    if route:get("stream") then headers:replace("x-millstream-head", "1") end
+  end
   if kind == "upload" then
     -- The transcoder drops the length, and the server wants to refuse what is too long before it comes.
     local length = headers:get("content-length")
@@ -307,6 +311,11 @@ function envoy_on_response(h)
     replace_body(h, late_error(h, status, id))
   elseif h:metadata():get("stream") then
     -- It may never end, and to look at its trailers is to wait for them.
+    if h:metadata():get("head") then
+      local length = headers:get("x-payload-bytes")
+      h:body(true):setBytes("")
+      if length then h:headers():replace("content-length", length) end
+    end
     return
   elseif take_trailers(h, status) == "204" then
     headers = h:headers()

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import uvloop
-from tests.bench import artifacts, crowd, floors, laden, overload, report, scale, tasks
+from tests.bench import artifacts, crowd, floors, laden, overload, payloads, report, scale, tasks
 from tests.bench.harness import Harness, Options
 from tests.bench.load import BenchError
 from tests.bench.meters import WalSyncs
@@ -27,15 +27,24 @@ from tests.bench.stand import Stand, running
 from tests.bench.verify import verified
 
 _QUIET_LOAD = 0.5
+PAYLOAD_MIB = 1024
 
 
-def all_rows() -> list[report.Row]:
+def all_rows(payload_mib: int = PAYLOAD_MIB) -> list[report.Row]:
     """Every row in the order of the table."""
     by_name = {row.name: row for row in [*floors.rows(), *tasks.rows(), *artifacts.rows()]}
     idle = by_name.pop("idle-w100")
     spine = list(by_name.values())
     # The laden ones come last: what they store stays.
-    return [*spine, idle, *scale.rows(), *overload.rows(), *crowd.rows(), *laden.rows(spine)]
+    return [
+        *spine,
+        idle,
+        *scale.rows(),
+        *overload.rows(),
+        *crowd.rows(),
+        *payloads.rows(payload_mib),
+        *laden.rows(spine),
+    ]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -50,6 +59,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--patience", type=float, default=0.0, help="seconds a window may wait for a quiet machine (default 0)"
     )
+    parser.add_argument(
+        "--payload-mib", type=int, default=PAYLOAD_MIB, help=f"size of the payloads (default {PAYLOAD_MIB:,} MiB)"
+    )
     parser.add_argument("--native", action="store_true", help="record native frames, too")
     parser.add_argument("--models", action="store_true", help="let the worker use the example's pydantic handlers")
     parser.add_argument("--output", type=Path, default=Path(".millstream/bench"), help="where JSON and profiles go")
@@ -59,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def chosen(arguments: argparse.Namespace) -> list[report.Row]:
     """The rows asked for. Raises BenchError where a name is nobody's."""
-    rows = all_rows()
+    rows = all_rows(arguments.payload_mib)
     for name in [*arguments.only, *arguments.profile]:
         if not any(row.name.startswith(name) for row in rows):
             raise BenchError(f"no row begins with {name!r}: {', '.join(row.name for row in rows)}")

@@ -100,6 +100,9 @@ async def test_a_body_goes_up_and_comes_down_as_it_is(own: httpx.AsyncClient) ->
         assert found.headers["content-type"] == media_type
         assert found.headers["x-payload-bytes"] == str(len(content))
         assert found.headers["content-disposition"] == "attachment"
+        head = await own.head(f"{PATH}/{made['payload_ref']}")
+        assert (head.status_code, head.content) == (200, b"")
+        assert (head.headers["content-length"], head.headers["content-type"]) == (str(len(content)), media_type)
         told = check_ok(await own.get(f"{PATH}/{made['payload_ref']}/metadata"))
         assert (told["size_bytes"], told["media_type"]) == (len(content), media_type)
         again = check_ok(await own.post(PATH, content=content, headers={"content-type": "text/other"}), 201)
@@ -153,6 +156,10 @@ async def test_a_part_can_be_asked_for(own: httpx.AsyncClient) -> None:
     check_error(await own.get(f"{PATH}/nonsense"), 422, "VALIDATION_ERROR", "payload_ref")
     check_error(await own.get(f"{PATH}/{UNKNOWN}"), 404, "NOT_FOUND")
     check_error(await own.get(f"{PATH}/{UNKNOWN}/metadata"), 404, "NOT_FOUND")
+    nothing = await own.head(f"{PATH}/{UNKNOWN}", headers={"x-millstream-head": "1"})
+    assert (nothing.status_code, nothing.content) == (404, b"")
+    whole = await own.get(path, headers={"x-millstream-head": "1"})
+    assert whole.content == content, "the proxy's own header was believed"
 
 
 async def test_rest_carries_what_no_process_could_hold(stack: Stack, own: httpx.AsyncClient) -> None:

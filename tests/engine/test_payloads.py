@@ -1,5 +1,6 @@
 """Artifacts whose payload is kept outside: published by reference or moved there, seen by whom they may be seen."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from tests.engine.servers import Roles, Start
 from tests.engine.workers import Worker, done, ref
 from tests.engine.world import ROOT, TENANT, agent, blind, check_all, key, made, order, principal, register
 
+from millstream.application import referring as referring_module
 from millstream.application.paging import PageRequest
 from millstream.application.payloads import Expected
 from millstream.application.views import ArtifactQuery, LeaseRef, TypeSpec
@@ -418,6 +420,23 @@ async def test_a_small_publish_asks_nothing_of_the_payloads(start: Start, monkey
     assert published.artifact_id
     with pytest.raises(AssertionError):
         await here.artifacts.publish(ROOT, referring(b"\1" * 32), None)
+
+
+async def test_large_payloads_that_wait_are_bounded_in_bytes(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant: nothing without a bound. What an agent has made is taken though."""
+    here, _ = await start(large_payload_bytes=LARGE)
+    await register(here, ("Order", "Payment"))
+    monkeypatch.setattr(referring_module, "WAITING_BYTES", 3 * LARGE)
+    results = await asyncio.gather(
+        *(here.artifacts.publish(ROOT, large(), None) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(each) for each in results].count(RateLimited) == 3
+    async with Worker(here, agents=[PLAIN]) as worker:
+        await here.artifacts.publish(ROOT, order(), None)
+        made_by_it = [made("Payment", text="x" * 4 * LARGE)] * 2
+        assert (await worker.complete(await worker.take(), *made_by_it)).error is None
+    again = await here.artifacts.publish(ROOT, large(), None)
+    assert again.artifact_id
 
 
 async def test_transfers_are_bounded_for_each_tenant_and_in_all(start: Start) -> None:

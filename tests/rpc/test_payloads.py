@@ -185,6 +185,13 @@ async def test_rest_is_told_the_size_and_a_page_cannot_be_made_of_it(service: Se
     assert "x-http-status" not in headers
 
 
+async def test_head_of_rest_is_told_all_and_sent_nothing(service: Service) -> None:
+    bodies, headers = await download(service, metadata=REST | {"x-millstream-head": "1", "range": "bytes=1-"})
+    assert [(body.data, body.content_type) for body in bodies] == [(b"", "text/plain")]
+    assert headers["x-payload-bytes"] == "5"
+    assert "content-range" not in headers
+
+
 @pytest.mark.parametrize(
     ("asked", "sent", "told"),
     [

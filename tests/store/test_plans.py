@@ -15,12 +15,13 @@ from millstream.domain.lifecycle import create
 from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import Run, RunKind, Task
-from millstream.store import artifacts, feed, lane, maintenance, registry, runs
+from millstream.store import artifacts, feed, lane, maintenance, payloads, registry, runs
 from millstream.store.columns import names, numbers, uuids
 
 TASKS = 4000
 NOW_US = 1_700_000_000_000_000
 ID = "00000000-0000-0000-0000-000000000001"
+DIGEST = b"\1" * 32
 IDS = uuids([ID, "00000000-0000-0000-0000-000000000002"])
 
 _FILL = f"""
@@ -48,10 +49,11 @@ INSERT INTO agent (tenant, name, id)
 SELECT 'acme', 'a' || n, lpad(to_hex(n), 32, '0')::uuid FROM generate_series(1, 50) n;
 INSERT INTO artifact_type (tenant, name, version) SELECT 'acme', 't' || n, 1 FROM generate_series(1, 50) n;
 INSERT INTO registry VALUES ('acme', 1);
-ALTER TABLE commit_batch SET (autovacuum_enabled = off);
-INSERT INTO commit_batch (lane, n, at_us, artifacts)
-SELECT lpad(to_hex(n % 5 + 1), 32, '0')::uuid, n, n, CASE WHEN n % 2 = 0 THEN 'x'::bytea ELSE '' END
-FROM generate_series(1, {TASKS}) n;
+INSERT INTO payload (tenant, sha256, blob)
+SELECT 'acme', decode(lpad(to_hex(n), 64, '0'), 'hex'), lpad(to_hex(n), 32, '0')::uuid FROM generate_series(1, 4000) n;
+INSERT INTO payload (tenant, sha256, blob) VALUES ('acme', decode(repeat('01', 32), 'hex'), gen_random_uuid());
+INSERT INTO payload_holder SELECT tenant, sha256, 'root' FROM payload;
+INSERT INTO payload_chunk (blob, n, bytes) SELECT blob, 0, '' FROM payload;
 """
 _DEAD_LEASES = (
     f"UPDATE task SET status = 3, owner = 'x', worker_id = 'w', lease_until_us = {NOW_US}",
@@ -151,6 +153,10 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
         (feed._ROWS, (IDS, numbers([TASKS - 50, 1]), 64), {"commit_batch_pkey"}),
         (feed._DROP, (TASKS // 2, 500), {"commit_batch_pkey"}),
         (registry._KEY, ("acme", "root", "Publish", "k1"), {"idempotency_pkey"}),
+        (payloads._FIND, ("acme", DIGEST), {"payload_pkey"}),
+        (payloads._HELD, ("acme", DIGEST, "root"), {"payload_holder_pkey"}),
+        (payloads._LEASED, ("acme", DIGEST, ID, 1), {"task_pkey", "task_tenant", "artifact_payload"}),
+        (payloads._CHUNK, (ID, 0), {"payload_chunk_pkey"}),
     ],
     ids=lambda value: value.split()[0].lower() if isinstance(value, str) and " " in value else "",
 )
@@ -178,8 +184,22 @@ async def test_what_is_read_in_the_background_uses_its_index(
         (lane._RUNNING, ("acme", "sums"), {"task_limited"}),
         (lane._REGISTRY, (names(["acme"]),), {"registry_pkey"}),
         (lane._PRUNE, (ID, 1, 2), {"commit_batch_pkey"}),
+        (lane._PAYLOADS, (names(["acme"]), names([DIGEST.hex()])), {"payload_pkey"}),
     ],
-    ids=["lock", "wait", "known", "tasks", "open", "keys", "drop", "agents", "running", "registry", "prune"],
+    ids=[
+        "lock",
+        "wait",
+        "known",
+        "tasks",
+        "open",
+        "keys",
+        "drop",
+        "agents",
+        "running",
+        "registry",
+        "prune",
+        "payloads",
+    ],
 )
 async def test_what_the_committer_reads_uses_primary_keys(
     database: Database, sql: str, arguments: tuple[object, ...], indexes: set[str]
@@ -211,7 +231,8 @@ def _batch() -> Batch:
     complete(batch, old, task, 1, b"out", [produce])
     new = Run("00000000-0000-7000-8000-0000000000c1", "acme", RunKind.CASCADE, NOW_US)
     batch.add_run(new)
-    publish(batch, new, Produce(NewArtifact("Order"), "00000000-0000-7000-8000-0000000000d1", 1))
+    outside = NewArtifact("Order", payload_digest=DIGEST, payload_bytes=1)
+    publish(batch, new, Produce(outside, "00000000-0000-7000-8000-0000000000d1", 1))
     claimed = KeyClaim("acme", "root", "Publish", "new", b"f" * 16, "[]", NOW_US)
     batch.claims[claimed.id] = claimed
     return batch
@@ -223,8 +244,8 @@ async def test_a_batch_is_written_by_primary_keys(database: Database) -> None:
     statement = lane.statement_of(_batch(), {"acme": 1})
     nodes = await plan_of(database, statement.text, ID, 1, *statement.parameters, settings=lane._SETTINGS)
     assert {node["Node Type"] for node in nodes} & {"Seq Scan", "Hash Join", "Merge Join", "Bitmap Heap Scan"} == set()
-    assert used(nodes) <= {"run_pkey", "task_pkey", "registry_pkey"}
-    assert {"run_pkey", "task_pkey"} <= used(nodes)
+    assert used(nodes) <= {"run_pkey", "task_pkey", "registry_pkey", "payload_pkey"}
+    assert {"run_pkey", "task_pkey", "payload_pkey"} <= used(nodes)
     written = {node["Relation Name"] for node in nodes if node["Node Type"] == "ModifyTable"}
     assert written >= BIG
 

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -74,7 +74,7 @@ class Calls:
         self._channel = channel
         self._metadata = metadata
         self._timeout_s = timeout_s
-        self._retries = retries
+        self.retries = retries
         self._methods: dict[str, Any] = {}
 
     async def read(
@@ -143,7 +143,7 @@ class Calls:
             except grpc.aio.AioRpcError as failed:
                 error = from_rpc(failed)
                 pause = pause_after(error, tries)
-                if pause is None or tries >= self._retries or clock() + pause >= deadline:
+                if pause is None or tries >= self.retries or clock() + pause >= deadline:
                     raise error from failed
             tries += 1
             await asyncio.sleep(pause)
@@ -189,29 +189,10 @@ class Calls:
             call.cancel()
         return message
 
-    async def stream(
-        self, rpc: str, request: Message, response: Response[ResponseT]
-    ) -> AsyncGenerator[ResponseT, None]:
-        """Calls an RPC that answers with a stream; it takes as long as it takes, and is not repeated.
-
-        Raises:
-            ServiceError: the service refused or failed it, or could not be reached.
-        """
-        call = self._channel.unary_stream(
-            f"/{PACKAGE}.{rpc}", request_serializer=_serialize, response_deserializer=response.FromString
-        )(request, metadata=self._metadata)
-        try:
-            async for message in call:
-                yield message
-        except grpc.aio.AioRpcError as failed:
-            raise from_rpc(failed) from failed
-        finally:
-            call.cancel()
-
     async def pause(self, error: ServiceError, tries: int) -> None:
         """Waits before a call is made again that failed so often before. Raises the error where that is of no use."""
-        seconds = _pause(error, tries)
-        if seconds is None or tries >= self._retries:
+        seconds = pause_after(error, tries)
+        if seconds is None or tries >= self.retries:
             raise error
         await asyncio.sleep(seconds)
 

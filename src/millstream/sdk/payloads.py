@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, Final, TypeAlias
 from google.api.httpbody_pb2 import HttpBody
 
 from millstream.sdk.calls import Area, Calls
-from millstream.sdk.errors import PayloadError, ServiceError
+from millstream.sdk.errors import PayloadError
 from millstream.sdk.outbox import Fence
 from millstream.sdk.payload import JsonValue
 from millstream.sdk.results import Artifact, when
+from millstream.sdk.streams import resumed
 from millstream.v1 import payload_service_pb2 as wire
 
 PIECE_BYTES: Final = 512 * 1024
@@ -188,22 +189,18 @@ class Payloads(Area):
 
     async def _bodies(self, payload_ref: str, offset: int, length: int | None) -> AsyncGenerator[HttpBody, None]:
         """The messages of a download, which goes on where it broke off."""
-        end, tries = None if length is None else offset + length, 0
-        while True:
+        end = None if length is None else offset + length
+
+        def begin() -> AsyncIterator[HttpBody]:
             request = wire.DownloadPayloadRequest(payload_ref=payload_ref, offset=offset, **self._lease)
             if end is not None:
                 request.length = end - offset
-            try:
-                async with aclosing(self._calls.stream("PayloadService/DownloadPayload", request, HttpBody)) as bodies:
-                    async for body in bodies:
-                        offset, tries = offset + len(body.data), 0
-                        yield body
-            except ServiceError as error:
-                if offset == end:
-                    return
-                await self._calls.pause(error, tries)
-                tries += 1
-            else:
+            return self._calls.stream("PayloadService/DownloadPayload", request, HttpBody)
+
+        async for body in resumed(begin, retries=self._calls.retries):
+            offset += len(body.data)
+            yield body
+            if offset == end:
                 return
 
 

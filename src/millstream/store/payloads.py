@@ -29,7 +29,7 @@ _FIND = "SELECT blob::text, size_bytes, media_type, created_us FROM payload WHER
 _HELD = "SELECT EXISTS (SELECT 1 FROM payload_holder WHERE tenant = $1 AND sha256 = $2 AND principal = $3)"
 _LEASED = """SELECT EXISTS (SELECT 1 FROM task t, artifact a WHERE t.id = $3::text::uuid AND t.tenant = $1
 AND t.status = 3 AND t.attempt = $4 AND a.tenant = $1 AND a.payload_digest = $2 AND a.payload_digest <> ''::bytea
-AND a.id::text = ANY(string_to_array(t.artifact_ids, ',')))"""
+AND a.id = ANY(string_to_array(t.artifact_ids, ',')::uuid[]))"""
 _CHUNK = "SELECT bytes FROM payload_chunk WHERE blob = $1::text::uuid AND n = $2"
 # Who is about to refer to a payload touches it first: the lock's second look at touched_us then passes it over. One
 # still referred to is looked at again only after another grace.

@@ -38,6 +38,7 @@ _INTERNAL_HEADERS = (
     "x-millstream-proxy",
     "x-millstream-refused",
     "x-upload-bytes",
+    "x-millstream-head",
     "x-http-status",
     "x-error-body",
     "x-local-reply",

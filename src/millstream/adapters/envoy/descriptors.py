@@ -52,8 +52,8 @@ class Binding:
 
     @property
     def has_head(self) -> bool:
-        """HEAD is answered too. Not for a stream: its length is known when it ends."""
-        return self.method == "GET" and not self.streaming
+        """HEAD is answered too. Not for a stream, whose length is known when it ends, unless that of a payload."""
+        return self.method == "GET" and (not self.streaming or self.transfer)
 
     @property
     def path_regex(self) -> str | None:

@@ -105,6 +105,8 @@ def _told(context: Context, ref: str, found: StoredPayload, offset: int, length:
         "content-disposition": "attachment",
         "x-content-type-options": "nosniff",
     }
+    if "x-millstream-head" in context.metadata:
+        return found.size_bytes, None
     asked = _RANGE(context.metadata.get("range", ""))
     if asked is None or offset or length is not None:
         return offset, length
