@@ -15,11 +15,11 @@ from tests.engine.workers import chain_worker
 from tests.engine.world import CHAIN, ROOT, TENANT, made, order, principal, register, seconds
 
 from millstream.application import feed as feed_module
-from millstream.application import watching as watching_module
+from millstream.application import watch_kinds, watches
 from millstream.application.ids import new_id
 from millstream.application.views import Sent
 from millstream.application.watch_cursor import WatchCursor
-from millstream.application.watching import WatchFilter
+from millstream.application.watches import WatchFilter
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.principals import Principal
@@ -121,16 +121,16 @@ async def test_filters_choose(start: Start) -> None:
         item.partition_key = name
     end = NewArtifact("Note", partition_key="end")
     async with contextlib.AsyncExitStack() as stack:
-        watches = []
+        opened = []
         for wanted in [*filters]:
             watch = Watch(wanted=wanted)
-            watches.append((watch, await stack.enter_async_context(watch.at(here))))
+            opened.append((watch, await stack.enter_async_context(watch.at(here))))
         every = Watch()
         all_more = await stack.enter_async_context(every.at(here))
         for item in (*items.values(), end):
             await here.artifacts.publish(ROOT, item, None)
         await all_more(5)
-        for watch, more in watches:
+        for watch, more in opened:
             # All were handed out with the same reading; who matches nothing more would wait for ever.
             expected = filters[watch.wanted] | ({"end"} if watch.wanted.matches(every.found[-1]) else set())
             await more(len(expected))
@@ -143,7 +143,7 @@ async def test_nothing_is_lost_or_doubled_while_many_publish_and_the_watch_break
     """Publishers at both servers, one by one, in batches and into one cascade; watches cut anywhere, also in the midst
     of a batch, resumed at the other server: each artifact once, those of each publisher in its order."""
     monkeypatch.setattr(feed_module, "ROWS_READ", 3)
-    monkeypatch.setattr(watching_module, "ROWS_READ", 3)
+    monkeypatch.setattr(watch_kinds, "ROWS_READ", 3)
     here, there = await start(owner_path=owner_path)
     await register(here, ("Order",))
     chance = random.Random(7)
@@ -163,7 +163,7 @@ async def test_nothing_is_lost_or_doubled_while_many_publish_and_the_watch_break
     publishers = [one_by_one(n, (here, there)[n % 2], shared if n % 3 == 0 else "") for n in range(6)]
     publishers += [in_batches(6, here), in_batches(7, there)]
     total = 6 * 60 + 2 * 300
-    watches = [Watch(), Watch(), Watch(reader("anyone"))]
+    followers = [Watch(), Watch(), Watch(reader("anyone"))]
 
     async def follow(watch: Watch, number: int) -> None:
         breaks = 0
@@ -173,14 +173,14 @@ async def test_nothing_is_lost_or_doubled_while_many_publish_and_the_watch_break
             breaks += 1
         assert breaks > 10
 
-    first = [watch.at(here) for watch in watches]
+    first = [watch.at(here) for watch in followers]
     for opened in first:
         # Its first word is the cursor from which on all is watched.
         async with opened:
             pass
     async with asyncio.timeout(60):
-        await asyncio.gather(*publishers, *(follow(watch, number) for number, watch in enumerate(watches)))
-    for watch in watches:
+        await asyncio.gather(*publishers, *(follow(watch, number) for number, watch in enumerate(followers)))
+    for watch in followers:
         assert Counter(watch.ids) == Counter(each for ids in stored.values() for each in ids)
         for ids in stored.values():
             mine = set(ids)
@@ -317,6 +317,91 @@ async def test_another_server_is_woken(start: Start, monkeypatch: pytest.MonkeyP
     assert len(watch.found) == 1
 
 
+# ---- one cascade
+
+
+async def test_a_cascade_is_watched_from_its_first_artifact_on(start: Start) -> None:
+    """History first, then what comes; one that is not there yet is waited for, and others are nothing to it."""
+    here, there = await start()
+    await register(here, ("Order",))
+    run_id = new_id()
+    wanted = WatchFilter(correlation_id=run_id)
+    early = Watch(wanted=wanted)
+    async with early.at(there) as early_more:
+        ids = await publish(here, 5, correlation_id=run_id)
+        await publish(here, 3)
+        late = Watch(wanted=wanted)
+        async with late.at(there) as late_more:
+            await late_more(5)
+            ids += await publish(there, 3, correlation_id=run_id)
+            await late_more(3)
+        await early_more(8)
+    assert early.ids == late.ids == ids
+
+
+async def test_a_cascade_is_watched_without_loss_or_double_while_it_is_written_everywhere(
+    start: Start, owner_path: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of its numbers, cut and resumed at both servers, however the writers contend for it."""
+    monkeypatch.setattr(watch_kinds, "LOADED_MOST", 7)
+    here, there = await start(owner_path=owner_path)
+    await register(here, ("Order",))
+    run_id = (await here.artifacts.publish(ROOT, order(), None)).correlation_id
+    total, breaks = 1 + 4 * 50, 0
+    watch = Watch(wanted=WatchFilter(correlation_id=run_id))
+
+    async def follow() -> None:
+        nonlocal breaks
+        while len(watch.found) < total:
+            async with watch.at((here, there)[breaks % 2]) as more:
+                await more(min((1, 5, 13)[breaks % 3], total - len(watch.found)))
+            breaks += 1
+
+    writers = [publish((here, there)[n % 2], 50, correlation_id=run_id) for n in range(4)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(follow(), *writers)
+    numbers = [artifact.seq for artifact in watch.found]
+    assert numbers == sorted(set(numbers))
+    assert (len(numbers), breaks > 10) == (total, True)
+
+
+async def test_what_a_cascade_hides_comes_in_its_time_and_its_cursor_never_expires(
+    start: Start, database: Database
+) -> None:
+    """FL-6: also behind a cursor that is older than any of a tenant's watch may be."""
+    here, there = await start(watch_resume_s=60)
+    await register(here, ("Order",))
+    run_id = new_id()
+    await publish(here, 1, PUBLISHER, correlation_id=run_id)
+    for name, visibility in (("minute", 60), ("hour", 3600)):
+        hidden = Visibility("After", ttl_us=seconds(visibility))
+        await publish(here, 1, PUBLISHER, correlation_id=run_id, visibility=hidden, partition_key=name)
+    await publish(here, 1, PUBLISHER, correlation_id=run_id, visibility=PRIVATE, partition_key="private")
+    watch = Watch(reader("anyone"), WatchFilter(correlation_id=run_id))
+    for passed, names in ((0, {""}), (61, {"", "minute"}), (3700, {"", "minute", "hour"})):
+        await database.pass_time(passed)
+        async with watch.at((here, there)[passed % 2]) as more:
+            await more(len(names) - len(watch.found))
+        assert watch.names == names
+    assert len(watch.found) == 3
+
+
+async def test_a_cursor_goes_on_with_the_watch_it_is_of(start: Start) -> None:
+    here, _ = await start()
+    one, other, every = Watch(wanted=WatchFilter(correlation_id=new_id())), new_id(), Watch()
+    for watch in (one, every):
+        async with watch.at(here):
+            pass
+    for cursor, wanted, told in (
+        (one.cursor, WatchFilter(correlation_id=other), "of the cascade"),
+        (every.cursor, WatchFilter(correlation_id=other), "of all cascades"),
+        (one.cursor, ALL, "of the cascade"),
+    ):
+        with pytest.raises(ValidationFailed, match=told) as caught:
+            await anext(here.watching.watch(ROOT, wanted, cursor))
+        assert caught.value.details[0].field == "cursor"
+
+
 # ---- who sees what, and when
 
 
@@ -369,8 +454,8 @@ async def test_many_that_become_visible_come_in_that_order_and_once(
     start: Start, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than a watch keeps in memory: the rest is read when these are sent, also with new ones in between."""
-    monkeypatch.setattr(watching_module, "HELD_MOST", 4)
-    monkeypatch.setattr(watching_module, "LOADED_MOST", 3)
+    monkeypatch.setattr(watches, "HELD_MOST", 4)
+    monkeypatch.setattr(watches, "LOADED_MOST", 3)
     here, there = await start()
     await register(here, ("Order",))
     watch, whole = Watch(reader("anyone")), Watch(reader("anyone"))
@@ -405,7 +490,7 @@ async def test_many_that_become_visible_come_in_that_order_and_once(
 # ---- cursors
 
 
-@pytest.mark.parametrize("cursor", ["x", "é", "AQ", "A" * 400, "AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"])
+@pytest.mark.parametrize("cursor", ["x", "é", "AQ", "A" * 400, "AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "A" * 34])
 async def test_what_is_no_cursor_is_a_field_error(start: Start, cursor: str) -> None:
     here, _ = await start()
     with pytest.raises(ValidationFailed) as caught:
@@ -456,7 +541,7 @@ async def test_a_cursor_that_is_too_old_is_refused_and_the_feed_kept_until_then(
 
 async def test_a_heartbeat_moves_the_cursor(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who filters much does not fall behind what can be resumed."""
-    monkeypatch.setattr(watching_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(watches, "HEARTBEAT_S", 0.01)
     here, _ = await start()
     await register(here, ("Order",))
     stream = here.watching.watch(ROOT, WatchFilter(types=frozenset({"Other"})), "")

@@ -43,7 +43,7 @@ from millstream.application.views import (
     TypeSpec,
     Waiting,
 )
-from millstream.application.watching import WatchFilter
+from millstream.application.watches import WatchFilter
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import LeaseLost, MillstreamError

@@ -14,7 +14,7 @@ from tests.rpc.conftest import Answer, Service
 from tests.rpc.fakes import ID, artifact
 
 from millstream.application.views import Sent
-from millstream.application.watching import WatchFilter
+from millstream.application.watches import WatchFilter
 from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
 from millstream.transport.mapping.artifacts import put_artifact
 from millstream.transport.mapping.lines import artifact_object

@@ -37,6 +37,12 @@ def test_a_cursor_comes_back(places: dict[str, tuple[int, int]], at_us: int, aft
     assert cursor.covers(places)
 
 
+@given(IDS, st.integers(0, (1 << 31) - 1))
+def test_a_cursor_of_a_cascade_comes_back(run_id: str, seq: int) -> None:
+    cursor = WatchCursor({}, 7, run_id=run_id, seq=seq)
+    assert WatchCursor.decode(cursor.encode()) == cursor
+
+
 def test_a_cursor_of_a_thousand_lanes_fits_the_contract() -> None:
     cursor = WatchCursor({str(uuid.uuid4()): (1, FULL) for _ in range(1000)}, 1)
     assert len(cursor.encode()) < 40_000

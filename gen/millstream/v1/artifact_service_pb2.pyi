@@ -1434,9 +1434,11 @@ class WatchArtifactsRequest(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
-    """Of this cascade."""
+    """Of this cascade, from its first artifact on."""
     cursor: _builtins.str
-    """The cursor of a message: go on behind it. It holds for an hour (the setting watch_resume_s). Default: from now on."""
+    """The cursor of a message: go on behind it. It holds for an hour (the setting watch_resume_s), with correlation_id as
+    long as the artifacts are kept. Default: from now on.
+    """
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Types, at most 100."""

@@ -211,12 +211,13 @@ class ArtifactServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchArtifacts(self, request, context):
-        """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
-        whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
-        that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
-        watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
-        lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
-        the last message it had, at any server, without a loss or a double.
+        """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it; with
+        `correlation_id` those of the cascade from its first one on, whether it is there already or not. Once each, at
+        whichever server it was published. What a client publishes one after the other, and what agents make of it, comes
+        in that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when
+        the watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message
+        and lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is
+        sent away, goes on by the cursor of the last message it had, at any server, without a loss or a double.
         Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
         server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
         the trailing metadata x-resume-cursor).

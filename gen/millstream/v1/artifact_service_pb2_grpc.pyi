@@ -90,12 +90,13 @@ class ArtifactServiceStub:
     Errors: NOT_FOUND, VALIDATION_ERROR.
     """
     WatchArtifacts: _grpc.UnaryStreamMultiCallable[_artifact_service_pb2.WatchArtifactsRequest, _artifact_service_pb2.WatchArtifactsResponse]
-    """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
-    whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
-    that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
-    watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
-    lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
-    the last message it had, at any server, without a loss or a double.
+    """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it; with
+    `correlation_id` those of the cascade from its first one on, whether it is there already or not. Once each, at
+    whichever server it was published. What a client publishes one after the other, and what agents make of it, comes
+    in that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when
+    the watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message
+    and lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is
+    sent away, goes on by the cursor of the last message it had, at any server, without a loss or a double.
     Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
     server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
     the trailing metadata x-resume-cursor).
@@ -162,12 +163,13 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     Errors: NOT_FOUND, VALIDATION_ERROR.
     """
     WatchArtifacts: _aio.UnaryStreamMultiCallable[_artifact_service_pb2.WatchArtifactsRequest, _artifact_service_pb2.WatchArtifactsResponse]  # type: ignore[assignment]
-    """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
-    whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
-    that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
-    watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
-    lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
-    the last message it had, at any server, without a loss or a double.
+    """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it; with
+    `correlation_id` those of the cascade from its first one on, whether it is there already or not. Once each, at
+    whichever server it was published. What a client publishes one after the other, and what agents make of it, comes
+    in that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when
+    the watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message
+    and lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is
+    sent away, goes on by the cursor of the last message it had, at any server, without a loss or a double.
     Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
     server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
     the trailing metadata x-resume-cursor).
@@ -309,12 +311,13 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_service_pb2.WatchArtifactsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_artifact_service_pb2.WatchArtifactsResponse], _abc.AsyncIterator[_artifact_service_pb2.WatchArtifactsResponse]]:
-        """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it: once each, at
-        whichever server it was published. What a client publishes one after the other, and what agents make of it, comes in
-        that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when the
-        watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message and
-        lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is sent away, goes on by the cursor of
-        the last message it had, at any server, without a loss or a double.
+        """Sends every artifact that is stored from now on, or behind `cursor`, as far as the caller may see it; with
+        `correlation_id` those of the cascade from its first one on, whether it is there already or not. Once each, at
+        whichever server it was published. What a client publishes one after the other, and what agents make of it, comes
+        in that order. One that is hidden for a time (After) comes when that is over, and so do those that were hidden when
+        the watch began. What was stored before is listed or exported; whoever starts to watch, waits for the first message
+        and lists then, misses nothing. Never ends by itself. A reader that is slow is waited for; one that goes, or is
+        sent away, goes on by the cursor of the last message it had, at any server, without a loss or a double.
         Errors: VALIDATION_ERROR (the cursor is none, or too old: code EXPIRED), RATE_LIMITED (too many streams: of the
         server or the tenant), UNAVAILABLE (the server is going, or cannot read: resume by the last cursor, which is also in
         the trailing metadata x-resume-cursor).

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from millstream.application.ports import FeedRow, Places
-from millstream.domain.artifacts import Artifact, size_bytes
+from millstream.application.views import ArtifactQuery
+from millstream.domain.artifacts import Artifact, Reader, size_bytes
 from millstream.domain.errors import MillstreamError
 
 log = logging.getLogger(__name__)
@@ -48,13 +49,23 @@ class FeedStore(Protocol):
 
     async def end(self) -> Places: ...
     async def rows(self, places: Mapping[str, tuple[int, int]], limit: int) -> tuple[list[FeedRow], Places, bool]: ...
-    async def hidden(self, tenant: str, after: tuple[int, str], limit: int) -> list[tuple[int, Artifact]]: ...
+    async def hidden(
+        self, tenant: str, run_id: str, after: tuple[int, str], limit: int
+    ) -> list[tuple[int, Artifact]]: ...
 
 
 class ArtifactStore(Protocol):
     """Reads artifacts; see store.artifacts."""
 
     async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]: ...
+
+
+class WatchedArtifacts(ArtifactStore, Protocol):
+    """Reads artifacts of a cascade, too."""
+
+    async def seen_of_run(
+        self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int, after_seq: int, limit: int
+    ) -> tuple[list[Artifact], bool]: ...
 
 
 class Watcher:

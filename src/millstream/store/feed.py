@@ -111,19 +111,16 @@ class FeedReads:
         tag = await self._database.execute(_DROP, before_us, limit)
         return int(tag.rsplit(" ", 1)[-1])
 
-    async def hidden(self, tenant: str, after: tuple[int, str], limit: int) -> list[tuple[int, Artifact]]:
-        """Artifacts of the kind After behind (time, id), by the time when that is over, microseconds; without their
-        payloads."""
+    async def hidden(self, tenant: str, run_id: str, after: tuple[int, str], limit: int) -> list[tuple[int, Artifact]]:
+        """Artifacts of the kind After (of one cascade, unless "") behind (time, id), by the time when that is over,
+        microseconds; without their payloads."""
         due_us = cast(artifact.c.created_us + hidden_us(), BigInteger).label("due_us")
-        found = (
-            select(*COLUMNS_WITHOUT_PAYLOAD, due_us)
-            .where(
-                artifact.c.tenant == tenant,
-                artifact.c.visibility_kind == literal_column("'After'"),
-                artifact.c.visibility_kind != literal_column("'Public'"),
-            )
-            .subquery()
+        hidden = select(*COLUMNS_WITHOUT_PAYLOAD, due_us).where(
+            artifact.c.tenant == tenant,
+            artifact.c.visibility_kind == literal_column("'After'"),
+            artifact.c.visibility_kind != literal_column("'Public'"),
         )
+        found = (hidden.where(artifact.c.run_id == uid(run_id)) if run_id else hidden).subquery()
         later = tuple_(found.c.due_us, found.c.uuid) > tuple_(literal(after[0]), literal(uid(after[1])))
         statement = select(found).where(later).order_by(found.c.due_us, found.c.uuid).limit(limit)
         out = []

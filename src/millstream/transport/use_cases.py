@@ -39,7 +39,7 @@ from millstream.application.views import (
     TypeChange,
     TypeSpec,
 )
-from millstream.application.watching import WatchFilter
+from millstream.application.watches import WatchFilter
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.errors import MillstreamError

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from millstream.application.views import ArtifactQuery, ListedArtifact, Summary, TypeChange, TypeSpec
-from millstream.application.watching import WatchFilter
+from millstream.application.watches import WatchFilter
 from millstream.domain.agents import ArtifactType
 from millstream.domain.artifacts import PUBLIC, Artifact, NewArtifact, Visibility
 from millstream.domain.errors import ValidationFailed
