@@ -70,7 +70,9 @@ async def connected(service: Service, *first: WorkRequest, key: str = "root") ->
     )
     call = method(metadata=(("authorization", f"Bearer {key}"),))
     for message in first:
-        await call.write(message)
+        # A server that refuses may be faster than the first word: what it said is told by the end.
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call.write(message)
     try:
         yield Worker(call, service)
     finally:
