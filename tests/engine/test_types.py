@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import pytest
 from tests.engine.servers import Start
-from tests.engine.world import ROOT, key, made
+from tests.engine.world import ROOT, key, made, register
 
-from millstream.application.views import TypeChange, TypeSpec
+from millstream.application.views import Published, TypeChange, TypeSpec
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.wiring import Service
 
@@ -60,6 +60,7 @@ async def test_a_deprecated_type_works_and_tells(start: Start) -> None:
     """Whoever publishes it is told what to use; other versions are not touched, and a new one begins without."""
     here, there = await start()
     await create(here, OPEN)
+    await register(here, ("Memo",))
     assert (await here.artifacts.publish(ROOT, made("Note"), None)).notice == ""
     change = TypeChange("Note", deprecated=True, deprecation="use Memo")
     changed, replayed = await there.types.update(ROOT, change, key("k", "UpdateArtifactType"))
@@ -68,6 +69,8 @@ async def test_a_deprecated_type_works_and_tells(start: Start) -> None:
     for service in (there, here):
         assert (await service.artifacts.publish(ROOT, made("Note"), None)).notice == "use Memo"
         assert (await service.artifacts.publish_sync(ROOT, made("Note"), None, 10)).notice == "use Memo"
+        batch = await service.artifacts.publish_batch(ROOT, [made("Memo"), made("Note")], [None, None], None)
+        assert [isinstance(each, Published) and each.notice for each in batch.results] == ["", "use Memo"]
     await create(here, WIDER)
     assert (await here.artifacts.publish(ROOT, made("Note"), None)).notice == ""
     assert (await here.types.get(ROOT, "Note", 1)).options.deprecation == "use Memo"

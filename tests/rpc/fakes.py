@@ -155,7 +155,9 @@ class Artifacts(Fake):
         await self.seen("publish_batch", principal, items, item_keys, key)
         return Batch(
             [
-                each if isinstance(each, MillstreamError) else Published(ID, OTHER, item_keys[i] is not None)
+                each
+                if isinstance(each, MillstreamError)
+                else self.answer or Published(ID, OTHER, item_keys[i] is not None)
                 for i, each in enumerate(items)
             ]
         )

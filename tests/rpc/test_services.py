@@ -270,6 +270,8 @@ async def test_who_publishes_a_deprecated_type_is_told(service: Service) -> None
     service.fakes.artifacts.answer = Published(ID, OTHER, notice="use B")
     out = await _ask(service, "ArtifactService/Publish", {"type": "Order"})
     assert out["deprecation"] == "use B"
+    batch = await _ask(service, "ArtifactService/PublishBatch", {"artifacts": [{"type": "Order"}]})
+    assert batch["results"][0]["deprecation"] == "use B"
 
 
 async def test_agents(service: Service) -> None:

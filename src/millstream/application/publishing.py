@@ -75,6 +75,9 @@ class Publishing:
             item if isinstance(item, MillstreamError) else Unavailable("") for item in items
         ]
         for index, result in zip(wanted, found, strict=True):
+            item = items[index]
+            if isinstance(item, NewArtifact) and (notice := self._notice(principal, item)):
+                result = replace(result, notice=notice) if isinstance(result, Published) else result
             results[index] = result
         return batch_of(results, key)
 

@@ -136,6 +136,7 @@ class Artifacts(Area):
                 result.artifact_id,
                 result.correlation_id,
                 item_error(result.error) if result.HasField("error") else None,
+                result.deprecation,
             )
             for result in answer.message.results
         ]

@@ -131,6 +131,8 @@ class BatchOutcome:
     run_id: str = ""
     """Id of the cascade (which is the correlation id), or of the task's run."""
     error: ServiceError | None = None
+    deprecation: str = ""
+    """The artifact's type is deprecated: what to use in its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -299,10 +299,12 @@ class PublishBatchResponse(_message.Message):
         ARTIFACT_ID_FIELD_NUMBER: _builtins.int
         CORRELATION_ID_FIELD_NUMBER: _builtins.int
         ERROR_FIELD_NUMBER: _builtins.int
+        DEPRECATION_FIELD_NUMBER: _builtins.int
         index: _builtins.int
         status: _builtins.str
         artifact_id: _builtins.str
         correlation_id: _builtins.str
+        deprecation: _builtins.str
         @_builtins.property
         def error(self) -> _error_pb2.ErrorBody: ...
         def __init__(
@@ -313,12 +315,15 @@ class PublishBatchResponse(_message.Message):
             artifact_id: _builtins.str = ...,
             correlation_id: _builtins.str = ...,
             error: _error_pb2.ErrorBody | None = ...,
+            deprecation: _builtins.str | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "deprecation", b"deprecation", "error", b"error"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "correlation_id", b"correlation_id", "error", b"error", "index", b"index", "status", b"status"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "artifact_id", b"artifact_id", "correlation_id", b"correlation_id", "deprecation", b"deprecation", "error", b"error", "index", b"index", "status", b"status"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
+        _WhichOneofReturnType__deprecation: _TypeAlias = _typing.Literal["deprecation"]  # noqa: Y015
+        _WhichOneofArgType__deprecation: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation) -> _WhichOneofReturnType__deprecation | None: ...
 
     RESULTS_FIELD_NUMBER: _builtins.int
     ACCEPTED_FIELD_NUMBER: _builtins.int

@@ -69,6 +69,8 @@ def put_outcomes(
         if isinstance(outcome, Published):
             result.artifact_id = outcome.artifact_id
             result.correlation_id = outcome.correlation_id
+            if outcome.notice:
+                result.deprecation = outcome.notice
         else:
             result.task_id = outcome.task.id
             result.run_id = outcome.task.run_id
