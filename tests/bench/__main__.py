@@ -30,7 +30,7 @@ _QUIET_LOAD = 0.5
 PAYLOAD_MIB = 1024
 
 
-def all_rows(payload_mib: int = PAYLOAD_MIB) -> list[report.Row]:
+def all_rows(payload_mib: int, stored: int) -> list[report.Row]:
     """Every row in the order of the table."""
     by_name = {row.name: row for row in [*floors.rows(), *tasks.rows(), *artifacts.rows()]}
     idle = by_name.pop("idle-w100")
@@ -43,7 +43,7 @@ def all_rows(payload_mib: int = PAYLOAD_MIB) -> list[report.Row]:
         *overload.rows(),
         *crowd.rows(),
         *payloads.rows(payload_mib),
-        *laden.rows(spine),
+        *laden.rows(spine, stored),
     ]
 
 
@@ -63,6 +63,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--payload-mib", type=int, default=PAYLOAD_MIB, help=f"size of the payloads (default {PAYLOAD_MIB:,} MiB)"
     )
     parser.add_argument("--native", action="store_true", help="record native frames, too")
+    parser.add_argument(
+        "--stored", type=int, default=laden.STORED, help="artifacts and tasks that the laden rows store (default 1M)"
+    )
     parser.add_argument("--models", action="store_true", help="let the worker use the example's pydantic handlers")
     parser.add_argument("--output", type=Path, default=Path(".millstream/bench"), help="where JSON and profiles go")
     parser.add_argument("--dir", type=Path, help="where the database is (default: the directory of temporary files)")
@@ -71,7 +74,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def chosen(arguments: argparse.Namespace) -> list[report.Row]:
     """The rows asked for. Raises BenchError where a name is nobody's."""
-    rows = all_rows(arguments.payload_mib)
+    rows = all_rows(arguments.payload_mib, arguments.stored)
     for name in [*arguments.only, *arguments.profile]:
         if not any(row.name.startswith(name) for row in rows):
             raise BenchError(f"no row begins with {name!r}: {', '.join(row.name for row in rows)}")
@@ -160,7 +163,7 @@ def main() -> int:
     """Parse the command line and measure."""
     arguments = parse(sys.argv[1:])
     if arguments.list:
-        print("\n".join(f"{row.name:18} {row.title}" for row in all_rows()))
+        print("\n".join(f"{row.name:18} {row.title}" for row in all_rows(arguments.payload_mib, arguments.stored)))
         return 0
     with tempfile.TemporaryDirectory(prefix="millstream-bench-", dir=arguments.dir) as scratch:
         base = Path(scratch)

@@ -13,6 +13,7 @@ from tests.bench.report import Aim, Load, Result, Results, Row
 from tests.bench.stand import ORDER, Stand
 
 STORED = 1_000_000
+"""Artifacts, and finished tasks, that the usual run stores first."""
 _TOLERANCE = 0.15
 _ROWS = (
     "tasks-c4", "task-one", "sync-rest-c1", "sync-rest-c64", "sync-grpc-c64", "publish-rest-c32", "publish-key-c32",
@@ -23,23 +24,23 @@ _Prepare = Callable[[Stand], contextlib.AbstractAsyncContextManager[Load]]
 _COUNTS = "SELECT (SELECT count(*) FROM artifact), (SELECT count(*) FROM task WHERE finished_us > 0)"
 
 
-async def fill(stand: Stand) -> None:
-    """Publish artifacts and have tasks done until a million of each are stored, the way that clients do."""
+async def fill(stand: Stand, stored: int) -> None:
+    """Publish artifacts and have tasks done until so many of each are stored, the way that clients do."""
     connection = await stand.connect()
     artifacts, tasks = await connection.fetchrow(_COUNTS)  # type: ignore[misc]
-    if artifacts < STORED:
+    if artifacts < stored:
         raw = rpc.batch_request("Receipt", ORDER, 100)
         async with grpc_load(rpc.BATCH, raw, 8, lambda answer: rpc.batched(answer, 100), 100)(stand) as load:
-            while artifacts < STORED:
+            while artifacts < stored:
                 artifacts += (await load(2.0)).ops
-    if tasks < STORED:
+    if tasks < stored:
         request = rpc.tasks_request("bench.near", {"number": 1}, 100)
         async with rpc.method(stand.grpc_port, rpc.CREATE_TASKS) as create:
 
             async def once() -> None:
                 rpc.tasks_created(await create(request), 100)
 
-            while tasks < STORED:
+            while tasks < stored:
                 first = stand.near.total
                 made = (await closed_loop([once] * 4, 2.0, 100)).ops
                 await stand.near.until(first + made)
@@ -49,22 +50,22 @@ async def fill(stand: Stand) -> None:
     await connection.close()
 
 
-def _laden(prepare: _Prepare) -> _Prepare:
+def _laden(prepare: _Prepare, stored: int) -> _Prepare:
     @contextlib.asynccontextmanager
     async def laden(stand: Stand) -> AsyncIterator[Load]:
-        await fill(stand)
+        await fill(stand, stored)
         async with prepare(stand) as load:
             yield load
 
     return laden
 
 
-def _held(prepare: _Prepare) -> _Prepare:
+def _held(prepare: _Prepare, stored: int) -> _Prepare:
     """With a snapshot of before the row, as a dump has one: no version of a row since then can be removed."""
 
     @contextlib.asynccontextmanager
     async def held(stand: Stand) -> AsyncIterator[Load]:
-        await fill(stand)
+        await fill(stand, stored)
         connection = await stand.connect()
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await connection.fetchval("SELECT count(*) FROM (SELECT 1 FROM run LIMIT 1) one")
@@ -87,17 +88,17 @@ def _as_before(name: str) -> Aim:
     return Aim(f"within 15 % of {name}", judge)
 
 
-def rows(before: Sequence[Row]) -> list[Row]:
+def rows(before: Sequence[Row], stored: int) -> list[Row]:
     """The rows again, laden and with a snapshot held."""
     chosen = [row for row in before if row.name in _ROWS]
     found: list[Row] = []
     for prefix, title, around in (
-        ("laden", "with 1,000,000 artifacts and tasks stored", _laden),
+        ("laden", f"with {stored:,} artifacts and tasks stored", _laden),
         ("held", "and while a snapshot of before is held", _held),
     ):
         found += [
             dataclasses.replace(
-                row, name=f"{prefix}-{row.name}", title=f"{row.name} {title}", prepare=around(row.prepare),
+                row, name=f"{prefix}-{row.name}", title=f"{row.name} {title}", prepare=around(row.prepare, stored),
                 aim=_as_before(row.name), floor=None, remark="", group=prefix,
             )
             for row in chosen
