@@ -20,7 +20,7 @@ from tests.e2e.stack import Stack, rest_client
 from tests.e2e.stored import Stored
 from tests.engine.servers import eventually
 
-from millstream.sdk import Client, Context, Visibility, Worker
+from millstream.sdk import Client, Context, NewArtifact, Visibility, Worker
 from millstream.v1.payload_service_pb2 import DownloadPayloadRequest, UploadPayloadRequest, UploadPayloadResponse
 from millstream.v1.payload_service_pb2_grpc import PayloadServiceStub
 
@@ -370,9 +370,12 @@ async def test_an_agent_does_not_notice_where_its_payloads_are(locked: Stack, tm
         result = await client.publish_sync("Film", payload_ref=stored.ref, visibility=PRIVATE)
         assert (result.completed, result.failures) == (True, ())
         assert cut.read_bytes() == film
+        ran = await client.agents.run("cutter", NewArtifact("Film", payload_ref=stored.ref))
+        assert (ran.completed, ran.failures) == (True, ())
     async with Client(locked.target, api_key="admin-key") as admin:
-        (short,) = await admin.artifacts.list(produced_by="cutter").all()
-        assert await admin.payloads.read(short.payload_ref) == film[:1000]
+        short = await admin.artifacts.list(produced_by="cutter").all()
+        assert [each.payload_ref for each in short] == [ref_of(film[:1000])] * 2
+        assert await admin.payloads.read(short[0].payload_ref) == film[:1000]
 
 
 async def test_the_command_line_carries_files_both_ways(stack: Stack, tmp_path: Path) -> None:

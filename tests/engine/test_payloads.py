@@ -12,9 +12,9 @@ from tests.engine.servers import Roles, Start
 from tests.engine.workers import Worker, done, ref
 from tests.engine.world import ROOT, TENANT, agent, blind, check_all, key, made, order, principal, register
 
-from millstream.application import referring as referring_module
 from millstream.application.paging import PageRequest
 from millstream.application.payloads import Expected
+from millstream.application.turns import Turns
 from millstream.application.views import ArtifactQuery, LeaseRef, TypeSpec
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import MillstreamError, NotFound, RateLimited, ValidationFailed
@@ -426,7 +426,7 @@ async def test_large_payloads_that_wait_are_bounded_in_bytes(start: Start, monke
     """Invariant: nothing without a bound. What an agent has made is taken though."""
     here, _ = await start(large_payload_bytes=LARGE)
     await register(here, ("Order", "Payment"))
-    monkeypatch.setattr(referring_module, "WAITING_BYTES", 3 * LARGE)
+    monkeypatch.setattr(here.artifacts._referring, "_turns", Turns(2, 6 * LARGE))
     results = await asyncio.gather(
         *(here.artifacts.publish(ROOT, large(), None) for _ in range(5)), return_exceptions=True
     )

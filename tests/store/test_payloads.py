@@ -81,6 +81,16 @@ async def test_any_range_comes_back_as_it_was_sent(bench: Bench, offset: int, le
     assert all(len(chunk) <= CHUNK_BYTES for chunk in read)
 
 
+async def test_chunks_alone_are_not_waited_for(bench: Bench, database: Database) -> None:
+    """The commit that makes a payload of them is, as all that comes by the same connections."""
+    name = await database.value("SELECT current_database()")
+    await database.execute(f"ALTER DATABASE {name} SET synchronous_commit = on")
+    pool = await Pool.open(database.url, 1)
+    assert not (await Bench(pool).upload()).existed
+    assert await pool.fetchval("SHOW synchronous_commit") == "on"
+    await pool.close()
+
+
 async def test_an_offset_behind_the_end_names_the_end(bench: Bench) -> None:
     found = await bench.upload()
     with pytest.raises(ValidationFailed, match="768000"):

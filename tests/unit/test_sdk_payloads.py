@@ -268,6 +268,11 @@ def test_an_artifact_is_published_by_reference() -> None:
             wrong.fill(artifact_service_pb2.PublishRequest())
 
 
+async def test_an_input_of_a_run_by_name_is_a_reference_and_nothing_more(client: Client) -> None:
+    with pytest.raises(ValueError, match="nothing else"):
+        await client.agents.run("payments", NewArtifact("Order", tags=["x"], payload_ref=REF))
+
+
 # -- workers --------------------------------------------------------------------------------------------------
 
 

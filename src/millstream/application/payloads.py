@@ -21,6 +21,8 @@ TRANSFERS_MOST: Final = 64
 """Uploads and downloads that a server serves at once: each holds a few MiB."""
 TRANSFERS_OF_TENANT: Final = 32
 BUSY_S: Final = 1.0
+CHUNKS_AT_ONCE: Final = 3
+"""Chunks that are written or read at once: of the few connections to the database most are for everybody else."""
 
 
 class PayloadStore(Protocol):
@@ -64,6 +66,7 @@ class Payloads:
         self._now_us = now_us
         self._max_bytes = max_bytes
         self._transfers: Counter[str] = Counter()
+        self._chunks_at_once = asyncio.Semaphore(CHUNKS_AT_ONCE)
 
     @contextlib.contextmanager
     def transfer(self, principal: Principal) -> Iterator[None]:
@@ -111,7 +114,9 @@ class Payloads:
         async for chunk in self._chunks(content):
             size += len(chunk)
             digest.update(chunk)
-            if not await self._store.append(tenant, blob, number, chunk, self._now_us()):
+            async with self._chunks_at_once:
+                kept = await self._store.append(tenant, blob, number, chunk, self._now_us())
+            if not kept:
                 raise _given_up()
             number += 1
         return digest.digest(), size
@@ -172,7 +177,8 @@ class Payloads:
         end = found.size_bytes if length is None else min(found.size_bytes, offset + length)
         while offset < end:
             number, skip = divmod(offset, CHUNK_BYTES)
-            chunk = (await self._store.chunk(found.blob, number))[skip : skip + end - offset]
+            async with self._chunks_at_once:
+                chunk = (await self._store.chunk(found.blob, number))[skip : skip + end - offset]
             offset += len(chunk)
             yield chunk
 

@@ -1,18 +1,18 @@
 """Artifacts whose payload is kept outside: those published with a reference, and those too large for the hot tables."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.payloads import Payloads
+from millstream.application.turns import Turns
 from millstream.application.views import LeaseRef, StoredPayload
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import NewArtifact
-from millstream.domain.errors import MillstreamError, NotFound, RateLimited, ValidationFailed
+from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.struct_wire import Json, decode_struct
 
@@ -23,7 +23,7 @@ MOVING_MOST = 4
 """Payloads that are looked at, or moved outside, at once: more would take the database from all others."""
 
 WAITING_BYTES = 64 * 1024 * 1024
-"""Of payloads that wait for their turn; then RATE_LIMITED."""
+"""Of payloads that wait for that; then RATE_LIMITED."""
 
 
 class Referring:
@@ -39,8 +39,7 @@ class Referring:
         self._payloads = payloads
         self._large_bytes = large_bytes
         self._max_read_bytes = max_read_bytes
-        self._moving = asyncio.Semaphore(MOVING_MOST)
-        self._waiting_bytes = 0
+        self._turns = Turns(MOVING_MOST, WAITING_BYTES)
 
     async def examine(
         self,
@@ -57,25 +56,14 @@ class Referring:
         field = f"{prefix}payload"
         if not new.payload_digest and len(new.payload) <= self._large_bytes:
             return *await self._catalogs.examine(catalog, new, producer, field), new
-        async with self._turn(len(new.payload), refuse=lease is None):
+        # What was worked for is never refused: the task would fail.
+        async with self._turns.turn(principal.tenant, len(new.payload), refuse=lease is None):
             if new.payload_digest:
                 new = await self._looked_at(principal, new, f"{prefix}payload_ref", lease)
             version, activations = await self._catalogs.examine(catalog, new, producer, field)
             if not new.payload_digest:
                 return version, activations, await self._moved(principal, new)
         return version, activations, replace(new, content=None)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, size_bytes: int, *, refuse: bool) -> AsyncIterator[None]:
-        """Wait for one of few turns. Raises RateLimited where too much waits already; not for what was worked for."""
-        if refuse and self._waiting_bytes + size_bytes > WAITING_BYTES:
-            raise RateLimited("too many large payloads wait to be stored; try again", retry_after_s=1.0)
-        self._waiting_bytes += size_bytes
-        try:
-            async with self._moving:
-                yield
-        finally:
-            self._waiting_bytes -= size_bytes
 
     async def _looked_at(
         self, principal: Principal, new: NewArtifact, field: str, lease: LeaseRef | None

@@ -7,12 +7,11 @@ from typing import Any
 from google.protobuf.json_format import ParseDict, ParseError
 
 from millstream.sdk.agent_results import Agent, AgentHistory
-from millstream.sdk.artifacts import SYNC_MARGIN_S, sync_result
+from millstream.sdk.artifacts import SYNC_MARGIN_S, NewArtifact, sync_result
 from millstream.sdk.calls import Area, Listing, choice
 from millstream.sdk.context import Publishable
 from millstream.sdk.errors import PayloadError
-from millstream.sdk.execution import publication
-from millstream.sdk.payload import fill_struct
+from millstream.sdk.execution import fill_publication
 from millstream.sdk.policies import RetryPolicy, Subscription, Timeouts, TypeRef, type_name
 from millstream.sdk.results import SyncResult
 from millstream.v1 import agent_pb2
@@ -118,19 +117,25 @@ class Agents(Area):
     async def run(
         self,
         agent: str,
-        *inputs: Publishable,
+        *inputs: Publishable | NewArtifact,
         timeout: float = 30.0,  # noqa: ASYNC109  (the service's own wait, not this call's)
         fail_on_timeout: bool = False,
         idempotency_key: str = "",
     ) -> SyncResult:
         """Runs an agent by name on the inputs and waits until all that follows is done; the result has what the agent
-        itself made."""
+        itself made. An input that is a NewArtifact may have a `payload_ref`.
+
+        Raises:
+            PayloadError: an input is not JSON.
+            ServiceError: the service refused it.
+            ValueError: an input has what those of a run by name cannot have, such as tags.
+        """
         request = wire.RunAgentRequest(agent_id=agent, timeout=timeout, fail_on_timeout=fail_on_timeout)
         for item in inputs:
-            name, data = publication(item)
-            given = request.inputs.add(type=name)
-            given.payload.SetInParent()
-            fill_struct(given.payload, data)
+            new = item if isinstance(item, NewArtifact) else NewArtifact(item)
+            if new != NewArtifact(new.item, payload_ref=new.payload_ref):
+                raise ValueError("an input of a run by name has a type, data and payload_ref, and nothing else")
+            fill_publication(request.inputs.add(), new.item, new.payload_ref)
         answer = await self._calls.write(
             "AgentService/RunAgent",
             request,

@@ -15,9 +15,11 @@ from millstream.store.query import fetch
 from millstream.store.tables import artifact
 
 _BEGIN = "INSERT INTO payload_upload (blob, tenant, touched_us) VALUES ($1::text::uuid, $2, $3)"
-_APPEND = """WITH alive AS (UPDATE payload_upload SET touched_us = $3
+# Nobody waits for a chunk to be on the disk: the commit that makes a payload of them is, and all before it with it.
+_APPEND = """WITH lazily AS (SELECT set_config('synchronous_commit', 'off', true)),
+alive AS (UPDATE payload_upload SET touched_us = $3
 WHERE blob = $1::text::uuid AND tenant = $2 AND touched_us > 0 RETURNING blob)
-INSERT INTO payload_chunk (blob, n, bytes) SELECT blob, $4::int4, $5::bytea FROM alive"""
+INSERT INTO payload_chunk (blob, n, bytes) SELECT blob, $4::int4, $5::bytea FROM alive, lazily"""
 _ABANDON = "UPDATE payload_upload SET touched_us = 0 WHERE blob = $1::text::uuid AND tenant = $2"
 _GIVEN = "DELETE FROM payload_upload WHERE blob = $1::text::uuid AND tenant = $2 AND touched_us > 0"
 _PUT = """INSERT INTO payload (tenant, sha256, blob, size_bytes, media_type, created_us, touched_us)

@@ -113,8 +113,8 @@ def _told(context: Context, ref: str, found: StoredPayload, offset: int, length:
     offset = int(asked[1])
     last = min(int(asked[2] or found.size_bytes), found.size_bytes - 1)
     if last < offset:
-        # Not satisfiable, or senseless: the whole.
-        return (0, None) if asked[2] else (offset, None)
+        # Nothing of it is there, or it makes no sense: the whole, as if no range had been asked for.
+        return 0, None
     headers["x-http-status"] = "206"
     headers["content-range"] = f"bytes {offset}-{last}/{found.size_bytes}"
     return offset, last - offset + 1
