@@ -219,6 +219,9 @@ def test_a_line_is_the_json_that_rest_shows_elsewhere() -> None:
     given = artifact()
     for created_us in (1_700_000_000_000_000, 1_700_000_000_120_000, 1_700_000_000_123_456):
         given.created_us = created_us
+        # The last of them keeps its payload outside.
+        given.payload_digest = b"\xab" * 32 if created_us % 1000 else b""
+        given.payload_bytes = 5_368_709_120 if created_us % 1000 else 0
         twin = put_artifact(artifact_pb2.Artifact(), given).SerializeToString()
         shown = json_format.MessageToDict(
             Artifact.FromString(twin), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
