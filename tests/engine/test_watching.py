@@ -144,6 +144,8 @@ async def test_nothing_is_lost_or_doubled_while_many_publish_and_the_watch_break
     of a batch, resumed at the other server: each artifact once, those of each publisher in its order."""
     monkeypatch.setattr(feed_module, "ROWS_READ", 3)
     monkeypatch.setattr(watch_kinds, "ROWS_READ", 3)
+    monkeypatch.setattr(feed_module, "LOADED_MOST", 5)
+    monkeypatch.setattr(watch_kinds, "LOADED_MOST", 5)
     here, there = await start(owner_path=owner_path)
     await register(here, ("Order",))
     chance = random.Random(7)

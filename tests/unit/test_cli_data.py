@@ -11,9 +11,11 @@ import grpc
 import pytest
 from rich.console import Console
 from tests.unit.scripted import Abort, ScriptedService, start
+from typer import BadParameter
 from typer.testing import CliRunner, Result
 
 from millstream.cli import artifacts as artifacts_module
+from millstream.cli import export as export_module
 from millstream.cli.app import app
 from millstream.sdk.payload import fill_struct, from_struct
 from millstream.v1 import (
@@ -445,3 +447,48 @@ def test_a_run_by_name_that_fails_is_an_exit_code(run: Run, service: ScriptedSer
     service.answer("AgentService/RunAgent", {"completed": True, "failures": [failure]})
     result = run("agents", "run", "packer", "-i", "Order")
     assert (result.exit_code, "packer failed: BROKEN: it broke" in result.stdout) == (4, True)
+
+
+# -- export ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "cursor", "kept"),
+    [
+        (b"", "", b""),
+        (b'{"id', "", b""),
+        (b'{"id":"0190', "", b""),
+        (b'{"correlation_id":"c","cursor":"x"}\n', "x", b'{"correlation_id":"c","cursor":"x"}\n'),
+        (
+            b'{"a":1}\n{"correlation_id":"c","cursor":"y"}\n{"cor',
+            "y",
+            b'{"a":1}\n{"correlation_id":"c","cursor":"y"}\n',
+        ),
+    ],
+)
+def test_an_export_goes_on_behind_the_last_whole_line(content: bytes, cursor: str, kept: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "export.ndjson"
+    path.write_bytes(content)
+    with path.open("r+b") as file:
+        assert export_module._rewound(file, "C", path) == cursor
+        assert file.tell() == len(kept)
+    assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "content", [b"text\n", b"text", b"{}\n", b"[1]\n", b'{"correlation_id":"other","cursor":"x"}\n']
+)
+def test_what_is_no_export_of_the_cascade_is_left_alone(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "export.ndjson"
+    path.write_bytes(content)
+    with path.open("r+b") as file, pytest.raises(BadParameter):
+        export_module._rewound(file, "c", path)
+    assert path.read_bytes() == content
+
+
+def test_the_last_line_is_found_however_long_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(export_module, "_BLOCK_BYTES", 7)
+    path = tmp_path / "export.ndjson"
+    path.write_bytes(b'{"a":1}\n{"correlation_id":"c","cursor":"long"}\n' + b"x" * 50)
+    with path.open("r+b") as file:
+        assert export_module._rewound(file, "c", path) == "long"

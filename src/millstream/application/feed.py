@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from millstream.application.ports import FeedRow, Places
+from millstream.application.ports import FULL, FeedRow, Places
 from millstream.application.views import ArtifactQuery
 from millstream.domain.artifacts import Artifact, Reader, size_bytes
 from millstream.domain.errors import MillstreamError
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 ROWS_READ: Final = 64
 """Rows of a lane that are read at once; each holds what one transaction stored."""
+LOADED_MOST: Final = 200
+"""Artifacts that are held in memory at once to be handed out; but all of one row."""
 GAP_S: Final = 0.005
 """Between two readings: under load many commits are read at once."""
 INBOX_BYTES: Final = 1024 * 1024
@@ -183,12 +185,21 @@ class Feed:
 
     async def _read(self, places: Places) -> bool:
         """Read on, and hand out what was read; whether there is more."""
-        tenants = self.watched
         rows, behind, more = await self._store.rows(places, ROWS_READ)
         fresh = [row for row in rows if row.n > places.get(row.lane, (0, 0))[0]]
-        found = {tenant: await load(self._artifacts, tenant, fresh) for tenant in tenants}
+        for part in parts(fresh, lambda row: sum(map(len, row.ids.values())), LOADED_MOST):
+            found = {tenant: await load(self._artifacts, tenant, part) for tenant in self.watched}
+            if self._places is not places:
+                return True
+            self._hand_out(found)
+            # Step by step: who joins meanwhile begins behind what was handed out.
+            self._places = places = places | {row.lane: (row.n, FULL) for row in part}
         if self._places is not places:
             return True
+        self._places = behind
+        return more
+
+    def _hand_out(self, found: Mapping[str, Sequence[Stored]]) -> None:
         for tenant, watchers in self._watchers.items():
             for watcher in watchers:
                 if tenant not in found:
@@ -197,8 +208,21 @@ class Feed:
                 elif watcher.attached:
                     for stored in found[tenant]:
                         watcher.put(stored)
-        self._places = behind
-        return more
+
+
+def parts(rows: Sequence[FeedRow], count: Callable[[FeedRow], int], most: int) -> Iterator[list[FeedRow]]:
+    """Rows by as many as hold so many artifacts at most, but one at least."""
+    part: list[FeedRow] = []
+    size = 0
+    for row in rows:
+        held = count(row)
+        if part and size + held > most:
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += held
+    if part:
+        yield part
 
 
 async def load(artifacts: ArtifactStore, tenant: str, rows: Iterable[FeedRow]) -> list[Stored]:

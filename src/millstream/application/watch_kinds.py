@@ -1,10 +1,10 @@
 """The two kinds of watches: of all that is published, by the feed; and of one cascade, by its own numbers."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator
 from typing import Final
 
-from millstream.application.feed import ROWS_READ, Stored, load
-from millstream.application.ports import FULL, FeedRow, Places
+from millstream.application.feed import ROWS_READ, Stored, load, parts
+from millstream.application.ports import FULL, Places
 from millstream.application.views import ArtifactQuery, Sent
 from millstream.application.watch_cursor import WatchCursor
 from millstream.application.watches import LOADED_MOST, Watch
@@ -45,10 +45,11 @@ class FeedWatch(Watch):
             yield sent
 
     async def _read_until(self, target: Places) -> AsyncGenerator[Sent, None]:
+        tenant = self._watcher.tenant
         while not self._cursor.covers(target):
             rows, behind, _ = await self._store.rows(self._cursor.places, ROWS_READ)
-            for part in _parts(rows, self._watcher.tenant):
-                for stored in await load(self._artifacts, self._watcher.tenant, part):
+            for part in parts(rows, lambda row: len(row.ids.get(tenant, ())), LOADED_MOST):
+                for stored in await load(self._artifacts, tenant, part):
                     for sent in self._read(stored):
                         yield sent
             # The rows of a lane that has none any more were too old for any watch.
@@ -117,18 +118,3 @@ class CascadeWatch(Watch):
                 self._cursor.seq = artifact.seq
                 for sent in self._judge(artifact):
                     yield sent
-
-
-def _parts(rows: Sequence[FeedRow], tenant: str) -> Iterator[list[FeedRow]]:
-    """Rows by as many as hold LOADED_MOST of a tenant's artifacts, one at least."""
-    part: list[FeedRow] = []
-    size = 0
-    for row in rows:
-        count = len(row.ids.get(tenant, ()))
-        if part and size + count > LOADED_MOST:
-            yield part
-            part, size = [], 0
-        part.append(row)
-        size += count
-    if part:
-        yield part

@@ -13,6 +13,8 @@ from millstream.cli.output import console
 from millstream.sdk import Client
 
 _BLOCK_BYTES: Final = 1024 * 1024
+_BEGIN: Final = b'{"id":"'
+"""How every line begins, also one that was cut."""
 
 
 def export(
@@ -57,23 +59,30 @@ def _told(count: int) -> None:
 
 
 def _rewound(file: BinaryIO, correlation_id: str, path: Path) -> str:
-    """Cut a file behind its last whole line, and return the cursor of that; "" for an empty one."""
-    end = _last_break(file, file.seek(0, io.SEEK_END))
-    file.truncate(end)
-    if end == 0:
-        file.seek(0)
-        return ""
-    begin = _last_break(file, end - 1)
+    """Cut a file behind its last whole line, and return the cursor of that; "" where there is none. A file that is no
+    export of the cascade is left as it is."""
+    size = file.seek(0, io.SEEK_END)
+    end = _last_break(file, size)
+    begin = _last_break(file, end - 1) if end else 0
     file.seek(begin)
-    try:
-        last = orjson.loads(file.read(end - begin))
-        cursor, named = last["cursor"], last["correlation_id"]
-    except (ValueError, KeyError, TypeError):
-        raise typer.BadParameter(f"{path} is no export: its last line has no cursor", param_hint="--output") from None
-    if named != correlation_id.lower():
-        raise typer.BadParameter(f"{path} is an export of the cascade {named}", param_hint="--output")
+    cursor = ""
+    if end:
+        try:
+            last = orjson.loads(file.read(end - begin))
+            cursor, named = str(last["cursor"]), last["correlation_id"]
+        except (ValueError, KeyError, TypeError):
+            raise _refused(f"{path} is no export: its last line has no cursor") from None
+        if named != correlation_id.lower():
+            raise _refused(f"{path} is an export of the cascade {named}")
+    elif not _BEGIN.startswith(file.read(len(_BEGIN))):
+        raise _refused(f"{path} is no export")
+    file.truncate(end)
     file.seek(end)
-    return str(cursor)
+    return cursor
+
+
+def _refused(message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint="--output")
 
 
 def _last_break(file: BinaryIO, before: int) -> int:

@@ -57,7 +57,7 @@ class Correlations(Area):
             request = wire.ExportCorrelationRequest(correlation_id=correlation_id, cursor=behind)
             return self._calls.stream("CorrelationService/ExportCorrelation", request, HttpBody)
 
-        async for body in resumed(begin):
+        async for body in resumed(begin, retries=self._calls.retries):
             for line in body.data.splitlines(keepends=True):
                 value = orjson.loads(line)
                 if "end" in value:

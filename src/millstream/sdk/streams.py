@@ -57,7 +57,7 @@ class ArtifactWatch:
                 "ArtifactService/WatchArtifacts", self._request(self.cursor), wire.WatchArtifactsResponse
             )
 
-        async for message in resumed(begin, forever=True):
+        async for message in resumed(begin, forever=True, retries=self._calls.retries):
             self.cursor = message.cursor
             yield message.cursor, Artifact.from_wire(message.artifact) if message.HasField("artifact") else None
 
