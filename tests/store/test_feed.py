@@ -23,7 +23,11 @@ def test_ids_come_back_by_tenant_in_their_order(stored: list[tuple[str, str]]) -
     expected: dict[str, tuple[str, ...]] = {}
     for tenant, artifact_id in stored:
         expected[tenant] = (*expected.get(tenant, ()), artifact_id)
-    assert unpacked(packed([artifact(*each) for each in stored])) == expected
+    data = packed([artifact(*each) for each in stored])
+    assert unpacked(data, expected) == expected
+    for tenant, ids in expected.items():
+        assert unpacked(data, {tenant}) == {tenant: ids}
+    assert unpacked(data, ()) == {}
 
 
 @given(

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,7 +20,7 @@ from millstream.domain.errors import MillstreamError
 
 log = logging.getLogger(__name__)
 
-ROWS_READ: Final = 64
+ROWS_READ: Final = 256
 """Rows of a lane that are read at once; each holds what one transaction stored."""
 LOADED_MOST: Final = 200
 """Artifacts that are held in memory at once to be handed out; but all of one row."""
@@ -50,7 +50,9 @@ class FeedStore(Protocol):
     """Reads the feed; see store.feed."""
 
     async def end(self) -> Places: ...
-    async def rows(self, places: Mapping[str, tuple[int, int]], limit: int) -> tuple[list[FeedRow], Places, bool]: ...
+    async def rows(
+        self, places: Mapping[str, tuple[int, int]], limit: int, tenants: Container[str]
+    ) -> tuple[list[FeedRow], Places, bool]: ...
     async def hidden(
         self, tenant: str, run_id: str, after: tuple[int, str], limit: int
     ) -> list[tuple[int, Artifact]]: ...
@@ -185,10 +187,11 @@ class Feed:
 
     async def _read(self, places: Places) -> bool:
         """Read on, and hand out what was read; whether there is more."""
-        rows, behind, more = await self._store.rows(places, ROWS_READ)
+        tenants = self.watched
+        rows, behind, more = await self._store.rows(places, ROWS_READ, tenants)
         fresh = [row for row in rows if row.n > places.get(row.lane, (0, 0))[0]]
         for part in parts(fresh, lambda row: sum(map(len, row.ids.values())), LOADED_MOST):
-            found = {tenant: await load(self._artifacts, tenant, part) for tenant in self.watched}
+            found = {tenant: await load(self._artifacts, tenant, part) for tenant in tenants}
             if self._places is not places:
                 return True
             self._hand_out(found)

@@ -130,7 +130,7 @@ Places = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class FeedRow:
-    """What one batch stored: ids of artifacts by tenant."""
+    """What one batch stored: ids of artifacts by tenant, of the tenants asked for."""
 
     lane: str
     n: int

@@ -47,7 +47,7 @@ class FeedWatch(Watch):
     async def _read_until(self, target: Places) -> AsyncGenerator[Sent, None]:
         tenant = self._watcher.tenant
         while not self._cursor.covers(target):
-            rows, behind, _ = await self._store.rows(self._cursor.places, ROWS_READ)
+            rows, behind, _ = await self._store.rows(self._cursor.places, ROWS_READ, (tenant,))
             for part in parts(rows, lambda row: len(row.ids.get(tenant, ())), LOADED_MOST):
                 for stored in await load(self._artifacts, tenant, part):
                     for sent in self._read(stored):

@@ -247,7 +247,7 @@ def _matching(tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: 
 
 def visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
     """domain.artifacts.visible in SQL."""
-    spec = _spec()
+    spec = _spec(artifact.c.visibility)
     then = func.jsonb_path_query_first(spec, text("""'strict $.** ? (@.kind != "After")'"""), type_=_JSONB)
     return or_(
         artifact.c.produced_by == reader.agent if reader.agent not in ("", EXTERNAL) else false(),
@@ -255,20 +255,22 @@ def visible_to(reader: Reader, now_us: int) -> ColumnElement[bool]:
         _settled_for(reader, artifact.c.visibility_kind, spec),
         and_(
             artifact.c.visibility_kind == "After",
-            artifact.c.created_us + hidden_us() <= now_us,
+            artifact.c.created_us + hidden_us(artifact.c.visibility) <= now_us,
             _settled_for(reader, func.coalesce(then["kind"].astext, "Public"), then),
         ),
     )
 
 
-def hidden_us() -> ColumnElement[Any]:
+def hidden_us(visibility: ColumnElement[str]) -> ColumnElement[Any]:
     """domain.artifacts.delay_us in SQL: an After, then another After, ..., then what stays: the sum of their times."""
-    ttl_us = func.jsonb_path_query(_spec(), text("'strict $.**.ttl_us'"), type_=_JSONB).column_valued("ttl_us")
+    ttl_us = func.jsonb_path_query(_spec(visibility), text("'strict $.**.ttl_us'"), type_=_JSONB).column_valued(
+        "ttl_us"
+    )
     return select(func.sum(cast(ttl_us, BigInteger))).scalar_subquery()
 
 
-def _spec() -> ColumnElement[Any]:
-    return cast(case((artifact.c.visibility == "", literal("{}")), else_=artifact.c.visibility), _JSONB)
+def _spec(visibility: ColumnElement[str]) -> ColumnElement[Any]:
+    return cast(case((visibility == "", literal("{}")), else_=visibility), _JSONB)
 
 
 def _settled_for(reader: Reader, kind: ColumnElement[str], spec: ColumnElement[Any]) -> ColumnElement[bool]:

@@ -6,7 +6,7 @@ that of commits.
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, Final
 
@@ -52,19 +52,17 @@ def packed(artifacts: Iterable[Artifact]) -> bytes:
     return b"".join(parts)
 
 
-def unpacked(data: bytes) -> dict[str, tuple[str, ...]]:
-    """The reverse of packed."""
+def unpacked(data: bytes, tenants: Container[str]) -> dict[str, tuple[str, ...]]:
+    """The reverse of packed, for some tenants."""
     found: dict[str, tuple[str, ...]] = {}
     at = 0
     while at < len(data):
         name_bytes, count = _COUNT.unpack_from(data, at)
-        at += _COUNT.size
-        tenant = data[at : at + name_bytes].decode()
-        at += name_bytes
-        found[tenant] = tuple(
-            _text(data[i : i + _ID_BYTES].hex()) for i in range(at, at + count * _ID_BYTES, _ID_BYTES)
-        )
-        at += count * _ID_BYTES
+        begin = at + _COUNT.size + name_bytes
+        tenant = data[at + _COUNT.size : begin].decode()
+        at = begin + count * _ID_BYTES
+        if tenant in tenants:
+            found[tenant] = tuple(_text(data[i : i + _ID_BYTES].hex()) for i in range(begin, at, _ID_BYTES))
     return found
 
 
@@ -82,9 +80,12 @@ class FeedReads:
         """The place behind all that is visible now."""
         return {row["lane"]: (row["last"], FULL) for row in await self._database.fetch(_END)}
 
-    async def rows(self, places: Mapping[str, tuple[int, int]], limit: int) -> tuple[list[FeedRow], Places, bool]:
-        """Rows from some places on (those of the place included), at most so many of each lane; the place behind them,
-        and whether there are more. What was stored after another row was committed comes after it, in any lane."""
+    async def rows(
+        self, places: Mapping[str, tuple[int, int]], limit: int, tenants: Container[str]
+    ) -> tuple[list[FeedRow], Places, bool]:
+        """Rows from some places on (those of the place included), at most so many of each lane, with what they hold of
+        some tenants; the place behind them, and whether there are more. What was stored after another row was committed
+        comes after it, in any lane."""
         lanes = list(places)
         rows = await self._database.fetch(_ROWS, uuids(lanes), numbers([places[lane][0] for lane in lanes]), limit)
         by_lane: dict[str, list[tuple[int, Record]]] = {}
@@ -104,7 +105,11 @@ class FeedReads:
                 # Of a lane with room for more the end is not known: what is behind the last row may be too late.
                 behind[lane] = (taken[-1][1]["n"], FULL) if taken else places.get(lane, (0, FULL))
         kept.sort(key=itemgetter(0))
-        return [FeedRow(row["lane"], row["n"], unpacked(row["artifacts"])) for _, row in kept], behind, bool(full)
+        return (
+            [FeedRow(row["lane"], row["n"], unpacked(row["artifacts"], tenants)) for _, row in kept],
+            behind,
+            bool(full),
+        )
 
     async def drop(self, before_us: int, limit: int) -> int:
         """Drop what was stored before then, so many rows of each lane; returns how many."""
@@ -114,13 +119,23 @@ class FeedReads:
     async def hidden(self, tenant: str, run_id: str, after: tuple[int, str], limit: int) -> list[tuple[int, Artifact]]:
         """Artifacts of the kind After (of one cascade, unless "") behind (time, id), by the time when that is over,
         microseconds; without their payloads."""
-        due_us = cast(artifact.c.created_us + hidden_us(), BigInteger).label("due_us")
-        hidden = select(*COLUMNS_WITHOUT_PAYLOAD, due_us).where(
+        concerned = [
             artifact.c.tenant == tenant,
             artifact.c.visibility_kind == literal_column("'After'"),
             artifact.c.visibility_kind != literal_column("'Public'"),
+            *([artifact.c.run_id == uid(run_id)] if run_id else []),
+        ]
+        # Of many artifacts few are hidden differently: how long is worked out once for each way.
+        ways = select(artifact.c.visibility).where(*concerned).distinct().cte("ways")
+        spans_of = select(ways.c.visibility, cast(hidden_us(ways.c.visibility), BigInteger).label("us"))
+        spans = spans_of.cte("spans").prefix_with("MATERIALIZED")
+        due_us = (artifact.c.created_us + spans.c.us).label("due_us")
+        found = (
+            select(*COLUMNS_WITHOUT_PAYLOAD, due_us)
+            .join(spans, artifact.c.visibility == spans.c.visibility)
+            .where(*concerned)
+            .subquery()
         )
-        found = (hidden.where(artifact.c.run_id == uid(run_id)) if run_id else hidden).subquery()
         later = tuple_(found.c.due_us, found.c.uuid) > tuple_(literal(after[0]), literal(uid(after[1])))
         statement = select(found).where(later).order_by(found.c.due_us, found.c.uuid).limit(limit)
         out = []
