@@ -213,8 +213,10 @@ local function fault_of(said)
   local kind
   field, kind = said:match("^([%w_.]+): invalid value .* for type ([%w_./]+)$")
   if field then
-    local expected = VALUES[kind] or "one of the values it may have"
-    return { field = field, message = "must be " .. expected, code = VALUES[kind] and "WRONG_TYPE" or "INVALID" }
+    local known = ENUMS[kind]
+    if known then return { field = field, message = "must be one of " .. known, code = "INVALID" } end
+    local expected = LIMITS[field] or VALUES[kind] or "of another kind"
+    return { field = field, message = "must be " .. expected, code = "WRONG_TYPE" }
   end
   return { field = "", message = "a parameter of the path or the query cannot be read", code = "INVALID" }
 end

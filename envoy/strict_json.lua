@@ -129,7 +129,8 @@ local function check_number(spec, raw)
   local value = tonumber(raw)
   if value ~= floor(value) then return fault("WRONG_TYPE", EXPECTED[kind]) end
   if value < range[1] or value > range[2] then
-    fault("OUT_OF_RANGE", string.format("must be between %.0f and %.0f", range[1], range[2]))
+    -- What the field may hold is mostly less than what its type can.
+    fault("OUT_OF_RANGE", string.format("must be between %.0f and %.0f", spec.least or range[1], spec.most or range[2]))
   end
 end
 

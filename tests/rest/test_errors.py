@@ -169,6 +169,25 @@ QUERIES = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/api/v1/agents?status=asleep", "status: must be one of ONLINE, OFFLINE, PAUSED, DELETED"),
+        ("/api/v1/agents?page_size=-1", "page_size: must be an integer between 1 and 500"),
+        ("/api/v1/agents?page_size=many", "page_size: must be an integer between 1 and 500"),
+    ],
+)
+async def test_what_a_parameter_may_be_is_said(client: httpx.AsyncClient, path: str, message: str) -> None:
+    """FL-10: the values, or the limits of the contract and not those of the wire."""
+    assert check_error(await client.get(path), 422, "VALIDATION_ERROR")["message"] == message
+
+
+async def test_the_limits_of_a_field_are_those_of_the_contract(client: httpx.AsyncClient) -> None:
+    """FL-10"""
+    error = check_error(await client.post("/api/v1/agents", json={"max_concurrency": -1}), 422, "VALIDATION_ERROR")
+    assert error["message"] == "max_concurrency: must be between 0 and 10000"
+
+
 @pytest.mark.parametrize(("path", "field", "code"), QUERIES, ids=[path for path, _, _ in QUERIES])
 async def test_a_parameter_that_cannot_be_read_is_a_validation_error_of_it(
     client: httpx.AsyncClient, stub: Stub, path: str, field: str, code: str

@@ -45,8 +45,18 @@ async def test_every_field_at_fault_is_named(service: Service) -> None:
     assert [(name, code) for name, _, code in fields] == [
         ("type", "REQUIRED"),
         ("visibility.kind", "INVALID"),
-        ("tags", "INVALID"),
+        ("tags", "DUPLICATE"),
         ("correlation_id", "INVALID"),
+    ]
+
+
+async def test_what_a_name_may_be_is_said_in_words(service: Service) -> None:
+    """FL-10: no pattern to decipher."""
+    request = PublishRequest(type="9 lives", tags=["a", "a"]).SerializeToString()
+    fields = status_of(await service.call(PUBLISH, request))[2]
+    assert fields == [
+        ("type", "must begin with a letter or _; letters, digits, and _ . - follow", "INVALID"),
+        ("tags", "holds a value twice; leave the second out", "DUPLICATE"),
     ]
 
 

@@ -15,6 +15,16 @@ _RANGES = frozenset(
     {"gt", "gte", "lt", "lte", "len", "min_len", "max_len", "min_bytes", "max_bytes", "min_items", "max_items"}
     | {"min_pairs", "max_pairs", "gte_lte", "gt_lte", "gte_lt", "gt_lt"}
 )
+PATTERNS = {
+    "^[A-Za-z_][A-Za-z0-9_.-]*$": "must begin with a letter or _; letters, digits, and _ . - follow",
+    "^[A-Za-z][A-Za-z0-9_.-]*$": "must begin with a letter; letters, digits, and _ . - follow",
+    "^[A-Za-z][A-Za-z0-9_.:-]*$": "must begin with a letter; letters, digits, and _ . : - follow",
+    "^[A-Za-z0-9_.-]*$": "may have letters, digits, and _ . -",
+    "^[ -~]*$": "may have printable ASCII characters only",
+    "^sha256:[0-9a-f]{64}$": "must be sha256: and 64 hexadecimal digits in lower case, as the upload answered",
+    "^(millstream(\\.[a-z0-9_]+)*)?$": "must be millstream, or a name below it such as millstream.engine",
+}
+"""What the patterns of the contract ask for, in words."""
 _AT_LEAST_ONE = frozenset({"string.min_len", "repeated.min_items"})
 
 
@@ -62,6 +72,10 @@ def _fault(descriptor: Descriptor, violation: Violation) -> FieldFault:
         return FieldFault(field, "is required", "REQUIRED")
     if rule.rpartition(".")[2] in _RANGES:
         return FieldFault(field, text, "OUT_OF_RANGE")
+    if rule == "repeated.unique":
+        return FieldFault(field, "holds a value twice; leave the second out", "DUPLICATE")
+    if rule == "string.pattern":
+        text = PATTERNS.get(violation.rule_value, text)
     # The empty string that stands for the default is nothing that a caller would send.
     return FieldFault(field, text.replace("must be in list [, ", "must be in list ["), "INVALID")
 

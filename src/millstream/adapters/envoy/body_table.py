@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from millstream.adapters.envoy.descriptors import HTTP_BODY
 
@@ -26,6 +26,7 @@ _SCALARS = {
     FieldDescriptor.TYPE_BYTES: "bytes",
     FieldDescriptor.TYPE_ENUM: "enum",
 }
+_TYPE_URL = "type.googleapis.com/"
 # Messages whose JSON is not an object of their fields. The wrappers read as what they wrap.
 _WELL_KNOWN = {
     "google.protobuf.Timestamp": "timestamp",
@@ -47,11 +48,16 @@ _WELL_KNOWN = {
 }
 
 
-def body_table(bodies: Iterable[Descriptor]) -> str:
+Limits = Callable[[FieldDescriptor], tuple[int, int] | None]
+"""The least and the most that an integer field may hold, where its rules say so."""
+
+
+def body_table(bodies: Iterable[Descriptor], limits: Limits) -> str:
     """Return Lua that defines `BODIES`: full name of a body's message -> what the scanner knows of it.
 
     A message is a table of its fields under both of their names, a field a table of `name` (the proto's),
-    `kind`, and what the kind needs: `message`, `values` (names of an enum), `item` (of a list or a map).
+    `kind`, and what the kind needs: `message`, `values` (names of an enum), `item` (of a list or a map), `least` and
+    `most` (of an integer whose rules say so).
     """
     messages = _reachable(body for body in bodies if body.full_name != HTTP_BODY)
     number = {name: index for index, name in enumerate(messages, 1)}
@@ -59,7 +65,7 @@ def body_table(bodies: Iterable[Descriptor]) -> str:
     for message in messages.values():
         lines.append(f"-- {message.full_name}")
         for field in message.fields:
-            lines.append(f"M[{number[message.full_name]}]{_key(field.name)} = {_field(field, number)}")
+            lines.append(f"M[{number[message.full_name]}]{_key(field.name)} = {_field(field, number, limits)}")
             if field.json_name != field.name:
                 target = f"M[{number[message.full_name]}]"
                 lines.append(f"{target}{_key(field.json_name)} = {target}{_key(field.name)}")
@@ -67,9 +73,10 @@ def body_table(bodies: Iterable[Descriptor]) -> str:
     return "\n".join([*lines, "end", ""])
 
 
-def parameter_table(requests: Iterable[Descriptor]) -> str:
-    """Return Lua that defines `PARAMETERS`: the proto's name of a field -> its documented one (`json_name`), and
-    `REPEATED`: the documented names of those that are lists.
+def parameter_table(requests: Iterable[Descriptor], limits: Limits) -> str:
+    """Return Lua that defines `PARAMETERS`: the proto's name of a field -> its documented one (`json_name`),
+    `REPEATED`: the documented names of those that are lists, `ENUMS`: the transcoder's name of an enum -> its values,
+    and `LIMITS`: the name of an integer -> what it must be, where all requests agree.
 
     Only names of the author's choice are in the first: the camelCase that every field has by itself is no better.
     """
@@ -78,7 +85,26 @@ def parameter_table(requests: Iterable[Descriptor]) -> str:
     repeated = {chosen.get(field.name, field.name) for field in fields if field.is_repeated}
     entries = ", ".join(f'{_key(name)} = "{shown}"' for name, shown in sorted(chosen.items()))
     lists = ", ".join(f"{_key(name)} = true" for name in sorted(repeated))
-    return f"local PARAMETERS = {{ {entries} }}\nlocal REPEATED = {{ {lists} }}"
+    enums = {field.enum_type.full_name: field.enum_type for field in fields if field.enum_type is not None}
+    values = ", ".join(f"{_key(_TYPE_URL + name)} = {_names(enum)}" for name, enum in sorted(enums.items()))
+    ranges = ", ".join(f'{_key(name)} = "{text}"' for name, text in sorted(_agreed(fields, limits).items()))
+    return (
+        f"local PARAMETERS = {{ {entries} }}\nlocal REPEATED = {{ {lists} }}\nlocal ENUMS = {{ {values} }}\n"
+        f"local LIMITS = {{ {ranges} }}"
+    )
+
+
+def _names(enum: EnumDescriptor) -> str:
+    # The first, for "not given", is none to ask for.
+    return '"' + ", ".join(value.name for value in enum.values if value.number) + '"'
+
+
+def _agreed(fields: Iterable[FieldDescriptor], limits: Limits) -> dict[str, str]:
+    found: dict[str, set[tuple[int, int] | None]] = {}
+    for field in fields:
+        found.setdefault(field.name, set()).add(limits(field))
+    agreed = {name: next(iter(ranges)) for name, ranges in found.items() if len(ranges) == 1}
+    return {name: f"an integer between {each[0]} and {each[1]}" for name, each in agreed.items() if each is not None}
 
 
 def _camel_case(name: str) -> str:
@@ -108,14 +134,16 @@ def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def _field(field: FieldDescriptor, number: dict[str, int]) -> str:
+def _field(field: FieldDescriptor, number: dict[str, int], limits: Limits) -> str:
     name = f'name = "{field.name}"'
     if field.message_type is not None and _is_map(field):
         value = _value(field.message_type.fields_by_name["value"], number)
         return f'{{ {name}, kind = "map", item = {{ {value} }} }}'
     if field.is_repeated:
         return f'{{ {name}, kind = "list", item = {{ {_value(field, number)} }} }}'
-    return f"{{ {name}, {_value(field, number)} }}"
+    bounds = limits(field)
+    least = f", least = {bounds[0]}, most = {bounds[1]}" if bounds is not None else ""
+    return f"{{ {name}, {_value(field, number)}{least} }}"
 
 
 def _value(field: FieldDescriptor, number: dict[str, int]) -> str:

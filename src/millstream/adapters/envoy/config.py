@@ -207,8 +207,8 @@ def _filters(contract: Contract, max_body_bytes: int, proxy_token: str | None, *
 def _lua(contract: Contract, max_body_bytes: int, proxy_token: str | None) -> str:
     bindings = contract.bindings()
     constants = [
-        body_table(binding.body for binding in bindings if binding.body is not None),
-        parameter_table(contract.requests()),
+        body_table((binding.body for binding in bindings if binding.body is not None), contract.limits),
+        parameter_table(contract.requests(), contract.limits),
         f"local MAX_BODY_BYTES = {max_body_bytes}",
         f"local PROXY_TOKEN = {'nil' if proxy_token is None else json.dumps(proxy_token)}",
     ]

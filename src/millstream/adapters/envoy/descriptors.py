@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 PACKAGE = "millstream.v1"
 HTTP_BODY = "google.api.HttpBody"
 TRANSFERS = f"{PACKAGE}.PayloadService"
 """The service whose streams are of any size, and as slow as their clients."""
 _VALIDATE = "buf/validate/validate.proto"
+_RULES = "buf.validate.field"
+_INTEGERS = {FieldDescriptor.TYPE_UINT32: "uint32", FieldDescriptor.TYPE_INT32: "int32"}
 _VERBS = ("get", "put", "post", "delete", "patch")
 _VARIABLE = re.compile(r"\{[^}=]+(?:=([^}]*))?\}")
 
@@ -111,6 +113,22 @@ class Contract:
         """Request messages of the RPCs that have a REST binding."""
         methods = [self._pool.FindMethodByName(name) for name in sorted({binding.rpc for binding in self.bindings()})]
         return [method.input_type for method in methods]
+
+    def limits(self, field: FieldDescriptor) -> tuple[int, int] | None:
+        """The least and the most that an integer field may hold, by its rules; None where these do not say both."""
+        options = self._pool.FindMessageTypeByName("google.protobuf.FieldOptions")
+        given = message_factory.GetMessageClass(options).FromString(field.GetOptions().SerializeToString())
+        rules = getattr(self._extension(given, _RULES), _INTEGERS.get(field.type, ""), None)
+        if rules is None or not rules.WhichOneof("less_than"):
+            return None
+        most = rules.lte if rules.WhichOneof("less_than") == "lte" else rules.lt - 1
+        match rules.WhichOneof("greater_than"):
+            case "gte":
+                return int(rules.gte), int(most)
+            case "gt":
+                return int(rules.gt) + 1, int(most)
+            case _:
+                return (0, int(most)) if field.type == FieldDescriptor.TYPE_UINT32 else None
 
     def transcoder_set(self) -> bytes:
         """Return the descriptor set without what a transcoder never reads: field rules, which are most of it."""
