@@ -275,7 +275,7 @@ async def test_a_tenant_s_agents_see_its_artifacts_only(clients: dict[str, Clien
     spy = {"name": name, "subscriptions": [{"types": ["Note"]}], "labels": ["all"]}
     check_ok(await clients["other"].post("/api/v1/agents", json=spy), 201)
     for visibility in (
-        {"kind": "Public"}, {"kind": "Tenant", "tenant_id": "umbrella"}, {"kind": "Private", "agents": [name]},
+        {"kind": "Public"}, {"kind": "Tenant", "tenant_id": "acme"}, {"kind": "Private", "agents": [name]},
         {"kind": "Labelled", "required_labels": ["all"]},
     ):  # fmt: skip
         request = {"type": "Note", "visibility": visibility, "timeout": 5}
@@ -283,6 +283,9 @@ async def test_a_tenant_s_agents_see_its_artifacts_only(clients: dict[str, Clien
         assert (body["completed"], len(body["artifacts"])) == (True, 1)
     tasks = check_ok(await clients["other"].get("/api/v1/tasks", params={"kind": f"agent:{name}"}))["items"]
     assert tasks == []
+    foreign = {"type": "Note", "visibility": {"kind": "Tenant", "tenant_id": "umbrella"}}
+    response = await clients["operator"].post("/api/v1/artifacts", json=foreign)
+    check_error(response, 422, "VALIDATION_ERROR", "visibility.tenant_id")
 
 
 async def test_a_page_token_opens_no_other_tenant_s_cascade(clients: dict[str, Client]) -> None:

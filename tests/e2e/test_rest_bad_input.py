@@ -164,6 +164,17 @@ CASES: dict[str, Bad] = {
     "Labelled without labels": Bad(ARTIFACTS, note(visibility={"kind": "Labelled"}), "visibility.required_labels"),
     "After without ttl": Bad(ARTIFACTS, note(visibility={"kind": "After"}), "visibility.ttl"),
     "then without After": Bad(ARTIFACTS, note(visibility={"kind": "Public", "then": {}}), "visibility.then"),
+    "agents without a kind": Bad(ARTIFACTS, note(visibility={"agents": ["hr"]}), "visibility.agents"),
+    "labels for Private": Bad(
+        ARTIFACTS,
+        note(visibility={"kind": "Private", "agents": ["hr"], "required_labels": ["eu"]}),
+        "visibility.required_labels",
+    ),
+    "agents without a kind in then": Bad(
+        ARTIFACTS, note(visibility={"kind": "After", "ttl": "1s", "then": {"agents": ["hr"]}}), "visibility.then.agents"
+    ),
+    "tenant without a kind": Bad(ARTIFACTS, note(visibility={"tenant_id": "default"}), "visibility.tenant_id"),
+    "Tenant of others": Bad(ARTIFACTS, note(visibility={"kind": "Tenant", "tenant_id": "x"}), "visibility.tenant_id"),
     "After of 31 days": Bad(ARTIFACTS, note(visibility={"kind": "After", "ttl": "2678400s"}), "visibility.ttl"),
     # -- numbers and times
     "2^53": Bad(ARTIFACTS, note(payload={"a": 2**53}), "payload.a"),

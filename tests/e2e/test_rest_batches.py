@@ -26,6 +26,7 @@ BAD_ARTIFACTS: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"type": "Note", "idempotency_key": "é"}, "VALIDATION_ERROR", ["idempotency_key"]),
     ({"type": "Note", "visibility": {"kind": "Secret"}}, "VALIDATION_ERROR", ["visibility.kind"]),
     ({"type": "Note", "visibility": {"kind": "Private"}}, "VALIDATION_ERROR", ["visibility.agents"]),
+    ({"type": "Note", "visibility": {"agents": ["hr"]}}, "VALIDATION_ERROR", ["visibility.agents"]),
     ({"type": "Note", "visibility": {"kind": "After"}}, "VALIDATION_ERROR", ["visibility.ttl"]),
     ({"type": "Note", "payload": {"a": "x" * 1_100_000}}, "PAYLOAD_TOO_LARGE", []),
     ({"type": "Strict", "payload": {}}, "VALIDATION_ERROR", ["payload"]),

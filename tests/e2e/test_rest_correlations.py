@@ -89,13 +89,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "private": {"kind": "Private", "agents": ["named"]},
     "labelled": {"kind": "Labelled", "required_labels": ["eu", "secret"]},
     "tenant": {"kind": "Tenant"},
-    "umbrella": {"kind": "Tenant", "tenant_id": "umbrella"},
+    "acme": {"kind": "Tenant", "tenant_id": "acme"},
     "after": {"kind": "After", "ttl": "3600s", "then": {"kind": "Public"}},
     "after-private": {"kind": "After", "ttl": "3600s", "then": {"kind": "Private", "agents": ["named"]}},
     "after-now": {"kind": "After", "ttl": "0s", "then": {"kind": "After", "ttl": "0s",
                   "then": {"kind": "Private", "agents": ["named"]}}},
 }  # fmt: skip
-ANYONE = {"public", "tenant"}
+ANYONE = {"public", "tenant", "acme"}
 VISIBLE = {
     "publisher": set(KINDS),
     "named": ANYONE | {"private", "after-now"},

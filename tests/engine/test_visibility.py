@@ -9,9 +9,9 @@ from tests.engine.workers import Worker, done
 from tests.engine.world import ROOT, agent, blind, made, order, register, seconds, types
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery
+from millstream.application.views import ArtifactQuery, Completion, Lease, Published
 from millstream.domain.artifacts import NewArtifact, Visibility
-from millstream.domain.errors import NotFound
+from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import RunStatus
 from millstream.wiring import Service
@@ -24,7 +24,8 @@ PRIVATE = Visibility("Private", agents=("half",))
 LABELLED = Visibility("Labelled", required_labels=("eu", "secret"))
 OURS = Visibility("Tenant")
 NAMED = Visibility("Tenant", tenant_id="acme")
-THEIRS = Visibility("Tenant", tenant_id="other")
+THEIRS = Visibility("Private", agents=("somebody else",))
+FOREIGN = Visibility("Tenant", tenant_id="other")
 
 
 @pytest.mark.parametrize(
@@ -201,3 +202,61 @@ async def test_an_agent_reads_what_it_made(start: Start) -> None:
     assert (await here.artifacts.get(blind("w", agent="maker"), payment)).id == payment
     with pytest.raises(NotFound):
         await here.artifacts.get(blind("w", agent="plain"), payment)
+
+
+@pytest.mark.parametrize(
+    ("visibility", "field"),
+    [
+        (FOREIGN, "visibility.tenant_id"),
+        (Visibility("After", ttl_us=1, then=FOREIGN), "visibility.then.tenant_id"),
+    ],
+)
+async def test_a_visibility_for_another_tenant_is_refused(start: Start, visibility: Visibility, field: str) -> None:
+    """FL-6: it could only hide the artifact from everyone. In a publish, in an item of a batch, and in a worker's
+    answer, whose task fails with it."""
+    here, there = await start()
+    await register(here, ("Order", "Payment"))
+    with pytest.raises(ValidationFailed) as refused:
+        await here.artifacts.publish(ROOT, order(visibility=visibility), None)
+    assert refused.value.details[0].field == field
+    batch = await here.artifacts.publish_batch(ROOT, [order(), order(visibility=visibility)], [None, None], None)
+    assert isinstance(batch.results[0], Published)
+    assert isinstance(batch.results[1], ValidationFailed)
+    async with Worker(
+        there,
+        agents=[agent("maker", "Order", "Payment")],
+        handler=lambda lease: done(lease, made("Payment"), NewArtifact("Payment", visibility=visibility)),
+    ):
+        result = await here.artifacts.publish_sync(ROOT, order(), None, 10)
+    (failure,) = result.failures
+    assert (result.completed, failure.code, failure.attempts) == (True, "INVALID_OUTPUT", 1)
+    assert failure.message.startswith(f"artifacts[1].{field}: must be 'acme'")
+    assert [item.type for item in result.artifacts] == ["Order"]
+
+
+async def test_what_was_stored_for_another_tenant_stays_hidden(start: Start, database: Database) -> None:
+    """FL-6: as artifacts of earlier versions are."""
+    here, there = await start()
+    ids = await publish_one_of_each(here)
+    stored = '{"kind":"Tenant","agents":[],"required_labels":[],"tenant_id":"other","ttl_us":0,"then":null}'
+    await database.execute(
+        "UPDATE artifact SET visibility_kind = 'Tenant', visibility = $1 WHERE id = $2::text::uuid", stored, ids["ours"]
+    )
+    assert (await seen(there, READERS["nobody"]))[:2] == ({"public"}, 1)
+    with pytest.raises(NotFound):
+        await there.artifacts.get(READERS["nobody"], ids["ours"])
+    assert (await there.artifacts.get(ROOT, ids["ours"])).visibility == FOREIGN
+
+
+async def test_an_answer_that_cannot_be_taken_fails_its_task_at_once(spread: Roles) -> None:
+    """FL-6: what was wrong with it stands in the failure; the task does not wait for its deadline."""
+
+    def answer(lease: Lease) -> Completion:
+        fault = ValidationFailed.of("artifacts[0].visibility.agents", "belongs to the kind Private")
+        return Completion(lease.task.id, lease.attempt, fault=fault)
+
+    async with Worker(spread.worker, agents=[PLAIN], known=types("Order"), handler=answer):
+        result = await spread.publisher.artifacts.publish_sync(ROOT, order(), None, 10)
+    (failure,) = result.failures
+    assert (result.completed, failure.code, failure.attempts) == (True, "INVALID_OUTPUT", 1)
+    assert failure.message == "artifacts[0].visibility.agents: belongs to the kind Private"

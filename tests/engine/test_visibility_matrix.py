@@ -21,7 +21,7 @@ PRIVATE = Visibility("Private", agents=("named",))
 LABELLED = Visibility("Labelled", required_labels=("eu", "secret"))
 OURS = Visibility("Tenant")
 NAMED = Visibility("Tenant", tenant_id=TENANT)
-THEIRS = Visibility("Tenant", tenant_id="other")
+THEIRS = Visibility("Private", agents=("somebody else",))
 
 
 def after(then: Visibility | None) -> Visibility:

@@ -402,7 +402,9 @@ class Session:
 
 def results_of(reports: Reports, lost: frozenset[str] = frozenset()) -> list[ReportResult]:
     return [
-        ReportResult(each.task_id, each.attempt, LeaseLost("gone") if each.task_id in lost else None)
+        ReportResult(
+            each.task_id, each.attempt, LeaseLost("gone") if each.task_id in lost else getattr(each, "fault", None)
+        )
         for kind in (reports.completions, reports.failures, reports.progress, reports.heartbeats, reports.released)
         for each in kind
     ]

@@ -118,11 +118,46 @@ async def test_a_visibility_says_what_its_kind_needs(service: Service) -> None:
         (Visibility(kind="Private"), "visibility.agents"),
         (Visibility(kind="Labelled"), "visibility.required_labels"),
         (Visibility(kind="After"), "visibility.ttl"),
-        (Visibility(then=Visibility()), "visibility.then"),
         (deep, "visibility.then"),
     ]:
         request = PublishRequest(type="Order", visibility=visibility).SerializeToString()
         assert status_of(await service.call(PUBLISH, request))[2][0][0] == field
+
+
+UNUSED = {
+    "agents": (Visibility(agents=["hr"]), "Private"),
+    "required_labels": (Visibility(required_labels=["eu"]), "Labelled"),
+    "tenant_id": (Visibility(tenant_id="acme"), "Tenant"),
+    "ttl": (Visibility(ttl=Duration(seconds=60)), "After"),
+    "then": (Visibility(then=Visibility(kind="Private", agents=["hr"])), "After"),
+}
+NEEDED = {"Private": {"agents": ["a"]}, "Labelled": {"required_labels": ["a"]}, "After": {"ttl": Duration(seconds=1)}}
+
+
+@pytest.mark.parametrize("kind", ["", "Public", "Private", "Labelled", "Tenant", "After"])
+@pytest.mark.parametrize("name", UNUSED)
+async def test_a_field_that_its_visibility_does_not_use_is_refused(service: Service, kind: str, name: str) -> None:
+    """FL-6: what was to be hidden is never shown to everyone because a kind is missing or another; also in `then`."""
+    fault, owner = UNUSED[name]
+    if kind == owner:
+        kind = ""
+    found = Visibility(kind=kind, **NEEDED.get(kind, {}))  # type: ignore[arg-type]  # by the names of its fields
+    found.MergeFrom(fault)
+    nested = Visibility(kind="After", ttl=Duration(seconds=1), then=found)
+    for visibility, field in ((found, f"visibility.{name}"), (nested, f"visibility.then.{name}")):
+        request = PublishRequest(type="Order", visibility=visibility).SerializeToString()
+        fields = status_of(await service.call(PUBLISH, request))[2]
+        assert fields[0][0] == field
+        assert f'set kind to "{owner}"' in fields[0][1]
+
+
+@pytest.mark.parametrize("visibility", [Visibility(), Visibility(kind="Public"), Visibility(kind="Tenant")])
+async def test_a_visibility_that_says_nothing_more_than_its_kind_is_taken(
+    service: Service, visibility: Visibility
+) -> None:
+    """FL-6: an empty one means Public."""
+    request = PublishRequest(type="Order", visibility=visibility).SerializeToString()
+    assert (await service.call(PUBLISH, request)).error is None
 
 
 # ---- sizes and payloads

@@ -14,6 +14,7 @@ from millstream.application import views
 from millstream.application.views import Cancellation
 from millstream.domain.errors import Unavailable
 from millstream.transport import work_stream
+from millstream.v1.artifact_pb2 import Visibility
 from millstream.v1.worker_pb2 import Completion, LeaseRef, ProducedArtifact, WorkerHello
 from millstream.v1.worker_service_pb2 import WorkRequest, WorkResponse
 
@@ -185,19 +186,29 @@ async def test_messages_that_wait_are_stored_together_and_acked_once(service: Se
         assert session.reports[-1].heartbeats == (views.LeaseRef(ID, 1),)
 
 
-async def test_one_bad_report_is_refused_and_the_rest_stored(service: Service) -> None:
+async def test_a_bad_report_fails_its_task_and_the_rest_is_stored(service: Service) -> None:
+    """FL-6, FL-10: its worker is told which field; the stream goes on. One that names no task is refused alone."""
     async with connected(service, HELLO) as worker:
         await worker.hear_until(lambda answer: answer.ack == 1)
         bad = Completion(task_id=OTHER, attempt=1, artifacts=[ProducedArtifact(type="Order", tags=["a", "a"])])
         odd = Completion(task_id=OTHER, attempt=2)
         odd.output.number_value = float("nan")
-        await worker.say(number=2, completions=[bad, Completion(task_id=ID, attempt=1), odd])
+        secret = ProducedArtifact(type="Order", visibility=Visibility(agents=["hr"]))
+        leaky = Completion(task_id=OTHER, attempt=3, artifacts=[ProducedArtifact(type="Order"), secret])
+        nameless = Completion(task_id="x", attempt=4)
+        await worker.say(number=2, completions=[bad, Completion(task_id=ID, attempt=1), odd, leaky, nameless])
         heard = (await worker.hear_until(lambda answer: answer.ack == 2))[-1]
         assert {(r.attempt, r.error.details[0].field) for r in heard.refused} == {
             (1, "artifacts[0].tags"),
             (2, "output"),
+            (3, "artifacts[1].visibility.agents"),
+            (4, "task_id"),
         }
-        assert [(done.task_id, done.attempt) for done in worker.session.reports[-1].completions] == [(ID, 1)]
+        stored = worker.session.reports[-1].completions
+        assert {(done.task_id, done.attempt, done.fault is None) for done in stored} == {
+            (ID, 1, True),
+            *((OTHER, attempt, False) for attempt in (1, 2, 3)),
+        }
 
 
 async def test_what_cannot_be_read_ends_the_stream(service: Service) -> None:

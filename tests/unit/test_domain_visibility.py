@@ -2,7 +2,7 @@
 
 import pytest
 
-from millstream.domain.artifacts import Reader, Visibility, delay_us, settled, visible
+from millstream.domain.artifacts import Reader, Visibility, delay_us, foreign_tenant, settled, visible
 
 NOBODY = Reader("t")
 AGENT = Reader("t", "a")
@@ -58,3 +58,12 @@ def test_after_without_more_becomes_public() -> None:
     """FL-6: `then` is Public by default."""
     assert settled(Visibility("After", ttl_us=1)) == PUBLIC
     assert delay_us(PUBLIC) == 0
+
+
+def test_a_visibility_for_another_tenant_is_told_from_one_for_the_own() -> None:
+    """FL-6: an artifact goes to no other tenant, so whoever names one is told where."""
+    later = Visibility("After", ttl_us=1, then=Visibility("After", ttl_us=1, then=THEIRS))
+    assert foreign_tenant(THEIRS, "t") == "tenant_id"
+    assert foreign_tenant(later, "t") == "then.then.tenant_id"
+    for own in (Visibility(), OURS, Visibility("After", ttl_us=1), later):
+        assert foreign_tenant(own, "u") == ""

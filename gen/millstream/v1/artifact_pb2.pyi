@@ -124,7 +124,9 @@ Global___Artifact: _TypeAlias = Artifact  # noqa: Y015
 
 @_typing.final
 class Visibility(_message.Message):
-    """Who may see an artifact, and which agents it is delivered to. The publisher always sees it."""
+    """Who may see an artifact, and which agents it is delivered to. The publisher always sees it. Fields that its kind does
+    not use are refused: left out or empty are all of them but those of the kind.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,10 +138,10 @@ class Visibility(_message.Message):
     THEN_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """"Public" (the default), "Private" (to `agents`), "Labelled" (to agents with all `required_labels`),
-    "Tenant" (to agents of `tenant_id`), "After" (hidden for `ttl`, then as `then` says).
+    "Tenant" (to the publisher's tenant, all of it), "After" (hidden for `ttl`, then as `then` says).
     """
     tenant_id: _builtins.str
-    """For Tenant: the tenant. Empty: the publisher's own."""
+    """For Tenant: the publisher's own, which empty stands for. Another is refused: no artifact leaves its tenant."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For Private: names of agents."""

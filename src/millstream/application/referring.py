@@ -11,7 +11,7 @@ from millstream.application.payloads import Payloads
 from millstream.application.turns import Turns
 from millstream.application.views import LeaseRef, StoredPayload
 from millstream.domain.agents import Activation
-from millstream.domain.artifacts import NewArtifact
+from millstream.domain.artifacts import PUBLIC, NewArtifact, Visibility, foreign_tenant
 from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.struct_wire import Json, decode_struct
@@ -54,6 +54,8 @@ class Referring:
         artifact, `lease` is of the task that publishes it. Raises NotFound also where the caller may not read the
         payload that it refers to, and RateLimited."""
         field = f"{prefix}payload"
+        if new.visibility is not PUBLIC:
+            _check_tenant(new.visibility, principal.tenant, f"{prefix}visibility")
         if not new.payload_digest and len(new.payload) <= self._large_bytes:
             return *await self._catalogs.examine(catalog, new, producer, field), new
         # What was worked for is never refused: the task would fail.
@@ -102,6 +104,16 @@ def referred(tenant: str, artifacts: Sequence[NewArtifact]) -> tuple[tuple[str, 
 
 def _at(error: MillstreamError, field: str) -> NotFound:
     return NotFound(f"{field}: {error.message}", ValidationFailed.of(field, error.message, "NOT_FOUND").details)
+
+
+def _check_tenant(visibility: Visibility, tenant: str, field: str) -> None:
+    """Raise ValidationFailed where a visibility could have no effect but to hide the artifact from everyone."""
+    path = foreign_tenant(visibility, tenant)
+    if path:
+        raise ValidationFailed.of(
+            f"{field}.{path}",
+            f"must be {tenant!r}, the tenant that publishes: artifacts go to no other; leave it out, or name agents",
+        )
 
 
 def _is_json(media_type: str) -> bool:

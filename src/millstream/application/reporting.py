@@ -109,6 +109,8 @@ class Reporting:
             task_ids=(completion.task_id,), size_bytes=size, tenant=principal.tenant, attempt=completion.attempt,
             output=completion.output,
         )  # fmt: skip
+        if completion.fault is not None:
+            return _invalid(principal, completion, completion.fault), completion.fault
         if not completion.artifacts:
             return command, None
         try:
@@ -121,11 +123,7 @@ class Reporting:
         except MillstreamError as error:
             if isinstance(error, Unavailable):
                 raise
-            failure = Fail(
-                task_ids=(completion.task_id,), tenant=principal.tenant, attempt=completion.attempt,
-                code="INVALID_OUTPUT", message=error.message, retryable=False,
-            )  # fmt: skip
-            return failure, error
+            return _invalid(principal, completion, error), error
         return command, None
 
     async def _examined(self, principal: Principal, completion: Completion, agent: str) -> tuple[list[Produce], int]:
@@ -184,6 +182,14 @@ class Reporting:
             lost = LeaseLost(f"attempt {ref.attempt} of task {ref.task_id} is over") if asked is None else None
             results.append(ReportResult(ref.task_id, ref.attempt, known or lost, bool(asked)))
         return results
+
+
+def _invalid(principal: Principal, completion: Completion, error: MillstreamError) -> Fail:
+    """The final failure of a task whose result cannot be stored."""
+    return Fail(
+        task_ids=(completion.task_id,), tenant=principal.tenant, attempt=completion.attempt, code="INVALID_OUTPUT",
+        message=error.message, retryable=False,
+    )  # fmt: skip
 
 
 async def _examine(

@@ -327,12 +327,14 @@ class Hello:
 
 @dataclass(slots=True)
 class Completion:
-    """A task done: its output (google.protobuf.Value in wire form) and what it publishes."""
+    """A task done: its output (google.protobuf.Value in wire form) and what it publishes; or, with `fault`, why these
+    cannot be taken, which fails the task."""
 
     task_id: str
     attempt: int
     output: bytes = b""
     artifacts: list[NewArtifact] = field(default_factory=list)
+    fault: MillstreamError | None = None
 
 
 @dataclass(frozen=True, slots=True)

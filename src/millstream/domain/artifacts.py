@@ -65,6 +65,18 @@ def settled(visibility: Visibility) -> Visibility:
     return visibility
 
 
+def foreign_tenant(visibility: Visibility, tenant: str) -> str:
+    """Where a visibility names another tenant, as the path of that field in it; "" where it does not.
+
+    Nothing crosses tenants, so such an artifact would go to nobody.
+    """
+    path = ""
+    while visibility.kind == "After":
+        path += "then."
+        visibility = visibility.then or PUBLIC
+    return f"{path}tenant_id" if visibility.kind == "Tenant" and visibility.tenant_id not in ("", tenant) else ""
+
+
 def visible(visibility: Visibility, reader: Reader, owner_tenant: str, age_us: int) -> bool:
     """Whether the reader may see an artifact of this age (microseconds since publication)."""
     while visibility.kind == "After":

@@ -92,7 +92,7 @@ class Visibility:
     required_labels: Sequence[str] = ()
     """For Labelled: labels an agent must all carry."""
     tenant_id: str = ""
-    """For Tenant: the tenant. Empty: the publisher's own."""
+    """For Tenant: the publisher's own, which empty stands for."""
     ttl: Seconds | None = None
     """For After: how long it stays hidden."""
     then: "Visibility | None" = None

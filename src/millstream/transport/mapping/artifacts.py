@@ -24,6 +24,15 @@ from millstream.wire.v1.artifact_service_pb2 import (
 
 MAX_SCHEMA_BYTES = 256 * 1024
 _MAX_THEN = 8
+_BELONGS_TO = {
+    "agents": "Private",
+    "required_labels": "Labelled",
+    "tenant_id": "Tenant",
+    "ttl": "After",
+    "then": "After",
+}
+"""The kind of visibility that uses a field."""
+_NEEDED = ("agents", "required_labels", "ttl")
 
 
 def visibility_of(message: artifact_pb2.Visibility, field: str = "visibility") -> Visibility:
@@ -49,14 +58,24 @@ def visibility_of(message: artifact_pb2.Visibility, field: str = "visibility") -
 
 
 def _check_visibility(part: artifact_pb2.Visibility, field: str) -> None:
-    if part.HasField("then") and part.kind != "After":
-        raise ValidationFailed.of(f"{field}.then", "belongs to the kind After alone")
-    if part.kind == "After" and not part.HasField("ttl"):
-        raise ValidationFailed.of(f"{field}.ttl", "is required for the kind After", "REQUIRED")
-    if part.kind == "Private" and not part.agents:
-        raise ValidationFailed.of(f"{field}.agents", "is required for the kind Private", "REQUIRED")
-    if part.kind == "Labelled" and not part.required_labels:
-        raise ValidationFailed.of(f"{field}.required_labels", "is required for the kind Labelled", "REQUIRED")
+    """Raise ValidationFailed on a field that the kind does not use, too: to pass over it could show what was meant to
+    stay hidden."""
+    kind = part.kind or "Public"
+    given = {
+        "agents": bool(part.agents),
+        "required_labels": bool(part.required_labels),
+        "tenant_id": bool(part.tenant_id),
+        "ttl": part.HasField("ttl"),
+        "then": part.HasField("then"),
+    }
+    for name, owner in _BELONGS_TO.items():
+        if given[name] and kind != owner:
+            raise ValidationFailed.of(
+                f"{field}.{name}", f'belongs to the kind {owner}: set kind to "{owner}", or leave {name} out'
+            )
+    for name in _NEEDED:
+        if kind == _BELONGS_TO[name] and not given[name]:
+            raise ValidationFailed.of(f"{field}.{name}", f"is required for the kind {kind}", "REQUIRED")
 
 
 def put_visibility(out: artifact_pb2.Visibility, visibility: Visibility) -> None:
@@ -87,12 +106,14 @@ class _NewArtifact(Protocol):
     def HasField(self, field_name: Any) -> bool: ...  # noqa: N802 (protobuf's name)
 
 
-def new_artifact(message: _NewArtifact, correlation_id: str = "") -> NewArtifact:
-    """The artifact to publish."""
+def new_artifact(message: _NewArtifact, correlation_id: str = "", prefix: str = "") -> NewArtifact:
+    """The artifact to publish. `prefix` stands before its fields in errors. Raises ValidationFailed."""
     return NewArtifact(
         type=message.type,
         payload=message.payload,
-        visibility=visibility_of(message.visibility) if message.HasField("visibility") else PUBLIC,
+        visibility=visibility_of(message.visibility, f"{prefix}visibility")
+        if message.HasField("visibility")
+        else PUBLIC,
         tags=tuple(message.tags),
         partition_key=message.partition_key,
         correlation_id=correlation_id.lower(),

@@ -1,6 +1,6 @@
 """Reports of workers: many messages become one command, and what cannot be taken is refused item by item."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
@@ -17,42 +17,26 @@ from millstream.wire.v1.worker_service_pb2 import WorkRequest
 _TEXT = TextPlan.of(descriptor_of(worker_pb2.Completion))
 
 
-def completions(
-    messages: Iterable[worker_pb2.Completion], rules: PayloadRules, trusted: bool
-) -> tuple[list[Completion], list[ReportResult]]:
-    """The completions that can be taken, and a result for each that cannot."""
-    taken: list[Completion] = []
-    refused: list[ReportResult] = []
-    for message in messages:
-        try:
-            if message.artifacts:
-                _TEXT.check(message)
-            rules.check_value(message.output, "output", trusted)
-            for index, artifact in enumerate(message.artifacts):
-                rules.check_struct(artifact.payload, f"artifacts[{index}].payload", trusted)
-            taken.append(mapping.completion_of(message))
-        except MillstreamError as error:
-            refused.append(ReportResult(message.task_id.lower(), message.attempt, error))
-    return taken, refused
+def completions(messages: Iterable[worker_pb2.Completion], rules: PayloadRules, trusted: bool) -> list[Completion]:
+    """The completions, those that cannot be taken with their fault: their tasks fail instead of waiting for a worker
+    that believes them done."""
+    return [_completion(message, rules, trusted) for message in messages]
 
 
-def in_order(
-    messages: Sequence[worker_pb2.Completion], stored: Sequence[ReportResult], refused: Sequence[ReportResult]
-) -> list[ReportResult]:
-    """Results in the order of the request, those of the refused put back in their places."""
-    if not refused:
-        return list(stored)
-    left, right = iter(stored), iter(refused)
-    waiting = next(right, None)
-    out: list[ReportResult] = []
-    for message in messages:
-        fence = (message.task_id.lower(), message.attempt)
-        if waiting is not None and fence == (waiting.task_id, waiting.attempt):
-            out.append(waiting)
-            waiting = next(right, None)
-        else:
-            out.append(next(left))
-    return out
+def _completion(message: worker_pb2.Completion, rules: PayloadRules, trusted: bool) -> Completion:
+    try:
+        if message.artifacts:
+            _TEXT.check(message)
+        rules.check_value(message.output, "output", trusted)
+        for index, artifact in enumerate(message.artifacts):
+            rules.check_struct(artifact.payload, f"artifacts[{index}].payload", trusted)
+        return mapping.completion_of(message)
+    except MillstreamError as error:
+        return _faulty(message, error)
+
+
+def _faulty(message: worker_pb2.Completion, error: MillstreamError) -> Completion:
+    return Completion(message.task_id.lower(), message.attempt, fault=error)
 
 
 class Collected:
@@ -81,9 +65,7 @@ class Collected:
         except MillstreamError:
             self._drop_faulty(message)
             validation.check(message)
-        taken, refused = completions(message.completions, self._rules, trusted=False)
-        self._taken += taken
-        self.refused += refused
+        self._taken += completions(message.completions, self._rules, trusted=False)
         self._messages.append(message)
         self.number = max(self.number, message.number)
         self.credit += message.credit
@@ -106,7 +88,11 @@ class Collected:
             for index in range(len(items) - 1, -1, -1):
                 error = _error_of(items[index])
                 if error is not None:
-                    self.refused.append(ReportResult(items[index].task_id, items[index].attempt, error))
+                    item = items[index]
+                    if isinstance(item, worker_pb2.Completion) and _names_an_attempt(item):
+                        self._taken.append(_faulty(item, error))
+                    else:
+                        self.refused.append(ReportResult(item.task_id, item.attempt, error))
                     del items[index]
 
 
@@ -116,3 +102,7 @@ def _error_of(message: Message) -> MillstreamError | None:
     except MillstreamError as error:
         return error
     return None
+
+
+def _names_an_attempt(item: worker_pb2.Completion) -> bool:
+    return _error_of(worker_pb2.Completion(task_id=item.task_id, attempt=item.attempt)) is None

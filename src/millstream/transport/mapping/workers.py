@@ -51,7 +51,7 @@ def completion_of(message: worker_pb2.Completion) -> Completion:
         task_id=message.task_id.lower(),
         attempt=message.attempt,
         output=message.output,
-        artifacts=[new_artifact(each) for each in message.artifacts],
+        artifacts=[new_artifact(each, prefix=f"artifacts[{index}].") for index, each in enumerate(message.artifacts)],
     )
 
 

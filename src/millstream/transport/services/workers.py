@@ -48,10 +48,9 @@ class WorkerService:
 
     async def complete(self, request: wire.CompleteRequest, context: Context) -> Message:
         """Complete tasks."""
-        taken, refused = reports.completions(request.completions, self._rules, context.trusted)
-        stored = await self._report(context, Reports(completions=tuple(taken))) if taken else []
+        taken = reports.completions(request.completions, self._rules, context.trusted)
         out = wire.CompleteResponse()
-        _put(out.results, reports.in_order(request.completions, stored, refused), context)
+        _put(out.results, await self._report(context, Reports(completions=tuple(taken))), context)
         return out
 
     async def fail(self, request: wire.FailRequest, context: Context) -> Message:
