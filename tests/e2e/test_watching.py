@@ -152,7 +152,10 @@ async def serving(stack: Stack, rpc: str) -> int:
 async def test_a_watch_outlasts_the_server_that_serves_it() -> None:
     """kill -9 of the server under the watch while many publish, then a drain of another: each artifact once, by gRPC
     through the proxy; over REST the last event tells of the drain."""
-    async with running_stack({"auth_mode": "developer"}, servers=3) as stack, Client(stack.target) as client:
+    async with (
+        running_stack({"auth_mode": "developer", "drain_timeout_s": "3"}, servers=3) as stack,
+        Client(stack.target) as client,
+    ):
         await client.types.create("Note")
         stored: list[str] = []
         enough = asyncio.Event()
@@ -166,7 +169,7 @@ async def test_a_watch_outlasts_the_server_that_serves_it() -> None:
 
         watch = client.artifacts.watch(types=["Note"])
         found: list[str] = []
-        async with aclosing(watch.messages()) as messages, asyncio.timeout(60):
+        async with aclosing(watch.messages()) as messages, asyncio.timeout(150):
             await anext(messages)
             first = await serving(stack, "ArtifactService/WatchArtifacts")
             tasks = [asyncio.create_task(publishing(number)) for number in range(4)]
