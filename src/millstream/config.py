@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     )
     max_streams_per_tenant: int = Field(default=100, ge=1, description="The same for one tenant.")
     drain_delay_s: float = Field(
-        default=2.0,
+        default=3.0,  # Envoy asks every second, and waits for an answer for two
         ge=0,
         le=3600,
         description="How long a server that stops goes on taking calls after it said so, until proxies have noticed.",

@@ -49,6 +49,7 @@ class Load:
             "gRPC batch": lambda: self.grpc_batch(stub),
             "REST": lambda: self.rest(rest),
             "REST sync": lambda: self.rest_sync(rest),
+            "health": lambda: self.health(rest),
         }
         async with asyncio.TaskGroup() as group:
             for name, call in callers.items():
@@ -58,7 +59,11 @@ class Load:
 
     async def _again_and_again(self, name: str, call: Callable[[], Awaitable[None]]) -> None:
         while not self.stopped.is_set():
-            await call()
+            try:
+                await call()
+            except Exception as error:
+                error.add_note(f"after {self.calls[name]} calls of {name}")
+                raise
             async with self.passed:
                 self.calls[name] += 1
                 self.passed.notify_all()
@@ -105,6 +110,11 @@ class Load:
         assert (body["completed"], body["failures"]) == (True, []), body
         self.cascade(body["correlation_id"], {each["id"]: each["type"] for each in body["artifacts"]})
 
+    async def health(self, client: httpx.AsyncClient) -> None:
+        """Has a cluster of its own in the proxy."""
+        response = await client.get("/health")
+        assert response.status_code == 200, response.text
+
     def cascade(self, correlation_id: str, types: dict[str, str]) -> None:
         """What a sync publish returned is the whole cascade."""
         assert sorted(types.values()) == CASCADE
@@ -138,7 +148,7 @@ async def test_no_call_fails_and_nothing_is_lost_or_doubled_while_every_server_i
             await load.more(3)
         load.stopped.set()
     assert not rolling.faults()
-    assert len(load.acknowledged) == sum(load.calls.values()) + 2 * load.calls["gRPC batch"]
+    assert len(load.acknowledged) == sum(load.calls.values()) + 2 * load.calls["gRPC batch"] - load.calls["health"]
     await check_stored(rolling, load)
 
 

@@ -344,6 +344,8 @@ async def test_two_servers_both_get_calls_and_a_draining_one_gets_no_new_ones() 
                 await asyncio.sleep(1.2)
                 for _ in range(20):
                     assert (await client.get("/api/v1/runs/0")).status_code == 200
+                    # Which may end in the middle of the answer.
+                    assert (await client.get("/health")).status_code == 200
         two.serving = False
         async with asyncio.timeout(10):
             await _answers(client, 503)

@@ -23,6 +23,7 @@ from millstream.sdk import (
     ServiceError,
     Timeouts,
     Visibility,
+    Worker,
 )
 from millstream.sdk import calls as calls_module
 from millstream.sdk.payload import fill_struct, from_struct, from_value
@@ -403,3 +404,5 @@ async def test_what_is_no_target_is_refused_before_a_call(target: str, why: str)
     """gRPC would fail on it later, and tell of its own insides."""
     with pytest.raises(ValueError, match=why):
         Client(target)
+    with pytest.raises(ValueError, match=why):
+        Worker(target)

@@ -17,7 +17,7 @@ from typing import Any, Final, Self, TypeVar, Unpack
 import grpc
 
 from millstream.sdk.calls import Calls
-from millstream.sdk.channel import credentials, open_channel
+from millstream.sdk.channel import check_target, credentials, open_channel
 from millstream.sdk.errors import from_rpc
 from millstream.sdk.execution import Threads
 from millstream.sdk.handlers import AgentOptions, Consumes, Function, Publishes, Registry
@@ -94,7 +94,8 @@ class Worker:
         cancel_grace: float = 5.0,
         backoff: tuple[float, float] = (0.1, 10.0),
     ) -> None:
-        """Nothing is connected yet. Raises ValueError where `slots` is out of range."""
+        """Nothing is connected yet. Raises ValueError where `slots` is out of range, or `target` not `host:port`."""
+        check_target(target)
         if not 1 <= slots <= 10_000:
             raise ValueError(f"slots must be between 1 and 10,000, not {slots}")
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"

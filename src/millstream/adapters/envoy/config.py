@@ -88,9 +88,9 @@ def render(
         "static_resources": {
             "listeners": [_listener(listen_host, listen_port, manager)],
             "clusters": [
-                _cluster(CLUSTER, servers, checked=True),
-                _cluster(ANY_SERVER, servers, checked=False),
-                _cluster(TRANSFERS_CLUSTER, servers, checked=True, **_TRANSFER_WINDOWS),
+                _cluster(CLUSTER, servers),
+                _cluster(ANY_SERVER, servers, True),
+                _cluster(TRANSFERS_CLUSTER, servers, False, **_TRANSFER_WINDOWS),
             ],
         },
         "overload_manager": _connection_limit(),
@@ -154,7 +154,8 @@ def _connection_manager(contract: Contract, max_body_bytes: int, log: str | None
             "num_retries": 3,
             "retry_back_off": {"base_interval": "0.01s", "max_interval": "0.1s"},
             "retry_host_predicate": [_extension("retry.host.previous_hosts", "PreviousHostsPredicate")],
-            "host_selection_retry_max_attempts": 5,
+            # A server that refuses has the fewest requests, and is drawn three times of four where there are two.
+            "host_selection_retry_max_attempts": 50,
         },
     }
     return {
@@ -235,7 +236,7 @@ def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
     }
 
 
-def _cluster(name: str, servers: Sequence[tuple[str, int]], *, checked: bool, **windows: int) -> JSON:
+def _cluster(name: str, servers: Sequence[tuple[str, int]], or_any: bool = False, **windows: int) -> JSON:
     options = {
         **windows,
         "max_concurrent_streams": 1000,
@@ -262,9 +263,10 @@ def _cluster(name: str, servers: Sequence[tuple[str, int]], *, checked: bool, **
         "connect_timeout": "1s",
         # By calls under way, so that a slow server gets fewer; each server has a port, hence connections, of its own.
         "lb_policy": "LEAST_REQUEST",
-        # Never send to a server that drains or is down, even where none is left: 503 at once is better.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        "health_checks": [check] if checked else [],
+        # Never send to a server that drains or is down, even where none is left: 503 at once is better. Unless it is
+        # asked how it is, and less than 1 % of the servers are healthy, which is none.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 1 if or_any else 0}},
+        "health_checks": [check],
         "circuit_breakers": {"thresholds": [many]},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {"@type": protocol, **http2}

@@ -12,7 +12,7 @@ JSON = dict[str, Any]
 
 CLUSTER = "millstream"
 ANY_SERVER = "millstream-any"
-"""The servers, be they healthy or not: health, readiness and metrics tell most of one that is not."""
+"""The healthy servers, or all where none is: health, readiness and metrics tell most of one that is not."""
 TRANSFERS_CLUSTER = "millstream-transfers"
 """The servers, over connections of their own: whoever takes a payload slowly fills the windows of these, and delays no
 other call."""
