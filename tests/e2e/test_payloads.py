@@ -16,13 +16,15 @@ import pytest
 from google.api.httpbody_pb2 import HttpBody
 from pydantic import BaseModel
 from tests.e2e.answers import ARTIFACT, check_error, check_ok
-from tests.e2e.stack import Stack, rest_client
+from tests.e2e.stack import Stack, rest_client, running_stack
 from tests.e2e.stored import Stored
 from tests.engine.servers import eventually
 
 from millstream.sdk import Client, Context, NewArtifact, Visibility, Worker
 from millstream.v1.payload_service_pb2 import DownloadPayloadRequest, UploadPayloadRequest, UploadPayloadResponse
 from millstream.v1.payload_service_pb2_grpc import PayloadServiceStub
+from millstream.v1.system_service_pb2 import GetMetricsRequest
+from millstream.v1.system_service_pb2_grpc import SystemServiceStub
 
 PATH = "/api/v1/payloads"
 MIB = 1024 * 1024
@@ -324,6 +326,33 @@ async def test_a_payload_is_nobody_elses(stack: Stack, locked: Stack) -> None:
     nobody = await locked.rest()
     check_error(await nobody.post(PATH, content=b"x"), 401, "UNAUTHENTICATED")
     check_error(await nobody.get(f"{PATH}/{ref}"), 401, "UNAUTHENTICATED")
+
+
+async def test_a_download_outlasts_the_server_that_gave_it() -> None:
+    """kill -9 in its midst: the SDK goes on at the other server, and what comes is the payload."""
+    async with running_stack({"auth_mode": "developer"}, servers=2) as stack, Client(stack.target) as client:
+        stored = await client.payloads.upload(sent(LARGE))
+        digest, size = hashlib.sha256(), 0
+        async for piece in client.payloads.download(stored.ref):
+            if size == 0:
+                serving = [number for number in range(2) if await downloads(stack, number)]
+                assert len(serving) == 1
+                await stack.servers[serving[0]].kill()
+            digest.update(piece)
+            size += len(piece)
+        assert (size, f"sha256:{digest.hexdigest()}") == (LARGE * MIB, stored.ref)
+        again = await client.payloads.upload(sent(1))
+        assert again.size_bytes == MIB
+
+
+async def downloads(stack: Stack, number: int) -> int:
+    """How many downloads one server is giving."""
+    stub: Any = SystemServiceStub(await stack.channel(stack.native(number)))
+    text = (await stub.GetMetrics(GetMetricsRequest())).data.decode()
+    found = re.search(
+        r'^millstream_requests_in_flight\{rpc="PayloadService/DownloadPayload"\} (\d+)', text, re.MULTILINE
+    )
+    return int(found[1]) if found else 0
 
 
 class Document(BaseModel):

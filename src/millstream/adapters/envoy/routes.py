@@ -24,6 +24,8 @@ _GRACE_S = 15
 _UPLOAD_S = 60
 # Nothing comes up or goes down for so long: the server's own bound on uploads is 60 s, so that it can say why.
 _STALLED_S = 90
+# What is kept of an upload to be sent again where a server cannot be reached; of a longer one nothing is sent twice.
+_KEPT_BYTES = 64 * 1024
 _VALID_LABEL = "[A-Za-z0-9._-]{1,128}"
 
 
@@ -67,11 +69,12 @@ def _native_routes() -> list[JSON]:
         "string_match": {"safe_regex": {"regex": _VALID_LABEL}},
         "invert_match": True,
     }
-    transfer = {**action, "cluster": TRANSFERS_CLUSTER, "idle_timeout": f"{_STALLED_S}s", "retry_policy": {}}
+    transfer = {**action, "cluster": TRANSFERS_CLUSTER, "idle_timeout": f"{_STALLED_S}s"}
     return [
         {
             "match": {"prefix": f"/{TRANSFERS}/", "headers": [native]},
             "route": transfer,
+            "request_body_buffer_limit": _KEPT_BYTES,
             "typed_per_filter_config": _disabled(LUA, TRANSCODER, COMPRESSOR),
         },
         # A label that is unfit for logs: the slower way, through rest.lua, which replaces it.
@@ -107,8 +110,8 @@ def _rest_routes(binding: Binding) -> list[JSON]:
             {"header": deadline, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"},
         ]
     if binding.transfer:
-        # Nothing to send twice: it would have to be kept whole.
-        route["route"] |= {"cluster": TRANSFERS_CLUSTER, "idle_timeout": f"{_STALLED_S}s", "retry_policy": {}}
+        route["route"] |= {"cluster": TRANSFERS_CLUSTER, "idle_timeout": f"{_STALLED_S}s"}
+        route["request_body_buffer_limit"] = _KEPT_BYTES
         route["typed_per_filter_config"] = _disabled(COMPRESSOR)
     body: JSON = {"body": _body_kind(binding)}
     if binding.streaming:
