@@ -14,6 +14,7 @@ import grpc
 import httpx
 import pytest
 from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel
 from tests.e2e.answers import ARTIFACT, check_error, check_ok
 from tests.e2e.stack import Stack, rest_client, running_stack
@@ -277,12 +278,14 @@ async def test_an_artifact_refers_to_a_payload_in_every_way_of_publishing(own: h
     assert [each["status"] for each in batch["results"]] == ["accepted", "failed", "failed", "failed", "accepted"]
     fields = [each["error"]["details"][0]["field"] for each in batch["results"][1:4]]
     assert fields == [f"artifacts[{n}].payload_ref" for n in (1, 2, 3)]
-    moved = check_ok(await own.get(f"/api/v1/artifacts/{batch['results'][4]['artifact_id']}"))
+    moved = check_ok(await own.get("/api/v1/artifacts", params={"limit": 1}))["items"][0]
     assert moved["payload"] == {}
     content = await own.get(f"{PATH}/{moved['payload_ref']}")
-    assert content.headers["content-type"] == "application/json"
-    assert content.json() == {"text": "ö" * 200_000}
+    assert content.headers["content-type"] == "application/x-protobuf; message=google.protobuf.Struct"
+    assert dict(Struct.FromString(content.content)) == {"text": "ö" * 200_000}
     assert len(content.content) == moved["payload_bytes"]
+    whole = check_ok(await own.get(f"/api/v1/artifacts/{moved['id']}"))
+    assert whole == moved | {"payload": {"text": "ö" * 200_000}}
 
 
 async def test_a_body_over_the_inline_limit_says_what_to_do(own: httpx.AsyncClient) -> None:

@@ -1,6 +1,7 @@
 """Artifacts whose payload is kept outside: published by reference or moved there, seen by whom they may be seen."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from tests.engine.world import ROOT, TENANT, agent, blind, check_all, key, made,
 from millstream.application.paging import PageRequest
 from millstream.application.payloads import Expected
 from millstream.application.turns import Turns
-from millstream.application.views import ArtifactQuery, LeaseRef, TypeSpec
+from millstream.application.views import STRUCT_TYPE, ArtifactQuery, LeaseRef, TypeSpec
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import MillstreamError, NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
@@ -77,17 +78,18 @@ async def test_who_publishes_by_reference_and_who_is_given_it_see_the_reference(
 
 
 async def test_a_payload_over_the_bound_is_moved_outside(start: Start, database: Database, owner_path: bool) -> None:
-    """As the JSON that it is; one at the bound stays. The same again is stored once."""
+    """Read alone, its artifact has it; one at the bound stays. The same again is stored once."""
     here, there = await start(large_payload_bytes=LARGE, owner_path=owner_path)
     await register(here, ("Order",))
     for _ in range(2):
         published = await here.artifacts.publish(ROOT, large(), None)
     found = await there.artifacts.get(ROOT, published.artifact_id)
-    content = await content_of(there, found.payload_digest)
-    assert json.loads(content) == {"text": "x" * LARGE, "n": 1.5, "ö": [None, True]}
-    assert list(json.loads(content)) == ["text", "n", "ö"]
-    assert (found.payload, found.payload_bytes) == (b"", len(content))
-    assert (await there.payloads.get(ROOT, found.payload_digest)).media_type == "application/json"
+    content = large().payload
+    assert outside(found) == (content, hashlib.sha256(content).digest(), len(content))
+    assert await content_of(there, found.payload_digest) == content
+    assert (await there.payloads.get(ROOT, found.payload_digest)).media_type == STRUCT_TYPE
+    listed = await there.artifacts.list(ROOT, ArtifactQuery(), PageRequest(), False)
+    assert {outside(each.artifact) for each in listed.items} == {(b"", found.payload_digest, len(content))}
     assert await database.value("SELECT count(*) FROM payload_chunk") == 1
     payload = encode_struct({"text": "x" * (LARGE - 15)})
     assert len(payload) == LARGE
@@ -128,15 +130,30 @@ async def test_conditions_and_schemas_see_what_was_moved_or_referred_to(start: S
         for new in (large(), referring(good)):
             assert (await here.artifacts.publish_sync(ROOT, new, None, 10)).completed
         assert len(worker.seen) == 2
+        passed_on = hashlib.sha256(large().payload).digest()
+        assert (await here.artifacts.publish_sync(ROOT, referring(passed_on), None, 10)).completed
+        assert len(worker.seen) == 3
         other = await uploaded(here, {"text": "y" * LARGE})
         assert (await here.artifacts.publish_sync(ROOT, referring(other), None, 10)).completed
-        assert len(worker.seen) == 2
+        assert len(worker.seen) == 3
     with pytest.raises(ValidationFailed) as refused:
         await here.artifacts.publish(ROOT, referring(bad), None)
     assert refused.value.details[0].field == "payload.text"
     inputs = NewArtifact("Order", encode_struct({"no": "x" * LARGE}))
     with pytest.raises(ValidationFailed):
         await here.artifacts.publish(ROOT, inputs, None)
+
+
+async def test_what_was_uploaded_before_it_was_sent_is_known_as_sent(start: Start) -> None:
+    """Whoever uploads the bytes of a payload first does not keep it from its artifact."""
+    here, there = await start(large_payload_bytes=LARGE)
+    await register(here, ("Order",))
+    digest = await uploaded(here, large().payload, "text/plain", who=EVE)
+    published = await here.artifacts.publish(ROOT, large(), None)
+    found = await there.artifacts.get(ROOT, published.artifact_id)
+    assert (found.payload_digest, found.payload) == (digest, large().payload)
+    await uploaded(here, large().payload, "text/plain")
+    assert (await there.artifacts.get(ROOT, published.artifact_id)).payload == large().payload
 
 
 async def test_what_is_no_json_or_too_large_is_known_by_its_size_alone(start: Start) -> None:
@@ -304,7 +321,8 @@ async def test_what_an_agent_publishes_is_moved_outside_or_refused_with_its_fiel
         lease = await worker.take()
         assert (await worker.complete(lease, made("Payment", text="x" * LARGE))).error is None
         found = await here.artifacts.list(ROOT, ArtifactQuery(type="Payment"), PageRequest(), False)
-        assert json.loads(await content_of(here, found.items[0].artifact.payload_digest)) == {"text": "x" * LARGE}
+        digest_of_it = found.items[0].artifact.payload_digest
+        assert await content_of(here, digest_of_it) == made("Payment", text="x" * LARGE).payload
         second = await here.artifacts.publish(ANN, order(), None)
         lease = await worker.take()
         error = (await worker.complete(lease, referring(digest, "Payment"))).error

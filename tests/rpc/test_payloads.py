@@ -11,7 +11,7 @@ from tests.rpc.conftest import Answer, Service
 from tests.rpc.fakes import AT_US, ID
 
 from millstream.application.payloads import Expected
-from millstream.application.views import LeaseRef
+from millstream.application.views import STRUCT_TYPE, LeaseRef
 from millstream.domain.errors import NotFound, PayloadTooLarge
 from millstream.transport.services import payloads as service_module
 from millstream.v1.payload_service_pb2 import (
@@ -108,6 +108,7 @@ async def test_rest_announces_its_length_and_is_answered_201(service: Service) -
     ("message", "field"),
     [
         (piece(b"", "no media type"), "content.content_type"),
+        (piece(b"", STRUCT_TYPE), "content.content_type"),
         (piece(b"", "text/" + "x" * 300), "content.content_type"),
         (piece(b"", "text/plain\r\nx: y"), "content.content_type"),
         (piece(b"", payload_ref="sha256:xyz"), "payload_ref"),

@@ -106,6 +106,29 @@ async def test_the_same_content_is_stored_once(bench: Bench, database: Database)
     assert [await bench.store.held("acme", first.sha256, by) for by in ("ann", "bob", "eve")] == [True, True, False]
 
 
+@pytest.mark.parametrize("size", [1, CHUNK_BYTES, CHUNK_BYTES + 1, 700_000])
+async def test_what_is_at_hand_is_stored_in_the_chunks_of_an_upload(
+    bench: Bench, database: Database, size: int
+) -> None:
+    """Once, like all else, and as what it is known to be, whatever its uploader said."""
+    content = CONTENT[:size]
+    for _ in range(2):
+        digest = await bench.payloads.keep("acme", content, "application/x-known")
+    found = await bench.store.find("acme", digest)
+    assert found is not None
+    assert (digest, found.size_bytes) == (hashlib.sha256(content).digest(), size)
+    assert b"".join([chunk async for chunk in bench.payloads.read(found)]) == content
+    uploaded = await bench.upload(content)
+    assert (uploaded.existed, uploaded.payload) == (True, found)
+    await bench.sweep()
+    assert await database.value(LEFT) == -(-size // CHUNK_BYTES)
+    other = await bench.upload(content[1:])
+    assert await bench.payloads.keep("acme", content[1:], "application/x-known") == other.sha256
+    retyped = await bench.store.find("acme", other.sha256)
+    assert retyped is not None
+    assert (retyped.blob, retyped.media_type) == (other.payload.blob, "application/x-known")
+
+
 async def test_a_tenant_does_not_learn_what_another_has(bench: Bench) -> None:
     first = await bench.upload()
     assert await bench.store.find("other", first.sha256) is None

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.struct_pb2 import Struct
 from tests.unit.workserver import Order, Payment, WorkServer, lease, one_failure, serving
 
 from millstream.sdk import (
@@ -23,7 +24,7 @@ from millstream.sdk import (
     Worker,
 )
 from millstream.sdk import calls as calls_module
-from millstream.sdk.payloads import LOADED_BYTES, PIECE_BYTES
+from millstream.sdk.payloads import LOADED_BYTES, PIECE_BYTES, STRUCT_TYPE
 from millstream.v1 import artifact_pb2, artifact_service_pb2, payload_service_pb2, payload_service_pb2_grpc
 from millstream.v1 import worker_pb2 as worker_messages
 
@@ -248,6 +249,11 @@ async def test_data_that_are_kept_outside_take_their_place(payloads: Payloads, c
     ref = keep(payloads, json.dumps({"order_id": "o", "n": 1}).encode())
     loaded = await client.payloads.load(Artifact("a", "Order", {}, payload_ref=ref, payload_bytes=20))
     assert loaded.payload == {"order_id": "o", "n": 1}
+    sent = Struct()
+    sent.update({"order_id": "o", "n": [1, {"a": None}]})
+    ref_of_it = keep(payloads, sent.SerializeToString(), STRUCT_TYPE)
+    loaded = await client.payloads.load(Artifact("a", "Order", {}, payload_ref=ref_of_it, payload_bytes=20))
+    assert loaded.payload == {"order_id": "o", "n": [1, {"a": None}]}
     for content, media_type in ((b"[1]", "application/json"), (b"{", "application/json"), (b"{}", "text/plain")):
         other = Artifact("a", "Order", {}, payload_ref=keep(payloads, content, media_type), payload_bytes=1)
         assert await client.payloads.load(other) == other

@@ -64,7 +64,9 @@ class Artifact(_message.Message):
     """With payload_ref: the size of that payload in bytes."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The data. Numbers are JSON doubles; key order is kept. {} where payload_ref is set."""
+        """The data. Numbers are JSON doubles; key order is kept. {} where payload_ref is set; but GetArtifact shows what was
+        sent within a request.
+        """
 
     @_builtins.property
     def visibility(self) -> Global___Visibility:

@@ -827,12 +827,12 @@ class GetArtifactResponse(_message.Message):
     version: _builtins.int
     """Version of the type's schema that it was checked with."""
     payload_ref: _builtins.str
-    """The data are kept outside, as the payload of this reference: DownloadPayload gives them."""
+    """The data are kept outside, too, as the payload of this reference: DownloadPayload gives them."""
     payload_bytes: _builtins.float
     """With payload_ref: the size of that payload in bytes."""
     @_builtins.property
     def payload(self) -> _struct_pb2.Struct:
-        """The data. {} where payload_ref is set."""
+        """The data. {} where payload_ref is set, unless they were sent within a request."""
 
     @_builtins.property
     def visibility(self) -> _artifact_pb2.Visibility:

@@ -149,7 +149,7 @@ class ArtifactServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetArtifact(self, request, context):
-        """Gets one artifact.
+        """Gets one artifact, with its payload, unless that was published by reference.
         Errors: VALIDATION_ERROR, NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

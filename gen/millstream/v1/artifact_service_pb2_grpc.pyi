@@ -56,7 +56,7 @@ class ArtifactServiceStub:
     Errors: VALIDATION_ERROR.
     """
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_service_pb2.GetArtifactResponse]
-    """Gets one artifact.
+    """Gets one artifact, with its payload, unless that was published by reference.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
     CreateArtifactType: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]
@@ -129,7 +129,7 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     Errors: VALIDATION_ERROR.
     """
     GetArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_service_pb2.GetArtifactResponse]  # type: ignore[assignment]
-    """Gets one artifact.
+    """Gets one artifact, with its payload, unless that was published by reference.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
     CreateArtifactType: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]  # type: ignore[assignment]
@@ -235,7 +235,7 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_service_pb2.GetArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_service_pb2.GetArtifactResponse, _abc.Awaitable[_artifact_service_pb2.GetArtifactResponse]]:
-        """Gets one artifact.
+        """Gets one artifact, with its payload, unless that was published by reference.
         Errors: VALIDATION_ERROR, NOT_FOUND.
         """
 

@@ -39,6 +39,10 @@ class PayloadServiceStub(object):
     +json) of up to the limit of payloads sent within requests (1 MiB, a setting) is checked against the schema of the
     artifact's type, and seen by the conditions of subscriptions, as if it stood in the artifact. Of all else the size
     and the digest are known, and no more: it satisfies any schema, and conditions see {}.
+
+    A payload that was sent within a request, and is kept outside because it is over 256 KiB (a setting), is kept in the
+    form that it has on the wire: its media type is "application/x-protobuf; message=google.protobuf.Struct". GetArtifact
+    shows it in its place.
     """
 
     def __init__(self, channel):
@@ -77,6 +81,10 @@ class PayloadServiceServicer(object):
     +json) of up to the limit of payloads sent within requests (1 MiB, a setting) is checked against the schema of the
     artifact's type, and seen by the conditions of subscriptions, as if it stood in the artifact. Of all else the size
     and the digest are known, and no more: it satisfies any schema, and conditions see {}.
+
+    A payload that was sent within a request, and is kept outside because it is over 256 KiB (a setting), is kept in the
+    form that it has on the wire: its media type is "application/x-protobuf; message=google.protobuf.Struct". GetArtifact
+    shows it in its place.
     """
 
     def UploadPayload(self, request_iterator, context):
@@ -152,6 +160,10 @@ class PayloadService(object):
     +json) of up to the limit of payloads sent within requests (1 MiB, a setting) is checked against the schema of the
     artifact's type, and seen by the conditions of subscriptions, as if it stood in the artifact. Of all else the size
     and the digest are known, and no more: it satisfies any schema, and conditions see {}.
+
+    A payload that was sent within a request, and is kept outside because it is over 256 KiB (a setting), is kept in the
+    form that it has on the wire: its media type is "application/x-protobuf; message=google.protobuf.Struct". GetArtifact
+    shows it in its place.
     """
 
     @staticmethod

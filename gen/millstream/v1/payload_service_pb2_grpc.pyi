@@ -40,6 +40,10 @@ class PayloadServiceStub:
     +json) of up to the limit of payloads sent within requests (1 MiB, a setting) is checked against the schema of the
     artifact's type, and seen by the conditions of subscriptions, as if it stood in the artifact. Of all else the size
     and the digest are known, and no more: it satisfies any schema, and conditions see {}.
+
+    A payload that was sent within a request, and is kept outside because it is over 256 KiB (a setting), is kept in the
+    form that it has on the wire: its media type is "application/x-protobuf; message=google.protobuf.Struct". GetArtifact
+    shows it in its place.
     """
 
     @_typing.overload
@@ -83,6 +87,10 @@ class PayloadServiceAsyncStub(PayloadServiceStub):
     +json) of up to the limit of payloads sent within requests (1 MiB, a setting) is checked against the schema of the
     artifact's type, and seen by the conditions of subscriptions, as if it stood in the artifact. Of all else the size
     and the digest are known, and no more: it satisfies any schema, and conditions see {}.
+
+    A payload that was sent within a request, and is kept outside because it is over 256 KiB (a setting), is kept in the
+    form that it has on the wire: its media type is "application/x-protobuf; message=google.protobuf.Struct". GetArtifact
+    shows it in its place.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -122,6 +130,10 @@ class PayloadServiceServicer(metaclass=_abc_1.ABCMeta):
     +json) of up to the limit of payloads sent within requests (1 MiB, a setting) is checked against the schema of the
     artifact's type, and seen by the conditions of subscriptions, as if it stood in the artifact. Of all else the size
     and the digest are known, and no more: it satisfies any schema, and conditions see {}.
+
+    A payload that was sent within a request, and is kept outside because it is over 256 KiB (a setting), is kept in the
+    form that it has on the wire: its media type is "application/x-protobuf; message=google.protobuf.Struct". GetArtifact
+    shows it in its place.
     """
 
     @_abc_1.abstractmethod

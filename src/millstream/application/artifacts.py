@@ -104,12 +104,13 @@ class Artifacts(Publishing):
         return await self._reads.summary(principal.tenant, query, reader, self._engine.clock.now_us())
 
     async def get(self, principal: Principal, artifact_id: str) -> Artifact:
-        """One artifact. Raises NotFound, also where the caller may not see it."""
+        """One artifact, with its payload also where that came within a request and is kept outside. Raises NotFound,
+        also where the caller may not see it."""
         found = (await self._reads.by_ids(principal.tenant, [artifact_id])).get(artifact_id)
         reader = restricted(principal)
         if found is None or (reader is not None and not may_see(reader, found, self._engine.clock.now_us())):
             raise NotFound(f"there is no artifact {artifact_id}, or none any longer: its retention may have passed")
-        return found
+        return replace(found, payload=await self._referring.payload_of(found)) if found.payload_digest else found
 
 
 def _style(part: str) -> str:

@@ -146,7 +146,8 @@ class Catalog:
         payload = new.content
         size_bytes = new.payload_bytes or len(new.payload)
         # Of a payload outside that was not looked at, nothing is known.
-        if check is not None and (payload is not None or not new.payload_digest):
+        unread = bool(new.payload_digest) and payload is None and not new.payload
+        if check is not None and not unread:
             payload = decode_struct(new.payload) if payload is None else payload
             faults = (
                 self._faults(check, known.schema, payload, new, field_path) if judged.faults is None else judged.faults

@@ -34,6 +34,10 @@ class PayloadStore(Protocol):
     async def finish(
         self, tenant: str, principal: str, sha256: bytes, found: StoredPayload, now_us: int
     ) -> StoredPayload | None: ...
+    async def keep(
+        self, tenant: str, sha256: bytes, found: StoredPayload, content: bytes, chunk_bytes: int, now_us: int
+    ) -> None: ...
+    async def retype(self, tenant: str, sha256: bytes, media_type: str) -> None: ...
     async def find(self, tenant: str, sha256: bytes) -> StoredPayload | None: ...
     async def held(self, tenant: str, sha256: bytes, principal: str) -> bool: ...
     async def seen(self, tenant: str, sha256: bytes, reader: Reader | None, now_us: int) -> bool: ...
@@ -140,12 +144,20 @@ class Payloads:
                 " to raise max_upload_bytes"
             )
 
-    async def put(self, principal: Principal, content: bytes, media_type: str) -> bytes:
-        """Store a content that is at hand, unless the tenant has it; its SHA-256."""
-        sha256 = hashlib.sha256(content).digest()
-        if await self._store.find(principal.tenant, sha256) is None:
-            await self.upload(principal, _once(content), media_type, Expected(sha256))
+    async def keep(self, tenant: str, content: bytes, media_type: str) -> bytes:
+        """Store a content that is at hand, unless the tenant has it, as what it is known to be; its SHA-256."""
+        sha256 = (await asyncio.to_thread(hashlib.sha256, content)).digest()
+        found = await self._store.find(tenant, sha256)
+        if found is None:
+            wanted = StoredPayload(new_id(), len(content), media_type)
+            await self._store.keep(tenant, sha256, wanted, content, CHUNK_BYTES, self._now_us())
+        elif found.media_type != media_type:
+            await self._store.retype(tenant, sha256, media_type)
         return sha256
+
+    async def find(self, tenant: str, sha256: bytes) -> StoredPayload | None:
+        """A payload, for one of whom it is known that he may read it."""
+        return await self._store.find(tenant, sha256)
 
     async def get(self, principal: Principal, sha256: bytes, lease: LeaseRef | None = None) -> StoredPayload:
         """A payload that the caller may read: its uploader's, or that of an artifact which the caller may see or, by
@@ -181,10 +193,6 @@ class Payloads:
                 chunk = (await self._store.chunk(found.blob, number))[skip : skip + end - offset]
             offset += len(chunk)
             yield chunk
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 def _check(expected: Expected, sha256: bytes, size: int) -> None:

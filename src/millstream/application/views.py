@@ -25,6 +25,10 @@ class Key:
     fingerprint: bytes
 
 
+STRUCT_TYPE = "application/x-protobuf; message=google.protobuf.Struct"
+"""Of payloads that came within requests, and were checked there: nobody may upload what claims to be one."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredPayload:
     """A payload outside the hot tables.

@@ -180,7 +180,8 @@ class Artifacts(Area):
         and results such a payload is empty: `client.payloads.load` gets it."""
         request = wire.GetArtifactRequest(artifact_id=artifact_id)
         found = await self._calls.read("ArtifactService/GetArtifact", request, wire.GetArtifactResponse)
-        return await Payloads(self._calls).load(Artifact.from_wire(found))
+        artifact = Artifact.from_wire(found)
+        return artifact if artifact.payload else await Payloads(self._calls).load(artifact)
 
     def watch(
         self,

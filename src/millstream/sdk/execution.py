@@ -91,7 +91,7 @@ class Execution:
             if not ref:
                 continue
             try:
-                fill_struct(artifact.payload, await payloads.object_of(ref, int(artifact.payload_bytes)) or {})
+                await payloads.fill(artifact.payload, ref, int(artifact.payload_bytes))
             except PayloadError as error:
                 raise InvalidInput(f"the payload {ref} of {artifact.type}: {error.message}") from error
             except ServiceError as error:

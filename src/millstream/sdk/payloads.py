@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 
 from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.struct_pb2 import Struct
 
 from millstream.sdk.calls import Area, Calls
 from millstream.sdk.errors import PayloadError
 from millstream.sdk.outbox import Fence
-from millstream.sdk.payload import JsonValue
+from millstream.sdk.payload import fill_struct, from_struct
 from millstream.sdk.results import Artifact, when
 from millstream.sdk.streams import resumed
 from millstream.v1 import payload_service_pb2 as wire
@@ -26,6 +27,8 @@ PIECE_BYTES: Final = 512 * 1024
 """What is sent, and read from files, at once."""
 LOADED_BYTES: Final = 16 * 1024 * 1024
 """JSON outside is put in the place of an artifact's payload up to this size."""
+STRUCT_TYPE: Final = "application/x-protobuf; message=google.protobuf.Struct"
+"""Of data that were sent with an artifact, and are kept outside of it because they are large."""
 _JSON: Final = "application/json"
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
@@ -160,32 +163,42 @@ class Payloads(Area):
         to 16 MiB; else the artifact as it is.
 
         Raises:
+            PayloadError: they have numbers that JSON on the wire cannot hold.
             ServiceError: the service refused it, or stays away.
         """
-        if not artifact.payload_ref:
-            return artifact
-        found = await self.object_of(artifact.payload_ref, artifact.payload_bytes)
-        return artifact if found is None else replace(artifact, payload=found)
+        found = Struct()
+        if artifact.payload_ref and await self.fill(found, artifact.payload_ref, artifact.payload_bytes):
+            return replace(artifact, payload=from_struct(found))
+        return artifact
 
-    async def object_of(self, payload_ref: str, size_bytes: int) -> dict[str, JsonValue] | None:
-        """What a payload of this size holds; None where it is no JSON object, or too large to be held.
+    async def fill(self, struct: Struct, payload_ref: str, size_bytes: int) -> bool:
+        """Put what a payload of this size holds into an empty Struct; False where it is no JSON object, or too large to
+        be held.
 
         Raises:
+            PayloadError: it has numbers that JSON on the wire cannot hold.
             ServiceError: the service refused it, or stays away.
         """
         if size_bytes > LOADED_BYTES:
-            return None
-        data = bytearray()
+            return False
+        data, media_type = bytearray(), ""
         async with aclosing(self._bodies(payload_ref, 0, None)) as bodies:
             async for body in bodies:
-                if not _is_json(body.content_type):
-                    return None
+                media_type = media_type or body.content_type
+                if media_type != STRUCT_TYPE and not _is_json(media_type):
+                    return False
                 data += body.data
+        if media_type == STRUCT_TYPE:
+            struct.MergeFromString(bytes(data))
+            return True
         try:
             found = json.loads(data)
         except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
+            return False
+        if not isinstance(found, dict):
+            return False
+        fill_struct(struct, found)
+        return True
 
     async def _bodies(self, payload_ref: str, offset: int, length: int | None) -> AsyncGenerator[HttpBody, None]:
         """The messages of a download, which goes on where it broke off."""

@@ -26,6 +26,11 @@ _PUT = """INSERT INTO payload (tenant, sha256, blob, size_bytes, media_type, cre
 VALUES ($1, $2, $3::text::uuid, $4, $5, $6, $6)
 ON CONFLICT (tenant, sha256) DO UPDATE SET touched_us = excluded.touched_us
 RETURNING blob::text, size_bytes, media_type, created_us"""
+_KEEP = """WITH kept AS (INSERT INTO payload (tenant, sha256, blob, size_bytes, media_type, created_us, touched_us)
+VALUES ($1, $2, $3::text::uuid, $4, $5, $6, $6) ON CONFLICT (tenant, sha256) DO NOTHING RETURNING blob)
+INSERT INTO payload_chunk (blob, n, bytes) SELECT blob, n, substring($7::bytea FROM n * $8::int4 + 1 FOR $8::int4)
+FROM kept, generate_series(0, (($4::int8 - 1) / $8::int4)::int4) n"""
+_RETYPE = "UPDATE payload SET media_type = $3 WHERE tenant = $1 AND sha256 = $2"
 _HOLD = "INSERT INTO payload_holder (tenant, sha256, principal) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
 _FIND = "SELECT blob::text, size_bytes, media_type, created_us FROM payload WHERE tenant = $1 AND sha256 = $2"
 _HELD = "SELECT EXISTS (SELECT 1 FROM payload_holder WHERE tenant = $1 AND sha256 = $2 AND principal = $3)"
@@ -84,6 +89,17 @@ class Payloads:
                 await connection.execute(_BEGIN, found.blob, tenant, 0)
             await connection.execute(_HOLD, tenant, sha256, principal)
             return stored
+
+    async def keep(
+        self, tenant: str, sha256: bytes, found: StoredPayload, content: bytes, chunk_bytes: int, now_us: int
+    ) -> None:
+        """Store a content that is at hand, in one statement; nothing where the tenant has it."""
+        values = (tenant, sha256, found.blob, found.size_bytes, found.media_type, now_us, content, chunk_bytes)
+        await self._database.execute(_KEEP, *values)
+
+    async def retype(self, tenant: str, sha256: bytes, media_type: str) -> None:
+        """Say anew what a payload is."""
+        await self._database.execute(_RETYPE, tenant, sha256, media_type)
 
     async def find(self, tenant: str, sha256: bytes) -> StoredPayload | None:
         """A tenant's payload."""

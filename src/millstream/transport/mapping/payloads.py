@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from millstream.application.payloads import Uploaded
-from millstream.application.views import LeaseRef, StoredPayload
+from millstream.application.views import STRUCT_TYPE, LeaseRef, StoredPayload
 from millstream.domain.errors import ValidationFailed
 from millstream.transport.mapping.times import put
 from millstream.wire.v1 import payload_service_pb2 as wire
@@ -37,6 +37,10 @@ def media_type_of(given: str) -> str:
     """What a content is. Raises ValidationFailed where it could not be told as it was given."""
     if not given:
         return BINARY
+    if given == STRUCT_TYPE:
+        raise ValidationFailed.of(
+            "content.content_type", "is that of payloads sent within requests; give application/x-protobuf alone"
+        )
     if len(given) > _MOST or not _MEDIA_TYPE(given):
         raise ValidationFailed.of(
             "content.content_type", f"must be a media type such as text/csv, of at most {_MOST} characters"
