@@ -1,6 +1,7 @@
 """`millstream publish --file`: each line once, whatever comes between."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typer.testing import CliRunner, Result
 
 from millstream.cli import publish_file
 from millstream.cli.app import app
-from millstream.cli.publish_progress import Standing
 from millstream.sdk.payload import from_struct
 from millstream.v1 import artifact_service_pb2 as wire
 
@@ -27,6 +27,8 @@ class Shop:
         self.taken: dict[str, Any] = {}
         self.refused: dict[str, str] = {}
         self.aborts: dict[int, Abort] = {}
+        self.faults: dict[int, tuple[str, str]] = {}
+        self.deprecated: dict[str, str] = {}
         self.calls = 0
 
     def __call__(self, request: wire.PublishBatchRequest) -> wire.PublishBatchResponse | Abort:
@@ -39,6 +41,15 @@ class Shop:
             if item.type in self.refused:
                 result.status, result.error.code, result.error.message = "failed", self.refused[item.type], "refused"
                 continue
+            number = from_struct(item.payload).get("n")
+            if number in self.faults:
+                field, message = self.faults[number]
+                result.status, result.error.code = "failed", "VALIDATION_ERROR"
+                result.error.message = f"artifacts[{index}].{field}: {message}"
+                result.error.details.add(field=f"artifacts[{index}].{field}", message=message)
+                continue
+            if item.type in self.deprecated:
+                result.deprecation = self.deprecated[item.type]
             result.status = "duplicate" if item.idempotency_key in self.taken else "accepted"
             self.taken.setdefault(item.idempotency_key, item)
             result.artifact_id, result.correlation_id = f"a{item.idempotency_key}", "c"
@@ -90,12 +101,13 @@ def test_each_line_is_published_and_has_a_result(run: Run, shop: Shop, orders: P
 
 
 def test_what_is_published_is_not_published_again_unless_asked(run: Run, shop: Shop, orders: Path) -> None:
-    """FL-8: a finished file is finished; --restart is another publication of it."""
+    """FL-8: a finished file is finished, says where and when; --restart is another publication of it."""
     run("--file", str(orders))
     calls = shop.calls
     again = run("--file", str(orders))
     assert (again.exit_code, shop.calls) == (0, calls)
-    assert "all 10 lines are published" in again.stderr
+    kept = json.loads(Path(f"{orders}.progress").read_text())
+    assert f"all 10 lines were published to {kept['bound']['target']} ({kept['ended_at']})" in again.stderr
     run("--file", str(orders), "--restart")
     assert len(shop.taken) == 20
 
@@ -107,7 +119,8 @@ def test_an_interrupted_file_goes_on_where_it_stopped(run: Run, shop: Shop, orde
     assert first.exit_code == 1
     assert len(shop.taken) == 6
     second = run("--file", str(orders), "--batch-size", "4", "--json")
-    assert json.loads(second.stdout)["lines"] == 4
+    told = json.loads(second.stdout)
+    assert (told["lines"], told["lines_now"], told["published"]) == (10, 4, 10)
     assert shop.numbers == [*range(10)]
     assert [each["line"] for each in results_of(orders)] == [*range(1, 11)]
 
@@ -117,12 +130,12 @@ def test_what_was_sent_and_not_noted_is_found_again_by_its_key(run: Run, shop: S
     run("--file", str(orders), "--batch-size", "5", "--parallel", "1")
     progress = Path(f"{orders}.progress")
     kept = json.loads(progress.read_text())
-    fresh = Standing(None)
-    kept |= {"line": 0, "offset": 0, "results_at": 0, "ended": False, "digest": fresh.digest.hexdigest()}
+    counts = {"published": 0, "duplicates": 0, "failed": 0}
+    kept |= {"line": 0, "results_at": 0, "ended_at": "", "checksum": "0", "counts": counts}
     progress.write_text(json.dumps(kept))
-    result = run("--file", str(orders), "--json")
-    assert json.loads(result.stdout) | {"results": ""} == {
-        "lines": 10, "published": 0, "duplicates": 10, "failed": 0, "results": "",
+    told = json.loads(run("--file", str(orders), "--json").stdout)
+    assert {name: told[name] for name in ("lines", "lines_now", *counts)} == {
+        "lines": 10, "lines_now": 10, "published": 0, "duplicates": 10, "failed": 0,
     }  # fmt: skip
     assert len(shop.taken) == 10
     assert len(results_of(orders)) == 10
@@ -187,7 +200,7 @@ def test_a_service_that_is_away_is_waited_for(
     assert "the queue is full; trying again in" in result.stderr
 
 
-@pytest.mark.parametrize("change", ["other line", "shorter", "progress"])
+@pytest.mark.parametrize("change", ["other line", "shorter", "progress", "results"])
 def test_another_file_of_that_name_is_not_gone_on_with(run: Run, shop: Shop, orders: Path, change: str) -> None:
     """FL-10: it says what to do; --restart does it."""
     run("--file", str(orders))
@@ -196,20 +209,232 @@ def test_another_file_of_that_name_is_not_gone_on_with(run: Run, shop: Shop, ord
         orders.write_text(text.replace('"n": 3', '"n": 7'))
     elif change == "shorter":
         orders.write_text(text[:50])
+    elif change == "results":
+        Path(f"{orders}.results").unlink()
     else:
         Path(f"{orders}.progress").write_text("{}")
-    kept = json.loads(Path(f"{orders}.progress").read_text())
-    if kept:
-        Path(f"{orders}.progress").write_text(json.dumps(kept | {"ended": False}))
     result = run("--file", str(orders))
     assert (result.exit_code, "--restart" in result.stderr) == (2, True)
     assert len(shop.taken) == 10
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--file", "/no/such/file"), ("--file", "x", "--sync"), ("--file", "x", "--key", "k"), ()]
+    "arguments",
+    [
+        ("--file", "/no/such/file"),
+        ("--file", "x", "--sync"),
+        ("--file", "x", "--key", "k"),
+        ("--file", "-", "--retry-failed"),
+        (),
+    ],
 )
 def test_what_does_not_go_together_is_usage(run: Run, shop: Shop, arguments: tuple[str, ...]) -> None:
     """FL-10: exit code 2, and nothing is sent."""
     assert run(*arguments).exit_code == 2
     assert shop.calls == 0
+
+
+# -- what a publication is bound to ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("--target", "127.0.0.1:1"), "not to 127.0.0.1:1"),
+        (("Order",), "without a TYPE, not as payloads of Order"),
+        (("--api-key", "another"), "another API key"),
+    ],
+)
+def test_a_file_published_elsewhere_or_as_something_else_is_not_done(
+    run: Run, shop: Shop, orders: Path, other: tuple[str, ...], named: str
+) -> None:
+    """FL-10: to another target, of another type, by another caller: usage, with what to do; never "all published"."""
+    run("--file", str(orders))
+    result = run(*other, "--file", str(orders))
+    assert result.exit_code == 2
+    said = " ".join(result.stderr.replace("\u2502", " ").split())
+    assert named in said
+    assert "--progress" in said
+    assert "--restart" in said
+    assert "all 10 lines" not in result.stderr
+    assert len(shop.taken) == 10
+
+
+def test_a_progress_of_its_own_is_another_publication(run: Run, shop: Shop, orders: Path, tmp_path: Path) -> None:
+    """FL-8: with results of its own; that of the file itself stays as it is."""
+    run("--file", str(orders))
+    before = results_of(orders)
+    result = run("Order", "--file", str(orders), "--progress", str(tmp_path / "second"))
+    assert result.exit_code == 0
+    assert len(shop.taken) == 20
+    assert (results_of(orders), len(results_of(tmp_path / "second"))) == (before, 10)
+
+
+def test_a_line_added_to_a_finished_file_is_published(run: Run, shop: Shop, orders: Path) -> None:
+    """FL-11: also where the last line had no break behind it."""
+    orders.write_text(orders.read_text().rstrip("\n"))
+    run("--file", str(orders))
+    with orders.open("a") as file:
+        file.write('\n{"type": "Order", "payload": {"n": 10}}\n')
+    result = run("--file", str(orders))
+    assert (result.exit_code, shop.numbers) == (0, [*range(11)])
+    assert "11 published, 0 failed of 11 lines" in result.stdout
+    assert "all 11 lines were published" in run("--file", str(orders)).stderr
+
+
+# -- lines that failed ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Path:
+    """Ten lines, of which the third is no JSON and the eighth of a type that there is not."""
+    file = tmp_path / "faulty.ndjson"
+    lines = [json.dumps({"type": "Order", "payload": {"n": n}}) for n in range(10)]
+    lines[2] = "{"
+    lines[7] = '{"type": "Unknown"}'
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def mend(file: Path, number: int, text: str) -> None:
+    lines = file.read_text().split("\n")
+    lines[number - 1] = text
+    file.write_text("\n".join(lines))
+
+
+def test_failed_lines_are_told_for_as_long_as_they_are(run: Run, shop: Shop, faulty: Path) -> None:
+    """FL-10: by a second run of the finished file, too, and with exit code 1."""
+    shop.refused = {"Unknown": "NOT_FOUND"}
+    for _ in range(2):
+        result = run("--file", str(faulty))
+        assert result.exit_code == 1
+        assert "8 published, 2 failed of 10 lines" in result.stdout
+        assert "line 3: BAD_LINE" in result.stdout
+        assert "line 8: NOT_FOUND" in result.stdout
+        assert "--retry-failed" in result.stderr
+    told = run("--file", str(faulty), "--json")
+    assert (told.exit_code, json.loads(told.stdout)["failed"]) == (1, 2)
+
+
+def test_failures_before_an_interruption_are_counted_behind_it(run: Run, shop: Shop, faulty: Path) -> None:
+    """FL-8, FL-10: all of the file's, in the summary, the exit code and the lines told."""
+    shop.refused = {"Unknown": "NOT_FOUND"}
+    shop.aborts = {2: Abort(grpc.StatusCode.PERMISSION_DENIED, "no more", "FORBIDDEN")}
+    run("--file", str(faulty), "--batch-size", "5", "--parallel", "1")
+    assert len(results_of(faulty)) == 5
+    result = run("--file", str(faulty))
+    assert result.exit_code == 1
+    assert "8 published, 2 failed of 10 lines" in result.stdout
+    assert "line 3: BAD_LINE" in result.stdout
+
+
+def test_mended_lines_are_published_and_no_others(run: Run, shop: Shop, faulty: Path) -> None:
+    """FL-8: --retry-failed sends those that failed, as they are by now; what fails again is told again."""
+    shop.refused = {"Unknown": "NOT_FOUND"}
+    run("--file", str(faulty))
+    mend(faulty, 3, '{"type": "Order", "payload": {"n": 2}}')
+    before = len(shop.taken)
+    first = run("--file", str(faulty), "--retry-failed")
+    assert (first.exit_code, len(shop.taken) - before, shop.numbers[:3]) == (1, 1, [0, 1, 2])
+    assert "9 published, 1 failed of 10 lines" in first.stdout
+    assert [each["line"] for each in results_of(faulty)][-2:] == [3, 8]
+    mend(faulty, 8, '{"type": "Order", "payload": {"n": 7}}')
+    second = run("--file", str(faulty), "--retry-failed")
+    assert (second.exit_code, shop.numbers) == (0, [*range(10)])
+    assert "10 published, 0 failed of 10 lines" in second.stdout
+    assert "all 10 lines were published" in run("--file", str(faulty)).stderr
+    assert "failed" in run("--file", str(faulty), "--retry-failed").stderr
+    assert len(shop.taken) == 10
+
+
+def test_only_lines_that_failed_may_be_mended(run: Run, shop: Shop, faulty: Path) -> None:
+    """FL-10: another one that differs, and a line too many, are told and nothing is sent."""
+    run("--file", str(faulty))
+    calls = shop.calls
+    text = faulty.read_text()
+    for changed in (text.replace('"n": 5', '"n": 55'), text.replace("{\n", "{\n{\n", 1)):
+        faulty.write_text(changed)
+        result = run("--file", str(faulty), "--retry-failed")
+        assert (result.exit_code, shop.calls) == (2, calls)
+        assert "only lines that failed" in " ".join(result.stderr.replace("\u2502", " ").split())
+
+
+def test_a_line_that_got_through_is_not_published_a_second_time(run: Run, shop: Shop, faulty: Path) -> None:
+    """FL-8: killed between the publication of a mended line and its note, and mended otherwise since: its key is that
+    of the line, not of what stands on it."""
+    run("--file", str(faulty))
+    kept = [Path(f"{faulty}{end}").read_bytes() for end in (".progress", ".results")]
+    mend(faulty, 3, '{"type": "Order", "payload": {"n": 2}}')
+    run("--file", str(faulty), "--retry-failed")
+    for end, content in zip((".progress", ".results"), kept, strict=True):
+        Path(f"{faulty}{end}").write_bytes(content)
+    mend(faulty, 3, '{"type": "Order", "payload": {"n": 3}}')
+    taken = len(shop.taken)
+    run("--file", str(faulty), "--retry-failed")
+    assert len(shop.taken) == taken
+
+
+def test_a_failed_line_that_is_emptied_is_given_up(run: Run, shop: Shop, faulty: Path) -> None:
+    """FL-10: it fails no more, and is not published."""
+    run("--file", str(faulty))
+    mend(faulty, 3, "")
+    result = run("--file", str(faulty), "--retry-failed", "--json")
+    assert (result.exit_code, json.loads(result.stdout)["failed"]) == (0, 0)
+    assert results_of(faulty)[-1] == {"line": 3, "status": "empty"}
+
+
+def test_a_file_that_was_not_begun_has_no_failed_lines(run: Run, shop: Shop, orders: Path) -> None:
+    """FL-10."""
+    result = run("--file", str(orders), "--retry-failed")
+    assert (result.exit_code, shop.calls) == (2, 0)
+    assert "nothing of it is published" in result.stderr
+
+
+# -- files as they come ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/dev/stdin", "pipe"])
+def test_what_is_no_file_is_refused_with_what_to_do(run: Run, shop: Shop, tmp_path: Path, name: str) -> None:
+    """FL-10: a pipe such as <(...) and a device can be read once; nothing is written beside them."""
+    if name == "pipe":
+        name = str(tmp_path / "pipe")
+        os.mkfifo(name)
+    result = run("--file", name)
+    assert result.exit_code == 2
+    assert "--file -" in " ".join(result.stderr.replace("\u2502", " ").split())
+    assert not Path(f"{name}.results").exists()
+    assert shop.calls == 0
+
+
+def test_results_that_cannot_be_written_are_one_line(run: Run, orders: Path) -> None:
+    """FL-10: no traceback."""
+    result = run("--file", str(orders), "--results", "/no/such/place/results")
+    assert result.exit_code == 1
+    assert "cannot write /no/such/place/results" in result.stderr
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_a_byte_order_mark_is_no_fault(run: Run, shop: Shop, tmp_path: Path) -> None:
+    """FL-11: some editors put one first."""
+    file = tmp_path / "marked"
+    file.write_bytes(b"\xef\xbb\xbf" + b'{"type": "Order", "payload": {"n": 1}}\n')
+    assert (run("--file", str(file)).exit_code, shop.numbers) == (0, [1])
+
+
+def test_a_fault_is_named_by_its_line_not_by_its_place_in_a_batch(run: Run, shop: Shop, orders: Path) -> None:
+    """FL-10: what the service calls artifacts[2].payload.a is payload.a of the line."""
+    shop.faults = {3: ("payload.a", "is too small")}
+    result = run("--file", str(orders))
+    error = results_of(orders)[3]["error"]
+    assert (error["details"], error["message"]) == (
+        [{"field": "payload.a", "message": "is too small"}], "payload.a: is too small",
+    )  # fmt: skip
+    assert "artifacts[" not in result.stdout
+
+
+def test_a_deprecated_type_is_told_once(run: Run, shop: Shop, orders: Path) -> None:
+    """FL-11: on stderr, with what to use in its place."""
+    shop.deprecated = {"Order": "use Purchase"}
+    result = run("--file", str(orders), "--batch-size", "3")
+    assert result.exit_code == 0
+    assert result.stderr.count("Order is deprecated: use Purchase") == 1

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, INCOMPLETE, ApiKey, Json, Limit, Target, call
 from millstream.cli.given import json_object
-from millstream.cli.lines import publish_lines
+from millstream.cli.lines import FileOptions, publish_lines
 from millstream.cli.output import console, print_fields, print_json, print_list, print_table
 from millstream.cli.payloads import uploaded
 from millstream.cli.watch import watch
@@ -62,9 +62,18 @@ def publish(
         ),
     ] = "",
     results: Annotated[
-        str, typer.Option(help="With --file: what became of each line. Default: the file's name and .results.")
+        str,
+        typer.Option(
+            help="With --file: what became of each line. Default: the file's (or --progress's) name and .results."
+        ),
+    ] = "",
+    progress: Annotated[
+        str, typer.Option(help="With --file: where it is kept how far it is. Default: the file's name and .progress.")
     ] = "",
     restart: Annotated[bool, typer.Option("--restart", help="With --file: publish all of it, again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="With --file: publish the lines that failed, as they are by now.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=1000, help="With --file: lines a call.")] = 100,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="With --file: calls at once.")] = 4,
     target: Target = DEFAULT_TARGET,
@@ -79,7 +88,8 @@ def publish(
     if file:
         if sync or tag or partition_key or correlation_id or key or payload_ref or payload_file or payload != "{}":
             raise typer.BadParameter("goes with TYPE alone: each line says the rest", param_hint="--file")
-        publish_lines(file, type, results, restart, batch_size, parallel, target, api_key, as_json)
+        options = FileOptions(file, type, results, progress, restart, retry_failed, batch_size, parallel)
+        publish_lines(options, target, api_key, as_json)
         return
     if not type:
         raise typer.BadParameter("is missing", param_hint="TYPE")

@@ -1,11 +1,20 @@
 """What is given on the command line."""
 
 import sys
+from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_args, get_type_hints
 
 import orjson
 import typer
+
+from millstream.sdk import Visibility
+
+_VISIBILITY_FIELDS: Final = {each.name for each in fields(Visibility)}
+_VISIBILITY_KINDS: Final[tuple[str, ...]] = get_args(get_type_hints(Visibility)["kind"])
+_TTL_MOST_S: Final = 2_592_000
+_NESTED_MOST: Final = 30
 
 
 def json_object(text: str, name: str = "JSON") -> dict[str, Any]:
@@ -25,3 +34,47 @@ def json_object(text: str, name: str = "JSON") -> dict[str, Any]:
     if not isinstance(data, dict):
         raise typer.BadParameter("it must be a JSON object", param_hint=name)
     return data
+
+
+class BadVisibility(Exception):
+    """What is given is no visibility; says which field is at fault."""
+
+
+def visibility_of(value: Any, path: str = "visibility") -> Visibility | None:
+    """The visibility that JSON says, as REST takes it; None where it says nothing. Raises BadVisibility."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise BadVisibility(f"{path} must be a JSON object with a kind")
+    if path.count(".then") > _NESTED_MOST:
+        raise BadVisibility(f"{path} is nested too deep")
+    unknown = sorted(value.keys() - _VISIBILITY_FIELDS)
+    if unknown:
+        raise BadVisibility(f"{path} has the unknown field {unknown[0]!r}; it may have {_listed(_VISIBILITY_FIELDS)}")
+    kind = value.get("kind") or "Public"
+    if kind not in _VISIBILITY_KINDS:
+        raise BadVisibility(f"{path}.kind must be one of {_listed(_VISIBILITY_KINDS)}")
+    for name in ("agents", "required_labels"):
+        texts = value.get(name, [])
+        if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+            raise BadVisibility(f"{path}.{name} must be a list of texts")
+    if not isinstance(value.get("tenant_id", ""), str):
+        raise BadVisibility(f"{path}.tenant_id must be a text")
+    given = dict(value) | {"kind": kind, "then": visibility_of(value.get("then"), f"{path}.then")}
+    return Visibility(**given | {"ttl": _seconds(value.get("ttl"), f"{path}.ttl")})
+
+
+def _seconds(value: Any, path: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        seconds = float(value.removesuffix("s") if isinstance(value, str) else value)
+    except (TypeError, ValueError):
+        raise BadVisibility(f"{path} must be a time such as 30s") from None
+    if not 0 <= seconds <= _TTL_MOST_S:
+        raise BadVisibility(f"{path} must be a time of 0 s to {_TTL_MOST_S} s")
+    return seconds
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,65 +1,35 @@
 """`millstream publish --file`: a file of artifacts, one a line, published once each however often it is interrupted.
 
-Each line has an idempotency key of its own, made of the run's id (kept in the progress file), its number and its
-content: what was sent before an interruption, and not yet noted, is sent again and found to be there.
+Each line has an idempotency key of its own, made of the run's id (kept in the progress file) and its number: what was
+sent before an interruption, and not yet noted, is sent again and found to be there.
 """
 
 import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
-import orjson
-
-from millstream.cli.publish_progress import Results, Standing
-from millstream.sdk import Client, NewArtifact, PayloadError, ServiceError, Visibility
-from millstream.sdk.results import BatchOutcome
+from millstream.cli.publish_line import Line
+from millstream.cli.publish_progress import Counts, Results, Standing, numbered
+from millstream.sdk import Client, PayloadError, ServiceError
 
 NOTED_EVERY_S: Final = 0.2
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 10.0
-LINE_BYTES_MOST: Final = 8 * 1024 * 1024
-_FIELDS: Final = {"type", "payload", "tags", "partition_key", "correlation_id", "visibility"}
 
 Told = Callable[[str], None]
 
 
-class BadLine(Exception):
-    """What is on a line is no artifact."""
-
-
-@dataclass(slots=True)
-class Line:
-    """A line of the file: its number, and the artifact on it or what is wrong with it."""
-
-    number: int
-    end: int
-    """Offset of the byte behind it."""
-    raw: bytes
-    artifact: NewArtifact | None = None
-    fault: str = ""
-    outcome: BatchOutcome | None = None
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of the lines so far."""
-
-    published: int = 0
-    duplicates: int = 0
-    failed: int = 0
-
-
 @dataclass(slots=True)
 class FilePublisher:
-    """Publishes the lines of a file from where its standing says.
+    """Publishes the lines of a file: those behind where its standing is, or those before it that failed.
 
     Attributes:
         type_name: The type of all lines, which then hold a payload each; "" where each line names its own.
+        again: Publish the lines that failed; else what is left of the file.
         advanced: Called with the bytes and lines that are done.
         told: Called with what a person should know meanwhile.
     """
@@ -68,15 +38,16 @@ class FilePublisher:
     type_name: str
     standing: Standing
     results: Results
+    again: bool
     batch_size: int
     parallel: int
     advanced: Callable[[int, Counts], None]
     told: Told
-    counts: Counts = field(default_factory=Counts)
+    _deprecated: set[str] = field(default_factory=set)
 
-    async def run(self, source: BinaryIO) -> Counts:
-        """Publish what is left of the file. Raises ServiceError where the service refuses a call as a whole,
-        PayloadError where a line has no end."""
+    async def run(self, source: BinaryIO) -> None:
+        """Publish them. Raises ServiceError where the service refuses a call as a whole, PayloadError where a line has
+        no end."""
         under_way: deque[tuple[list[Line], asyncio.Task[None]]] = deque()
         noted = time.monotonic()
         try:
@@ -89,21 +60,17 @@ class FilePublisher:
                     noted = time.monotonic()
             while under_way:
                 await self._settle(*under_way.popleft())
-            self.standing.ended = True
+            if not self.again:
+                self.standing.end()
         finally:
             for _, task in under_way:
                 task.cancel()
             self.standing.note(self.results)
-        return self.counts
 
     def _batches(self, source: BinaryIO) -> Iterator[list[Line]]:
-        number, end = self.standing.line, self.standing.offset
         lines: list[Line] = []
-        # One byte more than may be, so that a line of endless length is noticed and not read.
-        while raw := source.readline(LINE_BYTES_MOST + 1):
-            number, end = number + 1, end + len(raw)
-            line = Line(number, end, raw)
-            self._read(line)
+        for line in self._failed(source) if self.again else self._left(source):
+            line.read(self.standing.run, self.type_name)
             lines.append(line)
             if len(lines) >= self.batch_size:
                 yield lines
@@ -111,18 +78,22 @@ class FilePublisher:
         if lines:
             yield lines
 
-    def _read(self, line: Line) -> None:
-        if not line.raw.strip():
-            return
-        if len(line.raw) > LINE_BYTES_MOST:
-            raise PayloadError(f"line {line.number} is longer than {LINE_BYTES_MOST:,} bytes: this is no file of lines")
-        key = blake2b(f"{self.standing.run} {line.number} ".encode() + line.raw, digest_size=16).hexdigest()
-        try:
-            line.artifact = _artifact(orjson.loads(line.raw), self.type_name, key)
-        except orjson.JSONDecodeError as error:
-            line.fault = f"is no JSON: {error}"
-        except BadLine as error:
-            line.fault = str(error)
+    def _left(self, source: BinaryIO) -> Iterator[Line]:
+        end = self.standing.offset
+        for number, raw in numbered(source, self.standing.line):
+            if self.standing.ended_at:
+                # There is more by now; an interruption leaves a file that is not done.
+                self.standing.ended_at = ""
+            end += len(raw)
+            yield Line(number, end, raw)
+
+    def _failed(self, source: BinaryIO) -> Iterator[Line]:
+        source.seek(0)
+        end = 0
+        for number, raw in numbered(source, until=self.standing.line):
+            end += len(raw)
+            if number in self.standing.failed:
+                yield Line(number, end, raw)
 
     async def _publish(self, lines: Sequence[Line]) -> None:
         """Publish a batch, again and again while the service is away or full, until each line has an outcome."""
@@ -161,92 +132,38 @@ class FilePublisher:
         """Write the results of a batch down, once it and all before it have them."""
         await task
         for line in lines:
-            if line.artifact is None and not line.fault:
-                continue
-            self.results.add(self._result(line))
-        self.standing.line, self.standing.offset = lines[-1].number, lines[-1].end
-        self.standing.passed(line.raw for line in lines)
-        self.advanced(self.standing.offset, self.counts)
+            self._count(line)
+        if not self.again:
+            self.standing.line, self.standing.offset = lines[-1].number, lines[-1].end
+        self.advanced(lines[-1].end, self.standing.counts)
 
-    def _result(self, line: Line) -> dict[str, object]:
-        outcome = line.outcome
-        if outcome is None or outcome.error is not None:
-            self.counts.failed += 1
-            error = outcome.error if outcome is not None else None
-            details = [{"field": each.field, "message": each.message} for each in error.details] if error else []
-            return {
-                "line": line.number,
-                "status": "failed",
-                "error": {
-                    "code": error.code if error else "BAD_LINE",
-                    "message": error.message if error else line.fault,
-                    "details": details,
-                },
-            }
-        if outcome.status == "duplicate":
-            self.counts.duplicates += 1
+    def _count(self, line: Line) -> None:
+        counts, result = self.standing.counts, line.result()
+        if self.again or not line.empty:
+            self.results.add(result)
+        if result["status"] == "failed":
+            counts.failed += not self.again
+            return
+        self.standing.good(line.number, line.raw)
+        counts.failed -= self.again
+        if line.empty or line.outcome is None:
+            return
+        if result["status"] == "duplicate":
+            counts.duplicates += 1
         else:
-            self.counts.published += 1
-        return {
-            "line": line.number,
-            "status": outcome.status,
-            "artifact_id": outcome.id,
-            "correlation_id": outcome.run_id,
-        }
+            counts.published += 1
+        self._warn(line)
+
+    def _warn(self, line: Line) -> None:
+        """Tells of a deprecated type, once."""
+        if line.artifact is None or line.outcome is None or not line.outcome.deprecation:
+            return
+        name = str(line.artifact.item[0]) if isinstance(line.artifact.item, tuple) else str(line.artifact.item)
+        if name not in self._deprecated:
+            self._deprecated.add(name)
+            self.told(deprecated(name, line.outcome.deprecation))
 
 
-def _artifact(data: Any, type_name: str, key: str) -> NewArtifact:
-    """The artifact on a line. Raises BadLine."""
-    if not isinstance(data, dict):
-        raise BadLine("must be a JSON object")
-    if type_name:
-        return NewArtifact((type_name, data), idempotency_key=key)
-    unknown = sorted(data.keys() - _FIELDS)
-    if unknown:
-        raise BadLine(f"has the unknown field {unknown[0]!r}; it may have {', '.join(sorted(_FIELDS))}")
-    name, payload = data.get("type"), data.get("payload", {})
-    if not isinstance(name, str) or not name:
-        raise BadLine("needs a type (or name one for all lines: millstream publish TYPE --file ...)")
-    if not isinstance(payload, dict):
-        raise BadLine("payload must be a JSON object")
-    return NewArtifact(
-        (name, payload),
-        tags=_texts(data.get("tags", [])),
-        visibility=_visibility(data.get("visibility")),
-        partition_key=_text(data, "partition_key"),
-        correlation_id=_text(data, "correlation_id"),
-        idempotency_key=key,
-    )
-
-
-def _text(data: Mapping[str, Any], name: str) -> str:
-    value = data.get(name, "")
-    if not isinstance(value, str):
-        raise BadLine(f"{name} must be a text")
-    return value
-
-
-def _texts(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise BadLine("tags must be a list of texts")
-    return value
-
-
-def _visibility(value: Any) -> Visibility | None:
-    """The visibility on a line, as REST takes it but for its ttl, which is a number of seconds."""
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise BadLine("visibility must be a JSON object")
-    fields = dict(value)
-    then = _visibility(fields.pop("then", None))
-    ttl = fields.get("ttl")
-    if isinstance(ttl, str):
-        try:
-            fields["ttl"] = float(ttl.removesuffix("s"))
-        except ValueError:
-            raise BadLine("visibility.ttl must be a time such as 30s") from None
-    try:
-        return Visibility(**fields, then=then)
-    except TypeError as error:
-        raise BadLine(f"visibility: {error}") from error
+def deprecated(type_name: str, message: str) -> str:
+    """That a type is deprecated, for people."""
+    return f"{type_name} is deprecated: {message}"
