@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -207,6 +208,20 @@ async def test_grpc_carries_it_too_and_takes_up_a_download_where_it_broke_off(
                 break
     assert (size, f"sha256:{digest.hexdigest()}") == (LARGE * MIB, made.payload_ref)
     assert max(memory.grown_mib()) <= BOUND, memory.grown_mib()
+
+
+async def test_the_sdk_holds_little_of_a_file(stack: Stack, tmp_path: Path) -> None:
+    """Up from a file and down to one: the client's memory is bounded, too."""
+    film, copy = tmp_path / "film", tmp_path / "copy"
+    with film.open("wb") as file:
+        file.writelines(blocks(LARGE))
+    async with Client(stack.target) as client:
+        memory = Memory(os.getpid(), stack.proxy.pid, *(server.pid for server in stack.servers))
+        stored = await client.payloads.upload(film)
+        assert await client.payloads.download_to(stored.ref, copy) == LARGE * MIB
+        assert max(memory.grown_mib()) <= BOUND, memory.grown_mib()
+    with film.open("rb") as sent_file, copy.open("rb") as got:
+        assert all(each == got.read(MIB) for each in iter(lambda: sent_file.read(MIB), b""))
 
 
 async def test_a_client_that_reads_nothing_fills_no_memory_and_stops_no_other(

@@ -184,7 +184,7 @@ class Calls:
                 await call.done_writing()
             message: ResponseT = await call
         except grpc.aio.AioRpcError as failed:
-            raise from_rpc(failed) from failed
+            raise from_stream(failed) from failed
         finally:
             call.cancel()
         return message
