@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
@@ -41,11 +41,13 @@ class App:
         use_cases: What the transport serves.
         ready: Whether it can serve.
         close: Ends the engine and its connections; called after the server's end.
+        broken: Set where the service can serve no more: it has to be started again.
     """
 
     use_cases: UseCases
     ready: Callable[[], Awaitable[bool]]
     close: Callable[[], Awaitable[None]]
+    broken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 Build = Callable[[Settings, Metrics], Awaitable[App]]
@@ -106,7 +108,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         leave,
         service.workers.drain,
     )
-    return App(use_cases, service.system.readiness.ok, close)
+    return App(use_cases, service.system.readiness.ok, close, service.broken)
 
 
 async def _gauge_often(gauge: Callable[[], Awaitable[None]]) -> None:
@@ -151,12 +153,26 @@ async def serve(settings: Settings, build: Build = build) -> int:
             _log.error("cannot start", reason=str(error))
             return 1
         _log.info("ready", address=f"{settings.host}:{port}", auth_mode=settings.auth_mode or "api_keys")
-        await ended.wait()
+        await _first(ended, app.broken)
+        broken = app.broken.is_set()
+        if broken:
+            # Whoever looks after the process starts it again; here nothing would.
+            _log.critical("a part of the server ended: it stops, to be started again")
         await server.stop()
     finally:
         await app.close()
     _log.info("ended")
-    return 0
+    return 1 if broken else 0
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Wait until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in waits:
+            each.cancel()
 
 
 def server_of(settings: Settings, app: App, authenticator: Authenticator, metrics: Metrics) -> Server:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from millstream.adapters import logs
 from millstream.adapters.expressions import CelPredicates
@@ -89,6 +89,8 @@ class Service:
     _database: Database
     _lanes: tuple[PostgresLane, PostgresLane]
     _background: list[asyncio.Task[None]]
+    broken: asyncio.Event = field(default_factory=asyncio.Event)
+    """A part ended that has to run as long as the server does."""
 
     async def start(self) -> None:
         """Look who else is there, then run."""
@@ -133,6 +135,7 @@ class Service:
         log.critical("a part of the server ended: %s", task.get_name(), exc_info=error)
         # The name of the error only: its text may tell what is nobody's business.
         self.system.readiness.part_ended(task.get_name(), type(error).__name__ if error else "without an error")
+        self.broken.set()
 
 
 def _receive(

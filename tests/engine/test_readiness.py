@@ -108,6 +108,7 @@ async def test_a_part_that_ended_is_named(
             "start this server again"
         }
         assert "secret" in caplog.text
+        assert service.broken.is_set()
     finally:
         await service.close()
 

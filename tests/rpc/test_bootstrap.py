@@ -23,10 +23,11 @@ class _Built:
         self.fakes = Fakes()
         self.closed = False
         self.built = asyncio.Event()
+        self.broken = asyncio.Event()
 
     async def build(self, settings: Settings, metrics: Metrics) -> bootstrap.App:
         self.built.set()
-        return bootstrap.App(self.fakes.use_cases(metrics.exposition), self._ready, self._close)
+        return bootstrap.App(self.fakes.use_cases(metrics.exposition), self._ready, self._close, self.broken)
 
     async def _ready(self) -> bool:
         return True
@@ -49,6 +50,18 @@ async def test_it_serves_until_a_signal_and_closes_what_it_built() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     async with asyncio.timeout(5):
         assert await serving == 0
+    assert built.closed
+
+
+async def test_it_ends_with_an_error_when_a_part_of_it_has_ended() -> None:
+    """WM-12: what looks after the process starts it again; until then it would only be unready."""
+    built, port = _Built(), free_port()
+    serving = asyncio.create_task(bootstrap.serve(_settings(port), built.build))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await channel.channel_ready()
+    built.broken.set()
+    async with asyncio.timeout(5):
+        assert await serving == 1
     assert built.closed
 
 
