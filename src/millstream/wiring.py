@@ -175,24 +175,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     database = await Database.open(url, settings.pool_size)
     reads, maintenance, registry = Reads(database), Maintenance(database), RegistryStore(database)
     dispatcher_peers = Peers(lane.id, blocking.id, socket.gethostname(), maintenance)
-    engine = Engine(
-        lane,
-        blocking,
-        maintenance,
-        reads,
-        dispatcher_peers,
-        metrics.engine,
-        Limits(
-            settings.max_depth,
-            settings.max_tasks_per_run,
-            int(settings.lease_s * 1e6),
-            int(settings.cancel_grace_s * 1e6),
-            settings.max_waiting_keys,
-        ),
-        Sizes(settings.batch_max_commands, settings.batch_max_bytes, settings.owner_path),
-        settings.queue_max_commands,
-        settings.queue_max_bytes,
-    )
+    engine = _engine(settings, lane, blocking, maintenance, reads, dispatcher_peers, metrics)
     dispatcher_peers.served = lambda: engine.dispatcher.served
     dispatcher_peers.workers = lambda: engine.dispatcher.workers
     pauses = Pauses(engine.dispatcher, registry, dispatcher_peers)
@@ -210,20 +193,15 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, levels, feed, message),
     )
     dispatcher_peers.send = wakeups.send
-    retention = Retention(
-        settings.run_retention_days,
-        settings.artifact_retention_days,
-        settings.payload_grace_s,
-        UPLOAD_SILENT_S,
-        settings.watch_resume_s,
-    )
     payload_store = PayloadStore(database)
     payloads = Payloads(payload_store, engine.clock.now_us, settings.max_upload_bytes)
     referring = Referring(catalogs, payloads, settings.large_payload_bytes, settings.max_payload_bytes)
     reporting = Reporting(engine, catalogs, referring, maintenance, reads)
     buffers = Buffers(database)
     upkeep = Upkeep(engine, catalogs, pauses, feed)
-    loops = Loops(upkeep, maintenance, buffers, payload_store, feed_reads, reads, dispatcher_peers, retention)
+    loops = Loops(
+        upkeep, maintenance, buffers, payload_store, feed_reads, reads, dispatcher_peers, _retention(settings)
+    )
     engine.scheduled = loops.scheduled
     readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)
     return Service(
@@ -258,6 +236,49 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         database,
         (lane, blocking),
         [],
+    )
+
+
+def _engine(
+    settings: Settings,
+    lane: PostgresLane,
+    blocking: PostgresLane,
+    maintenance: Maintenance,
+    reads: Reads,
+    peers: Peers,
+    metrics: Metrics,
+) -> Engine:
+    """The engine with its bounds."""
+    limits = Limits(
+        settings.max_depth,
+        settings.max_tasks_per_run,
+        int(settings.lease_s * 1e6),
+        int(settings.cancel_grace_s * 1e6),
+        settings.max_waiting_keys,
+    )
+    sizes = Sizes(settings.batch_max_commands, settings.batch_max_bytes, settings.owner_path)
+    return Engine(
+        lane,
+        blocking,
+        maintenance,
+        reads,
+        peers,
+        metrics.engine,
+        limits,
+        sizes,
+        settings.queue_max_commands,
+        settings.queue_max_bytes,
+    )
+
+
+def _retention(settings: Settings) -> Retention:
+    """How long things are kept."""
+    return Retention(
+        settings.run_retention_days,
+        settings.artifact_retention_days,
+        settings.payload_grace_s,
+        UPLOAD_SILENT_S,
+        settings.watch_resume_s,
     )
 
 
