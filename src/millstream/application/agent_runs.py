@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from millstream.application.cascades import CascadeReads, Cascades
 from millstream.application.catalog import Catalog, Catalogs
+from millstream.application.engine.commands import Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import RegistryMoved, Replayed
 from millstream.application.engine.run_agent import RunAgent
@@ -18,7 +19,7 @@ from millstream.application.runs import claim_of
 from millstream.application.views import Key, Published, SyncResult
 from millstream.domain.agents import Agent
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
-from millstream.domain.errors import Unavailable, ValidationFailed
+from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
 from millstream.domain.matching import activation_of, direct
 from millstream.domain.principals import Principal
 from millstream.domain.publication import Produce
@@ -49,52 +50,70 @@ class AgentRuns:
         deadline = asyncio.get_running_loop().time() + timeout_s
         run_id = new_id()
         with engine.waiters.wait(run_id) as ended:
-            published, agent = await self._submit(principal, id_or_name, inputs, key, run_id)
+            published, name = await self._submit(principal, id_or_name, inputs, key, run_id)
             if published.replayed:
                 result = await self._cascades.replay(principal, published, deadline)
             else:
                 result = await self._cascades.result(principal, published, ended, deadline)
-        return replace(result, artifacts=[each for each in result.artifacts if each.produced_by == agent.spec.name])
+        return replace(result, artifacts=[each for each in result.artifacts if each.produced_by == name])
 
     async def _submit(
         self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, run_id: str
-    ) -> tuple[Published, Agent]:
+    ) -> tuple[Published, str]:
+        """Start the run; with the agent's name."""
+        command: RunAgent | Refuse
         for _ in range(MATCH_ROUNDS):
             # Somebody runs an agent by name because it is there now: only the present registry knows.
             catalog = await self._catalogs.get(principal.tenant, fresh=True)
-            agent = named(catalog.agents, id_or_name)
-            priority = _priority(agent, inputs)
-            produced = [await self._checked(principal, catalog, each, index) for index, each in enumerate(inputs)]
-            made = [produced[0].artifact_id, run_id]
-            outcome = (
-                await self._engine.submit_all(
-                    [
-                        RunAgent(
-                            run_id=run_id,
-                            new_run=True,
-                            registry=(principal.tenant, catalog.version),
-                            key=claim_of(principal, key, made, self._engine.clock.now_us() + self._key_ttl_us),
-                            size_bytes=400 + sum(400 + len(each.payload) for each in inputs),
-                            payloads=referred(principal.tenant, [each.new for each in produced]),
-                            tenant=principal.tenant,
-                            by=principal.name,
-                            inputs=produced,
-                            start=activation_of(agent, priority),
-                            task_id=new_id(),
-                            waiter=self._engine.lane_id,
-                        )
-                    ]
-                )
-            )[0]
+            try:
+                command = await self._command(principal, catalog, id_or_name, inputs, key, run_id)
+            except MillstreamError as error:
+                claim = claim_of(principal, key, [], self._expires_us())
+                if claim is None:
+                    raise
+                # What the key's first call started stands, whatever became of the agent and its types.
+                command = Refuse(key=claim, locked=True, error=error)
+            outcome = (await self._engine.submit_all([command]))[0]
             if isinstance(outcome, Replayed):
-                artifact_id, first_run = json.loads(outcome.claim.response)
-                return Published(artifact_id, first_run, replayed=True), agent
+                artifact_id, first_run, name = json.loads(outcome.claim.response)
+                return Published(artifact_id, first_run, replayed=True), name
             if isinstance(outcome, RegistryMoved):
                 continue
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, Exception) or isinstance(command, Refuse):
                 raise outcome
-            return Published(produced[0].artifact_id, run_id), agent
+            return Published(command.inputs[0].artifact_id, run_id), command.start.agent
         raise Unavailable("the registry keeps moving; try again")
+
+    async def _command(
+        self,
+        principal: Principal,
+        catalog: Catalog,
+        id_or_name: str,
+        inputs: Sequence[NewArtifact],
+        key: Key | None,
+        run_id: str,
+    ) -> RunAgent:
+        agent = named(catalog.agents, id_or_name)
+        priority = _priority(agent, inputs)
+        produced = [await self._checked(principal, catalog, each, index) for index, each in enumerate(inputs)]
+        made = [produced[0].artifact_id, run_id, agent.spec.name]
+        return RunAgent(
+            run_id=run_id,
+            new_run=True,
+            registry=(principal.tenant, catalog.version),
+            key=claim_of(principal, key, made, self._expires_us()),
+            size_bytes=400 + sum(400 + len(each.payload) for each in inputs),
+            payloads=referred(principal.tenant, [each.new for each in produced]),
+            tenant=principal.tenant,
+            by=principal.name,
+            inputs=produced,
+            start=activation_of(agent, priority),
+            task_id=new_id(),
+            waiter=self._engine.lane_id,
+        )
+
+    def _expires_us(self) -> int:
+        return self._engine.clock.now_us() + self._key_ttl_us
 
     async def _checked(self, principal: Principal, catalog: Catalog, new: NewArtifact, index: int) -> Produce:
         version, _, new = await self._referring.examine(principal, catalog, new, EXTERNAL, f"inputs[{index}].")

@@ -171,6 +171,8 @@ class Agents:
         return agent, await self._reads.history(principal.tenant, name, restricted(principal), now_us)
 
     async def _state(self, agent: Agent) -> AgentState:
+        if agent.deleted_us:
+            return AgentState(agent, "DELETED")
         online = await self._online(agent.tenant)
         pauses = {each.kind: each for each in await self._catalogs.registry.pauses(agent.tenant) if not each.queue}
         return _state_of(agent, online, pauses)

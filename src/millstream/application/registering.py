@@ -60,12 +60,9 @@ class Registering:
         """Register a type; whether it is a replay. Raises ValidationFailed, IdempotencyConflict."""
         await check_schema(self._catalogs, spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            replayed = await _replayed(change, principal, key)
-            if replayed is not None:
-                version = int(json.loads(replayed.response)[1])
-                found = await self._catalogs.registry.type_version(principal.tenant, spec.name, version)
-                if found is not None:
-                    return found, True
+            claim = await _claimed(change, principal, key)
+            if claim is not None:
+                return await _type_of(change, claim), True
             made = await put_type(change, principal.tenant, await change.types([spec.name]), spec)
             await self._claim(change, principal, key, [made.name, made.version])
         self._catalogs.forget(principal.tenant)
@@ -74,14 +71,15 @@ class Registering:
     async def update_type(self, principal: Principal, wanted: TypeChange, key: Key | None) -> tuple[ArtifactType, bool]:
         """Change what a type says beside its schema; whether it is a replay. Raises NotFound, IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
+            claim = await _claimed(change, principal, key)
+            if claim is not None:
+                return await _type_of(change, claim), True
             found = (await change.types([wanted.name])).get(wanted.name)
             if found is not None and wanted.version is not None and wanted.version != found.version:
                 found = await change.type_version(wanted.name, wanted.version)
             if found is None:
                 version = f" in version {wanted.version}" if wanted.version else ""
                 raise NotFound(f"there is no artifact type {wanted.name!r}{version}")
-            if await _replayed(change, principal, key) is not None:
-                return found, True
             made = changed(found, wanted)
             if made != found:
                 await change.change_type(made)
@@ -94,11 +92,11 @@ class Registering:
         IdempotencyConflict."""
         spec = normalized(spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            found = (await change.agents([spec.name])).get(spec.name)
-            if await _replayed(change, principal, key) is not None and found is not None:
-                return found, True
+            claim = await _claimed(change, principal, key)
+            if claim is not None:
+                return await _agent_of(change, claim), True
             check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))))
-            if found is not None:
+            if await change.agents([spec.name]):
                 raise Conflict(f"there is an agent {spec.name!r} already; choose another name")
             await _check_room(change, 1)
             made = Agent(new_id(), principal.tenant, spec, 1, change.now_us, change.now_us)
@@ -115,10 +113,10 @@ class Registering:
         Raises ValidationFailed, NotFound, Conflict where it has another version than expected, IdempotencyConflict.
         """
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            replayed = await _replayed(change, principal, key)
+            claim = await _claimed(change, principal, key)
+            if claim is not None:
+                return await _agent_of(change, claim), True
             found = await _named(change, id_or_name)
-            if replayed is not None:
-                return found, True
             if spec.name not in ("", found.spec.name):
                 raise ValidationFailed.of("name", f"must be {found.spec.name!r}: an agent keeps its name")
             if expected is not None and expected != found.version:
@@ -136,7 +134,7 @@ class Registering:
     async def delete_agent(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:
         """Delete an agent; whether it is a replay. Raises NotFound, IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            if await _replayed(change, principal, key) is not None:
+            if await _claimed(change, principal, key) is not None:
                 return True
             found = await _named(change, id_or_name)
             await change.drop_agent(found.spec.name)
@@ -151,15 +149,16 @@ class Registering:
         """Let an agent's tasks wait, or (reason None) go on; whether it is a replay. Raises NotFound,
         IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            replayed = await _replayed(change, principal, key) is not None
+            claim = await _claimed(change, principal, key)
+            if claim is not None:
+                return await _agent_of(change, claim), True
             found = await _named(change, id_or_name)
-            if not replayed:
-                if reason is None:
-                    await change.resume("", found.kind)
-                else:
-                    await change.pause("", found.kind, principal.name, reason)
-                await self._claim(change, principal, key, [found.id])
-        return found, replayed
+            if reason is None:
+                await change.resume("", found.kind)
+            else:
+                await change.pause("", found.kind, principal.name, reason)
+            await self._claim(change, principal, key, [found.id])
+        return found, False
 
     async def set_log_level(
         self, principal: Principal, logger: str, level: str, for_us: int, key: Key | None
@@ -168,7 +167,7 @@ class Registering:
         Raises Conflict where there are too many, IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             made = LogLevel(logger, level, change.now_us + for_us if for_us else 0)
-            if await _replayed(change, principal, key) is not None:
+            if await _claimed(change, principal, key) is not None:
                 return made, True
             if not await change.set_log_level(made, LEVELS_MOST):
                 raise Conflict(f"{LEVELS_MOST} loggers have a level of their own; set some back to default first")
@@ -252,9 +251,26 @@ def named(agents: Mapping[str, Agent], id_or_name: str) -> Agent:
     return found
 
 
-async def _replayed(change: RegistryChange, principal: Principal, key: Key | None) -> KeyClaim | None:
+async def _claimed(change: RegistryChange, principal: Principal, key: Key | None) -> KeyClaim | None:
     """The earlier call with this key. Raises IdempotencyConflict where that was another request."""
     claim = await change.key(principal.name, key) if key is not None else None
     if claim is not None and key is not None and claim.fingerprint != key.fingerprint:
         raise IdempotencyConflict(f"the idempotency key {key.value!r} was used with another request")
     return claim
+
+
+async def _agent_of(change: RegistryChange, claim: KeyClaim) -> Agent:
+    """The agent that a key's first call made or changed, as it is, deleted or not: its name may be another's by now."""
+    found = await change.agent_ever(json.loads(claim.response)[0])
+    if found is None:
+        raise NotFound("the agent of this idempotency key is gone")
+    return found
+
+
+async def _type_of(change: RegistryChange, claim: KeyClaim) -> ArtifactType:
+    """The version of a type that a key's first call made or changed, as it is."""
+    name, version = json.loads(claim.response)
+    found = await change.type_version(name, version)
+    if found is None:
+        raise NotFound("the artifact type of this idempotency key is gone")
+    return found

@@ -18,6 +18,10 @@ _VERSION = "SELECT version FROM registry WHERE tenant = $1"
 _AGENTS = "SELECT * FROM agent WHERE tenant = $1 ORDER BY name"
 _AGENTS_NAMED = "SELECT * FROM agent WHERE tenant = $1 AND name = ANY($2::text[])"
 _AGENT = "SELECT * FROM agent WHERE tenant = $1 AND (name = $2 OR id::text = lower($2)) ORDER BY name = $2 DESC LIMIT 1"
+_AGENT_EVER = """SELECT id, tenant, name, spec, version, created_us, updated_us, 0::int8 AS deleted_us FROM agent
+WHERE tenant = $1 AND id = $2::text::uuid
+UNION ALL SELECT id, tenant, name, spec, version, created_us, updated_us, deleted_us FROM agent_deleted
+WHERE tenant = $1 AND id = $2::text::uuid"""
 _COUNT_AGENTS = "SELECT count(*) FROM agent WHERE tenant = $1"
 _TYPES_NAMED = """SELECT DISTINCT ON (name) * FROM artifact_type WHERE tenant = $1 AND name = ANY($2::text[])
 ORDER BY name, version DESC"""
@@ -104,6 +108,11 @@ class RegistryTransaction:
     async def agent(self, id_or_name: str) -> Agent | None:
         """The agent of a name, or else of an id."""
         row = await self._connection.fetchrow(_AGENT, self._tenant, id_or_name)
+        return agent_of(row) if row else None
+
+    async def agent_ever(self, agent_id: str) -> Agent | None:
+        """The agent of an id, deleted or not."""
+        row = await self._connection.fetchrow(_AGENT_EVER, self._tenant, agent_id)
         return agent_of(row) if row else None
 
     async def count_types(self) -> int:
