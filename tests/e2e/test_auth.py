@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import uuid
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.e2e.answers import check_error, check_ok
 from tests.e2e.simple_worker import SimpleWorker
 from tests.e2e.stack import Stack
 
+from millstream.application.paging import encode_token
 from millstream.v1 import worker_service_pb2, worker_service_pb2_grpc
 
 Client = httpx.AsyncClient
@@ -291,7 +291,7 @@ async def test_a_tenant_s_agents_see_its_artifacts_only(clients: dict[str, Clien
 async def test_a_page_token_opens_no_other_tenant_s_cascade(clients: dict[str, Client]) -> None:
     """FL-12, WM-9: tokens hold ids, and ids open nothing."""
     run_id = check_ok(await clients["operator"].post("/api/v1/artifacts", json={"type": "Note"}))["correlation_id"]
-    token = base64.urlsafe_b64encode(f"run\x1f{run_id}\x1f0".encode()).decode().rstrip("=")
+    token = encode_token("run", run_id, 0)
     params = {"page_token": token}
     assert len(check_ok(await clients["operator"].get("/api/v1/artifacts", params=params))["items"]) == 1
     check_error(await clients["other"].get("/api/v1/artifacts", params=params), 404, "NOT_FOUND")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import uuid
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from tests.e2e.answers import ARTIFACT, check_error, check_ok
 from tests.e2e.stack import Process
 
+from millstream.application.paging import encode_token as token
 from millstream.v1 import (
     agent_service_pb2_grpc,
     artifact_service_pb2_grpc,
@@ -210,20 +210,19 @@ async def test_a_page_out_of_bounds_is_a_field_error(
         check_error(response, 422, "VALIDATION_ERROR", name)
 
 
-def token(*parts: str) -> str:
-    """A page token that no list made."""
-    return base64.urlsafe_b64encode("\x1f".join(parts).encode()).decode().rstrip("=")
-
-
 NIL = str(uuid.UUID(int=0))
 TOKENS = [
     "!!!", "é", "AAAA=AAAA", token("abc"), token("1", "2", "3", "4"), token("id", "abc", "0"),
     token("id", NIL, "-1"), token("id", NIL, "²"), token("run", "abc", "1"), token("run", NIL, "9" * 30),
-    token("nonsense", NIL, "1"), token("12", "abc"), token("9" * 30, NIL), token("²", NIL), "x" * 513, "x" * 5000,
+    token("nonsense", NIL, "1"), token("runs", "12", "abc"), token("runs", "9" * 30, NIL),
+    token("runs", "²", NIL), token("tasks", "abc"), token("versions", "Note", "²"), "x" * 513, "x" * 5000,
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["artifacts", "runs", "tasks", "artifact-types/Note/versions", "runs/{id}/tasks"])
+@pytest.mark.parametrize(
+    "path",
+    ["artifacts", "runs", "tasks", "agents", "artifact-types", "artifact-types/Note/versions", "runs/{id}/tasks"],
+)
 async def test_a_page_token_that_no_list_made_is_a_field_error(own: Client, path: str) -> None:
     """FL-12: whatever stands in it."""
     (result,) = await publish(own, 1)
@@ -373,3 +372,17 @@ async def test_what_stands_around_payloads_counts_too(
         page = await stub.ListArtifacts(ListArtifactsRequest(page_size=500, page_token=token), metadata=metadata)
         found, token = found + len(page.items), page.pagination.next_page_token
     assert found == 801
+
+
+async def test_a_page_token_of_another_list_is_refused(own: Client) -> None:
+    """FL-10, FL-12: and so is a damaged one; an empty one is the first page."""
+    check_ok(await own.post("/api/v1/artifact-types", json={"name": "Memo"}), 201)
+    for name in ("a", "b"):
+        check_ok(await own.post("/api/v1/agents", json={"name": name}), 201)
+    paths = ("/api/v1/agents", "/api/v1/artifact-types")
+    first = {"page_size": "1", "page_token": ""}
+    tokens = [check_ok(await own.get(path, params=first))["pagination"]["next_page_token"] for path in paths]
+    for path, mine, other in zip(paths, tokens, reversed(tokens), strict=True):
+        assert len(check_ok(await own.get(path, params={"page_token": mine}))["items"]) == 1
+        for bad in (other, "eyJ", mine[:-4]):
+            check_error(await own.get(path, params={"page_token": bad}), 422, "VALIDATION_ERROR", "page_token")

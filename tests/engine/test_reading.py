@@ -1,6 +1,8 @@
 """Reading what is stored: lists by what is asked, pages that neither repeat nor miss, counts."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from tests.engine.database import Database
@@ -9,8 +11,8 @@ from tests.engine.workers import Worker, chain_worker, done
 from tests.engine.world import CHAIN, CHAIN_AGENTS, ROOT, agent, made, order, principal, register, types
 
 from millstream.application.ids import new_id
-from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery, NewTask, RunQuery, TaskQuery
+from millstream.application.paging import Page, PageRequest
+from millstream.application.views import ArtifactQuery, NewTask, RunQuery, TaskQuery, TypeSpec
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.principals import Principal
@@ -230,6 +232,59 @@ async def test_agents_and_types_are_listed_by_name(start: Start) -> None:
     assert [found.name for found in page_of_types.items] == ["Order"]
     request = PageRequest(page_size=1, page_token=page_of_types.info.next_page_token)
     assert [found.name for found in (await here.types.list(ROOT, request)).items] == ["Payment"]
+
+
+async def test_a_page_token_of_another_list_is_refused(start: Start) -> None:
+    """FL-10, FL-12: a damaged one too; else it would go on anywhere, and miss what is there."""
+    here, _ = await start()
+    await register(here, ("Order", "Payment"), agent("b", "Order"), agent("a", "Payment"))
+    for name in ("x", "y"):
+        await here.agents.create(ROOT, agent(name, "Order"), None)
+        await here.agents.delete(ROOT, name, None)
+        await here.types.create(ROOT, TypeSpec("Order", f'{{"title":"{name}"}}'), None)
+        await here.types.create(ROOT, TypeSpec("Payment", f'{{"title":"{name}"}}'), None)
+        await here.tasks.create(ROOT, NewTask("sums"), None)
+        await here.artifacts.publish(ROOT, order(), None)
+    lists: dict[str, Callable[[PageRequest], Awaitable[Page[Any]]]] = {
+        "agents": lambda page: here.agents.list(ROOT, page, "", None),
+        "deleted": lambda page: here.agents.list(ROOT, page, "", "DELETED"),
+        "types": lambda page: here.types.list(ROOT, page),
+        "versions": lambda page: here.types.versions(ROOT, "Order", page),
+        "other versions": lambda page: here.types.versions(ROOT, "Payment", page),
+        "runs": lambda page: here.runs.list(ROOT, RunQuery(), page),
+        "tasks": lambda page: here.tasks.list(ROOT, TaskQuery(), page),
+        "artifacts": lambda page: here.artifacts.list(ROOT, ArtifactQuery(), page, False),
+    }
+    tokens = {
+        name: (await get(PageRequest(page_size=1, page_token=""))).info.next_page_token for name, get in lists.items()
+    }
+    for name, get in lists.items():
+        assert (await get(PageRequest(page_token=tokens[name]))).items
+        others = [token for other, token in tokens.items() if other != name]
+        for token in (*others, "eyJ", "x", "b3JkZXI", (tokens[name] or "")[:-4], f"{tokens[name]}AAAA"):
+            assert token
+            with pytest.raises(ValidationFailed) as refused:
+                await get(PageRequest(page_token=token))
+            assert [fault.field for fault in refused.value.details] == ["page_token"]
+
+
+async def test_pages_of_deleted_agents_miss_none_of_one_name(start: Start) -> None:
+    """FL-12: each has its place, by its id."""
+    here, there = await start()
+    await register(here, ("Order",))
+    gone = set()
+    for name in ("a", "b", "a", "a-b", "a"):
+        state, _ = await here.agents.create(ROOT, agent(name, "Order"), None)
+        await here.agents.delete(ROOT, name, None)
+        gone.add(state.agent.id)
+    seen: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = await there.agents.list(ROOT, PageRequest(page_size=2, page_token=token), "", "DELETED")
+        seen += [state.agent.id for state in page.items]
+        token = page.info.next_page_token
+    assert len(seen) == len(gone)
+    assert {*seen} == gone
 
 
 async def test_the_gauges_tell_what_waits(start: Start, database: Database) -> None:

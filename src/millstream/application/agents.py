@@ -15,6 +15,7 @@ from millstream.application.paging import (
     page_info,
     text_bytes,
     token_count,
+    token_of,
 )
 from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering, named
@@ -52,18 +53,18 @@ def _texts(subscription: Subscription) -> tuple[str, ...]:
 
 
 def named_page(
-    items: list[T], name: Callable[[T], str], request: PageRequest, size_bytes: Callable[[T], int]
+    kind: str, items: list[T], name: Callable[[T], str], request: PageRequest, size_bytes: Callable[[T], int]
 ) -> Page[T]:
-    """A page of items that are at hand, by name."""
+    """A page of items that are at hand, in the order of their names. `kind`: what only their page tokens name."""
     request.check()
     total = len(items)
     if request.page_token:
-        after = decode_token(request.page_token, str)[0]
+        _, after = decode_token(request.page_token, token_of(kind), str)
         items = [item for item in items if name(item) > after]
     else:
         items = items[request.skip :]
     page = fitting(items, request.size, size_bytes)
-    token = encode_token(name(page[-1])) if len(items) > len(page) and page else ""
+    token = encode_token(kind, name(page[-1])) if len(items) > len(page) and page else ""
     return Page(page, page_info(request, (total, False), token))
 
 
@@ -141,7 +142,8 @@ class Agents:
         if status == "DELETED":
             gone = await self._catalogs.registry.deleted(tenant, DELETED_MOST)
             found = [AgentState(agent, status) for agent in gone if not name or agent.spec.name == name]
-            return named_page(found, _deleted_name, request, lambda item: agent_bytes(item.agent))
+            found.sort(key=_deleted_name)
+            return named_page("deleted agents", found, _deleted_name, request, lambda item: agent_bytes(item.agent))
         catalog = await self._catalogs.get(tenant, fresh=True)
         online = await self._online(tenant)
         pauses = {each.kind: each for each in await self._catalogs.registry.pauses(tenant) if not each.queue}
@@ -149,7 +151,9 @@ class Agents:
         found = [
             state for state in states if (not name or state.agent.spec.name == name) and status in (None, state.status)
         ]
-        return named_page(found, lambda item: item.agent.spec.name, request, lambda item: agent_bytes(item.agent))
+        return named_page(
+            "agents", found, lambda item: item.agent.spec.name, request, lambda item: agent_bytes(item.agent)
+        )
 
     async def get(self, principal: Principal, id_or_name: str) -> AgentState:
         """An agent by id or name. Raises NotFound, also where it was deleted."""
@@ -213,7 +217,7 @@ class Types:
         """Types in their latest version, by name."""
         catalog = await self._catalogs.get(principal.tenant, fresh=True)
         found = [catalog.types[name] for name in sorted(catalog.types)]
-        return named_page(found, lambda item: item.name, request, type_bytes)
+        return named_page("types", found, lambda item: item.name, request, type_bytes)
 
     async def get(self, principal: Principal, name: str, version: int | None) -> ArtifactType:
         """A type in one version. Raises NotFound."""
@@ -228,12 +232,14 @@ class Types:
     async def versions(self, principal: Principal, name: str, request: PageRequest) -> Page[ArtifactType]:
         """The versions of a type, newest first. Raises NotFound."""
         request.check()
-        before = decode_token(request.page_token, token_count)[0] if request.page_token else 1 << 30
+        before = 1 << 30
+        if request.page_token:
+            *_, before = decode_token(request.page_token, token_of("versions"), token_of(name), token_count)
         found, total = await self._catalogs.registry.type_versions(
             principal.tenant, name, before, request.skip, request.size
         )
         if total == 0:
             raise NotFound(f"there is no artifact type {name!r}")
         page = fitting(found, request.size, type_bytes)
-        token = encode_token(page[-1].version) if len(found) > len(page) else ""
+        token = encode_token("versions", name, page[-1].version) if len(found) > len(page) else ""
         return Page(page, page_info(request, (total, False), token))

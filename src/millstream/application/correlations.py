@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from millstream.application.engine.engine import Engine
-from millstream.application.paging import decode_token, encode_token, token_count, token_id
+from millstream.application.paging import decode_token, encode_token, token_count, token_id, token_of
 from millstream.application.sight import restricted
 from millstream.application.views import ArtifactQuery, CorrelationStatus, Sent
 from millstream.domain.artifacts import Artifact, Reader
@@ -90,14 +90,8 @@ class Correlations:
 
 def _place(cursor: str, correlation_id: str) -> int:
     """The place that a cursor names."""
-    _, named, seq = decode_token(cursor, _export, token_id, token_count, field="cursor")
+    _, named, seq = decode_token(cursor, token_of("export"), token_id, token_count, field="cursor")
     if named != correlation_id:
         raise ValidationFailed.of("cursor", f"is of an export of the cascade {named}; start again without it")
     place: int = seq
     return place
-
-
-def _export(part: str) -> str:
-    if part != "export":
-        raise ValueError
-    return part

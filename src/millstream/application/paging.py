@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -101,7 +102,20 @@ def fitting(items: Sequence[T], limit: int, size_bytes: Callable[[T], int], most
 
 def encode_token(*parts: str | int) -> str:
     """An opaque page token of the parts."""
-    return base64.urlsafe_b64encode("\x1f".join(map(str, parts)).encode()).decode().rstrip("=")
+    text = "\x1f".join(map(str, parts)).encode()
+    return base64.urlsafe_b64encode(text + _sum(text)).decode().rstrip("=")
+
+
+def _whole(raw: bytes) -> bytes:
+    text = raw[:-4]
+    if _sum(text) != raw[-4:]:
+        raise ValueError
+    return text
+
+
+def _sum(text: bytes) -> bytes:
+    """What tells a token that lost or changed a character: it may still be one, of another place."""
+    return zlib.crc32(text).to_bytes(4, "big")
 
 
 def decode_token(token: str, *read: Callable[[str], Any], field: str = "page_token") -> list[Any]:
@@ -111,9 +125,20 @@ def decode_token(token: str, *read: Callable[[str], Any], field: str = "page_tok
     """
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-        return [each(part) for each, part in zip(read, raw.decode().split("\x1f"), strict=True)]
+        return [each(part) for each, part in zip(read, _whole(raw).decode().split("\x1f"), strict=True)]
     except (binascii.Error, ValueError):
         raise ValidationFailed.of(field, "is not a token of this list; start again without it") from None
+
+
+def token_of(kind: str) -> Callable[[str], str]:
+    """Reads what a page token says that it is for, which must be this."""
+
+    def read(part: str) -> str:
+        if part != kind:
+            raise ValueError
+        return part
+
+    return read
 
 
 def token_id(part: str) -> str:

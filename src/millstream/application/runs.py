@@ -16,6 +16,7 @@ from millstream.application.paging import (
     text_bytes,
     token_id,
     token_number,
+    token_of,
 )
 from millstream.application.sight import Sight, SightReads
 from millstream.application.views import Key, RunQuery, TaskQuery
@@ -57,10 +58,10 @@ async def task_page(
     """A page of tasks, which name the artifacts that the caller may see."""
     tenant = principal.tenant
     request.check()
-    after = decode_token(request.page_token, token_id)[0] if request.page_token else ""
+    after = decode_token(request.page_token, token_of("tasks"), token_id)[1] if request.page_token else ""
     found = await reads.tasks(tenant, query, after, request.skip, request.size)
     page = fitting(found, request.size, task_bytes)
-    token = encode_token(page[-1].id) if len(found) > len(page) else ""
+    token = encode_token("tasks", page[-1].id) if len(found) > len(page) else ""
     total = None if request.page_token is not None else await reads.count_tasks(tenant, query)
     return Page(await Sight(reads).tasks(principal, page, now_us), page_info(request, total, token))
 
@@ -132,11 +133,11 @@ class Runs:
         request.check()
         after = None
         if request.page_token:
-            created_us, run_id = decode_token(request.page_token, token_number, token_id)
+            _, created_us, run_id = decode_token(request.page_token, token_of("runs"), token_number, token_id)
             after = (created_us, run_id)
         found = await self._reads.runs(principal.tenant, query, after, request.skip, request.size)
         page = fitting(found, request.size, run_bytes)
-        token = encode_token(page[-1].created_us, page[-1].id) if len(found) > len(page) else ""
+        token = encode_token("runs", page[-1].created_us, page[-1].id) if len(found) > len(page) else ""
         total = None if request.page_token is not None else await self._reads.count_runs(principal.tenant, query)
         seen = await self._sight.runs(principal, page, self._engine.clock.now_us())
         return Page(seen, page_info(request, total, token))
