@@ -44,6 +44,72 @@ async def test_a_deletion_is_replayed_by_its_key(own: Client) -> None:
     check_ok(await own.get("/api/v1/agents/a"))
 
 
+async def test_a_creation_is_replayed_after_its_agent_was_deleted(own: Client) -> None:
+    """FL-8: the agent that the key made, deleted as it is; no other is made."""
+    key = {"x-idempotency-key": uuid.uuid4().hex}
+    made = check_ok(await own.post("/api/v1/agents", json={"name": "a"}, headers=key), 201)
+    assert (await own.delete("/api/v1/agents/a")).status_code == 204
+    for _ in range(2):
+        replayed = await own.post("/api/v1/agents", json={"name": "a"}, headers=key)
+        body = check_ok(replayed, replayed.status_code)
+        assert (replayed.status_code // 100, replayed.headers["idempotency-replayed"]) == (2, "true")
+        assert (body["id"], body["status"], "deleted_at" in body) == (made["id"], "DELETED", True)
+        assert check_ok(await own.get("/api/v1/agents"))["items"] == []
+
+
+async def test_changes_are_replayed_with_the_agent_they_were_of(own: Client) -> None:
+    """FL-8: PUT, pause and resume, after the agent was deleted and its name given to another."""
+    made = check_ok(await own.post("/api/v1/agents", json={"name": "a"}), 201)
+    calls: list[tuple[str, str, dict[str, Any]]] = [
+        ("PUT", "", {"description": "new"}),
+        ("POST", "/pause", {"reason": "upkeep"}),
+        ("POST", "/resume", {}),
+    ]
+    headers = {"x-idempotency-key": uuid.uuid4().hex}
+    for method, path, body in calls:
+        check_ok(await own.request(method, f"/api/v1/agents/a{path}", json=body, headers=headers))
+    for then in ("deleted", "made anew"):
+        if then == "deleted":
+            assert (await own.delete("/api/v1/agents/a")).status_code == 204
+        else:
+            check_ok(await own.post("/api/v1/agents", json={"name": "a"}), 201)
+        for method, path, body in calls:
+            answer = await own.request(method, f"/api/v1/agents/a{path}", json=body, headers=headers)
+            shown = check_ok(answer)
+            assert (shown["id"], shown["status"], shown["description"]) == (made["id"], "DELETED", "new")
+            assert answer.headers["idempotency-replayed"] == "true"
+    found = check_ok(await own.get("/api/v1/agents/a"))
+    assert (found["version"], found["status"], found["description"]) == (1, "OFFLINE", "")
+
+
+async def test_an_agent_is_put_back_as_it_was_read(own: Client) -> None:
+    """WM-1: unchanged it makes no version; changed, the version that was read guards it."""
+    check_ok(await own.post("/api/v1/artifact-types", json={"name": "Memo"}), 201)
+    subscriptions = [
+        {"types": ["Note"], "where": "payload.n > 1", "tags": ["a"], "from_agents": ["external"], "priority": 3},
+        {"types": ["Note", "Memo"], "counts": {"Note": 2}},
+        {"types": ["Note", "Memo"], "join": {"by": "payload.id", "within": "60s"}},
+        {"types": ["Note", "Memo"], "join": {"by": "payload.id", "within_count": 5}, "scope": "tenant"},
+        {"types": ["Note"], "batch": {"size": 3}},
+        {"types": ["Note"], "batch": {"timeout": "5s"}, "delivery": "exclusive"},
+        {"types": ["Note"], "mode": "direct"},
+    ]
+    spec = {"name": "a", "subscriptions": subscriptions, "outputs": ["Memo"], "labels": ["x"], "max_concurrency": 2}
+    check_ok(await own.post("/api/v1/agents", json=spec), 201)
+    check_ok(await own.post("/api/v1/artifacts", json={"type": "Note", "payload": {"id": "1"}}))
+    check_ok(await own.post("/api/v1/agents/a/pause", json={"reason": "upkeep"}))
+    read = check_ok(await own.get("/api/v1/agents/a"))
+    assert {"id", "version", "status", "created_at", "updated_at", "gates", "waiting_gates", "pause"} <= set(read)
+    assert read["waiting_gates"] > 0
+    assert check_ok(await own.put("/api/v1/agents/a", json=read))["version"] == 1
+    changed = check_ok(await own.put("/api/v1/agents/a", json=read | {"description": "new"}))
+    assert (changed["version"], changed["status"], changed["description"]) == (2, "PAUSED", "new")
+    assert changed["subscriptions"] == read["subscriptions"]
+    check_error(await own.put("/api/v1/agents/a", json=read | {"description": "old"}), 409, "CONFLICT")
+    both = {"version": 2, "expected_version": 1}
+    check_error(await own.put("/api/v1/agents/a", json=both), 422, "VALIDATION_ERROR", "expected_version")
+
+
 async def test_a_paused_agent_waits_and_is_resumed(rest: Client, agents: Process) -> None:
     """FL-14: on both servers; a sync publish meanwhile is not completed, and is after."""
     paused = check_ok(await rest.post("/api/v1/agents/packer/pause", json={"reason": "upkeep"}))

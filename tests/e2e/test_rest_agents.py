@@ -215,6 +215,23 @@ BAD_AGENTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"name": "a", "retry": {"initial_interval": "-1s"}}, ["retry.initial_interval"]),
     ({"name": "a", "timeouts": {"heartbeat": "0s"}}, ["timeouts.heartbeat"]),
     ({"name": "a", "timeouts": {"start_to_close": "2592001s"}}, ["timeouts.start_to_close"]),
+    ({"name": "a", "timeouts": {"start_to_close": "5s", "heartbeat": "6s"}}, ["timeouts.heartbeat"]),
+    ({"name": "a", "outputs": ["a b"]}, ["outputs[0]"]),
+    ({"name": "a", "subscriptions": [{"types": ["Note"], "tags": ["x", "x"]}]}, ["subscriptions[0].tags"]),
+    (
+        {
+            "name": "a",
+            "subscriptions": [{"types": ["Note"], "mode": "direct", "where": "true", "delivery": "exclusive"}],
+        },
+        ["subscriptions[0].where", "subscriptions[0].delivery"],
+    ),
+    (
+        {
+            "name": "a",
+            "subscriptions": [{"types": ["Note"], "counts": {"Note": 3}, "join": {"by": "1", "within_count": 2}}],
+        },
+        ["subscriptions[0].join.within_count"],
+    ),
 ]
 
 

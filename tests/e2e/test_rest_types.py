@@ -54,3 +54,33 @@ async def test_who_publishes_a_deprecated_type_is_told(own: Client) -> None:
     check_error(await own.patch(f"{TYPES}/Nothing", json={}), 404, "NOT_FOUND")
     refused = await own.patch(f"{TYPES}/Note", json={"compatibility": "sideways"})
     check_error(refused, 422, "VALIDATION_ERROR", "compatibility")
+
+
+async def test_what_is_said_beside_the_same_schema_holds(own: Client) -> None:
+    """POST changes what it names of the latest version, and makes none; PATCH changes examples too."""
+    first = {"name": "Memo", "schema": FIRST, "description": "a memo", "examples": [{"a": "x"}]}
+    check_ok(await own.post(TYPES, json=first), 201)
+    body = check_ok(await own.post(TYPES, json={"name": "Memo", "schema": FIRST, "retention_days": 3}), 201)
+    assert (body["version"], body["description"], body["retention_days"]) == (1, "a memo", 3)
+    rules = {"compatibility": "rules", "allowed_changes": ["TYPE"], "examples": [{"a": "y"}]}
+    body = check_ok(await own.post(TYPES, json={"name": "Memo", "schema": FIRST, **rules}), 201)
+    assert {name: body[name] for name in rules} == rules
+    assert check_ok(await own.get(f"{TYPES}/Memo")) == body
+    changed = check_ok(await own.patch(f"{TYPES}/Memo", json={"examples": [{"a": "z"}, {}]}))
+    assert (changed["version"], changed["examples"]) == (1, [{"a": "z"}, {}])
+    refused = await own.patch(f"{TYPES}/Memo", json={"examples": [{"a": 1}]})
+    check_error(refused, 422, "VALIDATION_ERROR", "examples[0].a")
+
+
+async def test_a_type_s_options_that_would_have_no_effect_are_refused(own: Client) -> None:
+    """FL-10: rules without changes; the type's own settings at a version that is not the latest."""
+    for schema in (FIRST, WIDER):
+        check_ok(await own.post(TYPES, json={"name": "Memo", "schema": schema}), 201)
+    refused = await own.post(TYPES, json={"name": "Memo", "schema": WIDER, "compatibility": "rules"})
+    check_error(refused, 422, "VALIDATION_ERROR", "allowed_changes")
+    refused = await own.patch(f"{TYPES}/Memo", json={"compatibility": "rules"})
+    check_error(refused, 422, "VALIDATION_ERROR", "allowed_changes")
+    refused = await own.patch(f"{TYPES}/Memo", json={"version": 1, "retention_days": 3, "compatibility": "none"})
+    check_error(refused, 422, "VALIDATION_ERROR", "retention_days", "compatibility")
+    body = check_ok(await own.patch(f"{TYPES}/Memo", json={"version": 2, "retention_days": 3}))
+    assert (body["version"], body["retention_days"]) == (2, 3)

@@ -3,12 +3,13 @@
 import pytest
 from tests.engine.servers import Roles, Start, eventually
 from tests.engine.workers import Worker, done
-from tests.engine.world import ROOT, agent, kinds_of, made, order, principal, register, types
+from tests.engine.world import ROOT, agent, kinds_of, made, order, principal, register, seconds, types
 
 from millstream.application import registering
 from millstream.application.paging import PageRequest
-from millstream.application.views import TypeSpec
+from millstream.application.views import NewTask, TypeSpec
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
+from millstream.domain.retry import Timeouts
 from millstream.wiring import Service
 
 
@@ -155,6 +156,22 @@ async def test_a_bad_registration_changes_nothing(start: Start) -> None:
         await there.agents.get(ROOT, "good")
     with pytest.raises(NotFound):
         await there.types.get(ROOT, "New", None)
+
+
+async def test_a_heartbeat_that_the_attempt_never_lives_to_miss_is_refused(start: Start) -> None:
+    """FL-10: for agents and tasks; as long as the attempt is allowed, and where that has no end, anything is."""
+    here, _ = await start()
+    await register(here, ("Order",))
+    for timeouts in (Timeouts(0, seconds(5), seconds(6)), Timeouts(heartbeat_us=seconds(301))):
+        for call in (
+            here.agents.create(ROOT, agent("maker", "Order", timeouts=timeouts), None),
+            here.tasks.create(ROOT, NewTask("sums", timeouts=timeouts), None),
+        ):
+            with pytest.raises(ValidationFailed) as refused:
+                await call
+            assert [fault.field for fault in refused.value.details] == ["timeouts.heartbeat"]
+    for name, timeouts in (("a", Timeouts(0, seconds(5), seconds(5))), ("b", Timeouts(0, 0, seconds(6)))):
+        await here.agents.create(ROOT, agent(name, "Order", timeouts=timeouts), None)
 
 
 async def test_tenants_do_not_meet(spread: Roles) -> None:

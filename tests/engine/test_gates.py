@@ -430,6 +430,19 @@ async def test_a_direct_subscription_is_not_activated_by_what_is_published(start
         (Subscription(("Order",), batch=Collect()), "batch"),
         (Subscription(("Order", "Payment"), join=Join("payload.id")), "join"),
         (Subscription(("Order", "Payment"), join=Join("payload.id", 5, 5)), "join"),
+        (
+            Subscription(("Order", "Payment"), counts=(("Order", 3),), join=Join("payload.id", 0, 3)),
+            "join.within_count",
+        ),
+        (Subscription(("Order",), mode="direct", where="true"), "where"),
+        (Subscription(("Order",), mode="direct", from_agents=("external",)), "from_agents"),
+        (Subscription(("Order",), mode="direct", tags=("a",)), "tags"),
+        (Subscription(("Order",), mode="direct", delivery="exclusive"), "delivery"),
+        (Subscription(("Order",), mode="direct", counts=(("Order", 2),)), "counts"),
+        (Subscription(("Order", "Payment"), mode="direct", join=Join("payload.id", 5)), "join"),
+        (Subscription(("Order",), mode="direct", batch=Collect(2)), "batch"),
+        (Subscription(("Order",), mode="direct", scope="tenant"), "scope"),
+        (Subscription(("Order",), mode="direct", wait_us=5), "gate_timeout"),
         (Subscription(("Order",), join=Join("payload.id", 5)), "join"),
         (Subscription(("Order", "Payment"), join=Join("payload.", 5)), "join.by"),
         (Subscription(("Order", "Payment"), join=Join("[1]", 5)), "join.by"),
@@ -445,6 +458,29 @@ async def test_what_a_gate_cannot_be_is_refused_by_field(start: Start, subscript
     with pytest.raises(ValidationFailed) as refused:
         await first.agents.create(ROOT, AgentSpec("packer", subscriptions=(subscription,)), None)
     assert [fault.field for fault in refused.value.details] == [f"subscriptions[0].{field}"]
+
+
+async def test_a_join_by_count_may_look_at_just_as_many_as_belong_together(start: Start) -> None:
+    """FL-14: not one less; and a direct subscription has its priority."""
+    first, _ = await start()
+    await register(first, TYPES)
+    join = Subscription(("Order", "Payment"), counts=(("Order", 3),), join=Join("payload.id", 0, 4))
+    direct = Subscription(("Order",), mode="direct", priority=7)
+    state, _ = await first.agents.create(ROOT, AgentSpec("packer", subscriptions=(join, direct)), None)
+    assert state.agent.spec.subscriptions[1] == direct
+
+
+async def test_who_runs_an_agent_chooses_its_inputs(start: Start) -> None:
+    """FL-14: conditions and gates, of mode both, are for what is published; a run's inputs are taken as they are."""
+    first, second = await start()
+    subscription = Subscription(
+        ("Order",), where="false", from_agents=("nobody",), tags=("none",), counts=(("Order", 5),), delivery="exclusive"
+    )
+    await register(first, TYPES)
+    await first.agents.create(ROOT, AgentSpec("packer", subscriptions=(subscription,)), None)
+    async with Worker(second, kinds=["agent:packer"], handler=done) as worker:
+        assert (await first.agents.run(ROOT, "packer", [made("Order")], None, 10)).completed
+        assert [len(lease.artifacts) for lease in worker.seen] == [1]
 
 
 async def test_a_full_buffer_says_so(start: Start, database: Database) -> None:

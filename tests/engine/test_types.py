@@ -8,6 +8,7 @@ from tests.engine.servers import Start
 from tests.engine.world import ROOT, key, made, register
 
 from millstream.application.views import Published, TypeChange, TypeSpec
+from millstream.domain.agents import TypeOptions
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.wiring import Service
 
@@ -103,3 +104,82 @@ async def test_an_artifact_keeps_the_version_it_was_checked_with(start: Start) -
     new = await here.artifacts.publish(ROOT, made("Note", a="x", b=1), None)
     versions = [(await there.artifacts.get(ROOT, each.artifact_id)).version for each in (old, new)]
     assert versions == [1, 2]
+
+
+async def test_the_same_schema_with_other_options_changes_the_version(start: Start) -> None:
+    """What is given holds from then on, on every server, and makes no version; what is not given stays."""
+    here, there = await start()
+    await create(here, OPEN, description="a note", retention_days=3, examples=('{"a":"x"}',))
+    await here.types.update(ROOT, TypeChange("Note", deprecated=True), None)
+    assert await create(there, OPEN, compatibility="none", examples=('{"a":"y"}',)) == 1
+    found = await here.types.get(ROOT, "Note", None)
+    assert (found.version, found.description) == (1, "a note")
+    assert found.options == TypeOptions("none", (), 3, True, "", ('{"a":"y"}',))
+    assert await create(there, OPEN, description="another note", retention_days=0) == 1
+    found = await here.types.get(ROOT, "Note", None)
+    assert (found.description, found.options.retention_days, found.options.compatibility) == ("another note", 0, "none")
+    assert await create(here, STRICTER) == 2
+    with pytest.raises(ValidationFailed) as refused:
+        await create(here, STRICTER, examples=("{}",))
+    assert refused.value.details[0].field == "examples[0]"
+
+
+async def test_a_worker_leaves_what_a_type_says_beside_its_schema(start: Start) -> None:
+    """It brings schemas; what people set stays when it connects again."""
+    here, there = await start()
+    spec = TypeSpec("Note", json.dumps(OPEN), "from the code")
+    registering = here.workers._registering
+    assert await registering.register(ROOT, [spec], [])
+    await there.types.update(ROOT, TypeChange("Note", description="by hand", retention_days=3), None)
+    assert not await registering.register(ROOT, [spec], [])
+    # Together with something new, it is looked at again.
+    assert await registering.register(ROOT, [spec, TypeSpec("Memo")], [])
+    found = await there.types.get(ROOT, "Note", None)
+    assert (found.description, found.options.retention_days) == ("by hand", 3)
+
+
+async def test_what_is_the_type_s_is_not_said_by_an_older_version(start: Start) -> None:
+    """FL-10: refused by field; what a version says of itself is taken."""
+    here, there = await start()
+    await create(here, OPEN)
+    await create(here, WIDER)
+    with pytest.raises(ValidationFailed) as refused:
+        await there.types.update(ROOT, TypeChange("Note", 1, retention_days=3, compatibility="none"), None)
+    assert [fault.field for fault in refused.value.details] == ["retention_days", "compatibility"]
+    assert "version, 2" in refused.value.message
+    assert (await here.types.get(ROOT, "Note", 1)).options == (await here.types.get(ROOT, "Note", 2)).options
+    changed, _ = await there.types.update(ROOT, TypeChange("Note", 1, description="the first"), None)
+    assert (changed.version, changed.description) == (1, "the first")
+    changed, _ = await there.types.update(ROOT, TypeChange("Note", 2, retention_days=3), None)
+    assert changed.options.retention_days == 3
+
+
+async def test_examples_are_changed_without_a_version(start: Start) -> None:
+    """They must satisfy the schema of the version they are of."""
+    here, there = await start()
+    await create(here, OPEN, examples=('{"a":"x"}',))
+    await create(here, WIDER)
+    for version, good, bad in ((None, '{"b":1}', '{"b":"x"}'), (1, '{"b":"x"}', '{"a":1}')):
+        change = TypeChange("Note", version, examples=(good, bad))
+        with pytest.raises(ValidationFailed) as refused:
+            await there.types.update(ROOT, change, None)
+        assert refused.value.details[0].field.startswith("examples[1].")
+        changed, _ = await there.types.update(ROOT, TypeChange("Note", version, examples=(good,)), None)
+        assert changed.options.examples == (good,)
+        assert (await here.types.get(ROOT, "Note", version)).options.examples == (good,)
+    kept, _ = await here.types.update(ROOT, TypeChange("Note", description="new"), None)
+    assert kept.options.examples == ('{"b":1}',)
+    with pytest.raises(NotFound):
+        await here.types.update(ROOT, TypeChange("Nothing", examples=("{}",)), None)
+
+
+async def test_examples_are_replayed_whatever_the_schema_is_by_then(start: Start) -> None:
+    """FL-8: what the first call's key changed, though it would be refused now."""
+    here, there = await start()
+    await create(here, OPEN)
+    change = TypeChange("Note", examples=('{"a":"x"}',))
+    first, _ = await here.types.update(ROOT, change, key("k", "UpdateArtifactType"))
+    await create(here, STRICTER, compatibility="none")
+    assert await there.types.update(ROOT, change, key("k", "UpdateArtifactType")) == (first, True)
+    with pytest.raises(ValidationFailed):
+        await there.types.update(ROOT, change, None)

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from tests.rpc.answers import status_of
 from tests.rpc.conftest import Service
 from tests.rpc.fakes import ID, OTHER, artifact
 
@@ -64,6 +65,21 @@ _ARTIFACT = {
 
 async def _ask(service: Service, path: str, request: dict[str, Any] | None = None, **more: str) -> Any:
     """Call with a request of the contract given as JSON, and return the answer as JSON."""
+    method, answer = await _call(service, path, request, **more)
+    assert answer.error is None, answer.error
+    out = _class(method.output_type).FromString(answer.body)
+    return json_format.MessageToDict(out, preserving_proto_field_name=True)
+
+
+async def _refused(service: Service, path: str, request: dict[str, Any]) -> str:
+    """The first field of what a request is refused for."""
+    _, answer = await _call(service, path, request)
+    reason, _, fields, _ = status_of(answer)
+    assert reason == "VALIDATION_ERROR"
+    return fields[0][0]
+
+
+async def _call(service: Service, path: str, request: dict[str, Any] | None = None, **more: str) -> tuple[Any, Any]:
     area, rpc = path.split("/")
     method = next(
         m
@@ -74,10 +90,7 @@ async def _ask(service: Service, path: str, request: dict[str, Any] | None = Non
         if m.name == rpc
     )
     message = json_format.ParseDict(request or {}, _class(method.input_type)())
-    answer = await service.call(path, message.SerializeToString(), **more)
-    assert answer.error is None, answer.error
-    out = _class(method.output_type).FromString(answer.body)
-    return json_format.MessageToDict(out, preserving_proto_field_name=True)
+    return method, await service.call(path, message.SerializeToString(), **more)
 
 
 def _class(descriptor: Any) -> type[Message]:
@@ -230,6 +243,10 @@ async def test_types(service: Service) -> None:
     assert service.fakes.types.calls[-1][2] == TypeChange(
         "Order", deprecated=True, deprecation="use B", retention_days=0
     )
+    await _ask(service, "ArtifactService/UpdateArtifactType", {"name": "Order", "examples": [{"a": 1}, {}]})
+    assert service.fakes.types.calls[-1][2] == TypeChange("Order", examples=('{"a":1}', "{}"))
+    rules = {"name": "Order", "compatibility": "rules"}
+    assert await _refused(service, "ArtifactService/UpdateArtifactType", rules) == "allowed_changes"
     body = await _ask(service, "ArtifactService/GetArtifactTypeSchema", {"name": "Order"})
     assert body["content_type"] == "application/schema+json"
     assert json.loads(base64.b64decode(body["data"])) == {"type": "object"}
@@ -255,6 +272,7 @@ async def test_a_type_with_all_that_it_says(service: Service) -> None:
     refused: tuple[dict[str, Any], ...] = (
         {"allowed_changes": ["TYPE"]},
         {"compatibility": "forward"},
+        {"compatibility": "rules"},
         {"examples": [{}] * 11},
     )
     for bad in refused:
@@ -309,6 +327,32 @@ async def test_agents_are_changed_and_run(service: Service) -> None:
     assert history["summary"]["produced"] == {"total": 2, "by_type": {"Payment": 2}}
     shown = await _ask(service, "AgentService/GetAgent", {"agent_id": "payments"})
     assert (shown["worker_count"], shown["served_by"][0]["name"]) == (1, "worker")
+
+
+async def test_an_agent_is_put_back_as_it_was_read(service: Service) -> None:
+    """WM-1: what GetAgent answers is taken; its version guards, and all else that it shows beside is ignored."""
+    shown = await _ask(service, "AgentService/GetAgent", {"agent_id": "payments"})
+    await _ask(service, "AgentService/UpdateAgent", {**shown, "agent_id": "payments"})
+    _, _, name, spec, expected, _ = service.fakes.agents.calls[-1]
+    assert (name, spec, expected) == ("payments", service.fakes.agents.agent.spec, 1)
+    same = {"agent_id": "payments", "version": 2, "expected_version": 2}
+    await _ask(service, "AgentService/UpdateAgent", same)
+    assert service.fakes.agents.calls[-1][4] == 2
+    error = await _refused(service, "AgentService/UpdateAgent", same | {"version": 3})
+    assert error == "expected_version"
+
+
+async def test_what_an_agent_says_twice_or_can_never_make_is_refused(service: Service) -> None:
+    """FL-10, FL-14: outputs are names of types; tags and producers are told once."""
+    for rpc in ("CreateAgent", "UpdateAgent"):
+        for bad, field in (
+            ({"outputs": ["a b"]}, "outputs[0]"),
+            ({"subscriptions": [{"types": ["Order"], "tags": ["a", "a"]}]}, "subscriptions[0].tags"),
+            ({"subscriptions": [{"types": ["Order"], "from_agents": ["a", "a"]}]}, "subscriptions[0].from_agents"),
+        ):
+            wanted = bad | ({"name": "a"} if rpc == "CreateAgent" else {"agent_id": "a"})
+            assert await _refused(service, f"AgentService/{rpc}", wanted) == field
+    assert not service.fakes.agents.calls
 
 
 async def test_runs(service: Service) -> None:

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from millstream.v1 import retry_pb2 as millstream_dot_v1_dot_retry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millstream/v1/agent.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19millstream/v1/retry.proto\"\xf4\x04\n\x0cSubscription\x12@\n\x05types\x18\x01 \x03(\tB1\xbaH.\x92\x01+\x08\x01\x10\x14\x18\x01\"#r!\x10\x01\x18\xff\x01\x32\x1a^[A-Za-z_][A-Za-z0-9_.-]*$\x12\x17\n\x05where\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12&\n\x0b\x66rom_agents\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12\x1f\n\x04tags\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12$\n\x08priority\x18\x05 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12/\n\x08\x64\x65livery\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\tbroadcastR\texclusive\x12+\n\x04mode\x18\x07 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x04\x62othR\x06\x65ventsR\x06\x64irect\x12R\n\x06\x63ounts\x18\x08 \x03(\x0b\x32\'.millstream.v1.Subscription.CountsEntryB\x19\xbaH\x16\x9a\x01\x13\x10\x14\"\x07r\x05\x10\x01\x18\xff\x01*\x06*\x04\x18\x64(\x01\x12!\n\x04join\x18\t \x01(\x0b\x32\x13.millstream.v1.Join\x12#\n\x05\x62\x61tch\x18\n \x01(\x0b\x32\x14.millstream.v1.Batch\x12+\n\x05scope\x18\x0b \x01(\tB\x1c\xbaH\x19r\x17R\x00R\x0b\x63orrelationR\x06tenant\x12\x44\n\x0cgate_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x96\x01\n\x04Join\x12\x16\n\x02\x62y\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xd0\x0f\x12>\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=\x12%\n\x0cwithin_count\x18\x03 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x02H\x00\x88\x01\x01\x42\x0f\n\r_within_count\"p\n\x05\x42\x61tch\x12\x1d\n\x04size\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12?\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=B\x07\n\x05_size\"\xa9\x03\n\x0bWaitingGate\x12\x19\n\x0csubscription\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63orrelation_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x32\n\x04have\x18\x04 \x03(\x0b\x32$.millstream.v1.WaitingGate.HaveEntry\x12\x32\n\x04need\x18\x05 \x03(\x0b\x32$.millstream.v1.WaitingGate.NeedEntry\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x14\n\x0c\x61rtifact_ids\x18\x07 \x03(\t\x12-\n\topened_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tHaveEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a+\n\tNeedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x42\x0f\n\r_subscription\"^\n\nAgentPause\x12-\n\tpaused_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpaused_by\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa4\x01\n\rServingWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06server\x18\x03 \x01(\t\x12\x30\n\x0c\x63onnected_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_seen_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd7\x05\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x32\n\rsubscriptions\x18\x04 \x03(\x0b\x32\x1b.millstream.v1.Subscription\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x17\n\x0fmax_concurrency\x18\x07 \x01(\r\x12\r\n\x05queue\x18\x08 \x01(\t\x12)\n\x05retry\x18\t \x01(\x0b\x32\x1a.millstream.v1.RetryPolicy\x12)\n\x08timeouts\x18\n \x01(\x0b\x32\x17.millstream.v1.Timeouts\x12\x0f\n\x07version\x18\x0b \x01(\r\x12+\n\x06status\x18\x0c \x01(\x0e\x32\x1b.millstream.v1.Agent.Status\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05gates\x18\x0f \x03(\x0b\x32\x1a.millstream.v1.WaitingGate\x12\x15\n\rwaiting_gates\x18\x10 \x01(\r\x12(\n\x05pause\x18\x11 \x01(\x0b\x32\x19.millstream.v1.AgentPause\x12/\n\tserved_by\x18\x12 \x03(\x0b\x32\x1c.millstream.v1.ServingWorker\x12\x14\n\x0cworker_count\x18\x13 \x01(\r\x12.\n\ndeleted_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x06Status\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\n\n\x06ONLINE\x10\x01\x12\x0b\n\x07OFFLINE\x10\x02\x12\n\n\x06PAUSED\x10\x03\x12\x0b\n\x07\x44\x45LETED\x10\x04\"\x89\x03\n\tAgentSpec\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r \x10\x01\x18\x80\x01\x32\x19^[A-Za-z][A-Za-z0-9_.-]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12<\n\rsubscriptions\x18\x03 \x03(\x0b\x32\x1b.millstream.v1.SubscriptionB\x08\xbaH\x05\x92\x01\x02\x10\x14\x12\"\n\x07outputs\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01\x12!\n\x06labels\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0fmax_concurrency\x18\x06 \x01(\rB\x08\xbaH\x05*\x03\x18\x90N\x12*\n\x05queue\x18\x07 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$\x12)\n\x05retry\x18\x08 \x01(\x0b\x32\x1a.millstream.v1.RetryPolicy\x12)\n\x08timeouts\x18\t \x01(\x0b\x32\x17.millstream.v1.Timeoutsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millstream/v1/agent.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19millstream/v1/retry.proto\"\xf8\x04\n\x0cSubscription\x12@\n\x05types\x18\x01 \x03(\tB1\xbaH.\x92\x01+\x08\x01\x10\x14\x18\x01\"#r!\x10\x01\x18\xff\x01\x32\x1a^[A-Za-z_][A-Za-z0-9_.-]*$\x12\x17\n\x05where\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12(\n\x0b\x66rom_agents\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x64\x18\x01\"\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x04tags\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07r\x05\x10\x01\x18\x80\x01\x12$\n\x08priority\x18\x05 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12/\n\x08\x64\x65livery\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\tbroadcastR\texclusive\x12+\n\x04mode\x18\x07 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x04\x62othR\x06\x65ventsR\x06\x64irect\x12R\n\x06\x63ounts\x18\x08 \x03(\x0b\x32\'.millstream.v1.Subscription.CountsEntryB\x19\xbaH\x16\x9a\x01\x13\x10\x14\"\x07r\x05\x10\x01\x18\xff\x01*\x06*\x04\x18\x64(\x01\x12!\n\x04join\x18\t \x01(\x0b\x32\x13.millstream.v1.Join\x12#\n\x05\x62\x61tch\x18\n \x01(\x0b\x32\x14.millstream.v1.Batch\x12+\n\x05scope\x18\x0b \x01(\tB\x1c\xbaH\x19r\x17R\x00R\x0b\x63orrelationR\x06tenant\x12\x44\n\x0cgate_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x96\x01\n\x04Join\x12\x16\n\x02\x62y\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xd0\x0f\x12>\n\x06within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=\x12%\n\x0cwithin_count\x18\x03 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x02H\x00\x88\x01\x01\x42\x0f\n\r_within_count\"p\n\x05\x42\x61tch\x12\x1d\n\x04size\x18\x01 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12?\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x13\xbaH\x10\xaa\x01\r\"\x05\x08\x80\x9a\x9e\x01\x32\x04\x10\xc0\x84=B\x07\n\x05_size\"\xa9\x03\n\x0bWaitingGate\x12\x19\n\x0csubscription\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0e\x63orrelation_id\x18\x02 \x01(\t\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x32\n\x04have\x18\x04 \x03(\x0b\x32$.millstream.v1.WaitingGate.HaveEntry\x12\x32\n\x04need\x18\x05 \x03(\x0b\x32$.millstream.v1.WaitingGate.NeedEntry\x12\x12\n\nbatch_size\x18\x06 \x01(\r\x12\x14\n\x0c\x61rtifact_ids\x18\x07 \x03(\t\x12-\n\topened_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tHaveEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a+\n\tNeedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x42\x0f\n\r_subscription\"^\n\nAgentPause\x12-\n\tpaused_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpaused_by\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa4\x01\n\rServingWorker\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06server\x18\x03 \x01(\t\x12\x30\n\x0c\x63onnected_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_seen_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd7\x05\n\x05\x41gent\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x32\n\rsubscriptions\x18\x04 \x03(\x0b\x32\x1b.millstream.v1.Subscription\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x17\n\x0fmax_concurrency\x18\x07 \x01(\r\x12\r\n\x05queue\x18\x08 \x01(\t\x12)\n\x05retry\x18\t \x01(\x0b\x32\x1a.millstream.v1.RetryPolicy\x12)\n\x08timeouts\x18\n \x01(\x0b\x32\x17.millstream.v1.Timeouts\x12\x0f\n\x07version\x18\x0b \x01(\r\x12+\n\x06status\x18\x0c \x01(\x0e\x32\x1b.millstream.v1.Agent.Status\x12.\n\ncreated_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05gates\x18\x0f \x03(\x0b\x32\x1a.millstream.v1.WaitingGate\x12\x15\n\rwaiting_gates\x18\x10 \x01(\r\x12(\n\x05pause\x18\x11 \x01(\x0b\x32\x19.millstream.v1.AgentPause\x12/\n\tserved_by\x18\x12 \x03(\x0b\x32\x1c.millstream.v1.ServingWorker\x12\x14\n\x0cworker_count\x18\x13 \x01(\r\x12.\n\ndeleted_at\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"K\n\x06Status\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\n\n\x06ONLINE\x10\x01\x12\x0b\n\x07OFFLINE\x10\x02\x12\n\n\x06PAUSED\x10\x03\x12\x0b\n\x07\x44\x45LETED\x10\x04\"\xa5\x03\n\tAgentSpec\x12\x33\n\x04name\x18\x01 \x01(\tB%\xbaH\"r \x10\x01\x18\x80\x01\x32\x19^[A-Za-z][A-Za-z0-9_.-]*$\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12<\n\rsubscriptions\x18\x03 \x03(\x0b\x32\x1b.millstream.v1.SubscriptionB\x08\xbaH\x05\x92\x01\x02\x10\x14\x12>\n\x07outputs\x18\x04 \x03(\tB-\xbaH*\x92\x01\'\x10\x64\"#r!\x10\x01\x18\xff\x01\x32\x1a^[A-Za-z_][A-Za-z0-9_.-]*$\x12!\n\x06labels\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12!\n\x0fmax_concurrency\x18\x06 \x01(\rB\x08\xbaH\x05*\x03\x18\x90N\x12*\n\x05queue\x18\x07 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$\x12)\n\x05retry\x18\x08 \x01(\x0b\x32\x1a.millstream.v1.RetryPolicy\x12)\n\x08timeouts\x18\t \x01(\x0b\x32\x17.millstream.v1.Timeoutsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,9 +42,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIPTION'].fields_by_name['where']._loaded_options = None
   _globals['_SUBSCRIPTION'].fields_by_name['where']._serialized_options = b'\272H\005r\003\030\320\017'
   _globals['_SUBSCRIPTION'].fields_by_name['from_agents']._loaded_options = None
-  _globals['_SUBSCRIPTION'].fields_by_name['from_agents']._serialized_options = b'\272H\016\222\001\013\020d\"\007r\005\020\001\030\200\001'
+  _globals['_SUBSCRIPTION'].fields_by_name['from_agents']._serialized_options = b'\272H\020\222\001\r\020d\030\001\"\007r\005\020\001\030\200\001'
   _globals['_SUBSCRIPTION'].fields_by_name['tags']._loaded_options = None
-  _globals['_SUBSCRIPTION'].fields_by_name['tags']._serialized_options = b'\272H\016\222\001\013\020 \"\007r\005\020\001\030\200\001'
+  _globals['_SUBSCRIPTION'].fields_by_name['tags']._serialized_options = b'\272H\020\222\001\r\020 \030\001\"\007r\005\020\001\030\200\001'
   _globals['_SUBSCRIPTION'].fields_by_name['priority']._loaded_options = None
   _globals['_SUBSCRIPTION'].fields_by_name['priority']._serialized_options = b'\272H\017\032\r\030d(\234\377\377\377\377\377\377\377\377\001'
   _globals['_SUBSCRIPTION'].fields_by_name['delivery']._loaded_options = None
@@ -78,7 +78,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSPEC'].fields_by_name['subscriptions']._loaded_options = None
   _globals['_AGENTSPEC'].fields_by_name['subscriptions']._serialized_options = b'\272H\005\222\001\002\020\024'
   _globals['_AGENTSPEC'].fields_by_name['outputs']._loaded_options = None
-  _globals['_AGENTSPEC'].fields_by_name['outputs']._serialized_options = b'\272H\016\222\001\013\020d\"\007r\005\020\001\030\377\001'
+  _globals['_AGENTSPEC'].fields_by_name['outputs']._serialized_options = b'\272H*\222\001\'\020d\"#r!\020\001\030\377\0012\032^[A-Za-z_][A-Za-z0-9_.-]*$'
   _globals['_AGENTSPEC'].fields_by_name['labels']._loaded_options = None
   _globals['_AGENTSPEC'].fields_by_name['labels']._serialized_options = b'\272H\016\222\001\013\020d\"\007r\005\020\001\030\200\001'
   _globals['_AGENTSPEC'].fields_by_name['max_concurrency']._loaded_options = None
@@ -86,27 +86,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSPEC'].fields_by_name['queue']._loaded_options = None
   _globals['_AGENTSPEC'].fields_by_name['queue']._serialized_options = b'\272H\030r\026\030\200\0012\021^[A-Za-z0-9_.-]*$'
   _globals['_SUBSCRIPTION']._serialized_start=166
-  _globals['_SUBSCRIPTION']._serialized_end=794
-  _globals['_SUBSCRIPTION_COUNTSENTRY']._serialized_start=749
-  _globals['_SUBSCRIPTION_COUNTSENTRY']._serialized_end=794
-  _globals['_JOIN']._serialized_start=797
-  _globals['_JOIN']._serialized_end=947
-  _globals['_BATCH']._serialized_start=949
-  _globals['_BATCH']._serialized_end=1061
-  _globals['_WAITINGGATE']._serialized_start=1064
-  _globals['_WAITINGGATE']._serialized_end=1489
-  _globals['_WAITINGGATE_HAVEENTRY']._serialized_start=1384
-  _globals['_WAITINGGATE_HAVEENTRY']._serialized_end=1427
-  _globals['_WAITINGGATE_NEEDENTRY']._serialized_start=1429
-  _globals['_WAITINGGATE_NEEDENTRY']._serialized_end=1472
-  _globals['_AGENTPAUSE']._serialized_start=1491
-  _globals['_AGENTPAUSE']._serialized_end=1585
-  _globals['_SERVINGWORKER']._serialized_start=1588
-  _globals['_SERVINGWORKER']._serialized_end=1752
-  _globals['_AGENT']._serialized_start=1755
-  _globals['_AGENT']._serialized_end=2482
-  _globals['_AGENT_STATUS']._serialized_start=2407
-  _globals['_AGENT_STATUS']._serialized_end=2482
-  _globals['_AGENTSPEC']._serialized_start=2485
-  _globals['_AGENTSPEC']._serialized_end=2878
+  _globals['_SUBSCRIPTION']._serialized_end=798
+  _globals['_SUBSCRIPTION_COUNTSENTRY']._serialized_start=753
+  _globals['_SUBSCRIPTION_COUNTSENTRY']._serialized_end=798
+  _globals['_JOIN']._serialized_start=801
+  _globals['_JOIN']._serialized_end=951
+  _globals['_BATCH']._serialized_start=953
+  _globals['_BATCH']._serialized_end=1065
+  _globals['_WAITINGGATE']._serialized_start=1068
+  _globals['_WAITINGGATE']._serialized_end=1493
+  _globals['_WAITINGGATE_HAVEENTRY']._serialized_start=1388
+  _globals['_WAITINGGATE_HAVEENTRY']._serialized_end=1431
+  _globals['_WAITINGGATE_NEEDENTRY']._serialized_start=1433
+  _globals['_WAITINGGATE_NEEDENTRY']._serialized_end=1476
+  _globals['_AGENTPAUSE']._serialized_start=1495
+  _globals['_AGENTPAUSE']._serialized_end=1589
+  _globals['_SERVINGWORKER']._serialized_start=1592
+  _globals['_SERVINGWORKER']._serialized_end=1756
+  _globals['_AGENT']._serialized_start=1759
+  _globals['_AGENT']._serialized_end=2486
+  _globals['_AGENT_STATUS']._serialized_start=2411
+  _globals['_AGENT_STATUS']._serialized_end=2486
+  _globals['_AGENTSPEC']._serialized_start=2489
+  _globals['_AGENTSPEC']._serialized_end=2910
 # @@protoc_insertion_point(module_scope)

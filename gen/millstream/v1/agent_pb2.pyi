@@ -73,7 +73,8 @@ class Subscription(_message.Message):
     """
     mode: _builtins.str
     """When it holds: "events" (only what is published), "direct" (only when the agent is run by name), "both" (the
-    default).
+    default). Who runs an agent by name chooses its inputs: of the other fields only types and priority hold then, so
+    with "direct" the others are refused.
     """
     scope: _builtins.str
     """Where what belongs together comes from: "correlation" (the default of `counts` and `join`): from one cascade,
@@ -150,8 +151,8 @@ class Join(_message.Message):
     fails (a missing key) or gives something else is not taken.
     """
     within_count: _builtins.int
-    """They must be among so many artifacts, 2 to 1,000, that the subscription takes one after the other, whatever their
-    keys; what is left behind is given up.
+    """They must be among so many artifacts, 2 to 1,000 and at least as many as belong together, that the subscription
+    takes one after the other, whatever their keys; what is left behind is given up.
     """
     @_builtins.property
     def within(self) -> _duration_pb2.Duration:

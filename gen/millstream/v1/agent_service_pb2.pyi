@@ -452,6 +452,17 @@ class UpdateAgentRequest(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Its id or its name."""
     description: _builtins.str
@@ -464,6 +475,16 @@ class UpdateAgentRequest(_message.Message):
     """Only where the agent has this version. Default: whichever it has."""
     name: _builtins.str
     """Its name, which stays: for clients that send back what they have read."""
+    version: _builtins.int
+    """The version that was read, for clients that send back what they have read: as expected_version. 0: none."""
+    id: _builtins.str
+    """What else GetAgent shows, fields 13 to 22, may be sent back and is ignored. Its id."""
+    status: _agent_pb2.Agent.Status.ValueType
+    """Ignored: whether a worker serves it."""
+    waiting_gates: _builtins.int
+    """Ignored: how many such gates there are."""
+    worker_count: _builtins.int
+    """Ignored: how many workers serve it."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it, at most 20."""
@@ -484,6 +505,30 @@ class UpdateAgentRequest(_message.Message):
     def timeouts(self) -> _retry_pb2.Timeouts:
         """How long its tasks may take."""
 
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """Ignored: when it was registered."""
+
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp:
+        """Ignored: when it last changed."""
+
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
+        """Ignored: gates of it in which artifacts wait."""
+
+    @_builtins.property
+    def pause(self) -> _agent_pb2.AgentPause:
+        """Ignored: since when, by whom and why it is paused."""
+
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
+        """Ignored: the workers that serve it."""
+
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp:
+        """Ignored: when it was deleted."""
+
     def __init__(
         self,
         *,
@@ -498,10 +543,21 @@ class UpdateAgentRequest(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         expected_version: _builtins.int | None = ...,
         name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        id: _builtins.str = ...,
+        status: _agent_pb2.Agent.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
+        waiting_gates: _builtins.int = ...,
+        pause: _agent_pb2.AgentPause | None = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "retry", b"retry", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "created_at", b"created_at", "deleted_at", b"deleted_at", "expected_version", b"expected_version", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "description", b"description", "expected_version", b"expected_version", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "subscriptions", b"subscriptions", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "expected_version", b"expected_version", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015

@@ -907,11 +907,13 @@ class CreateArtifactTypeRequest(_message.Message):
 
     @_builtins.property
     def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """With "rules", kinds of changes that may refuse what was valid: TYPE, REQUIRED, BOUND, CLOSED, PATTERN, COMBINED."""
+        """With "rules", at least one kind of change that may refuse what was valid: TYPE, REQUIRED, BOUND, CLOSED, PATTERN,
+        COMBINED.
+        """
 
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
-        """Payloads that satisfy the schema, at most 10, each at most 1 MiB."""
+        """Payloads that satisfy the schema, at most 10, each at most 1 MiB. Default: as before where the schema is, else none."""
 
     def __init__(
         self,
@@ -1266,6 +1268,7 @@ class UpdateArtifactTypeRequest(_message.Message):
     RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     version: _builtins.int
@@ -1277,12 +1280,18 @@ class UpdateArtifactTypeRequest(_message.Message):
     deprecation_message: _builtins.str
     """What to use in its place, printable ASCII, since it goes into a header."""
     retention_days: _builtins.int
-    """Days that artifacts of the type are kept; 0: the server's setting."""
+    """Days that artifacts of the type are kept; 0: the server's setting. Of the latest version only: it holds for all."""
     compatibility: _builtins.str
-    """What the next version must be: "backward", "rules" or "none"."""
+    """What the next version must be: "backward", "rules" or "none". Of the latest version only."""
     @_builtins.property
     def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """With compatibility "rules": the changes allowed."""
+        """With compatibility "rules": the changes allowed, at least one."""
+
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
+        """Payloads that satisfy the schema of that version, at most 10, each at most 1 MiB, in place of those it has.
+        Default: these stay.
+        """
 
     def __init__(
         self,
@@ -1295,10 +1304,11 @@ class UpdateArtifactTypeRequest(_message.Message):
         retention_days: _builtins.int | None = ...,
         compatibility: _builtins.str | None = ...,
         allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        examples: _abc.Iterable[_struct_pb2.Struct] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "name", b"name", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compatibility: _TypeAlias = _typing.Literal["compatibility"]  # noqa: Y015
     _WhichOneofArgType__compatibility: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility"]  # noqa: Y015

@@ -61,7 +61,7 @@ class ArtifactServiceStub:
     """
     CreateArtifactType: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]
     """Registers a type. A new name makes version 1; another schema under a known name makes the next
-    version; the same schema again changes nothing. Artifacts are checked with the latest version, and keep its
+    version; with the same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked with the latest version, and keep its
     number; to bring payloads of older ones up to date is their publisher's business.
     Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
     IDEMPOTENCY_CONFLICT.
@@ -134,7 +134,7 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     """
     CreateArtifactType: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]  # type: ignore[assignment]
     """Registers a type. A new name makes version 1; another schema under a known name makes the next
-    version; the same schema again changes nothing. Artifacts are checked with the latest version, and keep its
+    version; with the same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked with the latest version, and keep its
     number; to bring payloads of older ones up to date is their publisher's business.
     Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
     IDEMPOTENCY_CONFLICT.
@@ -246,7 +246,7 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_service_pb2.CreateArtifactTypeResponse, _abc.Awaitable[_artifact_service_pb2.CreateArtifactTypeResponse]]:
         """Registers a type. A new name makes version 1; another schema under a known name makes the next
-        version; the same schema again changes nothing. Artifacts are checked with the latest version, and keep its
+        version; with the same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked with the latest version, and keep its
         number; to bring payloads of older ones up to date is their publisher's business.
         Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
         IDEMPOTENCY_CONFLICT.

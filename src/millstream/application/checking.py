@@ -20,10 +20,12 @@ def check_agent(catalogs: Catalogs, spec: AgentSpec, types: set[str]) -> None:
     if spec.name == EXTERNAL:
         # It would pass for the producer of all that clients publish.
         faults.append(FieldFault("name", f"{EXTERNAL!r} stands for clients; choose another name"))
+    if spec.timeouts.fault:
+        faults.append(FieldFault("timeouts.heartbeat", spec.timeouts.fault))
     for index, subscription in enumerate(spec.subscriptions):
         field = f"subscriptions[{index}]"
         faults += _expressions(catalogs, subscription, field)
-        faults += _gates(subscription, field)
+        faults += _gates(subscription, field) if subscription.mode != "direct" else _unused(subscription, field)
         unknown = sorted(set(subscription.types) - types)
         if unknown:
             raise NotFound(
@@ -51,11 +53,30 @@ def _compiles(compile_: Callable[[str], object], text: str) -> str:
     return ""
 
 
+def _unused(sub: Subscription, field: str) -> Iterator[FieldFault]:
+    """What a subscription says that holds for published artifacts only, though it takes none."""
+    given = {
+        "where": sub.where,
+        "from_agents": sub.from_agents,
+        "tags": sub.tags,
+        "delivery": sub.delivery == "exclusive",
+        "counts": sub.counts,
+        "join": sub.join,
+        "batch": sub.batch,
+        "scope": sub.scope,
+        "gate_timeout": sub.wait_us,
+    }
+    for name in [name for name, value in given.items() if value]:
+        text = 'has no effect with mode direct: who runs the agent chooses its inputs; leave it out, or use mode "both"'
+        yield FieldFault(f"{field}.{name}", text)
+
+
 def _gates(sub: Subscription, field: str) -> Iterator[FieldFault]:
     counts, join, batch = dict(sub.counts), sub.join, sub.batch
     for name in sorted(counts.keys() - set(sub.types)):
         yield FieldFault(f"{field}.counts", f"names {name!r}, which is not among the types; add it there")
-    if sum(counts.get(name, 1) for name in sub.types) > COUNTS_MOST:
+    together = sum(counts.get(name, 1) for name in sub.types)
+    if together > COUNTS_MOST:
         yield FieldFault(f"{field}.counts", f"must be at most {COUNTS_MOST} together", "OUT_OF_RANGE")
     if batch and (counts or join):
         yield FieldFault(f"{field}.batch", "cannot be together with counts or join; leave one of them out")
@@ -63,6 +84,9 @@ def _gates(sub: Subscription, field: str) -> Iterator[FieldFault]:
         yield FieldFault(f"{field}.batch", "needs a size or a timeout", "REQUIRED")
     if join and bool(join.within_us) == bool(join.within_count):
         yield FieldFault(f"{field}.join", "needs either within or within_count", "REQUIRED")
+    if join and 0 < join.within_count < together:
+        text = f"must be at least {together}, as many as belong together; raise it, or ask for fewer"
+        yield FieldFault(f"{field}.join.within_count", text, "OUT_OF_RANGE")
     if join and len(sub.types) == 1 and counts.get(sub.types[0], 1) == 1:
         yield FieldFault(f"{field}.join", "has nothing to join: name more types, or a count over 1")
     if not sub.gated and (sub.scope or sub.wait_us):
@@ -84,7 +108,7 @@ def _all(subscriptions: Sequence[Subscription]) -> tuple[Subscription, ...]:
 
 def _normalized(sub: Subscription) -> Subscription:
     sub = replace(sub, delivery=sub.delivery or "broadcast", mode=sub.mode or "both")
-    if not sub.gated:
+    if not sub.gated or sub.mode == "direct":
         return sub
     if sub.batch is not None:
         batch = sub.batch if sub.batch.timeout_us or not sub.batch.size else replace(sub.batch, timeout_us=WAIT_US)

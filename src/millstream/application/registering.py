@@ -7,7 +7,15 @@ from dataclasses import replace
 from millstream.application.catalog import Catalog, Catalogs, RegistryChange
 from millstream.application.checking import check_agent, normalized
 from millstream.application.ids import new_id
-from millstream.application.typing_rules import changed, check_next, check_schema, options_after
+from millstream.application.typing_rules import (
+    asked_for,
+    changed,
+    check_examples,
+    check_latest,
+    check_next,
+    check_schema,
+    options_after,
+)
 from millstream.application.views import Key, LogLevel, TypeChange, TypeSpec
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
@@ -63,29 +71,60 @@ class Registering:
             claim = await _claimed(change, principal, key)
             if claim is not None:
                 return await _type_of(change, claim), True
-            made = await put_type(change, principal.tenant, await change.types([spec.name]), spec)
+            known = await change.types([spec.name])
+            made = await put_type(change, principal.tenant, known, spec)
+            if made != (said := changed(made, asked_for(spec))):
+                # The same schema as before, and the caller says other things beside it: those hold from now on.
+                await change.change_type(said)
+                made = said
             await self._claim(change, principal, key, [made.name, made.version])
         self._catalogs.forget(principal.tenant)
         return made, False
 
     async def update_type(self, principal: Principal, wanted: TypeChange, key: Key | None) -> tuple[ArtifactType, bool]:
-        """Change what a type says beside its schema; whether it is a replay. Raises NotFound, IdempotencyConflict."""
+        """Change what a type says beside its schema; whether it is a replay.
+
+        Raises NotFound, ValidationFailed, IdempotencyConflict, Conflict where a version came while its examples were
+        checked.
+        """
+        checked = await self._check_examples(principal, wanted)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             claim = await _claimed(change, principal, key)
             if claim is not None:
                 return await _type_of(change, claim), True
-            found = (await change.types([wanted.name])).get(wanted.name)
-            if found is not None and wanted.version is not None and wanted.version != found.version:
+            found = latest = (await change.types([wanted.name])).get(wanted.name)
+            if latest is not None and wanted.version is not None and wanted.version != latest.version:
                 found = await change.type_version(wanted.name, wanted.version)
-            if found is None:
+            if latest is None or found is None:
                 version = f" in version {wanted.version}" if wanted.version else ""
                 raise NotFound(f"there is no artifact type {wanted.name!r}{version}")
+            check_latest(wanted, latest)
+            if isinstance(checked, ValidationFailed):
+                raise checked
+            if wanted.examples and (checked is None or checked.version != found.version):
+                raise Conflict(f"version {found.version} of {found.name!r} came in between; try again")
             made = changed(found, wanted)
             if made != found:
                 await change.change_type(made)
             await self._claim(change, principal, key, [made.name, made.version])
         self._catalogs.forget(principal.tenant)
         return made, False
+
+    async def _check_examples(self, principal: Principal, wanted: TypeChange) -> ArtifactType | ValidationFailed | None:
+        """The version whose schema the new examples satisfy, if there is one, or why they do not: a schema is not run
+        under locks, and what is wrong now is nothing to who repeats a call."""
+        if not wanted.examples:
+            return None
+        if wanted.version is not None:
+            found = await self._catalogs.registry.type_version(principal.tenant, wanted.name, wanted.version)
+        else:
+            found = (await self._catalogs.get(principal.tenant, fresh=True)).types.get(wanted.name)
+        try:
+            if found is not None:
+                await check_examples(self._catalogs, found.schema, wanted.examples)
+        except ValidationFailed as error:
+            return error
+        return found
 
     async def create_agent(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[Agent, bool]:
         """Register an agent; whether it is a replay. Raises ValidationFailed, NotFound, Conflict,

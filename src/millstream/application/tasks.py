@@ -152,3 +152,5 @@ def check_new(new: NewTask) -> None:
         raise ValidationFailed.of("delay", "give run_at or delay, not both")
     if new.kind.startswith("agent:"):
         raise ValidationFailed.of("kind", "kinds beginning with 'agent:' are the server's; publish an artifact instead")
+    if new.timeouts.fault:
+        raise ValidationFailed.of("timeouts.heartbeat", new.timeouts.fault)

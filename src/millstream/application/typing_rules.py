@@ -2,9 +2,10 @@
 took."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
-from millstream.application.catalog import Catalogs
+from millstream.application.catalog import Catalogs, Check
 from millstream.application.ports import Costly
 from millstream.application.views import TypeChange, TypeSpec
 from millstream.domain.agents import DEFAULT_OPTIONS, ArtifactType, TypeOptions
@@ -26,12 +27,22 @@ async def check_schema(catalogs: Catalogs, spec: TypeSpec) -> None:
         check = catalogs.schemas.compile(spec.schema)
     except ValueError as error:
         raise ValidationFailed.of("schema", f"is not a JSON Schema: {error}") from error
-    for index, example in enumerate(spec.examples):
+    await _check_examples(catalogs, spec.schema, check, spec.examples)
+
+
+async def check_examples(catalogs: Catalogs, schema: str, examples: Sequence[str]) -> None:
+    """Raise ValidationFailed unless the examples satisfy the schema of a registered type."""
+    if schema:
+        await _check_examples(catalogs, schema, catalogs.schemas.compile(schema), examples)
+
+
+async def _check_examples(catalogs: Catalogs, schema: str, check: Check, examples: Sequence[str]) -> None:
+    for index, example in enumerate(examples):
         value, field = json.loads(example), f"examples[{index}]"
         try:
             faults = check(value, field, len(example))
         except Costly:
-            faults = await catalogs.sandbox.faults(spec.schema, value, field)
+            faults = await catalogs.sandbox.faults(schema, value, field)
         if faults:
             raise ValidationFailed(f"{faults[0].field}: {faults[0].message}", faults)
 
@@ -75,6 +86,29 @@ def options_after(found: ArtifactType | None, spec: TypeSpec) -> TypeOptions:
     )
 
 
+def asked_for(spec: TypeSpec) -> TypeChange:
+    """What a registration says beside its schema, as a change of the version that has this schema already."""
+    return TypeChange(
+        spec.name,
+        description=spec.description or None,
+        retention_days=spec.retention_days,
+        compatibility=spec.compatibility or None,
+        allowed_changes=spec.allowed_changes,
+        examples=spec.examples or None,
+    )
+
+
+def check_latest(change: TypeChange, latest: ArtifactType) -> None:
+    """Raise ValidationFailed where an older version is to say what only the latest decides."""
+    if change.version in (None, latest.version):
+        return
+    given = {"retention_days": change.retention_days, "compatibility": change.compatibility}
+    text = f"is the type's, which its latest version, {latest.version}, says; leave version out to change it"
+    faults = [FieldFault(name, text) for name, value in given.items() if value is not None]
+    if faults:
+        raise ValidationFailed(f"{faults[0].field}: {text}", faults)
+
+
 def changed(found: ArtifactType, change: TypeChange) -> ArtifactType:
     """A version with the change made."""
     options = found.options
@@ -86,5 +120,7 @@ def changed(found: ArtifactType, change: TypeChange) -> ArtifactType:
         options = replace(options, retention_days=change.retention_days)
     if change.compatibility is not None:
         options = replace(options, compatibility=change.compatibility, allowed_changes=change.allowed_changes)
+    if change.examples is not None:
+        options = replace(options, examples=change.examples)
     description = found.description if change.description is None else change.description
     return replace(found, options=options, description=description)

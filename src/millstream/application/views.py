@@ -281,7 +281,7 @@ class TypeSpec:
     Attributes:
         compatibility: "" and allowed_changes (): as the version before, else backward.
         retention_days: None: as the version before, else the server's.
-        examples: Payloads as JSON text.
+        examples: Payloads as JSON text; () with the schema of the version before: as there.
     """
 
     name: str
@@ -295,7 +295,8 @@ class TypeSpec:
 
 @dataclass(frozen=True, slots=True)
 class TypeChange:
-    """What to change of a type beside its schema; None: leave it. Version None: the latest."""
+    """What to change of a type beside its schema; None: leave it. Version None: the latest, which alone says how long
+    artifacts are kept and what the next version must be."""
 
     name: str
     version: int | None = None
@@ -305,6 +306,7 @@ class TypeChange:
     retention_days: int | None = None
     compatibility: str | None = None
     allowed_changes: tuple[str, ...] = ()
+    examples: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,16 @@ class Timeouts:
     start_to_close_us: int = 300 * SECOND_US
     heartbeat_us: int = 0
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with the heartbeat, which must not be bounded by nothing but the attempt; "" if nothing."""
+        if not 0 < self.start_to_close_us < self.heartbeat_us:
+            return ""
+        return (
+            f"has no effect: start_to_close, {self.start_to_close_us / SECOND_US:g} s, ends the attempt before; "
+            "make it shorter, or start_to_close longer"
+        )
+
 
 DEFAULT_RETRY = RetryPolicy()
 DEFAULT_TIMEOUTS = Timeouts()

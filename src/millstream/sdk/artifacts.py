@@ -268,7 +268,8 @@ class Types(Area):
             compatibility: what versions must be from this one on: "backward", "rules" or "none"; "": as before.
             allowed_changes: with "rules", the kinds of changes that may refuse what was valid.
             retention_days: how long its artifacts are kept; 0: the server's setting; None: as before.
-            examples: payloads that satisfy the schema.
+            examples: payloads that satisfy the schema. With the schema of the version before, they (and what else is
+                given) change that version.
         """
         spec = worker_pb2.TypeSpec(name=type) if isinstance(type, str) else type_spec(type)
         request = wire.CreateArtifactTypeRequest(
@@ -320,9 +321,15 @@ class Types(Area):
         retention_days: int | None = None,
         compatibility: str | None = None,
         allowed_changes: Sequence[str] = (),
+        examples: Sequence[Mapping[str, JsonValue]] = (),
         idempotency_key: str = "",
     ) -> ArtifactType:
-        """Changes what a type (or one version of it) says beside its schema; None leaves it as it is."""
+        """Changes what a type (or one version of it) says beside its schema; None leaves it as it is.
+
+        Args:
+            version: of which version; None: the latest, whose retention and compatibility are the type's.
+            examples: in place of those it has; (): these stay.
+        """
         request = wire.UpdateArtifactTypeRequest(
             name=type_name(name),
             version=version,
@@ -333,6 +340,8 @@ class Types(Area):
             compatibility=compatibility,
             allowed_changes=allowed_changes,
         )
+        for example in examples:
+            fill_struct(request.examples.add(), example)
         answer = await self._calls.write(
             "ArtifactService/UpdateArtifactType", request, wire.UpdateArtifactTypeResponse, key=idempotency_key
         )

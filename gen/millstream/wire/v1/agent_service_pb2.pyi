@@ -349,12 +349,28 @@ class UpdateAgentRequest(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_FIELD_NUMBER: _builtins.int
+    GATES_FIELD_NUMBER: _builtins.int
+    WAITING_GATES_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    DELETED_AT_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     description: _builtins.str
     max_concurrency: _builtins.int
     queue: _builtins.str
     expected_version: _builtins.int
     name: _builtins.str
+    version: _builtins.int
+    id: _builtins.str
+    status: _agent_pb2.Agent.Status.ValueType
+    waiting_gates: _builtins.int
+    worker_count: _builtins.int
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -365,6 +381,18 @@ class UpdateAgentRequest(_message.Message):
     def retry(self) -> _retry_pb2.RetryPolicy: ...
     @_builtins.property
     def timeouts(self) -> _retry_pb2.Timeouts: ...
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def updated_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]: ...
+    @_builtins.property
+    def pause(self) -> _agent_pb2.AgentPause: ...
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]: ...
+    @_builtins.property
+    def deleted_at(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -379,10 +407,21 @@ class UpdateAgentRequest(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         expected_version: _builtins.int | None = ...,
         name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        id: _builtins.str = ...,
+        status: _agent_pb2.Agent.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        updated_at: _timestamp_pb2.Timestamp | None = ...,
+        gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
+        waiting_gates: _builtins.int = ...,
+        pause: _agent_pb2.AgentPause | None = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        worker_count: _builtins.int = ...,
+        deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version", "retry", b"retry", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "created_at", b"created_at", "deleted_at", b"deleted_at", "expected_version", b"expected_version", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "description", b"description", "expected_version", b"expected_version", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "subscriptions", b"subscriptions", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "expected_version", b"expected_version", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015

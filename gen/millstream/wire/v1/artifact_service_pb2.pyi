@@ -1028,6 +1028,7 @@ class UpdateArtifactTypeRequest(_message.Message):
     RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     COMPATIBILITY_FIELD_NUMBER: _builtins.int
     ALLOWED_CHANGES_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     description: _builtins.str
@@ -1037,6 +1038,8 @@ class UpdateArtifactTypeRequest(_message.Message):
     compatibility: _builtins.str
     @_builtins.property
     def allowed_changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
@@ -1048,10 +1051,11 @@ class UpdateArtifactTypeRequest(_message.Message):
         retention_days: _builtins.int | None = ...,
         compatibility: _builtins.str | None = ...,
         allowed_changes: _abc.Iterable[_builtins.str] | None = ...,
+        examples: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "name", b"name", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility", "_deprecated", b"_deprecated", "_deprecation_message", b"_deprecation_message", "_description", b"_description", "_retention_days", b"_retention_days", "_version", b"_version", "allowed_changes", b"allowed_changes", "compatibility", b"compatibility", "deprecated", b"deprecated", "deprecation_message", b"deprecation_message", "description", b"description", "examples", b"examples", "name", b"name", "retention_days", b"retention_days", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compatibility: _TypeAlias = _typing.Literal["compatibility"]  # noqa: Y015
     _WhichOneofArgType__compatibility: _TypeAlias = _typing.Literal["_compatibility", b"_compatibility"]  # noqa: Y015

@@ -4,6 +4,7 @@ from typing import Any
 
 from millstream.application.views import AgentDetail, AgentHistory, AgentState, SyncResult
 from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
+from millstream.domain.errors import ValidationFailed
 from millstream.transport.mapping.artifacts import put_artifact, put_failure
 from millstream.transport.mapping.policies import put_retry, put_timeouts, retry_of, timeouts_of
 from millstream.transport.mapping.times import duration_us, put, put_duration
@@ -24,6 +25,15 @@ def agent_spec(message: Any) -> AgentSpec:
         retry=retry_of(message.retry),
         timeouts=timeouts_of(message.timeouts),
     )
+
+
+def expected(request: wire.UpdateAgentRequest) -> int | None:
+    """The version that the agent must have, by its own field or as it was read. Raises ValidationFailed."""
+    given = request.expected_version if request.HasField("expected_version") else None
+    read = request.version or None
+    if given is not None and read is not None and given != read:
+        raise ValidationFailed.of("expected_version", f"is not the version {read} that was read; leave one of them out")
+    return given if given is not None else read
 
 
 def _subscription(message: agent_pb2.Subscription) -> Subscription:

@@ -222,7 +222,7 @@ def new_type(request: CreateArtifactTypeRequest) -> TypeSpec:
         compatibility=request.compatibility,
         allowed_changes=tuple(request.allowed_changes),
         retention_days=request.retention_days if request.HasField("retention_days") else None,
-        examples=tuple(text_of(each) or "{}" for each in request.examples),
+        examples=_examples(request.examples),
     )
 
 
@@ -239,10 +239,18 @@ def type_change(request: UpdateArtifactTypeRequest) -> TypeChange:
         request.retention_days if given("retention_days") else None,
         request.compatibility if given("compatibility") else None,
         tuple(request.allowed_changes),
+        _examples(request.examples) or None,
     )
 
 
+def _examples(given: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(text_of(each) or "{}" for each in given)
+
+
 def _check_changes(compatibility: str, allowed: Sequence[str]) -> None:
+    if compatibility == "rules" and not allowed:
+        text = 'compatibility "rules" needs the changes that it allows; name them, or use "backward", which allows none'
+        raise ValidationFailed.of("allowed_changes", text, "REQUIRED")
     if allowed and compatibility != "rules":
         raise ValidationFailed.of("allowed_changes", 'needs compatibility "rules"; give that, or leave it out')
 

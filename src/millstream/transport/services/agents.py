@@ -33,9 +33,8 @@ class AgentService:
 
     async def update_agent(self, request: wire.UpdateAgentRequest, context: Context) -> Message:
         """Replace what an agent is registered with."""
-        expected = request.expected_version if request.HasField("expected_version") else None
         state, replayed = await self._agents.update(
-            context.principal, _wanted(request), mapping.agent_spec(request), expected, context.key
+            context.principal, _wanted(request), mapping.agent_spec(request), mapping.expected(request), context.key
         )
         return self._answer(state, replayed, context)
 
