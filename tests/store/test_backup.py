@@ -142,6 +142,10 @@ async def test_the_commands_back_up_a_stopped_installation_and_restore_it(place:
     assert code == 0, output
     code, output = await run("backup", copy, "--data-dir", old)
     assert (code, "exists already" in output) == (1, True), output
+    (place / "no-copy").mkdir()
+    code, output = await run("restore", str(place / "no-copy"), "--data-dir", str(place / "deep" / "new"))
+    assert code == 1, output
+    assert not (place / "deep").exists()
     code, output = await run("restore", copy, "--data-dir", new)
     assert (code, output) == (0, f"restored to {new}\n")
     async with EmbeddedPostgres(place / "new" / "postgres") as server:

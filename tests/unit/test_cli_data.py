@@ -14,8 +14,8 @@ from tests.unit.scripted import Abort, ScriptedService, start
 from typer import BadParameter
 from typer.testing import CliRunner, Result
 
-from millstream.cli import artifacts as artifacts_module
 from millstream.cli import export as export_module
+from millstream.cli import publish as publish_module
 from millstream.cli.app import app
 from millstream.sdk.payload import fill_struct, from_struct
 from millstream.v1 import (
@@ -149,8 +149,8 @@ def test_on_a_terminal_the_wait_shows_what_is_there(
             pass
         return cascade()
 
-    monkeypatch.setattr(artifacts_module, "console", console)
-    monkeypatch.setattr(artifacts_module, "_POLL_S", 0.01)
+    monkeypatch.setattr(publish_module, "console", console)
+    monkeypatch.setattr(publish_module, "_POLL_S", 0.01)
     service.answer("ArtifactService/SummarizeArtifacts", summary)
     service.answer("ArtifactService/PublishSync", wait)
     assert run("publish", "Order", "--sync").exit_code == 0

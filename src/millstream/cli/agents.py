@@ -1,6 +1,7 @@
 """`millstream agents`."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -28,12 +29,21 @@ _COLUMNS = {
 
 @app.command("list")
 def list_(
-    limit: Limit = DEFAULT_LIMIT, target: Target = DEFAULT_TARGET, api_key: ApiKey = None, as_json: Json = False
+    name: Annotated[str, typer.Option(help="With this name.")] = "",
+    status: Annotated[str, typer.Option(help="ONLINE, OFFLINE, PAUSED or DELETED.")] = "",
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
 ) -> None:
     """List agents, and whether a worker serves them."""
 
     async def work(client: Client) -> None:
-        await print_list(client.agents.list(), _COLUMNS, as_json=as_json, limit=limit, title="agents")
+        try:
+            listing = client.agents.list(name=name, status=status)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--status") from error
+        await print_list(listing, _COLUMNS, as_json=as_json, limit=limit, title="agents")
 
     call(target, api_key, work)
 
@@ -61,6 +71,8 @@ def get(
             "labels": found.labels,
             "queue": found.queue,
             "max concurrency": found.max_concurrency or "unbounded",
+            "retry": _set(asdict(found.retry)) if found.retry else None,
+            "timeouts": _set(asdict(found.timeouts)) if found.timeouts else None,
             "version": found.version,
             "created": found.created_at,
             "updated": found.updated_at,
@@ -208,22 +220,33 @@ def _gate(gate: WaitingGate) -> dict[str, object]:
         "need": dict(gate.need),
         "expires": str(gate.expires_at),
     }
-    return {name: value for name, value in fields.items() if value}
+    return _set(fields)
+
+
+def _set(fields: dict[str, Any]) -> dict[str, Any]:
+    """Only what is set; lengths of time are in seconds."""
+    return {name: value for name, value in fields.items() if value not in (None, "", (), [], {})}
 
 
 def _subscription(subscription: AgentSubscription) -> dict[str, object]:
-    """Only what is set."""
+    """Only what is set, by the names of the contract; lengths of time are in seconds."""
+    join = {
+        "by": subscription.join,
+        "within": subscription.join_within,
+        "within_count": subscription.join_within_count,
+    }
     fields = {
         "types": subscription.types,
         "where": subscription.where,
         "from_agents": subscription.from_agents,
         "tags": subscription.tags,
-        "priority": subscription.priority,
+        "priority": subscription.priority or None,
         "delivery": subscription.delivery,
         "mode": "" if subscription.mode == "both" else subscription.mode,
         "counts": dict(subscription.counts),
-        "join": subscription.join,
-        "batch_size": subscription.batch_size,
+        "join": _set(join),
+        "batch": _set({"size": subscription.batch_size or None, "timeout": subscription.batch_timeout}),
         "scope": subscription.scope,
+        "gate_timeout": subscription.gate_timeout,
     }
-    return {name: value for name, value in fields.items() if value}
+    return _set(fields)

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 _COMMANDS = {
     "dev": ("dev", "app"),
     "serve": ("serve", "app"),
-    "publish": ("artifacts", "publish"),
+    "publish": ("publish", "publish"),
     "artifacts": ("artifacts", "app"),
     "payloads": ("payloads", "app"),
     "correlations": ("correlations", "app"),

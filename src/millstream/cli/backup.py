@@ -43,6 +43,8 @@ def restore(
     from millstream.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
     from millstream.store.embedded.backup import BackupError, put_back
 
+    # Outermost last: what is made here and not filled goes again.
+    made = [each for each in (data_dir / "postgres", data_dir, *data_dir.parents) if not os.path.lexists(each)]
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o711 if os.geteuid() == 0 else 0o700)
         with _claim(data_dir) as stopped:
@@ -53,7 +55,19 @@ def restore(
         _refuse(str(error))
     except OSError as error:
         _refuse(f"cannot use {data_dir} (--data-dir): {error.strerror}")
+    finally:
+        _drop_empty(made)
     print(f"restored to {data_dir}" + (f"; what was there is in {aside}" if aside else ""))
+
+
+def _drop_empty(directories: list[Path]) -> None:
+    """Remove directories, inner ones first, as far as they are empty; also one that a link leads to."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            place = directory.resolve()
+            place.rmdir()
+            if directory.is_symlink():
+                directory.unlink()
 
 
 async def _backup(data_dir: Path, target: Path) -> "Manifest":

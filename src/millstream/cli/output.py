@@ -17,6 +17,14 @@ ItemT = TypeVar("ItemT")
 Columns: TypeAlias = Mapping[str, Callable[[Any], object]]
 """Heading -> what stands under it."""
 
+ARTIFACT_COLUMNS: Final[Columns] = {
+    "id": lambda a: a.id,
+    "type": lambda a: a.type,
+    "produced by": lambda a: a.produced_by,
+    "created": lambda a: a.created_at,
+    "tags": lambda a: a.tags,
+    "payload": lambda a: a.payload,
+}
 _PIPED_WIDTH: Final = 400
 """What is piped is not wrapped: rich would cut it to 80 columns."""
 _CELL: Final = 100

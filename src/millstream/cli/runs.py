@@ -105,6 +105,8 @@ def _show(run: Run, as_json: bool) -> None:
             "finished": run.finished_at,
             "error": fault(run.error),
             "tasks": f"{run.task_count} ({run.open_tasks} open, {run.failed_tasks} failed)",
+            "open gates": run.open_gates or None,
+            "parents": run.parent_run_ids,
             "artifacts": run.artifact_count,
             "events": run.last_sequence,
             "created by": run.created_by,

@@ -18,6 +18,7 @@ _COLUMNS = {
     "name": lambda t: t.name,
     "version": lambda t: t.version,
     "created": lambda t: t.created_at,
+    "deprecated": lambda t: (t.deprecation_message or "yes") if t.deprecated else "",
     "description": lambda t: t.description,
 }
 
@@ -74,6 +75,7 @@ def _show(found: ArtifactType, as_json: bool) -> None:
             "kept for": f"{found.retention_days} days" if found.retention_days else "",
             "created": found.created_at,
             "schema": found.schema,
+            "examples": list(found.examples),
         }
     )
 
@@ -86,12 +88,16 @@ def create(
     compatibility: Annotated[str, typer.Option(help="backward, rules or none; default: as before.")] = "",
     allow: Annotated[list[str] | None, typer.Option(help="With rules: a change to allow; may be repeated.")] = None,
     retention_days: Annotated[int | None, typer.Option(min=0, help="0: the server's.", show_default=False)] = None,
+    example: Annotated[
+        list[str] | None, typer.Option("--example", metavar="JSON|@FILE", help="A payload; may be repeated.")
+    ] = None,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Register an artifact type, or its next version."""
     given = json_object(schema, "SCHEMA")
+    examples = [json_object(each, "--example") for each in example or ()]
 
     async def work(client: Client) -> ArtifactType:
         return await client.types.create(
@@ -101,6 +107,50 @@ def create(
             compatibility=compatibility,
             allowed_changes=[each.upper() for each in allow or ()],
             retention_days=retention_days,
+            examples=examples,
+        )
+
+    _show(call(target, api_key, work), as_json)
+
+
+@app.command()
+def update(
+    name: Name,
+    version: Version = None,
+    description: Annotated[str | None, typer.Option(help="What it is, for people.", show_default=False)] = None,
+    deprecated: Annotated[
+        bool | None,
+        typer.Option(
+            "--deprecate/--undeprecate", help="Tell publishers not to use it, or no more.", show_default=False
+        ),
+    ] = None,
+    message: Annotated[str | None, typer.Option(help="What to use in its place.", show_default=False)] = None,
+    retention_days: Annotated[int | None, typer.Option(min=0, help="0: the server's.", show_default=False)] = None,
+    compatibility: Annotated[
+        str | None, typer.Option(help="Of the next version: backward, rules or none.", show_default=False)
+    ] = None,
+    allow: Annotated[list[str] | None, typer.Option(help="With rules: a change to allow; may be repeated.")] = None,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Change what a type says beside its schema; what is left out stays as it is."""
+    given = (description, deprecated, message, retention_days, compatibility)
+    if all(each is None for each in given) and not allow:
+        raise typer.BadParameter("nothing is to be changed: give an option; --help names them")
+    if deprecated is False and message is None:
+        message = ""
+
+    async def work(client: Client) -> ArtifactType:
+        return await client.types.update(
+            name,
+            version=version,
+            description=description,
+            deprecated=deprecated,
+            deprecation_message=message,
+            retention_days=retention_days,
+            compatibility=compatibility,
+            allowed_changes=[each.upper() for each in allow or ()],
         )
 
     _show(call(target, api_key, work), as_json)

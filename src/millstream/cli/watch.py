@@ -18,7 +18,7 @@ def watch(
         list[str] | None, typer.Option(help='Made by this agent, or "external"; may be repeated.')
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="With this tag; may be repeated.")] = None,
-    correlation_id: Annotated[str, typer.Option(help="Of this cascade.")] = "",
+    correlation_id: Annotated[str, typer.Option("--correlation-id", "--correlation", help="Of this cascade.")] = "",
     cursor: Annotated[str, typer.Option(help="Go on behind this, which --json shows with each artifact.")] = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="End after so many; 0: never.")] = 0,
     target: Target = DEFAULT_TARGET,

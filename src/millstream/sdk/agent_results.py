@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from millstream.sdk.policies import RetryPolicy, Timeouts, seconds
 from millstream.sdk.results import when
 from millstream.v1 import agent_pb2
 
@@ -27,6 +28,14 @@ class AgentSubscription:
     batch_size: int = 0
     """Of a batch: how many are handed over."""
     scope: str = ""
+    join_within: float | None = None
+    """Of a join: seconds within which its parts must come."""
+    join_within_count: int | None = None
+    """Of a join: among how many artifacts they must be."""
+    batch_timeout: float | None = None
+    """Of a batch: seconds after which it is handed over as it is."""
+    gate_timeout: float | None = None
+    """Seconds that parts wait for the rest; None: the service's default."""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "AgentSubscription":
@@ -43,6 +52,10 @@ class AgentSubscription:
             join=wire.join.by,
             batch_size=wire.batch.size,
             scope=wire.scope,
+            join_within=seconds(wire.join, "within"),
+            join_within_count=wire.join.within_count if wire.join.HasField("within_count") else None,
+            batch_timeout=seconds(wire.batch, "timeout"),
+            gate_timeout=seconds(wire, "gate_timeout"),
         )
 
 
@@ -104,6 +117,10 @@ class Agent:
     waiting_gates: int = 0
     served_by: tuple[ServingWorker, ...] = ()
     worker_count: int = 0
+    retry: RetryPolicy | None = None
+    """Of its tasks; None: the service's default."""
+    timeouts: Timeouts | None = None
+    """Of its tasks; None: the service's default."""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Agent":
@@ -130,6 +147,8 @@ class Agent:
                 for each in wire.served_by
             ),
             worker_count=wire.worker_count,
+            retry=RetryPolicy.from_wire(wire.retry) if wire.HasField("retry") else None,
+            timeouts=Timeouts.from_wire(wire.timeouts) if wire.HasField("timeouts") else None,
         )
 
 

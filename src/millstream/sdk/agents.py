@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.json_format import ParseDict, ParseError
-
 from millstream.sdk.agent_results import Agent, AgentHistory
+from millstream.sdk.agent_spec import fill_spec
 from millstream.sdk.artifacts import SYNC_MARGIN_S, NewArtifact, sync_result
 from millstream.sdk.calls import Area, Listing, choice
 from millstream.sdk.context import Publishable
-from millstream.sdk.errors import PayloadError
 from millstream.sdk.execution import fill_publication
 from millstream.sdk.policies import RetryPolicy, Subscription, Timeouts, TypeRef, type_name
 from millstream.sdk.results import SyncResult
@@ -157,7 +155,4 @@ def _filled(request: Any, spec: NewAgent | Mapping[str, Any]) -> Any:
     if isinstance(spec, NewAgent):
         request.MergeFrom(type(request)(**{name: value for name, value in spec.fields().items() if value}))
         return request
-    try:
-        return ParseDict(dict(spec), request)
-    except ParseError as error:
-        raise PayloadError(f"is no agent: {error}") from error
+    return fill_spec(request, spec)

@@ -413,4 +413,5 @@ def sync_result(message: Any, replayed: bool) -> SyncResult:
         truncated=getattr(message, "truncated", False),
         next_page_token=getattr(message, "next_page_token", ""),
         replayed=replayed,
+        deprecation=getattr(message, "deprecation", ""),
     )

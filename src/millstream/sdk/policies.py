@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from google.protobuf.duration_pb2 import Duration as WireDuration
 from pydantic import BaseModel
@@ -27,6 +27,14 @@ def duration(value: Seconds) -> WireDuration:
     wire = WireDuration()
     wire.FromTimedelta(value if isinstance(value, timedelta) else timedelta(seconds=value))
     return wire
+
+
+def seconds(message: Any, name: str) -> float | None:
+    """The length of time in the field `name`, in seconds; None where it is absent."""
+    if not message.HasField(name):
+        return None
+    wire: WireDuration = getattr(message, name)
+    return wire.seconds + wire.nanos / 1e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +69,18 @@ class RetryPolicy:
             non_retryable_codes=self.non_retryable_codes,
         )
 
+    @classmethod
+    def from_wire(cls, wire: retry_pb2.RetryPolicy) -> "RetryPolicy":
+        """The value of a message."""
+        return cls(
+            initial_interval=seconds(wire, "initial_interval"),
+            factor=wire.factor if wire.HasField("factor") else None,
+            maximum_interval=seconds(wire, "maximum_interval"),
+            jitter=wire.jitter if wire.HasField("jitter") else None,
+            max_attempts=wire.max_attempts if wire.HasField("max_attempts") else None,
+            non_retryable_codes=tuple(wire.non_retryable_codes),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
@@ -79,6 +99,15 @@ class Timeouts:
             schedule_to_start=None if self.schedule_to_start is None else duration(self.schedule_to_start),
             start_to_close=None if self.start_to_close is None else duration(self.start_to_close),
             heartbeat=None if self.heartbeat is None else duration(self.heartbeat),
+        )
+
+    @classmethod
+    def from_wire(cls, wire: retry_pb2.Timeouts) -> "Timeouts":
+        """The value of a message."""
+        return cls(
+            schedule_to_start=seconds(wire, "schedule_to_start"),
+            start_to_close=seconds(wire, "start_to_close"),
+            heartbeat=seconds(wire, "heartbeat"),
         )
 
 

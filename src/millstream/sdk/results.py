@@ -39,6 +39,9 @@ class Artifact:
     tags: tuple[str, ...] = ()
     version: int = 0
     consumed_by: tuple[str, ...] = ()
+    """In lists with `embed_meta`."""
+    consumptions: tuple[JsonValue, ...] = ()
+    """As `consumed_by`: who took it up, when, and in which run."""
     payload_ref: str = ""
     """The data are kept outside, and `payload` is empty; `client.payloads` downloads them."""
     payload_bytes: int = 0
@@ -56,8 +59,10 @@ class Artifact:
     def from_wire(cls, wire: artifact_pb2.Artifact | artifact_service_pb2.GetArtifactResponse) -> "Artifact":
         """The value of a message."""
         consumed_by: tuple[str, ...] = ()
-        if isinstance(wire, artifact_pb2.Artifact) and wire.HasField("consumed_by"):
+        consumptions: tuple[JsonValue, ...] = ()
+        if isinstance(wire, artifact_pb2.Artifact):
             consumed_by = tuple(value.string_value for value in wire.consumed_by.values)
+            consumptions = tuple(from_value(value) for value in wire.consumptions.values)
         return cls(
             id=wire.id,
             type=wire.type,
@@ -70,6 +75,7 @@ class Artifact:
             tags=tuple(wire.tags),
             version=wire.version,
             consumed_by=consumed_by,
+            consumptions=consumptions,
             payload_ref=wire.payload_ref,
             payload_bytes=int(wire.payload_bytes),
         )
@@ -114,6 +120,8 @@ class SyncResult:
     next_page_token: str = ""
     """With truncated: lists the rest as `page_token` of `client.artifacts.list` with this correlation id."""
     replayed: bool = False
+    deprecation: str = ""
+    """The input's type is deprecated: what to use in its place."""
 
     def of(self, model: type[ModelT]) -> list[ModelT]:
         """The artifacts of one type, as models, in the order they were stored."""
@@ -211,6 +219,10 @@ class Run:
     last_sequence: int
     created_by: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    open_gates: int = 0
+    """Gates in which artifacts of it wait for others."""
+    parent_run_ids: tuple[str, ...] = ()
+    """Of a cascade that a gate of the tenant began: those whose artifacts opened it."""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Run":
@@ -230,6 +242,8 @@ class Run:
             last_sequence=wire.last_sequence,
             created_by=wire.created_by,
             labels=dict(wire.labels),
+            open_gates=wire.open_gates,
+            parent_run_ids=tuple(wire.parent_run_ids),
         )
 
 
