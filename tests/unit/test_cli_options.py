@@ -157,8 +157,10 @@ def test_what_a_type_says_is_changed_and_the_rest_left(run: Run, service: Script
     run("types", "update", "Note", "--compatibility", "rules", "--allow", "bound", "--description", "a note")
     third = service.calls[2].request
     assert (third.compatibility, list(third.allowed_changes), third.description) == ("rules", ["BOUND"], "a note")
+    run("types", "update", "Note", "--example", '{"n": 1}')
+    assert from_struct(service.calls[3].request.examples[0]) == {"n": 1}
     assert run("types", "update", "Note").exit_code == 2
-    assert len(service.calls) == 3
+    assert len(service.calls) == 4
 
 
 def test_a_type_is_registered_with_examples(run: Run, service: ScriptedService, tmp_path: Path) -> None:

@@ -130,16 +130,21 @@ def update(
         str | None, typer.Option(help="Of the next version: backward, rules or none.", show_default=False)
     ] = None,
     allow: Annotated[list[str] | None, typer.Option(help="With rules: a change to allow; may be repeated.")] = None,
+    example: Annotated[
+        list[str] | None,
+        typer.Option("--example", metavar="JSON|@FILE", help="In place of those it has; repeat for more."),
+    ] = None,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Change what a type says beside its schema; what is left out stays as it is."""
     given = (description, deprecated, message, retention_days, compatibility)
-    if all(each is None for each in given) and not allow:
+    if all(each is None for each in given) and not allow and not example:
         raise typer.BadParameter("nothing is to be changed: give an option; --help names them")
     if deprecated is False and message is None:
         message = ""
+    examples = [json_object(each, "--example") for each in example or ()]
 
     async def work(client: Client) -> ArtifactType:
         return await client.types.update(
@@ -151,6 +156,7 @@ def update(
             retention_days=retention_days,
             compatibility=compatibility,
             allowed_changes=[each.upper() for each in allow or ()],
+            examples=examples,
         )
 
     _show(call(target, api_key, work), as_json)
