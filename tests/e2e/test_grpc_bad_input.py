@@ -279,9 +279,12 @@ async def test_a_bad_report_fails_alone(own: httpx.AsyncClient, servers: list[gr
         (made_task["task_id"], 4294967295, "LEASE_LOST"),
         (made_task["task_id"], 1, ""),
     ]
+    # A bad one ends its task, so it is another's.
+    check_ok(await own.post("/api/v1/tasks", json={"kind": "k"}), 201)
+    (other,) = await worker.poll("k")
     request = CompleteRequest()
     request.completions.add(task_id=ID, attempt=1)
-    request.completions.add(task_id=lease.task_id, attempt=1).output.number_value = NAN
+    request.completions.add(task_id=other.task_id, attempt=1).output.number_value = NAN
     request.completions.add(task_id=lease.task_id, attempt=2)
     request.completions.add(task_id=lease.task_id, attempt=1).output.number_value = 5
     stub = worker_service_pb2_grpc.WorkerServiceStub(servers[0])
