@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from pydantic import BaseModel
 from tests.unit.scripted import Abort, ScriptedService, start
 
@@ -337,6 +338,21 @@ async def test_a_model_registers_its_own_schema(service: ScriptedService, client
     made = await client.types.create(Order)
     assert (made.name, made.schema["required"]) == ("Order", ["order_id"])
     assert (await client.types.create("Any", {"type": "object"})).schema == {"type": "object"}
+
+
+async def test_a_type_s_examples_are_changed(service: ScriptedService, client: Client) -> None:
+    """Those given, and where none are the contract says that they stay."""
+    asked: list[list[dict[str, Any]]] = []
+
+    def updated(request: Any) -> Any:
+        asked.append([json_format.MessageToDict(each) for each in request.examples])
+        return artifact_service_pb2.UpdateArtifactTypeResponse(name=request.name, version=1, examples=request.examples)
+
+    service.answer("ArtifactService/UpdateArtifactType", updated)
+    made = await client.types.update("Order", examples=[{"order_id": "o"}])
+    await client.types.update("Order", description="an order")
+    assert made.name == "Order"
+    assert asked == [[{"order_id": "o"}], []]
 
 
 # -- tasks ----------------------------------------------------------------------------------------------------

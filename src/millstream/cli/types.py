@@ -95,7 +95,7 @@ def create(
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Register an artifact type, or its next version."""
+    """Register an artifact type, or its next version; with the schema it has, change what else is given."""
     given = json_object(schema, "SCHEMA")
     examples = [json_object(each, "--example") for each in example or ()]
 
