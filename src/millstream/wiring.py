@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from dataclasses import dataclass, field
 
@@ -174,7 +175,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     await blocking.open()
     database = await Database.open(url, settings.pool_size)
     reads, maintenance, registry = Reads(database), Maintenance(database), RegistryStore(database)
-    dispatcher_peers = Peers(lane.id, blocking.id, socket.gethostname(), maintenance)
+    dispatcher_peers = Peers(lane.id, blocking.id, f"{socket.gethostname()}/{os.getpid()}", maintenance)
     engine = _engine(settings, lane, blocking, maintenance, reads, dispatcher_peers, metrics)
     dispatcher_peers.served = lambda: engine.dispatcher.served
     dispatcher_peers.workers = lambda: engine.dispatcher.workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from typing import Any
 
@@ -183,6 +184,14 @@ async def test_an_agent_shows_who_serves_it(rest: Client, agents: Process) -> No
     assert found["worker_count"] == len(found["served_by"]) == 1
     (worker,) = found["served_by"]
     assert set(worker) == {"worker_id", "name", "server", "connected_at", "last_seen_at"}
+    assert worker["connected_at"] <= worker["last_seen_at"]
+    assert re.fullmatch(r".+/\d+", worker["server"]), "servers of one machine are told apart"
+    paused = check_ok(await rest.post("/api/v1/agents/packer/pause", json={}))
+    resumed = check_ok(await rest.post("/api/v1/agents/packer/resume", json={}))
+    for answer in (paused, resumed):
+        assert (answer["worker_count"], len(answer["served_by"])) == (1, 1)
+    listed = check_ok(await rest.get("/api/v1/agents", params={"name": "packer"}))["items"][0]
+    assert not {"worker_count", "waiting_gates"} & set(listed), "no zeros where nothing was counted"
 
 
 async def test_an_agent_s_history_is_counted(rest: Client, agents: Process) -> None:

@@ -150,3 +150,34 @@ async def test_a_key_reads_what_it_may_see_and_no_more(
     events = check_ok(await client.get(f"/api/v1/runs/{correlation_id}/events"))["items"]
     shown = {event["artifact_id"] for event in events if event["artifact_id"]}
     assert shown == {ids[name] for name in visible}
+
+
+PARTS = {name: KINDS[name] for name in ("public", "private", "labelled", "acme")}
+
+
+@pytest.mark.parametrize("who", [who for who in VISIBLE if who != "other"])
+async def test_a_key_is_told_of_the_parts_of_a_gate_that_it_may_see(locked: Stack, who: str) -> None:
+    """FL-6, FL-14: the agent's gate, and the events of waiting and of opening, for each kind of reader."""
+    publisher, admin = [await locked.rest(authorization=f"Bearer {name}-key") for name in ("publisher", "admin")]
+    kind, name = f"Part-{uuid.uuid4().hex}", f"collector-{uuid.uuid4().hex[:8]}"
+    check_ok(await admin.post("/api/v1/artifact-types", json={"name": kind}), 201)
+    parts = PARTS | {"private": {"kind": "Private", "agents": ["named", name]}}
+    gate = {"types": [kind], "counts": {kind: len(parts) + 1}}
+    spec = {"name": name, "labels": ["eu", "secret"], "subscriptions": [gate]}
+    check_ok(await admin.post("/api/v1/agents", json=spec), 201)
+    run_id, ids = str(uuid.uuid4()), {}
+    item = {"type": kind, "correlation_id": run_id}
+    for part, visibility in parts.items():
+        ids[part] = check_ok(await publisher.post("/api/v1/artifacts", json={**item, "visibility": visibility}))
+    client, visible = await locked.rest(authorization=f"Bearer {who}-key"), VISIBLE[who] & set(parts)
+    shown = check_ok(await client.get(f"/api/v1/agents/{name}"))
+    (waiting,) = shown["gates"]
+    assert (shown["waiting_gates"], waiting["have"]) == (1, {kind: len(visible)})
+    assert set(waiting["artifact_ids"]) == {ids[part]["artifact_id"] for part in visible}
+    check_ok(await publisher.post("/api/v1/artifacts", json=item))
+    events = check_ok(await client.get(f"/api/v1/runs/{run_id}/events"))["items"]
+    told = [event["data"] for event in events if event["type"] == "GATE_WAITING" and event["artifact_id"]]
+    assert len(told) == len(visible)
+    assert all(("have" in data) == (who in ("admin", "viewer")) for data in told)
+    (fired,) = [event for event in events if event["type"] == "GATE_FIRED"]
+    assert ("parts" in (fired.get("data") or {})) == (visible == set(parts))

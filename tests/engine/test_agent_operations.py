@@ -19,10 +19,12 @@ from tests.engine.world import (
     order,
     payload_of,
     register,
+    types,
 )
 
+from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.views import NewTask
+from millstream.application.views import ArtifactQuery, Completion, Lease, NewTask, TypeChange
 from millstream.domain.artifacts import NewArtifact, Visibility
 from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
 from millstream.domain.runs import RunStatus
@@ -195,6 +197,44 @@ async def test_a_run_by_name_replays(spread: Roles, database: Database) -> None:
     await check_all(database)
 
 
+async def test_a_run_by_name_that_made_more_than_fits_says_so_and_how_to_list_the_rest(spread: Roles) -> None:
+    """FL-13, FL-2: nothing is cut in silence; the token lists what the agent made beyond, and a replay has it too."""
+    guard = key("k", "RunAgent")
+    texts = [str(n) * 200_000 for n in range(10)] + ["x" * 200_000 for _ in range(10)]
+
+    def answer(lease: Lease) -> Completion:
+        return done(lease, *[made("Payment", text=text) for text in texts])
+
+    maker = agent("maker", "Order", "Payment")
+    async with Worker(spread.worker, agents=[maker], known=types("Order", "Payment"), handler=answer):
+        for _ in range(2):
+            result = await spread.publisher.agents.run(ROOT, "maker", [order()], guard, 30)
+            assert result.completed
+            assert 0 < len(result.artifacts) < 20
+            found, token = [item.id for item in result.artifacts], result.next_page_token
+            while token:
+                query = ArtifactQuery(produced_by="maker", correlation_id=result.correlation_id)
+                page = await spread.worker.artifacts.list(ROOT, query, PageRequest(page_token=token), False)
+                found += [item.artifact.id for item in page.items]
+                token = page.info.next_page_token or ""
+            assert len(set(found)) == len(found) == 20
+
+
+async def test_a_run_by_name_tells_of_deprecated_types(spread: Roles) -> None:
+    """FL-13: as a publish does; of each type of the inputs once."""
+    await register(spread.publisher, ("Order", "Payment"), agent("maker", ("Order", "Payment")))
+    async with Worker(spread.worker, kinds=["agent:maker"], handler=done):
+        result = await spread.publisher.agents.run(ROOT, "maker", [made("Order")], None, 10)
+        assert result.notice == ""
+        change = TypeChange("Payment", deprecated=True, deprecation="use Order")
+        await spread.publisher.types.update(ROOT, change, None)
+        inputs = [made("Payment"), made("Order"), made("Payment")]
+        guard = key("k", "RunAgent")
+        for _ in range(2):
+            result = await spread.publisher.agents.run(ROOT, "maker", inputs, guard, 10)
+            assert result.notice == "Payment: use Order"
+
+
 async def test_a_run_by_name_that_takes_too_long_goes_on(start: Start) -> None:
     """FL-3: not completed, and nothing lost."""
     here, _ = await start()
@@ -235,8 +275,27 @@ async def test_the_workers_that_serve_an_agent_are_shown(start: Start) -> None:
             await eventually(lambda service=service: shown(service, 2))  # type: ignore[misc]
         detail = await here.agents.detail(ROOT, found)
         assert {worker.worker_id for worker in detail.workers} == {one.id, two.id}
-        assert all(worker.connected_us > 0 and worker.seen_us > 0 for worker in detail.workers)
+        assert all(worker.seen_us >= worker.connected_us > 0 for worker in detail.workers)
     await eventually(lambda: shown(here, 0))
+
+
+async def test_a_worker_that_connected_again_is_one(start: Start, database: Database) -> None:
+    """FL-13: though its old connection is not known to be gone: the new one counts."""
+    here, there = await start()
+    await register(here, ("Order",), agent("maker", "Order"))
+    found, name = (await here.agents.get(ROOT, "maker")).agent, new_id()
+
+    async def one() -> bool:
+        detail = await here.agents.detail(ROOT, found)
+        rows = await database.rows("SELECT connected_us FROM worker ORDER BY connected_us DESC")
+        since = [worker.connected_us for worker in detail.workers]
+        return len(rows) == 2 and detail.worker_count == 1 and since == [rows[0]["connected_us"]]
+
+    async with (
+        Worker(here, kinds=["agent:maker"], worker_id=name),
+        Worker(there, kinds=["agent:maker"], worker_id=name),
+    ):
+        await eventually(one)
 
 
 async def test_a_history_counts_what_was_made_and_taken_up(spread: Roles) -> None:

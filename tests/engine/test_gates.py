@@ -398,18 +398,42 @@ async def test_after_delays_what_a_gate_hands_over(spread: Roles, database: Data
 
 
 async def test_gates_tell_artifacts_and_keys_to_those_who_may_see_them(start: Start) -> None:
-    """FL-6: others are told how many wait, and no more."""
+    """FL-6: others are not told that anything waits; who sees some of it is told of that, and not the key."""
     first, _ = await start()
     spec = agent("packer", ("Order", "Payment"), join=Join("payload.id", within_us=seconds(60)))
     await register(first, TYPES, spec)
     new = NewArtifact("Order", encode_struct({"id": "secret"}), visibility=Visibility("Private", ("packer",)))
     artifact_id = (await first.artifacts.publish(ROOT, new, None)).artifact_id
     found = (await first.agents.get(ROOT, "packer")).agent
-    (hidden,) = (await first.agents.detail(blind("reader"), found)).waiting.gates
-    assert (hidden.have, hidden.key, hidden.artifact_ids) == ({"Order": 1}, "", ())
+    hidden = (await first.agents.detail(blind("reader"), found)).waiting
+    assert (hidden.gates, hidden.total) == ((), 0)
     for reader in (ROOT, blind("worker", agent="packer")):
         (shown,) = (await first.agents.detail(reader, found)).waiting.gates
         assert (shown.key, shown.artifact_ids) == ("secret", (artifact_id,))
+    run_id = (await first.artifacts.get(ROOT, artifact_id)).run_id
+    more = await first.artifacts.publish(ROOT, made("Order", run_id, id="secret"), None)
+    (part,) = (await first.agents.detail(blind("reader"), found)).waiting.gates
+    assert (part.have, part.key, part.artifact_ids) == ({"Order": 1}, "", (more.artifact_id,))
+    (whole,) = (await first.agents.detail(ROOT, found)).waiting.gates
+    assert (whole.have, whole.key, whole.artifact_ids) == ({"Order": 2}, "secret", (artifact_id, more.artifact_id))
+
+
+async def test_a_large_gate_does_not_hide_what_waits_in_the_others(start: Start) -> None:
+    """FL-14: of each gate the oldest artifacts are named, all are counted, and the key is told."""
+    first, _ = await start()
+    spec = agent("packer", ("Order", "Payment"), join=Join("payload.id", within_count=1000), scope="tenant")
+    single = agent("single", ("Order", "Payment"), join=Join("payload.id", within_us=seconds(60)), scope="tenant")
+    await register(first, TYPES, spec, single)
+    items = [made("Order", id="large") for _ in range(900)] + [made("Order", id="small") for _ in range(2)]
+    await first.artifacts.publish_batch(ROOT, [*items], [None] * len(items), None)
+    for reader in (ROOT, blind("reader")):
+        gates = (await first.agents.detail(reader, (await first.agents.get(ROOT, "single")).agent)).waiting.gates
+        assert {(gate.key, gate.have["Order"], len(gate.artifact_ids), gate.window) for gate in gates} == {
+            ("large", 900, 100, 0),
+            ("small", 2, 2, 0),
+        }
+        (gate,) = (await first.agents.detail(reader, (await first.agents.get(ROOT, "packer")).agent)).waiting.gates
+        assert (gate.have, gate.window) == ({"Order": 902}, 1000)
 
 
 @pytest.mark.parametrize("mode", ["direct", "events", "both"])
@@ -493,4 +517,7 @@ async def test_a_full_buffer_says_so(start: Start, database: Database) -> None:
     await first.artifacts.publish_batch(ROOT, items[500:], [None] * 501, None)
     assert await waiting_of(first, "packer") == [{"Order": 1000}]
     assert (await kinds_of(first, run_id)).count("CASCADE_LIMIT") == 1
+    said = (await first.runs.get(ROOT, run_id)).error_message
+    assert said.startswith("the limit of 1000 artifacts that wait in a gate is reached for agent packer")
+    assert "make its gate open sooner" in said
     await check_all(database)

@@ -14,9 +14,10 @@ from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest
 from millstream.application.views import ArtifactQuery, NewTask, RunQuery, TaskQuery, TypeSpec
 from millstream.domain.artifacts import Visibility
-from millstream.domain.errors import NotFound, ValidationFailed
+from millstream.domain.errors import NotFound, TimedOut, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import RunKind, RunStatus
+from millstream.store import artifacts
 from millstream.wiring import Service
 
 ALL = PageRequest(limit=500)
@@ -138,6 +139,51 @@ async def test_a_summary_counts(start: Start) -> None:
     assert 0 < summary.earliest_us < summary.latest_us
     nothing = await there.artifacts.summarize(ROOT, ArtifactQuery(type="Nothing"))
     assert (nothing.total, nothing.by_type, nothing.earliest_us) == (0, {}, 0)
+
+
+async def test_a_summary_is_of_one_moment(start: Start) -> None:
+    """FL-12: its counts agree with each other while others publish."""
+    here, there = await start()
+    await register(here, ("Order",))
+
+    async def publish() -> None:
+        for n in range(40):
+            items = [order(f"{n}-{m}", tags=("each",)) for m in range(25)]
+            await here.artifacts.publish_batch(ROOT, [*items], [None] * len(items), None)
+
+    publishing, totals = asyncio.create_task(publish()), set()
+    while not publishing.done():
+        found = await there.artifacts.summarize(ROOT, ArtifactQuery())
+        counts = [sum(each.values()) for each in (found.by_type, found.by_producer, found.by_visibility)]
+        assert [*counts, found.tag_counts.get("each", 0)] == [found.total] * 4
+        totals.add(found.total)
+    await publishing
+    assert len(totals) > 2, "nothing was published meanwhile"
+
+
+async def test_a_summary_shows_the_most_used_tags(start: Start) -> None:
+    """FL-12: a hundred of them, wherever they stand beside others."""
+    here, _ = await start()
+    await register(here, ("Order",))
+    items = [order(n, tags=(f"tag{n:03}", f"tag{n + 1:03}")) for n in range(150)] + [order(150, tags=("tag149",))]
+    await here.artifacts.publish_batch(ROOT, [*items], [None] * len(items), None)
+    counted = (await here.artifacts.summarize(ROOT, ArtifactQuery())).tag_counts
+    assert len(counted) == 100
+    assert (counted["tag149"], counted["tag001"], "tag000" in counted) == (3, 2, False)
+
+
+async def test_a_summary_that_takes_too_long_is_ended_and_says_what_to_do(
+    start: Start, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FL-12: here because the table is locked."""
+    here, _ = await start()
+    monkeypatch.setattr(artifacts, "SUMMARY_S", 0.05)
+    async with database.other() as holder, holder.transaction():
+        await holder.execute("LOCK TABLE artifact")
+        with pytest.raises(TimedOut) as late:
+            await here.artifacts.summarize(ROOT, ArtifactQuery())
+    assert "from and to, type" in late.value.message
+    assert (await here.artifacts.summarize(ROOT, ArtifactQuery())).total == 0
 
 
 async def test_runs_are_listed_by_what_is_asked(start: Start, database: Database) -> None:

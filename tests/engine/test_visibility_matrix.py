@@ -13,6 +13,8 @@ from millstream.application.views import ArtifactQuery, RunQuery, TaskQuery
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
+from millstream.domain.runs import Event, EventType
+from millstream.domain.struct_wire import encode_value
 from millstream.wiring import Service
 
 TTL_US = seconds(60)
@@ -242,3 +244,77 @@ async def test_the_rest_of_a_truncated_answer_is_pages_of_what_one_may_see(start
         assert len(page.items) == 50 or not token
     assert len(result.artifacts) + len(rest) == 1 + 1100 + 1
     assert {item.visibility.kind for item in rest} == {"Public"}
+
+
+PARTS = ALL - {"theirs", "after-theirs"}
+COLLECTOR = agent("named", "Order", labels=("eu", "secret"), counts=(("Order", len(PARTS) + 1),))
+GATE_READERS = READERS | {
+    "the agent": (
+        reader("w6", agent="named", labels=("eu", "secret")),
+        (ANYONE | {"private", "labelled"}, PARTS - {"after-after-private"}, PARTS),
+    )
+}
+
+
+@pytest.mark.parametrize("name", GATE_READERS)
+async def test_gates_show_what_the_reader_may_see_and_no_more(start: Start, database: Database, name: str) -> None:
+    """FL-6, FL-14: artifacts of every kind wait in one gate: who reads the agent, or the run's events, is told of those
+    that it may see; what the gate had when it opened is told to those who may see all of it."""
+    here, there = await start()
+    await register(here, ("Order",), COLLECTOR)
+    run_id, ids = "", {}
+    for kind in sorted(PARTS):
+        published = await here.artifacts.publish(
+            PUBLISHER, order(kind, visibility=KINDS[kind], partition_key=kind, correlation_id=run_id), None
+        )
+        run_id, ids[kind] = published.correlation_id, published.artifact_id
+    who, expected = GATE_READERS[name]
+    for minute, kinds in enumerate(expected):
+        if minute:
+            await database.pass_time(61)
+            await there.loops.poll()
+        if who.tenant != TENANT:
+            with pytest.raises(NotFound):
+                await there.agents.get(who, "named")
+            continue
+        waiting = (await there.agents.detail(who, (await there.agents.get(who, "named")).agent)).waiting
+        (gate,) = waiting.gates
+        visible = kinds & PARTS
+        assert (waiting.total, gate.have) == (1, {"Order": len(visible)})
+        assert set(gate.artifact_ids) == {ids[kind] for kind in visible}
+        waits, _ = await gate_events(there, who, run_id)
+        assert {event.artifact_id for event in waits if event.artifact_id} == {ids[kind] for kind in visible}
+        assert sum("named" in event.data for event in waits) == len(visible)
+        assert all(("have" in event.data) == (name == "administrator") for event in waits)
+    await here.artifacts.publish(PUBLISHER, order(correlation_id=run_id), None)
+    if who.tenant == TENANT:
+        _, (fired,) = await gate_events(there, who, run_id)
+        assert ("parts" in fired.data) == (expected[-1] >= PARTS)
+
+
+async def gate_events(service: Service, who: Principal, run_id: str) -> tuple[list[Event], list[Event]]:
+    """What a run tells of what waited in gates, and of those that opened."""
+    events, _ = await service.runs.events(who, run_id, 0, 1000)
+    return (
+        [event for event in events if event.type is EventType.GATE_WAITING],
+        [event for event in events if event.type is EventType.GATE_FIRED],
+    )
+
+
+async def test_what_a_task_made_of_hidden_artifacts_is_not_shown_to_others(spread: Roles) -> None:
+    """FL-6: its output, in the task and its attempts; of what the reader may see it is shown."""
+    async with Worker(
+        spread.worker, agents=[agent("named", "Order")], known=types("Order"),
+        handler=lambda lease: done(lease, output=encode_value("what it was")),
+    ):  # fmt: skip
+        for visibility, expected in ((PRIVATE, b""), (PUBLIC, encode_value("what it was"))):
+            made = await spread.publisher.artifacts.publish_sync(PUBLISHER, order(visibility=visibility), None, 10)
+            who = reader("w4", agent="idle")
+            (task,) = (
+                await spread.publisher.runs.tasks(who, TaskQuery(run_id=made.correlation_id), PageRequest())
+            ).items
+            assert (await spread.publisher.tasks.get(who, task.id)).output == expected
+            (attempt,), _ = await spread.publisher.tasks.attempts(who, task.id, 0, 10)
+            assert attempt.output == expected
+            (whole,), _ = await spread.publisher.tasks.attempts(ROOT, task.id, 0, 10)
+            assert whole.output == encode_value("what it was")

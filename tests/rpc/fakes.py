@@ -42,6 +42,7 @@ from millstream.application.views import (
     TypeChange,
     TypeSpec,
     Waiting,
+    WaitingGate,
 )
 from millstream.application.watches import WatchFilter
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
@@ -279,7 +280,7 @@ class Agents(Fake):
         self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, timeout_s: float
     ) -> SyncResult:
         await self.seen("run", principal, id_or_name, inputs, key, timeout_s)
-        return SyncResult(ID, [artifact()], True, 1.5, [])
+        return SyncResult(ID, [artifact()], True, 1.5, [], "next", notice="Order: " + "x" * 2000)
 
     async def get(self, principal: Principal, id_or_name: str) -> AgentState:
         await self.seen("get", principal, id_or_name)
@@ -287,7 +288,8 @@ class Agents(Fake):
 
     async def detail(self, principal: Principal, agent: Agent) -> AgentDetail:
         workers = (ServingWorker(ID, "worker", "server", AT_US, AT_US),)
-        return AgentDetail(Waiting(), workers, 1)
+        gate = WaitingGate(0, OTHER, "k", {"Order": 2}, (("Order", 3),), 0, 7, (ID,), AT_US, AT_US)
+        return AgentDetail(Waiting((gate,), 1), workers, 1)
 
     async def history(self, principal: Principal, id_or_name: str) -> tuple[Agent, AgentHistory]:
         await self.seen("history", principal, id_or_name)

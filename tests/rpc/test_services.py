@@ -38,6 +38,7 @@ from millstream.v1 import (
     task_service_pb2,
     worker_service_pb2,
 )
+from millstream.v1.agent_service_pb2 import RunAgentRequest
 
 _MODULES = (
     artifact_service_pb2,
@@ -322,11 +323,26 @@ async def test_agents_are_changed_and_run(service: Service) -> None:
     assert (made["correlation_id"], made["completed"], len(made["artifacts"])) == (ID, True, 1)
     (given,) = calls[-1][3]
     assert (given.type, given.payload, calls[-1][5]) == ("Order", encode_struct({"n": 1}), 5)
+    assert (made["truncated"], made["next_page_token"], made["deprecation"]) == (True, "next", "Order: " + "x" * 2000)
+    raw = json_format.ParseDict(wanted, RunAgentRequest()).SerializeToString()
+    answer = await service.call("AgentService/RunAgent", raw)
+    assert answer.metadata["x-deprecated"] == "Order: " + "x" * 990 + "..."
     history = await _ask(service, "AgentService/GetAgentHistorySummary", {"agent_id": "payments"})
     assert history["agent_id"] == ID
     assert history["summary"]["produced"] == {"total": 2, "by_type": {"Payment": 2}}
     shown = await _ask(service, "AgentService/GetAgent", {"agent_id": "payments"})
     assert (shown["worker_count"], shown["served_by"][0]["name"]) == (1, "worker")
+    (gate,) = shown["gates"]
+    assert (gate["within_count"], gate["have"], gate["artifact_ids"]) == (7, {"Order": 2}, [ID])
+    assert gate["artifact_ids_truncated"]
+    for rpc, fields in (
+        ("CreateAgent", {"name": "payments"}), ("UpdateAgent", {"agent_id": "payments"}),
+        ("PauseAgent", {"agent_id": "payments"}), ("ResumeAgent", {"agent_id": "payments"}),
+    ):  # fmt: skip
+        answer = await _ask(service, f"AgentService/{rpc}", fields)
+        assert {name: answer[name] for name in ("worker_count", "served_by", "waiting_gates", "gates")} == {
+            name: shown[name] for name in ("worker_count", "served_by", "waiting_gates", "gates")
+        }
 
 
 async def test_an_agent_is_put_back_as_it_was_read(service: Service) -> None:

@@ -262,6 +262,8 @@ class WaitingGate(_message.Message):
     ARTIFACT_IDS_FIELD_NUMBER: _builtins.int
     OPENED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    WITHIN_COUNT_FIELD_NUMBER: _builtins.int
+    ARTIFACT_IDS_TRUNCATED_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     """Place of the subscription in the agent, from 0. Absent where the agent has it no more."""
     correlation_id: _builtins.str
@@ -270,9 +272,13 @@ class WaitingGate(_message.Message):
     """Their key in a join. Empty where the reader may not see all of them."""
     batch_size: _builtins.int
     """Of a batch: how many are handed over. 0: only its time-out bounds it."""
+    within_count: _builtins.int
+    """Of a join by count: among how many artifacts they must come; 0 for all others."""
+    artifact_ids_truncated: _builtins.bool
+    """There are more artifacts than `artifact_ids` names."""
     @_builtins.property
     def have(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """How many wait, by type."""
+        """How many wait, by type, of those that the reader may see."""
 
     @_builtins.property
     def need(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
@@ -280,7 +286,7 @@ class WaitingGate(_message.Message):
 
     @_builtins.property
     def artifact_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The artifacts, the oldest first, as far as the reader may see them."""
+        """The artifacts that the reader may see, the 100 oldest; `have` counts all of them."""
 
     @_builtins.property
     def opened_at(self) -> _timestamp_pb2.Timestamp:
@@ -302,10 +308,12 @@ class WaitingGate(_message.Message):
         artifact_ids: _abc.Iterable[_builtins.str] | None = ...,
         opened_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        within_count: _builtins.int = ...,
+        artifact_ids_truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "expires_at", b"expires_at", "opened_at", b"opened_at", "subscription", b"subscription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "artifact_ids", b"artifact_ids", "batch_size", b"batch_size", "correlation_id", b"correlation_id", "expires_at", b"expires_at", "have", b"have", "key", b"key", "need", b"need", "opened_at", b"opened_at", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "artifact_ids", b"artifact_ids", "artifact_ids_truncated", b"artifact_ids_truncated", "batch_size", b"batch_size", "correlation_id", b"correlation_id", "expires_at", b"expires_at", "have", b"have", "key", b"key", "need", b"need", "opened_at", b"opened_at", "subscription", b"subscription", "within_count", b"within_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__subscription: _TypeAlias = _typing.Literal["subscription"]  # noqa: Y015
     _WhichOneofArgType__subscription: _TypeAlias = _typing.Literal["_subscription", b"_subscription"]  # noqa: Y015
@@ -361,14 +369,14 @@ class ServingWorker(_message.Message):
     name: _builtins.str
     """Its name."""
     server: _builtins.str
-    """Name of the server it is connected to."""
+    """The server that it is connected to, host and process."""
     @_builtins.property
     def connected_at(self) -> _timestamp_pb2.Timestamp:
         """Since when it is connected."""
 
     @_builtins.property
     def last_seen_at(self) -> _timestamp_pb2.Timestamp:
-        """When its server was last seen to live; a worker whose server was not for 15 s is listed no more."""
+        """When it, or its server, was last seen to live; a worker whose server was not for 15 s is listed no more."""
 
     def __init__(
         self,
@@ -459,9 +467,11 @@ class Agent(_message.Message):
     status: Global___Agent.Status.ValueType
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
-    """How many such gates there are, counted to 10,000. Not in lists."""
+    """How many such gates there are, counted to 10,000; for readers who may not see all artifacts, among the first 100 to
+    expire. Absent in lists.
+    """
     worker_count: _builtins.int
-    """How many workers serve it. Not in lists."""
+    """How many workers serve it. Absent in lists."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]:
         """What activates it."""
@@ -492,7 +502,7 @@ class Agent(_message.Message):
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___WaitingGate]:
-        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+        """Gates of it in which artifacts wait that the reader may see, the next to expire first, at most 100. Not in lists."""
 
     @_builtins.property
     def pause(self) -> Global___AgentPause:
@@ -524,17 +534,24 @@ class Agent(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[Global___WaitingGate] | None = ...,
-        waiting_gates: _builtins.int = ...,
+        waiting_gates: _builtins.int | None = ...,
         pause: Global___AgentPause | None = ...,
         served_by: _abc.Iterable[Global___ServingWorker] | None = ...,
-        worker_count: _builtins.int = ...,
+        worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
+    _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
+    _WhichOneofReturnType__worker_count: _TypeAlias = _typing.Literal["worker_count"]  # noqa: Y015
+    _WhichOneofArgType__worker_count: _TypeAlias = _typing.Literal["_worker_count", b"_worker_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_gates) -> _WhichOneofReturnType__waiting_gates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_count) -> _WhichOneofReturnType__worker_count | None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
 

@@ -129,9 +129,11 @@ class CreateAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
-    """How many such gates there are, counted to 10,000. Not in lists."""
+    """How many such gates there are, counted to 10,000; for readers who may not see all artifacts, among the first 100 to
+    expire.
+    """
     worker_count: _builtins.int
-    """How many workers serve it. Not in lists."""
+    """How many workers serve it."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -162,7 +164,7 @@ class CreateAgentResponse(_message.Message):
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
-        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+        """Gates of it in which artifacts wait that the reader may see, the next to expire first, at most 100."""
 
     @_builtins.property
     def pause(self) -> _agent_pb2.AgentPause:
@@ -170,7 +172,7 @@ class CreateAgentResponse(_message.Message):
 
     @_builtins.property
     def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
-        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+        """The connected workers that serve it, the longest connected first, at most 100."""
 
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
@@ -356,9 +358,11 @@ class GetAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
-    """How many such gates there are, counted to 10,000. Not in lists."""
+    """How many such gates there are, counted to 10,000; for readers who may not see all artifacts, among the first 100 to
+    expire.
+    """
     worker_count: _builtins.int
-    """How many workers serve it. Not in lists."""
+    """How many workers serve it."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -389,7 +393,7 @@ class GetAgentResponse(_message.Message):
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
-        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+        """Gates of it in which artifacts wait that the reader may see, the next to expire first, at most 100."""
 
     @_builtins.property
     def pause(self) -> _agent_pb2.AgentPause:
@@ -397,7 +401,7 @@ class GetAgentResponse(_message.Message):
 
     @_builtins.property
     def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
-        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+        """The connected workers that serve it, the longest connected first, at most 100."""
 
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
@@ -606,9 +610,11 @@ class UpdateAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
-    """How many such gates there are, counted to 10,000. Not in lists."""
+    """How many such gates there are, counted to 10,000; for readers who may not see all artifacts, among the first 100 to
+    expire.
+    """
     worker_count: _builtins.int
-    """How many workers serve it. Not in lists."""
+    """How many workers serve it."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -639,7 +645,7 @@ class UpdateAgentResponse(_message.Message):
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
-        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+        """Gates of it in which artifacts wait that the reader may see, the next to expire first, at most 100."""
 
     @_builtins.property
     def pause(self) -> _agent_pb2.AgentPause:
@@ -647,7 +653,7 @@ class UpdateAgentResponse(_message.Message):
 
     @_builtins.property
     def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
-        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+        """The connected workers that serve it, the longest connected first, at most 100."""
 
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
@@ -791,9 +797,11 @@ class PauseAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
-    """How many such gates there are, counted to 10,000. Not in lists."""
+    """How many such gates there are, counted to 10,000; for readers who may not see all artifacts, among the first 100 to
+    expire.
+    """
     worker_count: _builtins.int
-    """How many workers serve it. Not in lists."""
+    """How many workers serve it."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -824,7 +832,7 @@ class PauseAgentResponse(_message.Message):
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
-        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+        """Gates of it in which artifacts wait that the reader may see, the next to expire first, at most 100."""
 
     @_builtins.property
     def pause(self) -> _agent_pb2.AgentPause:
@@ -832,7 +840,7 @@ class PauseAgentResponse(_message.Message):
 
     @_builtins.property
     def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
-        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+        """The connected workers that serve it, the longest connected first, at most 100."""
 
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
@@ -933,9 +941,11 @@ class ResumeAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     """Whether a worker serves it."""
     waiting_gates: _builtins.int
-    """How many such gates there are, counted to 10,000. Not in lists."""
+    """How many such gates there are, counted to 10,000; for readers who may not see all artifacts, among the first 100 to
+    expire.
+    """
     worker_count: _builtins.int
-    """How many workers serve it. Not in lists."""
+    """How many workers serve it."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -966,7 +976,7 @@ class ResumeAgentResponse(_message.Message):
 
     @_builtins.property
     def gates(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.WaitingGate]:
-        """Gates of it in which artifacts wait, the next to expire first, at most 100. Not in lists."""
+        """Gates of it in which artifacts wait that the reader may see, the next to expire first, at most 100."""
 
     @_builtins.property
     def pause(self) -> _agent_pb2.AgentPause:
@@ -974,7 +984,7 @@ class ResumeAgentResponse(_message.Message):
 
     @_builtins.property
     def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
-        """The connected workers that serve it, the longest connected first, at most 100. Not in lists."""
+        """The connected workers that serve it, the longest connected first, at most 100."""
 
     @_builtins.property
     def deleted_at(self) -> _timestamp_pb2.Timestamp:
@@ -1091,12 +1101,23 @@ class RunAgentResponse(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
     """Id of the cascade; its artifacts tell what others made of it."""
     completed: _builtins.bool
     """The cascade is idle. False: the time passed first."""
     duration_ms: _builtins.float
     """From acceptance to idleness (or to the end of the wait) in milliseconds."""
+    truncated: _builtins.bool
+    """The cascade has more artifacts than were looked at here, the agent's may be among them."""
+    next_page_token: _builtins.str
+    """With truncated: lists the rest as page_token of ListArtifacts with this correlation_id, and with produced_by those
+    of the agent.
+    """
+    deprecation: _builtins.str
+    """Types of the inputs are deprecated: what to use in their place. The header x-deprecated says the same."""
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]:
         """What the agent itself made, in the order it was stored; of the first 1,000 artifacts of the cascade, 3 MiB of them."""
@@ -1113,12 +1134,26 @@ class RunAgentResponse(_message.Message):
         completed: _builtins.bool = ...,
         duration_ms: _builtins.float = ...,
         failures: _abc.Iterable[_artifact_pb2.Failure] | None = ...,
+        truncated: _builtins.bool | None = ...,
+        next_page_token: _builtins.str | None = ...,
+        deprecation: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "deprecation", b"deprecation", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "duration_ms", b"duration_ms", "failures", b"failures"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "deprecation", b"deprecation", "duration_ms", b"duration_ms", "failures", b"failures", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deprecation: _TypeAlias = _typing.Literal["deprecation"]  # noqa: Y015
+    _WhichOneofArgType__deprecation: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation"]  # noqa: Y015
+    _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
+    _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
+    _WhichOneofReturnType__truncated: _TypeAlias = _typing.Literal["truncated"]  # noqa: Y015
+    _WhichOneofArgType__truncated: _TypeAlias = _typing.Literal["_truncated", b"_truncated"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation) -> _WhichOneofReturnType__deprecation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__truncated) -> _WhichOneofReturnType__truncated | None: ...
 
 Global___RunAgentResponse: _TypeAlias = RunAgentResponse  # noqa: Y015
 

@@ -52,8 +52,9 @@ class ArtifactServiceStub:
     Errors: VALIDATION_ERROR.
     """
     SummarizeArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.SummarizeArtifactsRequest, _artifact_service_pb2.SummarizeArtifactsResponse]
-    """Counts artifacts by type, producer, visibility and tag.
-    Errors: VALIDATION_ERROR.
+    """Counts artifacts by type, producer, visibility and tag, all as of one moment. It looks at every artifact that
+    matches: a million takes one to two seconds.
+    Errors: VALIDATION_ERROR, TIMEOUT (they cannot be counted within 10 s: filters make them fewer).
     """
     GetArtifact: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_service_pb2.GetArtifactResponse]
     """Gets one artifact, with its payload, unless that was published by reference.
@@ -125,8 +126,9 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     Errors: VALIDATION_ERROR.
     """
     SummarizeArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.SummarizeArtifactsRequest, _artifact_service_pb2.SummarizeArtifactsResponse]  # type: ignore[assignment]
-    """Counts artifacts by type, producer, visibility and tag.
-    Errors: VALIDATION_ERROR.
+    """Counts artifacts by type, producer, visibility and tag, all as of one moment. It looks at every artifact that
+    matches: a million takes one to two seconds.
+    Errors: VALIDATION_ERROR, TIMEOUT (they cannot be counted within 10 s: filters make them fewer).
     """
     GetArtifact: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.GetArtifactRequest, _artifact_service_pb2.GetArtifactResponse]  # type: ignore[assignment]
     """Gets one artifact, with its payload, unless that was published by reference.
@@ -225,8 +227,9 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_service_pb2.SummarizeArtifactsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_service_pb2.SummarizeArtifactsResponse, _abc.Awaitable[_artifact_service_pb2.SummarizeArtifactsResponse]]:
-        """Counts artifacts by type, producer, visibility and tag.
-        Errors: VALIDATION_ERROR.
+        """Counts artifacts by type, producer, visibility and tag, all as of one moment. It looks at every artifact that
+        matches: a million takes one to two seconds.
+        Errors: VALIDATION_ERROR, TIMEOUT (they cannot be counted within 10 s: filters make them fewer).
         """
 
     @_abc_1.abstractmethod

@@ -55,7 +55,17 @@ class AgentRuns:
                 result = await self._cascades.replay(principal, published, deadline)
             else:
                 result = await self._cascades.result(principal, published, ended, deadline)
-        return replace(result, artifacts=[each for each in result.artifacts if each.produced_by == name])
+        return replace(
+            result,
+            artifacts=[each for each in result.artifacts if each.produced_by == name],
+            notice=self._notice(principal, inputs),
+        )
+
+    def _notice(self, principal: Principal, inputs: Sequence[NewArtifact]) -> str:
+        """What the caller is told of the inputs' types: each that is deprecated."""
+        catalog = self._catalogs.cached(principal.tenant)
+        known = [catalog.types.get(name) for name in dict.fromkeys(each.type for each in inputs)] if catalog else []
+        return "; ".join(f"{kind.name}: {kind.notice}" for kind in known if kind is not None and kind.notice)
 
     async def _submit(
         self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, run_id: str

@@ -16,12 +16,13 @@ from millstream.application.paging import (
     token_count,
     token_id,
 )
+from millstream.application.ports import TooSlow
 from millstream.application.publishing import Publishing
 from millstream.application.referring import Referring
 from millstream.application.sight import may_see, restricted
 from millstream.application.views import ArtifactQuery, Consumption, ListedArtifact, Summary
 from millstream.domain.artifacts import Artifact, Reader, size_bytes
-from millstream.domain.errors import NotFound, ValidationFailed
+from millstream.domain.errors import NotFound, TimedOut, ValidationFailed
 from millstream.domain.principals import Principal
 
 _META_BYTES = 400
@@ -99,9 +100,15 @@ class Artifacts(Publishing):
         return Page(items, page_info(request, total, token, offset_style=True, cut=cut))
 
     async def summarize(self, principal: Principal, query: ArtifactQuery) -> Summary:
-        """Counts of the artifacts the caller may see."""
+        """Counts of the artifacts the caller may see. Raises TimedOut where there are too many to count."""
         reader = restricted(principal)
-        return await self._reads.summary(principal.tenant, query, reader, self._engine.clock.now_us())
+        try:
+            return await self._reads.summary(principal.tenant, query, reader, self._engine.clock.now_us())
+        except TooSlow:
+            raise TimedOut(
+                "there are too many artifacts to count in time; ask for fewer, by from and to, type, produced_by, tag,"
+                " visibility or correlation_id"
+            ) from None
 
     async def get(self, principal: Principal, artifact_id: str) -> Artifact:
         """One artifact, with its payload also where that came within a request and is kept outside. Raises NotFound,

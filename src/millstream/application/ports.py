@@ -37,6 +37,10 @@ class Disconnected(Unavailable):
         super().__init__("the database cannot be reached", retry_after_s=1.0)
 
 
+class TooSlow(Exception):
+    """A read took longer than it was given, and was ended."""
+
+
 class Costly(Exception):
     """To evaluate this within the server may hold up everybody else: it is the sandbox's."""
 

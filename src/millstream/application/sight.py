@@ -1,12 +1,14 @@
 """What a caller may see of artifacts where other things speak of them: tasks, events, failures and runs."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from typing import Protocol
 
 from millstream.domain.artifacts import EXTERNAL, Artifact, Reader, visible
 from millstream.domain.principals import Principal
-from millstream.domain.runs import Event, Failure, Run, Task
+from millstream.domain.runs import Event, EventType, Failure, Run, Task
+from millstream.domain.struct_wire import Json
 
 READ_ALL = "artifacts.read_all"
 """The permission that lifts visibility."""
@@ -16,6 +18,7 @@ class SightReads(Protocol):
     """What is asked about artifacts that are not read themselves; see store.artifacts."""
 
     async def seen(self, tenant: str, ids: Sequence[str], reader: Reader, now_us: int) -> set[str]: ...
+    async def seen_tasks(self, tenant: str, task_ids: Sequence[str], reader: Reader, now_us: int) -> set[str]: ...
     async def seen_in_runs(
         self, tenant: str, run_ids: Sequence[str], reader: Reader, now_us: int
     ) -> dict[str, int]: ...
@@ -61,14 +64,21 @@ class Sight:
         return [replace(each, artifact_ids=tuple(i for i in each.artifact_ids if i in seen)) for each in found]
 
     async def events(self, principal: Principal, found: Sequence[Event], now_us: int) -> list[Event]:
-        """Events, those of other artifacts without the id and what they tell of it; their numbers stay."""
+        """Events, those of other artifacts without the id and what they tell of it; their numbers stay. What a gate had
+        is told to those who may see all of it."""
         seen = await self._seen(principal, (event.artifact_id for event in found if event.artifact_id), now_us)
         if seen is None:
             return list(found)
-        return [
-            replace(event, artifact_id="", data="") if event.artifact_id and event.artifact_id not in seen else event
-            for event in found
-        ]
+        fired = [event.task_id for event in found if event.type is EventType.GATE_FIRED]
+        whole = await self.whole_tasks(principal, fired, now_us)
+        return [_shown(event, seen, whole) for event in found]
+
+    async def whole_tasks(self, principal: Principal, task_ids: Iterable[str], now_us: int) -> Set[str]:
+        """Those of the tasks whose artifacts the caller may see, all of them."""
+        reader, wanted = restricted(principal), sorted(set(task_ids))
+        if reader is None or not wanted:
+            return set(wanted)
+        return await self._reads.seen_tasks(principal.tenant, wanted, reader, now_us)
 
     async def runs(self, principal: Principal, found: Sequence[Run], now_us: int) -> list[Run]:
         """Runs that count only the artifacts that the caller may see, up to 10,000."""
@@ -85,3 +95,16 @@ class Sight:
         if reader is None:
             return None
         return await self._reads.seen(principal.tenant, wanted, reader, now_us) if wanted else set()
+
+
+def _shown(event: Event, seen: Set[str], whole: Set[str]) -> Event:
+    if event.artifact_id and event.artifact_id not in seen:
+        return replace(event, artifact_id="", data="")
+    if event.type is EventType.GATE_FIRED and event.task_id not in whole:
+        return replace(event, data="")
+    if event.type is EventType.GATE_WAITING and event.data:
+        # What waited beside it is not noted, so it cannot be judged.
+        data: dict[str, Json] = json.loads(event.data)
+        data.pop("have", None)
+        return replace(event, data=json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    return event

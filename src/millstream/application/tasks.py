@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from millstream.application.engine.commands import CancelTask, CreateTask
 from millstream.application.engine.engine import Engine
@@ -91,10 +92,12 @@ class Tasks:
         return CreatedTask(outcome)
 
     async def get(self, principal: Principal, task_id: str) -> TaskView:
-        """A task with its output. Raises NotFound."""
-        found = await self._seen(principal, await self._task(principal, task_id))
-        output = await self._reads.output(found) if found.status is TaskStatus.COMPLETED else b""
-        return TaskView(found, output)
+        """A task with its output, which is shown to those who may see all that the task was given. Raises NotFound."""
+        found = await self._task(principal, task_id)
+        shown = await self._seen(principal, found)
+        whole = shown.artifact_ids == found.artifact_ids
+        output = await self._reads.output(found) if found.status is TaskStatus.COMPLETED and whole else b""
+        return TaskView(shown, output)
 
     async def _seen(self, principal: Principal, found: Task) -> Task:
         """The task, with those of its artifacts that the caller may see."""
@@ -121,9 +124,12 @@ class Tasks:
     async def attempts(
         self, principal: Principal, task_id: str, after: int, limit: int
     ) -> tuple[list[Attempt], int | None]:
-        """Attempts from first to last, the running one included, and where to go on. Raises NotFound."""
+        """Attempts from first to last, the running one included, and where to go on; their outputs as get shows them.
+        Raises NotFound."""
         task = await self._task(principal, task_id)
         found = await self._reads.attempts(task, after, limit)
+        if (await self._seen(principal, task)).artifact_ids != task.artifact_ids:
+            found = [replace(each, output=b"") for each in found]
         if task.status is TaskStatus.RUNNING and task.attempt > after:
             found.append(
                 Attempt(task.id, task.attempt, task.day, AttemptStatus.RUNNING, task.started_us, 0, task.worker_name)

@@ -209,7 +209,7 @@ class RunQuery:
 
 @dataclass(frozen=True, slots=True)
 class ServingWorker:
-    """A connected worker; `seen_us` is when its server was last seen to live."""
+    """A connected worker; `seen_us` is when it, or its server, was last seen to live."""
 
     worker_id: str
     name: str
@@ -253,6 +253,8 @@ class WaitingGate:
         subscription: Its place in the agent; None where it is gone.
         have, need: Artifacts by type.
         size: Of a batch, what fills it.
+        window: Of a join by count, among how many artifacts its parts must be; else 0.
+        artifact_ids: The oldest of them.
     """
 
     subscription: int | None
@@ -261,6 +263,7 @@ class WaitingGate:
     have: dict[str, int]
     need: tuple[tuple[str, int], ...]
     size: int
+    window: int
     artifact_ids: tuple[str, ...]
     opened_us: int
     expires_us: int

@@ -1,19 +1,22 @@
 """What waits in the gates of an agent, as a reader may see it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from millstream.application.sight import may_see, restricted
+from millstream.application.sight import restricted
 from millstream.application.views import Waiting, WaitingGate
 from millstream.domain.agents import Agent
-from millstream.domain.artifacts import Artifact
-from millstream.domain.gates import Buffer, counted
+from millstream.domain.artifacts import Reader
+from millstream.domain.gates import Buffer, Part, counted
 from millstream.domain.matching import gate_of
 from millstream.domain.principals import Principal
 
 SHOWN_MOST = 100
 COUNTED_MOST = 10_000
-ARTIFACTS_MOST = 1000
-"""Artifacts looked at for one answer; of gates beyond, numbers are told only."""
+IDS_MOST = 100
+"""Artifacts of a gate that are named; all are counted."""
+_LOOKED_UP = 10_000
+"""Artifacts that one query judges."""
 
 
 class BufferReads(Protocol):
@@ -23,9 +26,9 @@ class BufferReads(Protocol):
 
 
 class ArtifactReads(Protocol):
-    """Reads artifacts; see store.artifacts."""
+    """Judges artifacts; see store.artifacts."""
 
-    async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]: ...
+    async def seen(self, tenant: str, ids: Sequence[str], reader: Reader, now_us: int) -> set[str]: ...
 
 
 class WaitingGates:
@@ -36,16 +39,21 @@ class WaitingGates:
         self._artifacts = artifacts
 
     async def of(self, principal: Principal, agent: Agent, now_us: int) -> Waiting:
-        """What waits for an agent. Artifacts, and a key that was made of them, are told to those who may see them."""
+        """What waits for an agent: what the caller may see of it, and a key to those who may see all that has it."""
         found, total = await self._buffers.of_agent(agent.tenant, agent.spec.name, SHOWN_MOST, COUNTED_MOST)
-        ids = [part.artifact_id for buffer in found for part in buffer.parts][:ARTIFACTS_MOST]
-        known = await self._artifacts.by_ids(agent.tenant, ids) if ids else {}
         reader = restricted(principal)
-        seen = {each.id for each in known.values() if reader is None or may_see(reader, each, now_us)}
-        return Waiting(tuple(_shown(agent, buffer, seen) for buffer in found), total)
+        if reader is None:
+            return Waiting(tuple(_shown(agent, buffer, buffer.parts) for buffer in found), total)
+        ids = [part.artifact_id for buffer in found for part in buffer.parts]
+        seen: set[str] = set()
+        for start in range(0, len(ids), _LOOKED_UP):
+            seen |= await self._artifacts.seen(agent.tenant, ids[start : start + _LOOKED_UP], reader, now_us)
+        visible = [(buffer, [part for part in buffer.parts if part.artifact_id in seen]) for buffer in found]
+        gates = tuple(_shown(agent, buffer, parts) for buffer, parts in visible if parts)
+        return Waiting(gates, len(gates))
 
 
-def _shown(agent: Agent, buffer: Buffer, seen: set[str]) -> WaitingGate:
+def _shown(agent: Agent, buffer: Buffer, parts: Sequence[Part]) -> WaitingGate:
     place, gate = next(
         (
             (index, gate)
@@ -54,15 +62,15 @@ def _shown(agent: Agent, buffer: Buffer, seen: set[str]) -> WaitingGate:
         ),
         (None, None),
     )
-    visible = tuple(part.artifact_id for part in buffer.parts if part.artifact_id in seen)
     return WaitingGate(
         place,
         buffer.run_id,
-        buffer.key if len(visible) == len(buffer.parts) else "",
-        counted(buffer.parts),
+        buffer.key if len(parts) == len(buffer.parts) else "",
+        counted(parts),
         gate.need if gate is not None else (),
         gate.size if gate is not None else 0,
-        visible,
+        gate.window if gate is not None else 0,
+        tuple(part.artifact_id for part in parts[:IDS_MOST]),
         buffer.opened_us,
         buffer.expires_us,
     )

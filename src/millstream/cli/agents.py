@@ -1,6 +1,7 @@
 """`millstream agents`."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Annotated, Any, TypeAlias
 
@@ -164,6 +165,11 @@ def run(
             print(f"{artifact.type} {artifact.id} {json.dumps(artifact.payload)}")
         for failure in result.failures:
             print(f"{failure.agent} failed: {failure.code}: {failure.message}")
+        if result.truncated:
+            made_by = f"--correlation-id {result.correlation_id} --produced-by {agent}"
+            print(f"and more: millstream artifacts list {made_by}")
+        if result.deprecation:
+            print(f"deprecated: {result.deprecation}", file=sys.stderr)
     if not result.completed or result.failures:
         raise typer.Exit(INCOMPLETE)
 
@@ -218,6 +224,7 @@ def _gate(gate: WaitingGate) -> dict[str, object]:
         "key": gate.key,
         "have": dict(gate.have),
         "need": dict(gate.need),
+        "within": gate.within_count or None,
         "expires": str(gate.expires_at),
     }
     return _set(fields)

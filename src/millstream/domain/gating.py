@@ -105,11 +105,19 @@ def _buffer(batch: Batch, run: Run, start: Activation, gate: Gate) -> Buffer:
 def _no_room(batch: Batch, run: Run, gate: Gate, buffer: Buffer) -> str:
     """Why nothing more may wait; "" where it may."""
     if len(buffer.parts) >= PARTS_MOST:
-        return f"{PARTS_MOST} artifacts wait in the gate of agent {buffer.agent}"
+        return (
+            f"the limit of {PARTS_MOST} artifacts that wait in a gate is reached for agent {buffer.agent}: this one was"
+            " not taken; make its gate open sooner, with lower counts, a shorter time or a more selective where"
+        )
     if buffer.parts:
         return ""
     full = (run.tenant, gate.sub) in batch.full if gate.tenant_wide else run.open_gates >= batch.limits.max_gates
-    return f"artifacts of {batch.limits.max_gates} keys wait for agent {buffer.agent}" if full else ""
+    if not full:
+        return ""
+    return (
+        f"the limit of {batch.limits.max_gates} keys (max_waiting_keys) whose artifacts wait is reached for agent"
+        f" {buffer.agent}: this one was not taken; raise it, or let what waits expire sooner"
+    )
 
 
 def _open(

@@ -68,10 +68,14 @@ class WaitingGate:
     key: str
     """Of a join, where the caller may see all of them."""
     have: Mapping[str, int]
+    """By type, of those that the caller may see."""
     need: Mapping[str, int]
     artifact_ids: tuple[str, ...]
+    """The 100 oldest; `have` counts all."""
     opened_at: datetime | None
     expires_at: datetime | None
+    within_count: int = 0
+    """Of a join by count: among how many artifacts they must come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class ServingWorker:
     worker_id: str
     name: str
     server: str
+    """Host and process."""
     connected_at: datetime | None
 
 
@@ -113,7 +118,7 @@ class Agent:
     paused_by: str = ""
     pause_reason: str = ""
     gates: tuple[WaitingGate, ...] = ()
-    """What waits in its gates, at most 100; only of an agent that was got by itself, as all that follows."""
+    """What waits in its gates, at most 100; of an agent that was not listed, as all that follows."""
     waiting_gates: int = 0
     served_by: tuple[ServingWorker, ...] = ()
     worker_count: int = 0
@@ -155,5 +160,5 @@ class Agent:
 def _gate(wire: Any) -> WaitingGate:
     return WaitingGate(
         wire.correlation_id, wire.key, dict(wire.have), dict(wire.need), tuple(wire.artifact_ids),
-        when(wire, "opened_at"), when(wire, "expires_at"),
+        when(wire, "opened_at"), when(wire, "expires_at"), wire.within_count,
     )  # fmt: skip

@@ -410,8 +410,8 @@ def sync_result(message: Any, replayed: bool) -> SyncResult:
         failures=tuple(
             Failure(f.agent, f.task_id, f.code, f.message, f.attempts, tuple(f.artifact_ids)) for f in message.failures
         ),
-        truncated=getattr(message, "truncated", False),
-        next_page_token=getattr(message, "next_page_token", ""),
+        truncated=message.truncated,
+        next_page_token=message.next_page_token,
         replayed=replayed,
-        deprecation=getattr(message, "deprecation", ""),
+        deprecation=message.deprecation,
     )

@@ -31,7 +31,7 @@ from millstream.application.views import ArtifactQuery, Consumption, Summary
 from millstream.domain.artifacts import EXTERNAL, Artifact, Reader, size_bytes
 from millstream.store.columns import uuids
 from millstream.store.connections import Database
-from millstream.store.query import count, fetch, first_id, text_id, uid
+from millstream.store.query import compiled, count, fetch, first_id, text_id, uid
 from millstream.store.rows import ARTIFACT_COLUMNS, artifact_of
 from millstream.store.tables import artifact, task
 
@@ -63,6 +63,27 @@ ORDER BY seq LIMIT $3"""  # noqa: S608
 _BEGUN_BY = """SELECT id::text FROM run WHERE parents <> '' AND string_to_array(parents, ',') && $2::text::text[]
 AND tenant = $1 ORDER BY created_us LIMIT 10000"""
 TAGS_COUNTED = 100
+SUMMARY_S = 10.0
+"""Seconds that a summary may take: it looks at every artifact that matches."""
+_GROUPS = (
+    func.grouping(artifact.c.type, artifact.c.produced_by, artifact.c.visibility_kind, artifact.c.tags).label("which"),
+    artifact.c.type,
+    artifact.c.produced_by,
+    artifact.c.visibility_kind,
+    artifact.c.tags,
+)
+_SPAN = (
+    func.coalesce(func.min(artifact.c.created_us), 0).label("first"),
+    func.coalesce(func.max(artifact.c.created_us), 0).label("last"),
+)
+_ALL = 0b1111
+"""GROUPING() sets the bit of each column that a group is not by."""
+_BY_TAGS = 0b1110
+_BY = (0b0111, 0b1011, 0b1101, _BY_TAGS)
+_SUMMED = f"""SELECT which, coalesce(type, produced_by, visibility_kind, '') AS name, n, first, last
+FROM groups WHERE which <> {_BY_TAGS}
+UNION ALL (SELECT {_BY_TAGS}, tag, sum(n)::int8, 0, 0 FROM groups, unnest(tags) tag WHERE which = {_BY_TAGS}
+GROUP BY tag ORDER BY sum(n) DESC, tag LIMIT {TAGS_COUNTED})"""  # noqa: S608  (numbers of this module)
 _CLOCKS_APART_US = 3_600_000_000
 """Ids have the time of a server, created_us that of the database: a span of time is looked up among ids an hour around
 it, so that a list of one day does not pass over all the days since."""
@@ -97,6 +118,22 @@ class ArtifactReads:
         """Those of the artifacts that a reader may see."""
         statement = select(text_id(artifact.c.id)).where(
             artifact.c.tenant == tenant, artifact.c.id == any_(_uuids(ids)), visible_to(reader, now_us)
+        )
+        return {row["id"] for row in await fetch(self._database, statement)}
+
+    async def seen_tasks(self, tenant: str, task_ids: Sequence[str], reader: Reader, now_us: int) -> set[str]:
+        """Those of the tasks that were given nothing which a reader may not see; what is gone it may not."""
+        ids = cast(func.string_to_array(task.c.artifact_ids, ","), ARRAY(Uuid))
+        given = func.unnest(ids).table_valued("id").render_derived(name="given")
+        visible = (
+            select(literal(1))
+            .where(artifact.c.tenant == tenant, artifact.c.id == given.c.id, visible_to(reader, now_us))
+            .correlate(given)
+            .exists()
+        )
+        hidden = select(literal(1)).select_from(given).where(~visible).correlate(task).exists()
+        statement = select(text_id(task.c.id)).where(
+            task.c.tenant == tenant, task.c.id == any_(_uuids(task_ids)), ~hidden
         )
         return {row["id"] for row in await fetch(self._database, statement)}
 
@@ -136,42 +173,21 @@ class ArtifactReads:
         return await count(self._database, _matching(tenant, query, reader, now_us))
 
     async def summary(self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int) -> Summary:
-        """Counts by type, producer, visibility and tag."""
-        rows = _matching(tenant, query, reader, now_us).subquery()
-        kind = _matching(tenant, query, reader, now_us).add_columns(artifact.c.visibility_kind).subquery()
-        totals = (
-            await fetch(
-                self._database,
-                select(
-                    func.count().label("total"),
-                    func.coalesce(func.min(rows.c.created_us), 0).label("first"),
-                    func.coalesce(func.max(rows.c.created_us), 0).label("last"),
-                ).select_from(rows),
-            )
-        )[0]
-        tag = func.unnest(rows.c.tags).label("name")
-        tags = select(tag).select_from(rows).subquery()
-        return Summary(
-            totals["total"],
-            await self._counts(select(rows.c.type.label("name"), func.count().label("n")).group_by(rows.c.type)),
-            await self._counts(
-                select(rows.c.produced_by.label("name"), func.count().label("n")).group_by(rows.c.produced_by)
-            ),
-            await self._counts(
-                select(kind.c.visibility_kind.label("name"), func.count().label("n")).group_by(kind.c.visibility_kind)
-            ),
-            await self._counts(
-                select(tags.c.name, func.count().label("n"))
-                .group_by(tags.c.name)
-                .order_by(func.count().desc(), tags.c.name)
-                .limit(TAGS_COUNTED)
-            ),
-            totals["first"],
-            totals["last"],
+        """Counts by type, producer, visibility and tag, of one moment: one statement that passes over the artifacts
+        once. Raises TooSlow after SUMMARY_S."""
+        groups = (
+            _matching(tenant, query, reader, now_us)
+            .with_only_columns(*_GROUPS, func.count().label("n"), *_SPAN)
+            .group_by(text("GROUPING SETS ((), (artifact.type), (produced_by), (visibility_kind), (tags))"))
         )
-
-    async def _counts(self, statement: Select[Any]) -> dict[str, int]:
-        return {row["name"]: row["n"] for row in await fetch(self._database, statement)}
+        statement, arguments = compiled(groups)
+        rows = await self._database.fetch_within(SUMMARY_S, f"WITH groups AS ({statement}) {_SUMMED}", *arguments)
+        counts: dict[int, dict[str, int]] = {}
+        for row in rows:
+            counts.setdefault(row["which"], {})[row["name"]] = row["n"]
+        whole = next(row for row in rows if row["which"] == _ALL)
+        by_type, by_producer, by_visibility, tags = (counts.get(which, {}) for which in _BY)
+        return Summary(whole["n"], by_type, by_producer, by_visibility, tags, whole["first"], whole["last"])
 
     async def consumptions(self, tenant: str, artifacts: list[Artifact]) -> dict[str, list[Consumption]]:
         """Who took these artifacts up, by artifact: the agents' tasks that started with them, in their cascade or in

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from millstream.application.ports import Conflicted, Disconnected, Refused
+from millstream.application.ports import Conflicted, Disconnected, Refused, TooSlow
 
 Record = asyncpg.Record
 
@@ -88,6 +88,16 @@ class Database:
         """All rows."""
         with translated():
             return list(await self._pool.fetch(statement, *arguments))
+
+    async def fetch_within(self, seconds: float, statement: str, *arguments: Any) -> list[Record]:
+        """All rows, read within so much time: the server ends it then. Raises TooSlow."""
+        with translated():
+            async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+                await connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
+                try:
+                    return list(await connection.fetch(statement, *arguments))
+                except asyncpg.QueryCanceledError as error:
+                    raise TooSlow from error
 
     async def fetchrow(self, statement: str, *arguments: Any) -> Record | None:
         """The first row."""

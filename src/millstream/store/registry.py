@@ -55,9 +55,11 @@ _SET_LEVEL = """INSERT INTO log_level (logger, level, until_us) SELECT $1, $2, $
 WHERE (SELECT count(*) FROM log_level) < $4 ON CONFLICT (logger) DO UPDATE SET level = excluded.level,
 until_us = excluded.until_us"""
 _LEVELS = "SELECT logger, level, until_us FROM log_level WHERE until_us = 0 OR until_us > $1 ORDER BY logger"
-_WORKERS = """SELECT worker_id, name, connected_us, server, seen_us, count(*) OVER () AS total
-FROM worker JOIN lane ON lane.id = worker.lane WHERE tenant = $1 AND $2 = ANY(kinds) AND seen_us > $3
-ORDER BY connected_us, session LIMIT $4"""
+# A worker that connects again may be listed of its old connection too, until the server notices that it broke off.
+_WORKERS = """SELECT *, count(*) OVER () AS total FROM (SELECT DISTINCT ON (worker_id) worker_id, name, connected_us,
+server, greatest(seen_us, connected_us) AS seen_us FROM worker JOIN lane ON lane.id = worker.lane
+WHERE tenant = $1 AND $2 = ANY(kinds) AND seen_us > $3 ORDER BY worker_id, connected_us DESC, session DESC) one
+ORDER BY connected_us, worker_id LIMIT $4"""
 _KEY = """SELECT tenant, principal, rpc, key, fingerprint, response, expires_us FROM idempotency
 WHERE tenant = $1 AND principal = $2 AND rpc = $3 AND key = $4"""
 _CLAIM = """INSERT INTO idempotency (tenant, principal, rpc, key, fingerprint, response, created_us, expires_us)

@@ -207,10 +207,14 @@ class WaitingGate(_message.Message):
     ARTIFACT_IDS_FIELD_NUMBER: _builtins.int
     OPENED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    WITHIN_COUNT_FIELD_NUMBER: _builtins.int
+    ARTIFACT_IDS_TRUNCATED_FIELD_NUMBER: _builtins.int
     subscription: _builtins.int
     correlation_id: _builtins.str
     key: _builtins.str
     batch_size: _builtins.int
+    within_count: _builtins.int
+    artifact_ids_truncated: _builtins.bool
     @_builtins.property
     def have(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
@@ -233,10 +237,12 @@ class WaitingGate(_message.Message):
         artifact_ids: _abc.Iterable[_builtins.str] | None = ...,
         opened_at: _timestamp_pb2.Timestamp | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
+        within_count: _builtins.int = ...,
+        artifact_ids_truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "expires_at", b"expires_at", "opened_at", b"opened_at", "subscription", b"subscription"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "artifact_ids", b"artifact_ids", "batch_size", b"batch_size", "correlation_id", b"correlation_id", "expires_at", b"expires_at", "have", b"have", "key", b"key", "need", b"need", "opened_at", b"opened_at", "subscription", b"subscription"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_subscription", b"_subscription", "artifact_ids", b"artifact_ids", "artifact_ids_truncated", b"artifact_ids_truncated", "batch_size", b"batch_size", "correlation_id", b"correlation_id", "expires_at", b"expires_at", "have", b"have", "key", b"key", "need", b"need", "opened_at", b"opened_at", "subscription", b"subscription", "within_count", b"within_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__subscription: _TypeAlias = _typing.Literal["subscription"]  # noqa: Y015
     _WhichOneofArgType__subscription: _TypeAlias = _typing.Literal["_subscription", b"_subscription"]  # noqa: Y015
@@ -395,17 +401,24 @@ class Agent(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[Global___WaitingGate] | None = ...,
-        waiting_gates: _builtins.int = ...,
+        waiting_gates: _builtins.int | None = ...,
         pause: Global___AgentPause | None = ...,
         served_by: _abc.Iterable[Global___ServingWorker] | None = ...,
-        worker_count: _builtins.int = ...,
+        worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
+    _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
+    _WhichOneofReturnType__worker_count: _TypeAlias = _typing.Literal["worker_count"]  # noqa: Y015
+    _WhichOneofArgType__worker_count: _TypeAlias = _typing.Literal["_worker_count", b"_worker_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_gates) -> _WhichOneofReturnType__waiting_gates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_count) -> _WhichOneofReturnType__worker_count | None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
 

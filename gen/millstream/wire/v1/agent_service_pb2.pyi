@@ -830,9 +830,15 @@ class RunAgentResponse(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    DEPRECATION_FIELD_NUMBER: _builtins.int
     correlation_id: _builtins.str
     completed: _builtins.bool
     duration_ms: _builtins.float
+    truncated: _builtins.bool
+    next_page_token: _builtins.str
+    deprecation: _builtins.str
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]: ...
     @_builtins.property
@@ -845,12 +851,26 @@ class RunAgentResponse(_message.Message):
         completed: _builtins.bool = ...,
         duration_ms: _builtins.float = ...,
         failures: _abc.Iterable[_artifact_pb2.Failure] | None = ...,
+        truncated: _builtins.bool | None = ...,
+        next_page_token: _builtins.str | None = ...,
+        deprecation: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "deprecation", b"deprecation", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "duration_ms", b"duration_ms", "failures", b"failures"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation", "_next_page_token", b"_next_page_token", "_truncated", b"_truncated", "artifacts", b"artifacts", "completed", b"completed", "correlation_id", b"correlation_id", "deprecation", b"deprecation", "duration_ms", b"duration_ms", "failures", b"failures", "next_page_token", b"next_page_token", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__deprecation: _TypeAlias = _typing.Literal["deprecation"]  # noqa: Y015
+    _WhichOneofArgType__deprecation: _TypeAlias = _typing.Literal["_deprecation", b"_deprecation"]  # noqa: Y015
+    _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
+    _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
+    _WhichOneofReturnType__truncated: _TypeAlias = _typing.Literal["truncated"]  # noqa: Y015
+    _WhichOneofArgType__truncated: _TypeAlias = _typing.Literal["_truncated", b"_truncated"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deprecation) -> _WhichOneofReturnType__deprecation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__truncated) -> _WhichOneofReturnType__truncated | None: ...
 
 Global___RunAgentResponse: _TypeAlias = RunAgentResponse  # noqa: Y015
 

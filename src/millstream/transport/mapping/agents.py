@@ -97,7 +97,9 @@ def put_detail(out: agent_pb2.Agent, detail: AgentDetail) -> agent_pb2.Agent:
             have=gate.have,
             need=dict(gate.need),
             batch_size=gate.size,
+            within_count=gate.window,
             artifact_ids=gate.artifact_ids,
+            artifact_ids_truncated=len(gate.artifact_ids) < sum(gate.have.values()),
         )
         if gate.subscription is not None:
             found.subscription = gate.subscription
@@ -125,6 +127,11 @@ def put_result(out: wire.RunAgentResponse, result: SyncResult) -> wire.RunAgentR
         put_artifact(out.artifacts.add(), artifact)
     for failure in result.failures:
         put_failure(out.failures.add(), failure)
+    if result.next_page_token:
+        out.truncated = True
+        out.next_page_token = result.next_page_token
+    if result.notice:
+        out.deprecation = result.notice
     return out
 
 

@@ -12,6 +12,7 @@ from millstream.transport.context import Context
 from millstream.transport.mapping import agents as mapping
 from millstream.transport.mapping.pages import known, page_of, pagination
 from millstream.transport.mapping.payloads import digest_of
+from millstream.transport.notices import tell_deprecated
 from millstream.transport.use_cases import Agents
 from millstream.wire.v1 import agent_pb2
 from millstream.wire.v1 import agent_service_pb2 as wire
@@ -29,14 +30,14 @@ class AgentService:
     async def create_agent(self, request: wire.CreateAgentRequest, context: Context) -> Message:
         """Register an agent."""
         state, replayed = await self._agents.create(context.principal, mapping.agent_spec(request), context.key)
-        return self._answer(state, replayed, context)
+        return await self._answer(state, replayed, context)
 
     async def update_agent(self, request: wire.UpdateAgentRequest, context: Context) -> Message:
         """Replace what an agent is registered with."""
         state, replayed = await self._agents.update(
             context.principal, _wanted(request), mapping.agent_spec(request), mapping.expected(request), context.key
         )
-        return self._answer(state, replayed, context)
+        return await self._answer(state, replayed, context)
 
     async def delete_agent(self, request: wire.DeleteAgentRequest, context: Context) -> Message:
         """Delete an agent."""
@@ -46,12 +47,12 @@ class AgentService:
     async def pause_agent(self, request: wire.PauseAgentRequest, context: Context) -> Message:
         """Pause an agent."""
         state, replayed = await self._agents.pause(context.principal, _wanted(request), request.reason, context.key)
-        return self._answer(state, replayed, context)
+        return await self._answer(state, replayed, context)
 
     async def resume_agent(self, request: wire.ResumeAgentRequest, context: Context) -> Message:
         """Resume an agent."""
         state, replayed = await self._agents.resume(context.principal, _wanted(request), context.key)
-        return self._answer(state, replayed, context)
+        return await self._answer(state, replayed, context)
 
     async def run_agent(self, request: wire.RunAgentRequest, context: Context) -> Message:
         """Run an agent by name, and wait."""
@@ -64,6 +65,7 @@ class AgentService:
             raise TimedOut(f"the cascade {result.correlation_id} was not idle within {timeout_s:g} s; it goes on")
         context.replayed(result.replayed)
         context.headers["x-correlation-id"] = result.correlation_id
+        tell_deprecated(context, result.notice)
         return mapping.put_result(wire.RunAgentResponse(), result)
 
     async def get_agent_history_summary(self, request: wire.GetAgentHistorySummaryRequest, context: Context) -> Message:
@@ -84,13 +86,15 @@ class AgentService:
 
     async def get_agent(self, request: wire.GetAgentRequest, context: Context) -> Message:
         """Get an agent by its id or its name."""
-        state = await self._agents.get(context.principal, _wanted(request))
+        return await self._shown(await self._agents.get(context.principal, _wanted(request)), context)
+
+    async def _answer(self, state: AgentState, replayed: bool, context: Context) -> Message:
+        context.replayed(replayed)
+        return await self._shown(state, context)
+
+    async def _shown(self, state: AgentState, context: Context) -> Message:
         detail = await self._agents.detail(context.principal, state.agent)
         return mapping.put_detail(mapping.put_agent(agent_pb2.Agent(), state), detail)
-
-    def _answer(self, state: AgentState, replayed: bool, context: Context) -> Message:
-        context.replayed(replayed)
-        return mapping.put_agent(agent_pb2.Agent(), state)
 
 
 class _Named(Protocol):

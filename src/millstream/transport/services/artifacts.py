@@ -13,6 +13,7 @@ from millstream.transport.context import Context
 from millstream.transport.mapping import artifacts as mapping
 from millstream.transport.mapping.batches import Items, put_outcomes
 from millstream.transport.mapping.pages import page_of, pagination
+from millstream.transport.notices import tell_deprecated
 from millstream.transport.reading import Reader
 from millstream.transport.use_cases import Artifacts, Types, Watching
 from millstream.wire.v1 import artifact_pb2
@@ -36,7 +37,7 @@ class ArtifactService:
         published = await self._artifacts.publish(context.principal, _new(request), context.key)
         context.replayed(published.replayed)
         context.headers["x-correlation-id"] = published.correlation_id
-        _tell_deprecated(context, published.notice)
+        tell_deprecated(context, published.notice)
         return wire.PublishResponse(
             status="accepted",
             artifact_id=published.artifact_id,
@@ -52,7 +53,7 @@ class ArtifactService:
             raise TimedOut(f"the cascade {result.correlation_id} was not idle within {timeout_s:g} s; it goes on")
         context.replayed(result.replayed)
         context.headers["x-correlation-id"] = result.correlation_id
-        _tell_deprecated(context, result.notice)
+        tell_deprecated(context, result.notice)
         return _sync_response(result, request.filters)
 
     async def publish_batch(self, request: wire.PublishBatchRequest, context: Context) -> Message:
@@ -147,11 +148,6 @@ class ArtifactService:
 
 def _new(request: wire.PublishRequest | wire.PublishSyncRequest) -> NewArtifact:
     return mapping.new_artifact(request, request.correlation_id)
-
-
-def _tell_deprecated(context: Context, notice: str) -> None:
-    if notice:
-        context.headers["x-deprecated"] = notice
 
 
 def _sync_response(result: SyncResult, filters: wire.PublishSyncRequest.Filters) -> wire.PublishSyncResponse:
