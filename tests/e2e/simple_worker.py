@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -36,12 +37,15 @@ class SimpleWorker:
         output: Any = None,
         artifacts: dict[str, dict[str, Any]] | None = None,
         refused: bool = False,
+        produced: Sequence[worker_pb2.ProducedArtifact] = (),
     ) -> str:
-        """Complete a task, with artifacts as payloads by type; the code of the error, where it is to be refused."""
+        """Complete a task, with artifacts as payloads by type (or as messages); the code of the error, where it is to
+        be refused."""
         value = json_format.ParseDict(output, Value())
         done = worker_pb2.Completion(task_id=lease.task_id, attempt=lease.attempt, output=value)
         for kind, payload in (artifacts or {}).items():
             done.artifacts.add(type=kind).payload.update(payload)
+        done.artifacts.extend(produced)
         request = worker_service_pb2.CompleteRequest(completions=[done])
         return self._only((await self._stub.Complete(request, metadata=self._metadata)).results, refused)
 

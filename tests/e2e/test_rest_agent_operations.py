@@ -9,7 +9,11 @@ from typing import Any
 
 import httpx
 from tests.e2e.answers import ARTIFACT, check_error, check_ok
-from tests.e2e.stack import READY_S, Process
+from tests.e2e.simple_worker import SimpleWorker
+from tests.e2e.stack import READY_S, Process, Stack
+
+from millstream.v1.artifact_pb2 import Visibility
+from millstream.v1.worker_pb2 import ProducedArtifact
 
 Client = httpx.AsyncClient
 
@@ -205,3 +209,46 @@ async def test_an_agent_s_history_is_counted(rest: Client, agents: Process) -> N
         counted = after["summary"][side]
         assert counted["by_type"][name] == before["summary"][side]["by_type"].get(name, 0) + 1
         assert counted["total"] == sum(counted["by_type"].values())
+
+
+async def run_by_name(own: Client) -> asyncio.Task[httpx.Response]:
+    """A run of a new agent that makes Parts out of an Order, under way."""
+    for name in ("Order", "Part"):
+        check_ok(await own.post("/api/v1/artifact-types", json={"name": name}), 201)
+    spec = {"name": "maker", "subscriptions": [{"types": ["Order"]}], "outputs": ["Part"]}
+    check_ok(await own.post("/api/v1/agents", json=spec), 201)
+    old = {"deprecated": True, "deprecation_message": "use Sale"}
+    check_ok(await own.patch("/api/v1/artifact-types/Order", json=old))
+    request = own.post("/api/v1/agents/maker/run", json={"inputs": [{"type": "Order"}], "timeout": 20})
+    return asyncio.create_task(request)
+
+
+async def test_a_run_by_name_says_where_it_was_cut_and_what_is_deprecated(
+    stack: Stack, own: Client, tenant: str
+) -> None:
+    """FL-13, FL-2: `truncated` with a token that lists the rest; the notice stands in body and header."""
+    running, worker = await run_by_name(own), SimpleWorker(await stack.channel(), tenant)
+    (lease,) = await worker.poll("agent:maker")
+    parts = [ProducedArtifact(type="Part") for _ in range(20)]
+    for part in parts:
+        part.payload.update({"text": "x" * 180_000})
+    await worker.complete(lease, produced=parts)
+    response = await running
+    body = check_ok(response)
+    assert (body["completed"], body["truncated"], 0 < len(body["artifacts"]) < 20) == (True, True, True)
+    assert body["deprecation"] == response.headers["x-deprecated"] == "Order: use Sale"
+    params = {"page_token": body["next_page_token"], "produced_by": "maker"}
+    rest = check_ok(await own.get("/api/v1/artifacts", params=params))["items"]
+    assert len({item["id"] for item in body["artifacts"] + rest}) == 20
+
+
+async def test_a_worker_s_answer_with_a_bad_visibility_fails_its_task(stack: Stack, own: Client, tenant: str) -> None:
+    """FL-6: it is told which field, and nothing is published to everyone."""
+    running, worker = await run_by_name(own), SimpleWorker(await stack.channel(), tenant)
+    (lease,) = await worker.poll("agent:maker")
+    secret = ProducedArtifact(type="Part", visibility=Visibility(agents=["hr"]))
+    assert await worker.complete(lease, produced=[secret], refused=True) == "VALIDATION_ERROR"
+    body = check_ok(await running)
+    (failure,) = body["failures"]
+    assert (body["completed"], body["artifacts"], failure["code"]) == (True, [], "INVALID_OUTPUT")
+    assert failure["message"].startswith("artifacts[0].visibility.agents: belongs to the kind Private")

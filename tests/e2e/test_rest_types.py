@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 from tests.e2e.answers import check_error, check_ok
 
@@ -84,3 +86,15 @@ async def test_a_type_s_options_that_would_have_no_effect_are_refused(own: Clien
     check_error(refused, 422, "VALIDATION_ERROR", "retention_days", "compatibility")
     body = check_ok(await own.patch(f"{TYPES}/Memo", json={"version": 2, "retention_days": 3}))
     assert (body["version"], body["retention_days"]) == (2, 3)
+
+
+async def test_a_schema_comes_back_as_it_was_given(own: Client) -> None:
+    """The order of its keys, too."""
+    properties = {"zeta": {"type": "string", "description": "z"}, "alpha": {"type": "number", "minimum": 0}}
+    schema = {"type": "object", "required": ["zeta"], "properties": properties, "additionalProperties": True}
+    text = json.dumps(schema, separators=(",", ":"))
+    check_ok(await own.post(TYPES, json={"name": "Memo", "schema": schema}), 201)
+    assert (await own.get(f"{TYPES}/Memo/schema")).text == text
+    assert json.dumps(check_ok(await own.get(f"{TYPES}/Memo"))["schema"], separators=(",", ":")) == text
+    again = dict(reversed(schema.items()))
+    assert check_ok(await own.post(TYPES, json={"name": "Memo", "schema": again}), 201)["version"] == 1

@@ -6,12 +6,9 @@ from millstream.domain.struct_wire import decode_struct, encode_struct
 
 
 def text_of(struct: bytes) -> str:
-    """The JSON text of a Struct in wire form, "" for {}.
-
-    Keys are sorted: clients send them in an order of their process's, and equal schemas must be equal text.
-    """
+    """The JSON text of a Struct in wire form, with its keys in the order given; "" for {}."""
     value = decode_struct(struct)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode() if value else ""
+    return orjson.dumps(value).decode() if value else ""
 
 
 def struct_of(text: str) -> bytes:
