@@ -364,6 +364,8 @@ async def test_keys_that_wait_are_bounded(start: Start, database: Database, owne
     await put(first, "Order", run_id, id=3)
     assert len(await waiting_of(first, "packer")) == 2
     assert "CASCADE_LIMIT" in await kinds_of(first, run_id)
+    said = (await first.runs.get(ROOT, run_id)).error_message
+    assert said.startswith("the limit of 2 keys (max_waiting_keys) whose artifacts wait is reached for agent packer")
     await check_all(database)
 
 

@@ -103,6 +103,17 @@ async def test_publish_sync_returns_typed_artifacts_and_failures(service: Script
     assert 15 < call.remaining_s < 20
 
 
+async def test_a_run_of_an_agent_tells_that_it_was_cut_and_what_is_deprecated(
+    service: ScriptedService, client: Client
+) -> None:
+    response = agent_service_pb2.RunAgentResponse(
+        correlation_id="c", completed=True, truncated=True, next_page_token="n", deprecation="Order: use Sale"
+    )
+    service.answer("AgentService/RunAgent", response)
+    result = await client.agents.run("maker", Order(order_id="o"))
+    assert (result.truncated, result.next_page_token, result.deprecation) == (True, "n", "Order: use Sale")
+
+
 async def test_a_batch_goes_in_chunks_and_its_outcomes_come_in_order(service: ScriptedService, client: Client) -> None:
     def outcome(request: Any) -> Any:
         response = artifact_service_pb2.PublishBatchResponse()

@@ -196,17 +196,24 @@ class CreateAgentResponse(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
-        waiting_gates: _builtins.int = ...,
+        waiting_gates: _builtins.int | None = ...,
         pause: _agent_pb2.AgentPause | None = ...,
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
-        worker_count: _builtins.int = ...,
+        worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
+    _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
+    _WhichOneofReturnType__worker_count: _TypeAlias = _typing.Literal["worker_count"]  # noqa: Y015
+    _WhichOneofArgType__worker_count: _TypeAlias = _typing.Literal["_worker_count", b"_worker_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_gates) -> _WhichOneofReturnType__waiting_gates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_count) -> _WhichOneofReturnType__worker_count | None: ...
 
 Global___CreateAgentResponse: _TypeAlias = CreateAgentResponse  # noqa: Y015
 
@@ -425,17 +432,24 @@ class GetAgentResponse(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
-        waiting_gates: _builtins.int = ...,
+        waiting_gates: _builtins.int | None = ...,
         pause: _agent_pb2.AgentPause | None = ...,
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
-        worker_count: _builtins.int = ...,
+        worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
+    _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
+    _WhichOneofReturnType__worker_count: _TypeAlias = _typing.Literal["worker_count"]  # noqa: Y015
+    _WhichOneofArgType__worker_count: _TypeAlias = _typing.Literal["_worker_count", b"_worker_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_gates) -> _WhichOneofReturnType__waiting_gates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_count) -> _WhichOneofReturnType__worker_count | None: ...
 
 Global___GetAgentResponse: _TypeAlias = GetAgentResponse  # noqa: Y015
 
@@ -677,17 +691,24 @@ class UpdateAgentResponse(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
-        waiting_gates: _builtins.int = ...,
+        waiting_gates: _builtins.int | None = ...,
         pause: _agent_pb2.AgentPause | None = ...,
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
-        worker_count: _builtins.int = ...,
+        worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
+    _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
+    _WhichOneofReturnType__worker_count: _TypeAlias = _typing.Literal["worker_count"]  # noqa: Y015
+    _WhichOneofArgType__worker_count: _TypeAlias = _typing.Literal["_worker_count", b"_worker_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_gates) -> _WhichOneofReturnType__waiting_gates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_count) -> _WhichOneofReturnType__worker_count | None: ...
 
 Global___UpdateAgentResponse: _TypeAlias = UpdateAgentResponse  # noqa: Y015
 
@@ -864,17 +885,24 @@ class PauseAgentResponse(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
-        waiting_gates: _builtins.int = ...,
+        waiting_gates: _builtins.int | None = ...,
         pause: _agent_pb2.AgentPause | None = ...,
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
-        worker_count: _builtins.int = ...,
+        worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
+    _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
+    _WhichOneofReturnType__worker_count: _TypeAlias = _typing.Literal["worker_count"]  # noqa: Y015
+    _WhichOneofArgType__worker_count: _TypeAlias = _typing.Literal["_worker_count", b"_worker_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_gates) -> _WhichOneofReturnType__waiting_gates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_count) -> _WhichOneofReturnType__worker_count | None: ...
 
 Global___PauseAgentResponse: _TypeAlias = PauseAgentResponse  # noqa: Y015
 
@@ -1008,17 +1036,24 @@ class ResumeAgentResponse(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         gates: _abc.Iterable[_agent_pb2.WaitingGate] | None = ...,
-        waiting_gates: _builtins.int = ...,
+        waiting_gates: _builtins.int | None = ...,
         pause: _agent_pb2.AgentPause | None = ...,
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
-        worker_count: _builtins.int = ...,
+        worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
+    _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
+    _WhichOneofReturnType__worker_count: _TypeAlias = _typing.Literal["worker_count"]  # noqa: Y015
+    _WhichOneofArgType__worker_count: _TypeAlias = _typing.Literal["_worker_count", b"_worker_count"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__waiting_gates) -> _WhichOneofReturnType__waiting_gates | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__worker_count) -> _WhichOneofReturnType__worker_count | None: ...
 
 Global___ResumeAgentResponse: _TypeAlias = ResumeAgentResponse  # noqa: Y015
 

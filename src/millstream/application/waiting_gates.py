@@ -71,6 +71,6 @@ def _shown(agent: Agent, buffer: Buffer, parts: Sequence[Part]) -> WaitingGate:
         gate.size if gate is not None else 0,
         gate.window if gate is not None else 0,
         tuple(part.artifact_id for part in parts[:IDS_MOST]),
-        buffer.opened_us,
+        parts[0].at_us,
         buffer.expires_us,
     )
