@@ -30,9 +30,11 @@ class Shop:
         self.faults: dict[int, tuple[str, str]] = {}
         self.deprecated: dict[str, str] = {}
         self.calls = 0
+        self.before: Callable[[], object] = lambda: None
 
     def __call__(self, request: wire.PublishBatchRequest) -> wire.PublishBatchResponse | Abort:
         self.calls += 1
+        self.before()
         if self.calls in self.aborts:
             return self.aborts[self.calls]
         response = wire.PublishBatchResponse()
@@ -200,6 +202,16 @@ def test_a_service_that_is_away_is_waited_for(
     assert "the queue is full; trying again in" in result.stderr
 
 
+def test_the_keys_outlast_a_crash_before_the_first_note(run: Run, shop: Shop, orders: Path) -> None:
+    """FL-8: what they are made of is kept before anything is sent."""
+    kept: list[bytes] = []
+    shop.before = lambda: kept.append(Path(f"{orders}.progress").read_bytes())
+    run("--file", str(orders))
+    Path(f"{orders}.progress").write_bytes(kept[0])
+    run("--file", str(orders))
+    assert len(shop.taken) == 10
+
+
 @pytest.mark.parametrize("change", ["other line", "shorter", "progress", "results"])
 def test_another_file_of_that_name_is_not_gone_on_with(run: Run, shop: Shop, orders: Path, change: str) -> None:
     """FL-10: it says what to do; --restart does it."""
@@ -282,6 +294,22 @@ def test_a_line_added_to_a_finished_file_is_published(run: Run, shop: Shop, orde
     assert "all 11 lines were published" in run("--file", str(orders)).stderr
 
 
+def test_results_are_gone_on_with_where_they_are(run: Run, shop: Shop, orders: Path, tmp_path: Path) -> None:
+    """FL-10: another file that is there already is not cut; neither is the file that is published."""
+    other = tmp_path / "other"
+    other.write_text("precious " * 1000)
+    run("--file", str(orders), "--results", str(tmp_path / "first"))
+    orders.write_text(orders.read_text() + "{}\n")
+    result = run("--file", str(orders), "--results", str(other))
+    assert result.exit_code == 2
+    assert "--results" in result.stderr
+    assert other.read_text() == "precious " * 1000
+    text = orders.read_text()
+    assert run("--file", str(orders), "--restart", "--results", str(orders)).exit_code == 2
+    assert orders.read_text() == text
+    assert len(shop.taken) == 10
+
+
 # -- lines that failed ----------------------------------------------------------------------------------------
 
 
@@ -312,6 +340,7 @@ def test_failed_lines_are_told_for_as_long_as_they_are(run: Run, shop: Shop, fau
         assert "line 3: BAD_LINE" in result.stdout
         assert "line 8: NOT_FOUND" in result.stdout
         assert "--retry-failed" in result.stderr
+    assert "the file was published to 127.0.0.1:" in result.stderr
     told = run("--file", str(faulty), "--json")
     assert (told.exit_code, json.loads(told.stdout)["failed"]) == (1, 2)
 

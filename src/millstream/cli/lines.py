@@ -52,6 +52,13 @@ class FileOptions:
         return None if self.file == STDIN else Path((self.progress or self.file) + ".results")
 
     @property
+    def results_named(self) -> str:
+        """Where they go, as the progress keeps it; "" where it needs no words."""
+        beside = Path((self.progress or self.file) + ".results")
+        named = Path(self.results).absolute() if self.results else None
+        return "" if named is None or named == beside.absolute() else str(named)
+
+    @property
     def progress_path(self) -> Path:
         """Where it is kept how far the file is."""
         return Path(self.progress or self.file + ".progress")
@@ -60,7 +67,7 @@ class FileOptions:
 def publish_lines(options: FileOptions, target: str, api_key: str | None, as_json: bool) -> None:
     """Publish the lines of a file. Raises Exit with 1 while lines of it are failed, 130 where it was interrupted."""
     with _opened(options) as source, _told_of_files():
-        standing = _standing(options, Bound.of(target, options.type_name, api_key), source)
+        standing = _standing(options, _bound(options, target, api_key), source)
         done = standing.counts.failed == 0 if options.retry_failed else _ended(standing, source)
         if done:
             _show_ended(options, standing, as_json)
@@ -68,6 +75,10 @@ def publish_lines(options: FileOptions, target: str, api_key: str | None, as_jso
             _publish(options, standing, source, target, api_key, as_json)
     if standing.counts.failed:
         raise typer.Exit(REFUSED)
+
+
+def _bound(options: FileOptions, target: str, api_key: str | None) -> Bound:
+    return Bound.of(target, options.type_name, api_key, options.results_named)
 
 
 def _publish(
@@ -131,6 +142,9 @@ def _standing(options: FileOptions, bound: Bound, source: BinaryIO) -> Standing:
     if options.file == STDIN:
         return Standing(None, bound)
     path, results = options.progress_path, options.results_path
+    names = [each.resolve() for each in (Path(options.file), path, results) if each is not None]
+    if len(set(names)) < len(names):
+        raise _wrong("the file, its results (--results) and its progress (--progress) must be three files")
     if options.restart and options.retry_failed:
         raise _wrong("--restart publishes all lines, --retry-failed those that failed: one of them")
     if options.restart or results is None:
@@ -185,6 +199,7 @@ def _show_ended(options: FileOptions, standing: Standing, as_json: bool) -> None
         return
     when, where = standing.ended_at or "not ended", standing.bound.target
     if standing.counts.failed:
+        console(stderr=True).print(escape(f"the file was published to {where} ({when}); nothing is sent now"))
         _show(options, standing, 0, nothing, as_json)
     elif options.retry_failed:
         console(stderr=True).print(escape(f"none of the {standing.line:,} lines published to {where} failed"))

@@ -49,6 +49,8 @@ class FilePublisher:
         """Publish them. Raises ServiceError where the service refuses a call as a whole, PayloadError where a line has
         no end."""
         under_way: deque[tuple[list[Line], asyncio.Task[None]]] = deque()
+        # Before anything is sent: a crash must not lose the run's id, of which the keys are made.
+        self.standing.note(self.results)
         noted = time.monotonic()
         try:
             for lines in self._batches(source):

@@ -100,17 +100,19 @@ class Bound:
         target: The service.
         type_name: The type of all lines; "" where each names its own.
         caller: A check sum of the API key, too short to tell anything of it; "" without one.
+        results: Where its results are; "" for the file beside it. Any other file would be cut where they end.
     """
 
     target: str
     type_name: str
     caller: str
+    results: str
 
     @classmethod
-    def of(cls, target: str, type_name: str, api_key: str | None) -> "Bound":
+    def of(cls, target: str, type_name: str, api_key: str | None, results: str) -> "Bound":
         """What a command line says."""
         caller = blake2b(api_key.encode(), digest_size=2).hexdigest() if api_key else ""
-        return cls(target.strip().lower(), type_name, caller)
+        return cls(target.strip().lower(), type_name, caller, results)
 
     def check(self, kept: "Bound") -> None:
         """Raises ProgressError where it is another publication."""
@@ -120,6 +122,9 @@ class Bound:
             found = f"was published {_as(kept.type_name)}, not {_as(self.type_name)}"
         elif self.caller != kept.caller:
             found = "was published with another API key"
+        elif self.results != kept.results:
+            where = f"by --results {kept.results}" if kept.results else "by leaving --results out"
+            raise ProgressError(f"the results so far are in another file; name it {where}, or --restart")
         else:
             return
         raise ProgressError(

@@ -34,8 +34,8 @@ class Client:
     Attributes:
         artifacts: list, get, summary, watch.
         correlations: status, export.
-        types: create, list, get, versions.
-        agents: list, get.
+        types: create, update, deprecate, list, get, schema, versions.
+        agents: create, update, delete, list, get, pause, resume, run, history.
         runs: list, get, events, tasks, cancel.
         tasks: create, create_batch, list, get, cancel, attempts.
         payloads: upload, download, download_to, read, load, get.
