@@ -111,6 +111,9 @@ async def test_an_agent_is_put_back_as_it_was_read(own: Client) -> None:
     assert (changed["version"], changed["status"], changed["description"]) == (2, "PAUSED", "new")
     assert changed["subscriptions"] == read["subscriptions"]
     check_error(await own.put("/api/v1/agents/a", json=read | {"description": "old"}), 409, "CONFLICT")
+    assert (await own.delete("/api/v1/agents/a")).status_code == 204
+    check_ok(await own.post("/api/v1/agents", json={"name": "a"}), 201)
+    check_error(await own.put("/api/v1/agents/a", json=read), 409, "CONFLICT")
     both = {"version": 2, "expected_version": 1}
     check_error(await own.put("/api/v1/agents/a", json=both), 422, "VALIDATION_ERROR", "expected_version")
 

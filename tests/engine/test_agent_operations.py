@@ -57,6 +57,20 @@ async def test_an_update_replaces_what_is_registered(start: Start) -> None:
         await here.agents.update(ROOT, "nobody", agent("nobody", "Order"), None, None)
 
 
+async def test_an_update_of_what_was_read_is_not_one_of_an_agent_made_anew(start: Start) -> None:
+    """WM-1: the name and the version are the same, the id is not."""
+    here, there = await start()
+    await register(here, ("Order", "Payment"), agent("maker", "Order"))
+    read = (await here.agents.get(ROOT, "maker")).agent
+    state, _ = await there.agents.update(ROOT, "maker", agent("", "Payment"), 1, None, read.id)
+    assert state.agent.version == 2
+    await there.agents.delete(ROOT, "maker", None)
+    await there.agents.create(ROOT, agent("maker", "Order"), None)
+    with pytest.raises(Conflict):
+        await here.agents.update(ROOT, "maker", agent("", "Payment"), 1, None, read.id)
+    assert (await here.agents.get(ROOT, "maker")).agent.version == 1
+
+
 async def test_an_update_s_key_guards_it(start: Start) -> None:
     """FL-8: once, whatever came after it."""
     here, there = await start()

@@ -257,9 +257,15 @@ class Agents(Fake):
         return AgentState(self.agent, "ONLINE"), False
 
     async def update(
-        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+        self,
+        principal: Principal,
+        id_or_name: str,
+        spec: AgentSpec,
+        expected: int | None,
+        key: Key | None,
+        read_id: str = "",
     ) -> tuple[AgentState, bool]:
-        await self.seen("update", principal, id_or_name, spec, expected, key)
+        await self.seen("update", principal, id_or_name, spec, expected, key, read_id)
         return AgentState(self.agent, "ONLINE"), False
 
     async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:

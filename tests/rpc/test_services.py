@@ -351,8 +351,8 @@ async def test_an_agent_is_put_back_as_it_was_read(service: Service) -> None:
     """WM-1: what GetAgent answers is taken; its version guards, and all else that it shows beside is ignored."""
     shown = await _ask(service, "AgentService/GetAgent", {"agent_id": "payments"})
     await _ask(service, "AgentService/UpdateAgent", {**shown, "agent_id": "payments"})
-    _, _, name, spec, expected, _ = service.fakes.agents.calls[-1]
-    assert (name, spec, expected) == ("payments", service.fakes.agents.agent.spec, 1)
+    _, _, name, spec, expected, _, read_id = service.fakes.agents.calls[-1]
+    assert (name, spec, expected, read_id) == ("payments", service.fakes.agents.agent.spec, 1, ID)
     same = {"agent_id": "payments", "version": 2, "expected_version": 2}
     await _ask(service, "AgentService/UpdateAgent", same)
     assert service.fakes.agents.calls[-1][4] == 2

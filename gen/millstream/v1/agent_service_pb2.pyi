@@ -496,7 +496,7 @@ class UpdateAgentRequest(_message.Message):
     version: _builtins.int
     """The version that was read, for clients that send back what they have read: as expected_version. 0: none."""
     id: _builtins.str
-    """What else GetAgent shows, fields 13 to 22, may be sent back and is ignored. Its id."""
+    """Its id as it was read: CONFLICT where the name is another agent's by now. Default: whichever it has."""
     status: _agent_pb2.Agent.Status.ValueType
     """Ignored: whether a worker serves it."""
     waiting_gates: _builtins.int

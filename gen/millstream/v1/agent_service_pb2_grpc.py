@@ -113,9 +113,10 @@ class AgentServiceServicer(object):
 
     def UpdateAgent(self, request, context):
         """Replaces what an agent is registered with; its next version. What GetAgent answers, changed, is taken as it is, and
-        the `version` in it guards against changes by others. What waits in its gates stays, where their subscriptions do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+        `version` and `id` in it guard against changes by others. What waits in its gates stays, where their subscriptions
+        do. A worker that registers the agent otherwise when it connects makes the next version in turn.
         Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
-        `expected_version` or `version`), IDEMPOTENCY_CONFLICT.
+        `expected_version` or `version`, or another `id`), IDEMPOTENCY_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,9 +48,10 @@ class AgentServiceStub:
     """
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]
     """Replaces what an agent is registered with; its next version. What GetAgent answers, changed, is taken as it is, and
-    the `version` in it guards against changes by others. What waits in its gates stays, where their subscriptions do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+    `version` and `id` in it guard against changes by others. What waits in its gates stays, where their subscriptions
+    do. A worker that registers the agent otherwise when it connects makes the next version in turn.
     Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
-    `expected_version` or `version`), IDEMPOTENCY_CONFLICT.
+    `expected_version` or `version`, or another `id`), IDEMPOTENCY_CONFLICT.
     """
     DeleteAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.DeleteAgentRequest, _agent_service_pb2.DeleteAgentResponse]
     """Deletes an agent: nothing activates it any more, and its name is free. Tasks it has been given are worked off; what
@@ -99,9 +100,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]  # type: ignore[assignment]
     """Replaces what an agent is registered with; its next version. What GetAgent answers, changed, is taken as it is, and
-    the `version` in it guards against changes by others. What waits in its gates stays, where their subscriptions do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+    `version` and `id` in it guard against changes by others. What waits in its gates stays, where their subscriptions
+    do. A worker that registers the agent otherwise when it connects makes the next version in turn.
     Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
-    `expected_version` or `version`), IDEMPOTENCY_CONFLICT.
+    `expected_version` or `version`, or another `id`), IDEMPOTENCY_CONFLICT.
     """
     DeleteAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.DeleteAgentRequest, _agent_service_pb2.DeleteAgentResponse]  # type: ignore[assignment]
     """Deletes an agent: nothing activates it any more, and its name is free. Tasks it has been given are worked off; what
@@ -171,9 +173,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.UpdateAgentResponse, _abc.Awaitable[_agent_service_pb2.UpdateAgentResponse]]:
         """Replaces what an agent is registered with; its next version. What GetAgent answers, changed, is taken as it is, and
-        the `version` in it guards against changes by others. What waits in its gates stays, where their subscriptions do. A worker that registers the agent otherwise when it connects makes the next version in turn.
+        `version` and `id` in it guard against changes by others. What waits in its gates stays, where their subscriptions
+        do. A worker that registers the agent otherwise when it connects makes the next version in turn.
         Errors: VALIDATION_ERROR, NOT_FOUND (the agent, a type it names), CONFLICT (it has another version than
-        `expected_version` or `version`), IDEMPOTENCY_CONFLICT.
+        `expected_version` or `version`, or another `id`), IDEMPOTENCY_CONFLICT.
         """
 
     @_abc_1.abstractmethod

@@ -101,10 +101,16 @@ class Agents:
         return await self._state(agent), replayed
 
     async def update(
-        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+        self,
+        principal: Principal,
+        id_or_name: str,
+        spec: AgentSpec,
+        expected: int | None,
+        key: Key | None,
+        read_id: str = "",
     ) -> tuple[AgentState, bool]:
         """Replace an agent's specification; see Registering.update_agent."""
-        agent, replayed = await self._registering.update_agent(principal, id_or_name, spec, expected, key)
+        agent, replayed = await self._registering.update_agent(principal, id_or_name, spec, expected, key, read_id)
         return await self._state(agent), replayed
 
     async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:

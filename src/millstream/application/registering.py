@@ -145,11 +145,18 @@ class Registering:
         return made, False
 
     async def update_agent(
-        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+        self,
+        principal: Principal,
+        id_or_name: str,
+        spec: AgentSpec,
+        expected: int | None,
+        key: Key | None,
+        read_id: str = "",
     ) -> tuple[Agent, bool]:
         """Replace an agent's specification; whether it is a replay. The name stays.
 
-        Raises ValidationFailed, NotFound, Conflict where it has another version than expected, IdempotencyConflict.
+        Raises ValidationFailed, NotFound, Conflict where it has another version than expected, or its name was another
+        agent's when it was read (`read_id`), IdempotencyConflict.
         """
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             claim = await _claimed(change, principal, key)
@@ -158,6 +165,8 @@ class Registering:
             found = await _named(change, id_or_name)
             if spec.name not in ("", found.spec.name):
                 raise ValidationFailed.of("name", f"must be {found.spec.name!r}: an agent keeps its name")
+            if read_id not in ("", found.id):
+                raise Conflict(f"agent {found.spec.name!r} was made anew since it was read; read it again")
             if expected is not None and expected != found.version:
                 raise Conflict(f"agent {found.spec.name!r} has version {found.version}, not {expected}; read it again")
             spec = normalized(replace(spec, name=found.spec.name))

@@ -107,7 +107,13 @@ class Agents(Protocol):
 
     async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[AgentState, bool]: ...
     async def update(
-        self, principal: Principal, id_or_name: str, spec: AgentSpec, expected: int | None, key: Key | None
+        self,
+        principal: Principal,
+        id_or_name: str,
+        spec: AgentSpec,
+        expected: int | None,
+        key: Key | None,
+        read_id: str = "",
     ) -> tuple[AgentState, bool]: ...
     async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool: ...
     async def pause(

@@ -34,8 +34,9 @@ class AgentService:
 
     async def update_agent(self, request: wire.UpdateAgentRequest, context: Context) -> Message:
         """Replace what an agent is registered with."""
+        spec, expected = mapping.agent_spec(request), mapping.expected(request)
         state, replayed = await self._agents.update(
-            context.principal, _wanted(request), mapping.agent_spec(request), mapping.expected(request), context.key
+            context.principal, _wanted(request), spec, expected, context.key, request.id.lower()
         )
         return await self._answer(state, replayed, context)
 
