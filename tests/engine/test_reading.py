@@ -186,6 +186,25 @@ async def test_a_summary_that_takes_too_long_is_ended_and_says_what_to_do(
     assert (await here.artifacts.summarize(ROOT, ArtifactQuery())).total == 0
 
 
+async def test_summaries_leave_connections_to_other_reads(start: Start, database: Database) -> None:
+    """FL-12: of the two that a server has here; those that wait for their turn are answered in the end."""
+    here, _ = await start()
+    async with database.other() as holder:
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE artifact")
+            waiting = [asyncio.create_task(here.artifacts.summarize(ROOT, ArtifactQuery())) for _ in range(5)]
+            await eventually(lambda: blocked(database))
+            async with asyncio.timeout(5):
+                assert (await here.runs.list(ROOT, RunQuery(), PageRequest())).items == []
+            assert not any(each.done() for each in waiting)
+        assert {found.total for found in await asyncio.gather(*waiting)} == {0}
+
+
+async def blocked(database: Database) -> bool:
+    """Whether a statement waits for a lock."""
+    return bool(await database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+
 async def test_runs_are_listed_by_what_is_asked(start: Start, database: Database) -> None:
     """WM-5, FV-4: status, kind, created_after and created_before; newest first; pages by token."""
     here, there = await start()

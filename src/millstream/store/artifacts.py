@@ -1,5 +1,6 @@
 """Reading artifacts."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.elements import ColumnElement
 
 from millstream.application.paging import EXACT_TOTAL, PAGE_BYTES
+from millstream.application.ports import TooSlow
 from millstream.application.views import ArtifactQuery, Consumption, Summary
 from millstream.domain.artifacts import EXTERNAL, Artifact, Reader, size_bytes
 from millstream.store.columns import uuids
@@ -65,6 +67,8 @@ AND tenant = $1 ORDER BY created_us LIMIT 10000"""
 TAGS_COUNTED = 100
 SUMMARY_S = 10.0
 """Seconds that a summary may take: it looks at every artifact that matches."""
+SUMMARIES_AT_ONCE = 1
+"""More wait for their turn, within the same time: else they could take all connections from other reads."""
 _GROUPS = (
     func.grouping(artifact.c.type, artifact.c.produced_by, artifact.c.visibility_kind, artifact.c.tags).label("which"),
     artifact.c.type,
@@ -95,6 +99,7 @@ class ArtifactReads:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._summing = asyncio.Semaphore(SUMMARIES_AT_ONCE)
 
     async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]:
         """Artifacts of a tenant by id."""
@@ -174,14 +179,24 @@ class ArtifactReads:
 
     async def summary(self, tenant: str, query: ArtifactQuery, reader: Reader | None, now_us: int) -> Summary:
         """Counts by type, producer, visibility and tag, of one moment: one statement that passes over the artifacts
-        once. Raises TooSlow after SUMMARY_S."""
+        once. Raises TooSlow after SUMMARY_S, the wait for its turn included."""
         groups = (
             _matching(tenant, query, reader, now_us)
             .with_only_columns(*_GROUPS, func.count().label("n"), *_SPAN)
             .group_by(text("GROUPING SETS ((), (artifact.type), (produced_by), (visibility_kind), (tags))"))
         )
         statement, arguments = compiled(groups)
-        rows = await self._database.fetch_within(SUMMARY_S, f"WITH groups AS ({statement}) {_SUMMED}", *arguments)
+        until = asyncio.get_running_loop().time() + SUMMARY_S
+        try:
+            async with asyncio.timeout_at(until):
+                await self._summing.acquire()
+        except TimeoutError as error:
+            raise TooSlow from error
+        try:
+            left = until - asyncio.get_running_loop().time()
+            rows = await self._database.fetch_within(left, f"WITH groups AS ({statement}) {_SUMMED}", *arguments)
+        finally:
+            self._summing.release()
         counts: dict[int, dict[str, int]] = {}
         for row in rows:
             counts.setdefault(row["which"], {})[row["name"]] = row["n"]

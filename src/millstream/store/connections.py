@@ -93,7 +93,7 @@ class Database:
         """All rows, read within so much time: the server ends it then. Raises TooSlow."""
         with translated():
             async with self._pool.acquire() as connection, connection.transaction(readonly=True):
-                await connection.execute(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
+                await connection.execute(f"SET LOCAL statement_timeout = {max(int(seconds * 1000), 1)}")
                 try:
                     return list(await connection.fetch(statement, *arguments))
                 except asyncpg.QueryCanceledError as error:
