@@ -913,7 +913,9 @@ class CreateArtifactTypeRequest(_message.Message):
 
     @_builtins.property
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
-        """Payloads that satisfy the schema, at most 10, each at most 1 MiB. Default: as before where the schema is, else none."""
+        """Payloads that satisfy the schema, at most 10, each at most 1 MiB. Default: as before where the schema is, else
+        none.
+        """
 
     def __init__(
         self,

@@ -158,9 +158,10 @@ class ArtifactServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateArtifactType(self, request, context):
-        """Registers a type. A new name makes version 1; another schema under a known name makes the next
-        version; with the same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked with the latest version, and keep its
-        number; to bring payloads of older ones up to date is their publisher's business.
+        """Registers a type. A new name makes version 1; another schema under a known name makes the next version; with the
+        same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked
+        with the latest version, and keep its number; to bring payloads of older ones up to date is their publisher's
+        business.
         Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
         IDEMPOTENCY_CONFLICT.
         """

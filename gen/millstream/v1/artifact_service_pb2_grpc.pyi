@@ -61,9 +61,10 @@ class ArtifactServiceStub:
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
     CreateArtifactType: _grpc.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]
-    """Registers a type. A new name makes version 1; another schema under a known name makes the next
-    version; with the same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked with the latest version, and keep its
-    number; to bring payloads of older ones up to date is their publisher's business.
+    """Registers a type. A new name makes version 1; another schema under a known name makes the next version; with the
+    same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked
+    with the latest version, and keep its number; to bring payloads of older ones up to date is their publisher's
+    business.
     Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
     IDEMPOTENCY_CONFLICT.
     """
@@ -135,9 +136,10 @@ class ArtifactServiceAsyncStub(ArtifactServiceStub):
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
     CreateArtifactType: _aio.UnaryUnaryMultiCallable[_artifact_service_pb2.CreateArtifactTypeRequest, _artifact_service_pb2.CreateArtifactTypeResponse]  # type: ignore[assignment]
-    """Registers a type. A new name makes version 1; another schema under a known name makes the next
-    version; with the same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked with the latest version, and keep its
-    number; to bring payloads of older ones up to date is their publisher's business.
+    """Registers a type. A new name makes version 1; another schema under a known name makes the next version; with the
+    same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked
+    with the latest version, and keep its number; to bring payloads of older ones up to date is their publisher's
+    business.
     Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
     IDEMPOTENCY_CONFLICT.
     """
@@ -248,9 +250,10 @@ class ArtifactServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_service_pb2.CreateArtifactTypeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_artifact_service_pb2.CreateArtifactTypeResponse, _abc.Awaitable[_artifact_service_pb2.CreateArtifactTypeResponse]]:
-        """Registers a type. A new name makes version 1; another schema under a known name makes the next
-        version; with the same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked with the latest version, and keep its
-        number; to bring payloads of older ones up to date is their publisher's business.
+        """Registers a type. A new name makes version 1; another schema under a known name makes the next version; with the
+        same schema again, what else is given changes the latest version, as UpdateArtifactType does. Artifacts are checked
+        with the latest version, and keep its number; to bring payloads of older ones up to date is their publisher's
+        business.
         Errors: VALIDATION_ERROR (the schema is not a JSON Schema, refuses what the version before took, or an example),
         IDEMPOTENCY_CONFLICT.
         """

@@ -103,8 +103,9 @@ class Timeouts(_message.Message):
 
     @_builtins.property
     def heartbeat(self) -> _duration_pb2.Duration:
-        """Longest silence between two heartbeats of the code that runs, over 0 s to 1 day, at most start_to_close. When it passes the attempt
-        fails with HEARTBEAT_TIMEOUT and is retried. Default: none; a lost worker is then found by its lease.
+        """Longest silence between two heartbeats of the code that runs, over 0 s to 1 day, at most start_to_close. When it
+        passes the attempt fails with HEARTBEAT_TIMEOUT and is retried. Default: none; a lost worker is then found by its
+        lease.
         """
 
     def __init__(
