@@ -152,20 +152,19 @@ async def _flooded(stand: Stand) -> AsyncIterator[Load]:
     raw = rpc.batch_request("Receipt", ORDER, 100)
     async with _quiet(stand) as load, rpc.method(stand.grpc_port, rpc.BATCH) as publish:
 
-        async def flood() -> None:
-            while True:
+        async def flood(enough: asyncio.Event) -> None:
+            while not enough.is_set():
                 rpc.batched(await publish(raw), 100)
                 stand.published += 100
 
         async def measured(seconds: float) -> Outcome:
-            before, floods = stand.published, [asyncio.create_task(flood()) for _ in range(_FLOOD_CALLS)]
-            try:
+            before, enough = stand.published, asyncio.Event()
+            async with asyncio.TaskGroup() as floods:
+                for _ in range(_FLOOD_CALLS):
+                    floods.create_task(flood(enough))
                 outcome = await load(seconds)
-            finally:
                 # What is under way ends, so that all that was acknowledged is counted.
-                for each in floods:
-                    each.cancel()
-                await asyncio.wait(floods)
+                enough.set()
             outcome.notes["the other's artifacts/s"] = (stand.published - before - outcome.ops) / outcome.seconds
             return outcome
 
