@@ -118,6 +118,30 @@ class Brick(BaseModel):
     number: int = 0
 
 
+class Nut(BaseModel):
+    """One half of a pair that any cascade may complete."""
+
+    id: str = ""
+
+
+class Bolt(BaseModel):
+    """The other half."""
+
+    id: str = ""
+
+
+class Lock(BaseModel):
+    """Waits for its key, and not for long."""
+
+    id: str = ""
+
+
+class Key(BaseModel):
+    """Opens a Lock."""
+
+    id: str = ""
+
+
 class Whole(BaseModel):
     """What an agent was given together."""
 
@@ -158,6 +182,16 @@ if "gates" in GROUPS:
     async def sweeper(bricks: list[Brick]) -> Whole:
         """Takes what there is after a while, of a cascade."""
         return Whole(agent="sweeper", ids=[str(brick.number) for brick in bricks])
+
+    @worker.agent(consumes=Subscription([Nut, Bolt], counts={Nut: 1}, scope="tenant"), publishes=Whole)
+    async def assembler(parts: list[BaseModel]) -> Whole:
+        """Waits for one of each, of all cascades."""
+        return Whole(agent="assembler", ids=[part.id for part in parts])  # type: ignore[attr-defined]
+
+    @worker.agent(consumes=Subscription([Lock, Key], counts={Lock: 1}, gate_timeout=0.2), publishes=Whole)
+    async def opener(parts: list[BaseModel]) -> Whole:
+        """Waits for one of each, and not for long."""
+        return Whole(agent="opener", ids=[part.id for part in parts])  # type: ignore[attr-defined]
 
     @worker.agent(consumes=Subscription(Brick, mode="direct"), publishes=Whole)
     async def summoned(brick: Brick) -> Whole:

@@ -88,6 +88,30 @@ async def test_counts_wait_for_so_many_of_each_in_the_cascade(rest: Client, gate
     assert {"GATE_WAITING", "GATE_FIRED"} <= {*kinds}
 
 
+async def test_counts_of_the_tenant_bring_two_cascades_together(rest: Client, gates: Process) -> None:
+    """FL-14: scope tenant with counts: what it makes is a cascade of its own, which names those that it came from."""
+    first, second = uuid.uuid4().hex, uuid.uuid4().hex
+    runs = {await put(rest, "Nut", id=first), await put(rest, "Bolt", id=second)}
+    assert await whole_of(rest, "assembler", first) == [first, second]
+    made = check_ok(await rest.get("/api/v1/artifacts", params={"type": "Whole", "produced_by": "assembler"}))["items"]
+    begun = check_ok(await rest.get(f"/api/v1/runs/{made[0]['correlation_id']}"))
+    assert {*begun["parent_run_ids"]} == runs
+
+
+async def test_a_gate_gives_up_after_its_time_out(rest: Client, gates: Process) -> None:
+    """FL-14: gate_timeout: the cascade is told, and ends."""
+    run_id = await put(rest, "Lock", id="l")
+
+    async def ended() -> bool:
+        return bool(check_ok(await rest.get(f"/api/v1/runs/{run_id}"))["status"] == "COMPLETED")
+
+    await until(ended)
+    assert await types_of(rest, run_id) == [
+        "RUN_CREATED", "ARTIFACT_PUBLISHED", "GATE_WAITING", "GATE_EXPIRED", "RUN_COMPLETED",
+    ]  # fmt: skip
+    assert await wholes(rest, "opener") == []
+
+
 async def test_a_join_of_the_tenant_brings_two_cascades_together(rest: Client, gates: Process) -> None:
     """FL-14: what it makes is a cascade of its own, with both as its parents."""
     name = uuid.uuid4().hex
