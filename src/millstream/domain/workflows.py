@@ -1,0 +1,134 @@
+"""Workflow definitions: steps in a directed acyclic graph, and what is wrong with one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
+from typing import TypeAlias, Union
+
+from millstream.domain.errors import FieldFault
+from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
+
+STEPS_MOST = 1000
+"""Steps of a definition: a run keeps a character for each in its row."""
+
+Template: TypeAlias = Union[bool, int, float, str, "tuple[Template, ...]", "Mapping[str, Template]", None]
+"""JSON whose texts of the form "${CEL}" stand for the value of the expression."""
+
+
+class StepKind(StrEnum):
+    """What a step does."""
+
+    TASK = "task"
+    AGENT = "agent"
+    SLEEP = "sleep"
+
+
+class OnFailure(StrEnum):
+    """What the final failure of a step means for its run."""
+
+    FAIL = "fail"
+    CONTINUE = "continue"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step.
+
+    Attributes:
+        target: Of a task its kind, of an agent its name; "" for others.
+        needs: Ids of steps that must have ended before: it starts once all have, and one of them was not skipped.
+        when: CEL; where it is false the step is skipped. "": always.
+        input: What it is given.
+        output: What its result becomes for later steps, over `result`; None: as it is.
+        sleep: How long a sleep takes, seconds or CEL of such; None for others.
+    """
+
+    id: str
+    kind: StepKind
+    target: str = ""
+    needs: tuple[str, ...] = ()
+    when: str = ""
+    input: Template = None
+    output: Template = None
+    sleep: float | str | None = None
+    queue: str = "default"
+    priority: int = 0
+    retry: RetryPolicy = DEFAULT_RETRY
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+    on_failure: OnFailure = OnFailure.FAIL
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A version of a workflow, with its graph worked out.
+
+    Attributes:
+        output: What the run's output is, over `input` and `steps`; None: the outputs of the steps that nothing needs.
+        timeout_us: How long a run may take, microseconds; 0: no bound.
+        place: Number of each step by its id.
+        needs: For each step the numbers of those that it needs.
+        dependents: For each step the numbers of those that need it.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    output: Template = None
+    timeout_us: int = 0
+    place: Mapping[str, int] = field(init=False)
+    needs: tuple[tuple[int, ...], ...] = field(init=False)
+    dependents: tuple[tuple[int, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        place = {step.id: number for number, step in enumerate(self.steps)}
+        needs = tuple(tuple(place[need] for need in step.needs) for step in self.steps)
+        dependents: list[list[int]] = [[] for _ in self.steps]
+        for number, needed in enumerate(needs):
+            for need in needed:
+                dependents[need].append(number)
+        object.__setattr__(self, "place", place)
+        object.__setattr__(self, "needs", needs)
+        object.__setattr__(self, "dependents", tuple(map(tuple, dependents)))
+
+    def before(self, number: int) -> frozenset[int]:
+        """The steps that have ended when this one starts: all that it needs, directly or not."""
+        found: set[int] = set()
+        look = list(self.needs[number])
+        while look:
+            each = look.pop()
+            if each not in found:
+                found.add(each)
+                look += self.needs[each]
+        return frozenset(found)
+
+
+def graph_faults(steps: Sequence[Step]) -> Iterator[FieldFault]:
+    """What is wrong with the graph: doubled ids, needs of steps that there are not, cycles."""
+    first: dict[str, int] = {}
+    for number, step in enumerate(steps):
+        if step.id in first:
+            yield FieldFault(f"steps[{number}].id", f"{step.id!r} is steps[{first[step.id]}] already", "DUPLICATE")
+        first.setdefault(step.id, number)
+    for number, step in enumerate(steps):
+        for index, need in enumerate(step.needs):
+            if need not in first:
+                yield FieldFault(f"steps[{number}].needs[{index}]", f"there is no step {need!r}", "NOT_FOUND")
+    for cycle in cycles({step.id: [need for need in step.needs if need in first] for step in steps}):
+        path = " -> ".join([*cycle, cycle[0]])
+        yield FieldFault(f"steps[{first[cycle[0]]}].needs", f"is a cycle: {path}", "CYCLE")
+
+
+def cycles(needs: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
+    """Cycles of a graph, until without one need of each there is none left."""
+    left = {step: dict.fromkeys(needed) for step, needed in needs.items()}
+    while True:
+        try:
+            TopologicalSorter(left).prepare()
+        except CycleError as error:
+            # Its steps in the order of the work; the first stands at its end again.
+            cycle = error.args[1][:-1]
+            yield cycle
+            del left[cycle[1 % len(cycle)]][cycle[0]]
+        else:
+            return
