@@ -102,7 +102,7 @@ def compiled(text: str, types: Set[str] = CONDITION_TYPES) -> Any:
     try:
         expression = _ENVIRONMENT.compile(text)
     except RuntimeError as error:
-        raise ValueError(_reason(str(error))) from error
+        raise ValueError(reason_of(str(error))) from error
     kind = expression.return_type().name()
     if kind not in types:
         wanted = "true or false" if types is CONDITION_TYPES else "a text, a number, true or false"
@@ -137,7 +137,7 @@ def holds(expression: Any, variables: Mapping[str, Json]) -> bool:
         return False
 
 
-def _reason(text: str) -> str:
+def reason_of(text: str) -> str:
     """The first line of the compiler's report, without its prefix."""
     line = text.splitlines()[0]
     return line.removeprefix("INVALID_ARGUMENT: ").removeprefix("ERROR: ").replace("<input>:", "line ")
