@@ -86,6 +86,8 @@ class Batch:
         room: How many more tasks of a limited dispatch key may start.
         ended: Runs that ended here.
         reopened: Ended runs that go on.
+        due_runs: Graph runs that somebody has to look at.
+        outputs: What runs answer that ended here, google.protobuf.Value in wire form.
         cancelled: Tasks whose worker is asked to stop, with the attempt and the owner's lane.
         lost: Tasks whose worker lost them, likewise: it is told, and its reports are refused from here on.
         unsure: A command found the state other than what it came for. From a kept copy that proves nothing: the
@@ -120,6 +122,8 @@ class Batch:
     room: dict[tuple[str, str], int] = field(default_factory=dict)
     ended: dict[str, Run] = field(default_factory=dict)
     reopened: set[str] = field(default_factory=set)
+    due_runs: set[str] = field(default_factory=set)
+    outputs: dict[str, bytes] = field(default_factory=dict)
     cancelled: list[tuple[str, int, str]] = field(default_factory=list)
     lost: list[tuple[str, int, str]] = field(default_factory=list)
     unsure: bool = False

@@ -67,12 +67,14 @@ class Graph:
         text: What the run keeps; "" for a run that begins.
     """
 
-    __slots__ = ("_definition", "_states")
+    __slots__ = ("_definition", "_states", "_unseen")
 
     def __init__(self, definition: Definition, text: str = "") -> None:
         self._definition = definition
+        self._unseen: list[int] = []
         if text:
-            self._states = [StepState(each) for each in text]
+            self._states = [StepState(each.lower()) for each in text]
+            self._unseen = [step for step, each in enumerate(text) if each.isupper()]
         else:
             roots = (StepState.WAITING if needs else StepState.DUE for needs in definition.needs)
             self._states = [*roots]
@@ -94,6 +96,17 @@ class Graph:
     def idle(self) -> bool:
         """Nothing is open or due."""
         return StepState.OPEN not in self._states and StepState.DUE not in self._states
+
+    @property
+    def over(self) -> bool:
+        """Every step has ended."""
+        return ENDED.issuperset(self._states)
+
+    def look(self) -> None:
+        """Look at the ends that were only noted."""
+        unseen, self._unseen = self._unseen, []
+        for step in unseen:
+            self.ended(step, self._states[step])
 
     def opened(self, step: int) -> None:
         """A due step has begun."""

@@ -225,13 +225,17 @@ def refuse(batch: Batch, run: Run, agent: str, artifact_id: str, reason: str) ->
 def end_if_idle(batch: Batch, run: Run) -> None:
     """End the run once nothing in it is open."""
     end = plan_idle(run)
-    if end is None:
-        return
-    run.status = end.status
+    if end is not None:
+        end_run(batch, run, end.status)
+
+
+def end_run(batch: Batch, run: Run, status: RunStatus) -> None:
+    """End the run, in which nothing is open."""
+    run.status = status
     run.finished_us = batch.now_us
     run.cancel_by_us = 0
     data = details(code=run.error_code, message=run.error_message) if run.error_code else ""
-    batch.record(run, _ENDING[end.status], data=data)
+    batch.record(run, _ENDING[status], data=data)
     batch.touch(run)
     batch.ended[run.id] = run
 

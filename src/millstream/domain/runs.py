@@ -18,6 +18,7 @@ class RunKind(IntEnum):
 
     CASCADE = 1
     SINGLE = 2
+    GRAPH = 3
 
 
 class RunStatus(IntEnum):
@@ -75,6 +76,8 @@ class EventType(IntEnum):
     GATE_WAITING = 18
     GATE_FIRED = 19
     GATE_EXPIRED = 20
+    STEP_SKIPPED = 21
+    STEP_FAILED = 22
 
 
 @dataclass(slots=True)
@@ -88,6 +91,10 @@ class Run:
         waiters: Lanes of replicas where a caller waits for its end.
         open_gates: Buffers in which artifacts of it wait for others, which keeps it open.
         parents: Runs whose artifacts opened the gate that made this one.
+        workflow, workflow_version: Of a graph run, the definition that it follows to its end.
+        steps: Of a graph run, where its steps stand; see domain.graph.
+        redone: How often steps were made to run again, which what was decided before does not survive.
+        due_us: When the run itself is to be looked at: a step of it is due, or its time is over; 0: never.
         stored_us: Its updated_us as last read or stored.
     """
 
@@ -112,6 +119,11 @@ class Run:
     waiters: tuple[str, ...] = ()
     open_gates: int = 0
     parents: tuple[str, ...] = ()
+    workflow: str = ""
+    workflow_version: int = 0
+    steps: str = ""
+    redone: int = 0
+    due_us: int = 0
     stored_us: int = 0
 
     @property
@@ -137,6 +149,7 @@ class Task:
         delivered: The worker has acknowledged the lease, so the attempt counts.
         input: google.protobuf.Value in wire form.
         labels: JSON object as text, or "".
+        step: Of a graph run, the number of its step, from 0; else -1.
     """
 
     id: str
@@ -174,6 +187,7 @@ class Task:
     error_message: str = ""
     progress: float = 0.0
     progress_message: str = ""
+    step: int = -1
 
     @property
     def open(self) -> bool:
