@@ -189,6 +189,10 @@ class RunKind(_message.Message):
         """The cascade of published artifacts; its id is their correlation id."""
         SINGLE: RunKind._Kind.ValueType  # 2
         """A standalone task."""
+        GRAPH: RunKind._Kind.ValueType  # 3
+        """Steps of a workflow definition."""
+        CODE: RunKind._Kind.ValueType  # 4
+        """A workflow written as code."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
         """What planned it."""
@@ -199,6 +203,10 @@ class RunKind(_message.Message):
     """The cascade of published artifacts; its id is their correlation id."""
     SINGLE: RunKind.Kind.ValueType  # 2
     """A standalone task."""
+    GRAPH: RunKind.Kind.ValueType  # 3
+    """Steps of a workflow definition."""
+    CODE: RunKind.Kind.ValueType  # 4
+    """A workflow written as code."""
 
     def __init__(
         self,
@@ -579,6 +587,10 @@ class RunEvent(_message.Message):
         """A gate opened: the agent's task follows."""
         GATE_EXPIRED: RunEvent._Type.ValueType  # 20
         """An artifact waited in vain and was given up."""
+        STEP_SKIPPED: RunEvent._Type.ValueType  # 21
+        """A step of a workflow was skipped: its condition did not hold, or nothing that it needs came to be."""
+        STEP_FAILED: RunEvent._Type.ValueType  # 22
+        """A step failed finally, and with it the run."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """What happened."""
@@ -625,6 +637,10 @@ class RunEvent(_message.Message):
     """A gate opened: the agent's task follows."""
     GATE_EXPIRED: RunEvent.Type.ValueType  # 20
     """An artifact waited in vain and was given up."""
+    STEP_SKIPPED: RunEvent.Type.ValueType  # 21
+    """A step of a workflow was skipped: its condition did not hold, or nothing that it needs came to be."""
+    STEP_FAILED: RunEvent.Type.ValueType  # 22
+    """A step failed finally, and with it the run."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from millstream.domain.artifacts import Artifact
 from millstream.domain.gates import Buffer
-from millstream.domain.runs import Attempt, EventType, Run, Task
+from millstream.domain.runs import Attempt, EventType, PayloadKind, Run, Task
 
 EventRow = tuple[int, str, int, int, int, str, str, int, str]
 """An event as it is written: day, run, number, type, time, task, artifact, attempt, data. A plain tuple, because a task
@@ -86,8 +86,8 @@ class Batch:
         room: How many more tasks of a limited dispatch key may start.
         ended: Runs that ended here.
         reopened: Ended runs that go on.
-        due_runs: Graph runs that somebody has to look at.
-        outputs: What runs answer that ended here, google.protobuf.Value in wire form.
+        due_runs: Runs that somebody has to look at after the commit.
+        payloads: What runs were given and answer: day, run, PayloadKind, google.protobuf.Value in wire form.
         cancelled: Tasks whose worker is asked to stop, with the attempt and the owner's lane.
         lost: Tasks whose worker lost them, likewise: it is told, and its reports are refused from here on.
         unsure: A command found the state other than what it came for. From a kept copy that proves nothing: the
@@ -123,7 +123,7 @@ class Batch:
     ended: dict[str, Run] = field(default_factory=dict)
     reopened: set[str] = field(default_factory=set)
     due_runs: set[str] = field(default_factory=set)
-    outputs: dict[str, bytes] = field(default_factory=dict)
+    payloads: list[tuple[int, str, int, bytes]] = field(default_factory=list)
     cancelled: list[tuple[str, int, str]] = field(default_factory=list)
     lost: list[tuple[str, int, str]] = field(default_factory=list)
     unsure: bool = False
@@ -156,6 +156,22 @@ class Batch:
         run.last_seq = seq = run.last_seq + 1
         self.events.append((run.day, run.id, seq, int(kind), self.now_us, task_id, artifact_id, attempt, data))
         return seq
+
+    def keep(self, run: Run, kind: PayloadKind, value: bytes) -> None:
+        """Keep what a run was given, or answers."""
+        self.payloads.append((run.day, run.id, int(kind), value))
+
+    def attend(self, run: Run) -> None:
+        """Have somebody look at the run after the commit."""
+        run.due_us = self.now_us
+        self.due_runs.add(run.id)
+        self.touch(run)
+
+    def attended(self, run: Run) -> None:
+        """Somebody has."""
+        run.due_us = 0
+        self.due_runs.discard(run.id)
+        self.touch(run)
 
     def schedule(self, at_us: int) -> None:
         """Something is due then."""

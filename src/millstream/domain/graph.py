@@ -60,6 +60,11 @@ Decision: TypeAlias = StartStep | SkipStep | FailStep
 Decisions: TypeAlias = Mapping[int, Decision]
 
 
+def note(plan: str, step: int, state: StepState) -> str:
+    """The plan with the end of a step, by its number from 1, noted to be looked at."""
+    return f"{plan[: step - 1]}{state.value.upper()}{plan[step:]}"
+
+
 class Graph:
     """The steps of a run: a working copy, which `text` packs again.
 

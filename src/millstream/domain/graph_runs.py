@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from millstream.domain.batch import Batch
 from millstream.domain.graph import Decision, FailStep, Graph, StartStep, StepState
 from millstream.domain.lifecycle import create, details, end_run
-from millstream.domain.runs import EventType, Run, RunStatus, Task
+from millstream.domain.runs import TIMER_QUEUE, EventType, PayloadKind, Run, RunStatus, Task
 from millstream.domain.workflows import Definition, Step, StepKind
 
-TIMER_QUEUE = "timer"
-"""Where tasks stand that nobody works on: they are done when they are due."""
 FAILED_CODE = "STEP_FAILED"
 
 
@@ -34,40 +32,27 @@ class Advance:
     task_ids: Mapping[int, str] = field(default_factory=dict)
 
 
-def note(run: Run, step: int, state: StepState) -> None:
-    """Note the end of a step, to be looked at."""
-    run.steps = f"{run.steps[:step]}{state.value.upper()}{run.steps[step + 1 :]}"
-
-
-def ask(batch: Batch, run: Run) -> None:
-    """Have somebody look at the run."""
-    run.due_us = batch.now_us
-    batch.touch(run)
-    batch.due_runs.add(run.id)
-
-
 def advance(batch: Batch, run: Run, with_: Advance) -> None:
     """Look at what has ended, and start, skip or fail what that makes due."""
     if run.status is not RunStatus.RUNNING or run.redone != with_.redone:
         return
     definition = with_.definition
-    graph = Graph(definition, run.steps)
+    graph = Graph(definition, run.plan)
     graph.look()
     known = with_.decisions if not run.error_code else {}
 
     def start(number: int, decision: StartStep) -> None:
         _start(batch, run, definition.steps[number], number, decision, with_.task_ids[number])
 
-    before = run.steps
+    before = run.plan
     left: list[int] = []
     if not run.error_code:
         left, failed = graph.decide(known.get, start)
         if failed is not None:
             _fail(batch, run, definition.steps[failed[0]], failed[1])
-    run.steps = graph.text
+    run.plan = graph.text
     _tell_skipped(batch, run, definition, before)
-    run.due_us = 0
-    batch.touch(run)
+    batch.attended(run)
     _end_or_go_on(batch, run, graph, known.get(len(definition.steps)), bool(left))
 
 
@@ -77,7 +62,7 @@ def _start(batch: Batch, run: Run, step: Step, number: int, decision: StartStep,
         kind, queue, run_at_us = "sleep", TIMER_QUEUE, batch.now_us + decision.delay_us
     task = Task(
         task_id, run.id, run.tenant, kind, queue, batch.now_us, run.day, priority=step.priority, run_at_us=run_at_us,
-        input=decision.input, retry=step.retry, timeouts=step.timeouts, step=number,
+        input=decision.input, retry=step.retry, timeouts=step.timeouts, step=number + 1,
         labels=details(**dict(step.labels)) if step.labels else "",
     )  # fmt: skip
     create(batch, run, task)
@@ -90,7 +75,7 @@ def _fail(batch: Batch, run: Run, step: Step, failure: FailStep) -> None:
 
 def _tell_skipped(batch: Batch, run: Run, definition: Definition, before: str) -> None:
     skipped = StepState.SKIPPED.value
-    for number, (was, now) in enumerate(zip(before, run.steps, strict=True)):
+    for number, (was, now) in enumerate(zip(before, run.plan, strict=True)):
         if now == skipped != was:
             batch.record(run, EventType.STEP_SKIPPED, data=details(step=definition.steps[number].id))
 
@@ -101,10 +86,10 @@ def _end_or_go_on(batch: Batch, run: Run, graph: Graph, end: Decision | None, le
         if run.open_tasks == 0:
             end_run(batch, run, RunStatus.FAILED)
     elif left or (graph.over and end is None):
-        ask(batch, run)
+        batch.attend(run)
     elif graph.over and isinstance(end, FailStep):
         run.error_code, run.error_message = end.code, end.message
         end_run(batch, run, RunStatus.FAILED)
     elif graph.over and isinstance(end, StartStep):
-        batch.outputs[run.id] = end.input
+        batch.keep(run, PayloadKind.OUTPUT, end.input)
         end_run(batch, run, RunStatus.COMPLETED)

@@ -8,8 +8,11 @@ import json
 
 from millstream.domain.batch import Batch, Claim, Handoff
 from millstream.domain.errors import LeaseLost
+from millstream.domain.graph import StepState, note
 from millstream.domain.planners import LIMIT_CODE, plan_idle
 from millstream.domain.runs import (
+    CHILD_QUEUE,
+    UNLEASED,
     Attempt,
     AttemptStatus,
     EventType,
@@ -24,6 +27,11 @@ _ENDING = {
     RunStatus.COMPLETED: EventType.RUN_COMPLETED,
     RunStatus.FAILED: EventType.RUN_FAILED,
     RunStatus.CANCELLED: EventType.RUN_CANCELLED,
+}
+_STEP_STATES = {
+    TaskStatus.COMPLETED: StepState.COMPLETED,
+    TaskStatus.FAILED: StepState.FAILED,
+    TaskStatus.CANCELLED: StepState.CANCELLED,
 }
 ERROR_MESSAGE_CHARS = 4000
 CANCELLED = "CANCELLED"
@@ -48,6 +56,8 @@ def create(batch: Batch, run: Run, task: Task) -> None:
     batch.tasks[task.id] = task
     batch.new_tasks.add(task.id)
     data = recurring(kind=task.kind, queue=task.queue)
+    if task.step:
+        data = details(kind=task.kind, queue=task.queue, step=task.step, item=task.item)
     batch.record(run, EventType.TASK_CREATED, task_id=task.id, data=data)
     make_ready(batch, run, task)
 
@@ -62,6 +72,11 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
     task.status = TaskStatus.PENDING
     wait = task.timeouts.schedule_to_start_us
     task.start_by_us = batch.now_us + wait if wait else 0
+    if task.queue.startswith(UNLEASED):
+        # It is settled, not worked on. A child's run is begun by whoever looks at its parent.
+        if task.queue == CHILD_QUEUE:
+            batch.attend(run)
+        return
     claim = batch.offer(task)
     if claim is None:
         key = (task.tenant, task.queue, task.kind)
@@ -238,6 +253,8 @@ def end_run(batch: Batch, run: Run, status: RunStatus) -> None:
     batch.record(run, _ENDING[status], data=data)
     batch.touch(run)
     batch.ended[run.id] = run
+    if run.parent_id:
+        batch.attend(run)
 
 
 def finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventType, data: str = "") -> None:
@@ -249,6 +266,10 @@ def finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventT
     run.open_tasks -= 1
     batch.touch(run, task)
     batch.record(run, event, task_id=task.id, attempt=attempt, data=data)
+    if run.kind is RunKind.GRAPH:
+        run.plan = note(run.plan, task.step, _STEP_STATES[status])
+        if run.status is RunStatus.RUNNING:
+            batch.attend(run)
 
 
 def _give_back(batch: Batch, task: Task) -> None:

@@ -89,8 +89,8 @@ def plan_idle(run: Run) -> EndRun | None:
             if run.failed_tasks > 0:
                 return EndRun(RunStatus.FAILED)
             return EndRun(RunStatus.CANCELLED if run.error_code == "CANCELLED" else RunStatus.COMPLETED)
-        case RunKind.GRAPH:
-            # It ends by what its steps come to; see graph_runs.
+        case RunKind.GRAPH | RunKind.CODE:
+            # It ends by what its steps come to.
             return None
         case _:
             assert_never(run.kind)

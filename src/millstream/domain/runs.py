@@ -11,6 +11,14 @@ from enum import IntEnum
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 
 DAY_US = 86_400_000_000
+UNLEASED = "~"
+"""How the queues begin whose tasks no worker is given; see settling. A client's queue never does."""
+TIMER_QUEUE = "~timer"
+"""Pauses: scheduled, and over when they are due."""
+PROMISE_QUEUE = "~promise"
+"""Promises: pending until somebody resolves them."""
+CHILD_QUEUE = "~child"
+"""Child runs: pending until theirs has ended."""
 
 
 class RunKind(IntEnum):
@@ -19,6 +27,7 @@ class RunKind(IntEnum):
     CASCADE = 1
     SINGLE = 2
     GRAPH = 3
+    CODE = 4
 
 
 class RunStatus(IntEnum):
@@ -91,10 +100,11 @@ class Run:
         waiters: Lanes of replicas where a caller waits for its end.
         open_gates: Buffers in which artifacts of it wait for others, which keeps it open.
         parents: Runs whose artifacts opened the gate that made this one.
-        workflow, workflow_version: Of a graph run, the definition that it follows to its end.
-        steps: Of a graph run, where its steps stand; see domain.graph.
-        redone: How often steps were made to run again, which what was decided before does not survive.
-        due_us: When the run itself is to be looked at: a step of it is due, or its time is over; 0: never.
+        workflow, workflow_version: Of a graph or code run, the definition that it follows to its end.
+        plan: Its planner's own state; of a graph run where its steps stand, see domain.graph.
+        redone: How often it was retried by hand, which what was decided before does not survive.
+        due_us: Since when somebody has to look at it: a step of it is due, or its parent is to be told; 0: nobody.
+        parent_id, parent_task: The run and the task of it that began this one, or "".
         stored_us: Its updated_us as last read or stored.
     """
 
@@ -120,10 +130,12 @@ class Run:
     open_gates: int = 0
     parents: tuple[str, ...] = ()
     workflow: str = ""
-    workflow_version: int = 0
-    steps: str = ""
+    workflow_version: str = ""
+    plan: str = ""
     redone: int = 0
     due_us: int = 0
+    parent_id: str = ""
+    parent_task: str = ""
     stored_us: int = 0
 
     @property
@@ -149,7 +161,8 @@ class Task:
         delivered: The worker has acknowledged the lease, so the attempt counts.
         input: google.protobuf.Value in wire form.
         labels: JSON object as text, or "".
-        step: Of a graph run, the number of its step, from 0; else -1.
+        step: Of a graph run the number of its step, of a code run that of its command, from 1; else 0.
+        item: Of a step for many items, the number of its item, from 1; else 0.
     """
 
     id: str
@@ -187,12 +200,20 @@ class Task:
     error_message: str = ""
     progress: float = 0.0
     progress_message: str = ""
-    step: int = -1
+    step: int = 0
+    item: int = 0
 
     @property
     def open(self) -> bool:
         """It has not ended."""
         return self.status <= TaskStatus.RUNNING
+
+
+class PayloadKind(IntEnum):
+    """What a run keeps beside its row."""
+
+    INPUT = 1
+    OUTPUT = 2
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from millstream.store.policies import parts_text, policy_text, visibility_text
 
 Encoder = Callable[[Any], str]
 
-_EACH = frozenset({"id", "run_id", "task_id", "artifact_id", "key"})
+_EACH = frozenset({"id", "run_id", "task_id", "artifact_id", "parent_id", "parent_task", "key"})
 """Columns that always travel as arrays: they tell how many rows there are, and may be NULL."""
 
 
@@ -64,7 +64,8 @@ RUN = _columns(
     """id:uuid tenant:name kind:small status:small! created_us:us created_by:name updated_us:us! finished_us:us!
     last_seq:int! open_tasks:int! task_count:int! failed_tasks:int!? artifact_count:int! cancel_by_us:us!?
     keep_until_us:us!? labels:text? error_code:name!? error_message:text!? waiters:name! open_gates:int!?
-    parents:text?""",
+    parents:text? workflow:name? workflow_version:name? plan:name!? redone:int!? due_us:us!? parent_id:uuid?
+    parent_task:uuid?""",
     _KINDS,
 )
 TASK = _columns(
@@ -72,9 +73,10 @@ TASK = _columns(
     run_at_us:us! start_by_us:us!? attempt:int! tries:int!? started_us:us! finished_us:us!? lease_until_us:us!
     deadline_us:us! beat_by_us:us!? owner:name! worker_id:name! worker_name:name! delivered:bool!? cancelling:bool!?
     depth:small limited:bool? agent:name artifact_ids:text input:bytes policy:name? labels:text? error_code:name!?
-    error_message:text!?""",
+    error_message:text!? step:int? item:int?""",
     _KINDS,
 )
+RUN_PAYLOAD = _columns("day:int run_id:uuid what:small value:bytes", _KINDS)
 ARTIFACT = _columns(
     """tenant:name id:uuid run_id:uuid seq:int type:name version:int payload:bytes produced_by:name
     visibility_kind:name visibility:name? tags:list? partition_key:text? created_us:us published_by:name
@@ -104,7 +106,8 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.id, run.tenant, int(run.kind), int(run.status), run.created_us, run.created_by, run.updated_us,
         run.finished_us, run.last_seq, run.open_tasks, run.task_count, run.failed_tasks, run.artifact_count,
         run.cancel_by_us, run.keep_until_us, run.labels, run.error_code, run.error_message, ",".join(run.waiters),
-        run.open_gates, ",".join(run.parents), run.stored_us,
+        run.open_gates, ",".join(run.parents), run.workflow, run.workflow_version, run.plan, run.redone, run.due_us,
+        run.parent_id, run.parent_task, run.stored_us,
     )  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def _task_row(task: Task) -> tuple[Any, ...]:
         task.finished_us, task.lease_until_us, task.deadline_us, task.beat_by_us, task.owner, task.worker_id,
         task.worker_name, task.delivered, task.cancelling, task.depth, task.limited, task.agent,
         ",".join(task.artifact_ids), task.input, policy_text(task.retry, task.timeouts), task.labels,
-        task.error_code, task.error_message,
+        task.error_code, task.error_message, task.step, task.item,
     )  # fmt: skip
 
 
@@ -149,6 +152,7 @@ def _key_row(claim: KeyClaim, now_us: int) -> tuple[Any, ...]:
 _TABLES: dict[str, tuple[Column, ...]] = {
     "run": RUN,
     "task": TASK,
+    "run_payload": RUN_PAYLOAD,
     "artifact": ARTIFACT,
     "event": EVENT,
     "attempt": ATTEMPT,
@@ -206,6 +210,7 @@ def rows_of(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
         "run update": made[False],
         "task": tasks[True],
         "task update": tasks[False],
+        "run_payload": batch.payloads,
         "artifact": [_artifact_row(item) for item in batch.artifacts],
         "event": [*batch.events],
         "attempt": [_attempt_row(item) for item in batch.attempts],

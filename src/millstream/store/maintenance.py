@@ -26,6 +26,7 @@ _TOO_LATE = """SELECT id::text FROM task WHERE status = 2 AND start_by_us > 0 AN
 ORDER BY start_by_us LIMIT $2"""
 _OVERDUE_CANCELS = """SELECT id::text FROM run WHERE cancel_by_us > 0 AND cancel_by_us <= $1
 ORDER BY cancel_by_us LIMIT $2"""
+_DUE_RUNS = "SELECT id::text FROM run WHERE due_us > 0 AND due_us <= $1 ORDER BY due_us LIMIT $2"
 _OF_WORKER = "SELECT id::text FROM task WHERE status = 3 AND worker_id = $1 LIMIT 10000"
 _RENEW = """UPDATE task SET lease_until_us = LEAST($3, CASE WHEN deadline_us > 0 THEN deadline_us END,
 CASE WHEN beat_by_us > 0 THEN beat_by_us END) WHERE id = ANY($1::text::uuid[]) AND owner = $2 RETURNING id::text"""
@@ -149,6 +150,10 @@ class Maintenance:
         """Runs whose cancellation has waited long enough."""
         return await self._ids(_OVERDUE_CANCELS, now_us, limit)
 
+    async def due_runs(self, now_us: int, limit: int) -> list[str]:
+        """Runs that somebody has to look at."""
+        return await self._ids(_DUE_RUNS, now_us, limit)
+
     async def of_worker(self, worker_id: str) -> list[str]:
         """Running tasks of a worker."""
         return await self._ids(_OF_WORKER, worker_id)
@@ -259,6 +264,7 @@ class Maintenance:
                 ids,
             )
             for statement in (
+                "DELETE FROM run_payload WHERE day = ANY($1::text::int4[]) AND run_id = ANY($2::text::uuid[])",
                 "DELETE FROM event WHERE day = ANY($1::text::int4[]) AND run_id = ANY($2::text::uuid[])",
                 "DELETE FROM task WHERE $1::text <> '' AND run_id = ANY($2::text::uuid[])",
                 "DELETE FROM run WHERE $1::text <> '' AND id = ANY($2::text::uuid[])",

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Select, select, tuple_
 
 from millstream.application.views import RunQuery, TaskQuery
-from millstream.domain.runs import Attempt, Event, EventType, Run, Task
+from millstream.domain.runs import Attempt, Event, EventType, PayloadKind, Run, Task
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import (
@@ -24,6 +24,7 @@ _RUN = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid AND tenant = $2
 _TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
 _EVENTS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3::int8
 ORDER BY seq LIMIT $4"""  # noqa: S608
+_PAYLOAD = "SELECT value FROM run_payload WHERE day = $1 AND run_id = $2::text::uuid AND what = $3"
 _FIRST_END = """SELECT seq, at_us FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3
 AND type = ANY($4::int2[]) ORDER BY seq LIMIT 1"""
 _LIMITS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND type = $3
@@ -35,7 +36,7 @@ _FAILED = f"SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND st
 _ENDED = "SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"
 _ENDINGS = [int(kind) for kind in (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)]
 
-_RUN_LIST = tuple(text_id(column) if column.key == "id" else column for column in run.c)
+_RUN_LIST = tuple(text_id(each) if each.key in ("id", "parent_id", "parent_task") else each for each in run.c)
 _TASK_LIST = tuple(
     text_id(column) if column.key in ("id", "run_id") else column for column in task.c if column.key != "input"
 )
@@ -55,6 +56,10 @@ class RunReads:
     async def ended(self, run_ids: list[str]) -> list[str]:
         """Those of the runs that have ended."""
         return [row["id"] for row in await self._database.fetch(_ENDED, run_ids)]
+
+    async def payload(self, found: Run, what: PayloadKind) -> bytes:
+        """What a run was given or answers, google.protobuf.Value in wire form; empty where there is none."""
+        return bytes(await self._database.fetchval(_PAYLOAD, found.day, found.id, int(what)) or b"")
 
     async def events(self, found: Run, after_seq: int, limit: int) -> list[Event]:
         """Events in order; one more than `limit` where there are more."""

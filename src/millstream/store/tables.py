@@ -79,6 +79,15 @@ run = Table(
     _text("waiters"),
     _int("open_gates"),
     _text("parents"),
+    _text("workflow"),
+    _text("workflow_version"),
+    _text("plan"),
+    _int("redone"),
+    _us("due_us"),
+    Column("parent_id", Uuid),
+    Column("parent_task", Uuid),
+    Index("run_due", "due_us", postgresql_where=text("due_us > 0")),
+    Index("run_parent", "parent_id", "id", postgresql_where=text("parent_id IS NOT NULL")),
     Index("run_tenant", "tenant", "created_us", "id"),
     Index("run_created", "created_us"),
     Index("run_cancel", "cancel_by_us", postgresql_where=text("cancel_by_us > 0")),
@@ -130,6 +139,8 @@ task = Table(
     _text("error_message"),
     Column("progress", REAL, nullable=False, server_default=_ZERO),
     _text("progress_message"),
+    _int("step"),
+    _int("item"),
     Index("task_run", "run_id", "id"),
     Index("task_tenant", "tenant", "id"),
     # The tenant's turn leads the key: a dispatcher that serves several tenants asks each in turn.
@@ -139,6 +150,16 @@ task = Table(
     Index("task_start_by", "start_by_us", postgresql_where=text("status = 2 AND start_by_us > 0")),
     Index("task_limited", "tenant", "kind", postgresql_where=text("status = 3 AND limited")),
     postgresql_with=_HOT,
+)
+
+# What a run was given (1) and answers (2), beside its hot row.
+run_payload = Table(
+    "run_payload",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", Uuid, primary_key=True),
+    Column("what", SmallInteger, primary_key=True, autoincrement=False),
+    _bytes("value"),
 )
 
 attempt = Table(

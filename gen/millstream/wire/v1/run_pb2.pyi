@@ -145,11 +145,15 @@ class RunKind(_message.Message):
         UNSPECIFIED: RunKind._Kind.ValueType  # 0
         CASCADE: RunKind._Kind.ValueType  # 1
         SINGLE: RunKind._Kind.ValueType  # 2
+        GRAPH: RunKind._Kind.ValueType  # 3
+        CODE: RunKind._Kind.ValueType  # 4
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     UNSPECIFIED: RunKind.Kind.ValueType  # 0
     CASCADE: RunKind.Kind.ValueType  # 1
     SINGLE: RunKind.Kind.ValueType  # 2
+    GRAPH: RunKind.Kind.ValueType  # 3
+    CODE: RunKind.Kind.ValueType  # 4
 
     def __init__(
         self,
@@ -427,6 +431,8 @@ class RunEvent(_message.Message):
         GATE_WAITING: RunEvent._Type.ValueType  # 18
         GATE_FIRED: RunEvent._Type.ValueType  # 19
         GATE_EXPIRED: RunEvent._Type.ValueType  # 20
+        STEP_SKIPPED: RunEvent._Type.ValueType  # 21
+        STEP_FAILED: RunEvent._Type.ValueType  # 22
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
     UNSPECIFIED: RunEvent.Type.ValueType  # 0
@@ -450,6 +456,8 @@ class RunEvent(_message.Message):
     GATE_WAITING: RunEvent.Type.ValueType  # 18
     GATE_FIRED: RunEvent.Type.ValueType  # 19
     GATE_EXPIRED: RunEvent.Type.ValueType  # 20
+    STEP_SKIPPED: RunEvent.Type.ValueType  # 21
+    STEP_FAILED: RunEvent.Type.ValueType  # 22
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

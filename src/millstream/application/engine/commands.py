@@ -25,7 +25,8 @@ from millstream.domain.lifecycle import (
     start_too_late,
 )
 from millstream.domain.publication import Produce, complete, publish
-from millstream.domain.runs import Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.runs import TIMER_QUEUE, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.settling import settle
 
 
 @dataclass(slots=True)
@@ -295,7 +296,8 @@ class Due(Command):
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
             if task is not None and task.status is TaskStatus.SCHEDULED and task.run_at_us <= batch.now_us:
-                become_ready(batch, batch.runs[task.run_id], task)
+                run = batch.runs[task.run_id]
+                settle(batch, run, task) if task.queue == TIMER_QUEUE else become_ready(batch, run, task)
             else:
                 batch.unsure = True
 

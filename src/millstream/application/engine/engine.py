@@ -107,6 +107,8 @@ class Engine:
         """Called with the earliest time at which a task scheduled here is due."""
         self.stored: Callable[[list[Artifact]], None] = lambda artifacts: None
         """Called with the artifacts of each commit."""
+        self.attend: Callable[[Set[str]], None] = lambda run_ids: None
+        """Called with the runs that somebody has to look at after a commit."""
         self._pending = pending
         self._artifacts = artifacts
         self._peers = peers
@@ -177,6 +179,8 @@ class Engine:
                 self.dispatcher.wanted.set()
         if batch.scheduled_us:
             self.scheduled(batch.scheduled_us)
+        if batch.due_runs:
+            self.attend(batch.due_runs)
         if batch.artifacts:
             self.stored(batch.artifacts)
 

@@ -92,6 +92,11 @@ class Upkeep:
             await asyncio.wait(futures, timeout=PATIENCE_S)
         return bool(futures)
 
+    def attend(self, run_ids: Sequence[str]) -> None:
+        """Look at runs that no server has looked at yet."""
+        if run_ids:
+            self._engine.attend({*run_ids})
+
     def long_awaited(self) -> list[str]:
         """Runs waited for here since the last call or longer: a wake-up has had its chance."""
         waiting = self._engine.waiters.runs
