@@ -21,7 +21,12 @@ class StepKind(StrEnum):
 
     TASK = "task"
     AGENT = "agent"
+    WORKFLOW = "workflow"
+    PUBLISH = "publish"
+    WAIT_PROMISE = "wait_promise"
     SLEEP = "sleep"
+    MAP = "map"
+    BRANCH = "branch"
 
 
 class OnFailure(StrEnum):
@@ -29,6 +34,7 @@ class OnFailure(StrEnum):
 
     FAIL = "fail"
     CONTINUE = "continue"
+    COMPENSATE = "compensate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +42,46 @@ class Step:
     """One step.
 
     Attributes:
-        target: Of a task its kind, of an agent its name; "" for others.
+        target: Of a task its kind, of an agent, a workflow or a promise its name, of a publication the artifact's
+            type; "" for others.
         needs: Ids of steps that must have ended before: it starts once all have, and one of them was not skipped.
+        cases: Of branches among its needs, the case that must have been taken: (step's id, case).
         when: CEL; where it is false the step is skipped. "": always.
-        input: What it is given.
+        input: What it is given; of a publication the payload.
         output: What its result becomes for later steps, over `result`; None: as it is.
         sleep: How long a sleep takes, seconds or CEL of such; None for others.
+        over: Of a map, CEL of a list: `each` runs for each of its items, which is `item` and has the number `index`.
+        each: Of a map, what is done for an item: a step of kind task, agent or workflow.
+        width: Of a map, how many items are worked on at once.
+        branches: Of a branch, its cases (name, CEL) in order; the first that holds is taken, else "default".
+        key: Of a promise, a template of its key; None: it is found by its id alone.
+        version: Of a workflow, the version; "": the latest.
+        wait: Of a publication, that it has ended once its cascade has.
+        compensation: The step that undoes it, where on_failure is COMPENSATE.
     """
 
     id: str
     kind: StepKind
     target: str = ""
     needs: tuple[str, ...] = ()
+    cases: tuple[tuple[str, str], ...] = ()
     when: str = ""
     input: Template = None
     output: Template = None
     sleep: float | str | None = None
+    over: str = ""
+    each: "Step | None" = None
+    width: int = 100
+    branches: tuple[tuple[str, str], ...] = ()
+    key: Template = None
+    version: str = ""
+    wait: bool = False
     queue: str = "default"
     priority: int = 0
     retry: RetryPolicy = DEFAULT_RETRY
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     on_failure: OnFailure = OnFailure.FAIL
+    compensation: str = ""
     labels: tuple[tuple[str, str], ...] = ()
 
 
@@ -67,7 +92,10 @@ class Definition:
     Attributes:
         output: What the run's output is, over `input` and `steps`; None: the outputs of the steps that nothing needs.
         timeout_us: How long a run may take, microseconds; 0: no bound.
+        version: Its number, from 1.
+        labels: Of its runs, where their caller gives none of that name.
         place: Number of each step by its id.
+        undo: The number of the step that undoes a step, by that step's number, the latest in the order of work first.
         needs: For each step the numbers of those that it needs.
         dependents: For each step the numbers of those that need it.
     """
@@ -76,6 +104,9 @@ class Definition:
     steps: tuple[Step, ...]
     output: Template = None
     timeout_us: int = 0
+    version: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    undo: Mapping[int, int] = field(init=False)
     place: Mapping[str, int] = field(init=False)
     needs: tuple[tuple[int, ...], ...] = field(init=False)
     dependents: tuple[tuple[int, ...], ...] = field(init=False)
@@ -87,6 +118,12 @@ class Definition:
         for number, needed in enumerate(needs):
             for need in needed:
                 dependents[need].append(number)
+        undo = {
+            number: place[self.steps[number].compensation]
+            for number in reversed(_in_order(needs))
+            if self.steps[number].compensation
+        }
+        object.__setattr__(self, "undo", undo)
         object.__setattr__(self, "place", place)
         object.__setattr__(self, "needs", needs)
         object.__setattr__(self, "dependents", tuple(map(tuple, dependents)))
@@ -101,6 +138,14 @@ class Definition:
                 found.add(each)
                 look += self.needs[each]
         return frozenset(found)
+
+
+def _in_order(needs: Sequence[Sequence[int]]) -> list[int]:
+    """Steps in an order of work. One within a cycle has no place in it."""
+    try:
+        return [*TopologicalSorter(dict(enumerate(needs))).static_order()]
+    except CycleError:
+        return []
 
 
 def graph_faults(steps: Sequence[Step]) -> Iterator[FieldFault]:
