@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from millstream.cli.interrupts import run
+
 if TYPE_CHECKING:
     from millstream.store.embedded.backup import Manifest
 
@@ -28,7 +30,7 @@ def backup(
     from millstream.store.migrations import MigrationError
 
     try:
-        taken = asyncio.run(_backup(data_dir.absolute(), path))
+        taken = run(_backup(data_dir.absolute(), path))
     except (BackupError, EmbeddedPostgresError, MigrationError) as error:
         _refuse(str(error))
     print(f"{path}: {len(taken.files)} files, PostgreSQL {taken.postgres_major}, schema {taken.revision}")

@@ -1,11 +1,11 @@
 """How data commands reach the service, and how they end when they do not."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, TypeAlias, TypeVar
 
 import typer
 
+from millstream.cli.interrupts import run
 from millstream.cli.output import print_error
 from millstream.sdk import Client, ConnectError, MillstreamError, PayloadError
 from millstream.sdk.channel import check_target
@@ -54,6 +54,7 @@ def call(target: str, api_key: str | None, work: Callable[[Client], Awaitable[T]
 
     Raises:
         typer.Exit: with the exit code of what went wrong, which has been printed.
+        KeyboardInterrupt: Ctrl-C, which is heeded at once.
     """
     try:
         check_target(target)
@@ -61,12 +62,12 @@ def call(target: str, api_key: str | None, work: Callable[[Client], Awaitable[T]
         typer.echo(f"error: --target: {error}", err=True)
         raise typer.Exit(USAGE) from None
 
-    async def run() -> T:
+    async def connected() -> T:
         async with Client(target, api_key=api_key, retries=_RETRIES) as client:
             return await work(client)
 
     try:
-        return asyncio.run(run())
+        return run(connected())
     except ConnectError as error:
         print_error(error, f"cannot reach the service at {target}: {_why(error.message)}")
         raise typer.Exit(UNREACHABLE) from error

@@ -21,6 +21,7 @@ from typing import Annotated
 import typer
 
 from millstream.cli import programs
+from millstream.cli.interrupts import run
 from millstream.cli.probe import ask
 from millstream.cli.supervisor import SupervisorError
 
@@ -84,7 +85,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as a JSON list.")] = False,
 ) -> None:
     """Check this machine and, where it runs, the service. The exit code is 1 when something is wrong."""
-    findings = asyncio.run(examine(Subject(port, grpc_port, data_dir, database_url)))
+    findings = run(examine(Subject(port, grpc_port, data_dir, database_url)))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:

@@ -1,10 +1,11 @@
 """`millstream migrate`: bring the database's tables to this version, and back."""
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 import typer
+
+from millstream.cli.interrupts import run
 
 app = typer.Typer(no_args_is_help=True, help="Bring the database to the tables of this version, and back.")
 
@@ -69,7 +70,7 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     from millstream.store.migrations import MigrationError
 
     try:
-        return asyncio.run(work)
+        return run(work)
     except MigrationError as error:
         typer.echo(f"millstream: {error}", err=True)
         raise typer.Exit(1) from None
