@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,6 +34,18 @@ KEYS = [
     {"id": "stranger-key", "roles": ["worker"], "tenant": "acme", "agent": "stranger", "labels": ["eu"]},
     {"id": "other-key", "roles": ["admin"], "tenant": "umbrella"},
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> Iterator[None]:
+    """Commands that are started here end at Ctrl-C: a shell that runs the tests in the background has them ignore
+    SIGINT, and whatever they start would inherit that."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
