@@ -12,7 +12,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from tests.e2e.answers import check_error, check_ok
 from tests.e2e.simple_worker import SimpleWorker
-from tests.e2e.stack import Stack
+from tests.e2e.stack import READY_S, Stack
 
 from millstream.application.paging import encode_token
 from millstream.v1 import worker_service_pb2, worker_service_pb2_grpc
@@ -128,14 +128,14 @@ async def test_only_workers_serve(locked: Stack, role: str) -> None:
     hello = worker_service_pb2.WorkRequest()
     hello.hello.protocol, hello.hello.worker_id, hello.hello.slots = 1, MISSING, 1
 
-    async def requests() -> Any:
-        yield hello
-
-    stream: Any = worker_service_pb2_grpc.WorkerServiceStub(await locked.channel()).Work(requests(), metadata=metadata)
+    stub = worker_service_pb2_grpc.WorkerServiceStub(await locked.channel())
+    stream: Any = stub.Work(metadata=metadata, timeout=READY_S)
     if role in ("worker", "admin"):
         assert await worker.poll("nothing", wait=0) == []
+        await stream.write(hello)
         assert (await stream.read()).welcome.session_id
         return
+    # Who is refused says no hello: one that came too late gRPC's client would take for an error of its own.
     for call in (worker.poll("nothing", wait=0), worker.heartbeat((MISSING, 1)), stream.read()):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call

@@ -151,8 +151,14 @@ async def test_what_the_use_case_refuses_is_told_in_the_midst(service: Service) 
 
 
 async def test_who_may_not_publish_uploads_nothing(service: Service) -> None:
-    """Refused before a piece is read."""
-    answer = await upload(service, piece(b"hello"), key="reader", **REST)
+    """Refused before a piece is sent: one that came too late gRPC's client would take for an error of its own."""
+
+    async def sent() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    method: Any = service.channel.stream_unary("/millstream.v1.PayloadService/UploadPayload")
+    answer = await _answer(method(sent(), metadata=_metadata("reader", REST), timeout=30))
     assert answer.metadata["x-http-status"] == "403"
     assert service.fakes.payloads.calls == []
 
