@@ -103,6 +103,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.runs,
         service.tasks,
         service.workers,
+        service.discovery,
         service.system,
         exposition,
         leave,

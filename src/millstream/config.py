@@ -153,6 +153,10 @@ class Settings(BaseSettings):
         default=3600, ge=60, le=7 * DAY_S, description="How long after it broke off a watch can be resumed."
     )
 
+    worker_retention_s: int = Field(
+        default=DAY_S, ge=60, le=30 * DAY_S, description="How long a worker that went is listed."
+    )
+
     max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
     max_waiting_keys: int = Field(

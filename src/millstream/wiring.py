@@ -17,6 +17,7 @@ from millstream.application.agents import Agents, Types
 from millstream.application.artifacts import Artifacts
 from millstream.application.catalog import Catalogs
 from millstream.application.correlations import Correlations
+from millstream.application.discovery import Discovery
 from millstream.application.engine.batches import Sizes
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.upkeep import Upkeep
@@ -53,6 +54,7 @@ from millstream.store.reads import Reads
 from millstream.store.registry import RegistryStore
 from millstream.store.schema import SchemaReads
 from millstream.store.wakeups import Message, Wakeups
+from millstream.store.workers import WorkerRows
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Service:
     runs: Runs
     tasks: Tasks
     workers: Workers
+    discovery: Discovery
     system: System
     engine: Engine
     catalogs: Catalogs
@@ -175,10 +178,12 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     await blocking.open()
     database = await Database.open(url, settings.pool_size)
     reads, maintenance, registry = Reads(database), Maintenance(database), RegistryStore(database)
-    dispatcher_peers = Peers(lane.id, blocking.id, f"{socket.gethostname()}/{os.getpid()}", maintenance)
+    worker_rows = WorkerRows(database)
+    dispatcher_peers = Peers(lane.id, blocking.id, f"{socket.gethostname()}/{os.getpid()}", maintenance, worker_rows)
     engine = _engine(settings, lane, blocking, maintenance, reads, dispatcher_peers, metrics)
     dispatcher_peers.served = lambda: engine.dispatcher.served
     dispatcher_peers.workers = lambda: engine.dispatcher.workers
+    dispatcher_peers.listed = engine.dispatcher.listed
     pauses = Pauses(engine.dispatcher, registry, dispatcher_peers)
     sandbox = Sandbox()
     catalogs = Catalogs(registry, CelPredicates(), JsonSchemas(), sandbox)
@@ -201,7 +206,15 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     buffers = Buffers(database)
     upkeep = Upkeep(engine, catalogs, pauses, feed)
     loops = Loops(
-        upkeep, maintenance, buffers, payload_store, feed_reads, reads, dispatcher_peers, _retention(settings)
+        upkeep,
+        maintenance,
+        buffers,
+        payload_store,
+        feed_reads,
+        worker_rows,
+        reads,
+        dispatcher_peers,
+        _retention(settings),
     )
     engine.scheduled = loops.scheduled
     readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)
@@ -223,6 +236,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
+        Discovery(engine, worker_rows),
         System(engine, maintenance, readiness, levels, metrics.engine.set),
         engine,
         catalogs,
@@ -280,6 +294,7 @@ def _retention(settings: Settings) -> Retention:
         settings.payload_grace_s,
         UPLOAD_SILENT_S,
         settings.watch_resume_s,
+        settings.worker_retention_s,
     )
 
 

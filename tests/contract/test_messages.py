@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
-from millstream.domain import runs
+from millstream.domain import runs, workers
 from millstream.transport.contract import PACKAGE, TWIN_PACKAGE, descriptor_of
 from millstream.v1 import (
     agent_pb2,
@@ -126,6 +126,7 @@ def _plain(name: str) -> str:
         (task_service_pb2.CreateTaskResponse, run_pb2.Task),
         (task_service_pb2.GetTaskResponse, run_pb2.Task),
         (task_service_pb2.CancelTaskResponse, run_pb2.Task),
+        (worker_service_pb2.GetWorkerResponse, worker_pb2.Worker),
     ],
     ids=lambda message: message.DESCRIPTOR.name,
 )
@@ -163,6 +164,10 @@ def _bare(field: FieldDescriptor) -> tuple[Any, ...]:
     if kind is not None and kind.GetOptions().map_entry:
         return (*shape[:5], [_shape(each) for each in kind.fields])
     return shape
+
+
+def test_categories_of_kinds_have_the_numbers_of_the_contract() -> None:
+    assert (workers.TASK_KIND, workers.WORKFLOW_KIND) == (worker_pb2.KindSpec.TASK, worker_pb2.KindSpec.WORKFLOW)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,6 @@ from millstream.application.views import (
     Reports,
     RunQuery,
     Sent,
-    ServingWorker,
     StoredPayload,
     Summary,
     SyncResult,
@@ -62,6 +61,7 @@ from millstream.domain.runs import (
     TaskStatus,
 )
 from millstream.domain.struct_wire import encode_struct, encode_value
+from millstream.domain.workers import KindQuery, KindSpec, KnownKind, KnownWorker, ServingWorker, WorkerQuery
 from millstream.transport.server import UseCases
 
 ID = "0190f5e2-0000-7000-8000-000000000001"
@@ -380,6 +380,7 @@ class Session:
     lease_s: float = 30.0
     lost: frozenset[str] = frozenset()
     credit: int = 0
+    times_heard: int = 0
     drained: bool = False
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     reports: list[Reports] = field(default_factory=list)
@@ -388,6 +389,9 @@ class Session:
     @property
     def held(self) -> tuple[LeaseRef, ...]:
         return self.hello.held
+
+    def heard(self) -> None:
+        self.times_heard += 1
 
     def add_credit(self, count: int) -> None:
         self.credit += count
@@ -448,6 +452,28 @@ class Workers(Fake):
     async def report(self, principal: Principal, reports: Reports) -> list[ReportResult]:
         await self.seen("report", principal, reports)
         return results_of(reports)
+
+
+class Discovery(Fake):
+    """One worker, and what it serves."""
+
+    spec = KindSpec("resize", 1, "1.2", "makes it small", '{"type":"object"}', '{"type":"string"}')
+    known = KnownWorker(
+        ID, "w", "DRAINING", "host/1", AT_US, AT_US + 1, 0, 10, 3, ("default",), (spec,), ("payments",), truncated=True
+    )
+
+    async def workers(self, principal: Principal, query: WorkerQuery, page: PageRequest) -> Page[KnownWorker]:
+        await self.seen("workers", principal, query, page)
+        return Page([self.known], _PAGE)
+
+    async def worker(self, principal: Principal, worker_id: str) -> KnownWorker:
+        await self.seen("worker", principal, worker_id)
+        return self.known
+
+    async def kinds(self, principal: Principal, query: KindQuery, page: PageRequest) -> Page[KnownKind]:
+        await self.seen("kinds", principal, query, page)
+        serving = (ServingWorker(ID, "w", "host/1", AT_US, AT_US),)
+        return Page([KnownKind(self.spec, AT_US, 1, ("default",), serving)], _PAGE)
 
 
 class Payloads(Fake):
@@ -513,6 +539,7 @@ class Fakes:
         self.runs = Runs()
         self.tasks = Tasks()
         self.workers = Workers()
+        self.discovery = Discovery()
         self.system = System()
         self.drained = False
 
@@ -530,6 +557,7 @@ class Fakes:
             runs=self.runs,
             tasks=self.tasks,
             workers=self.workers,
+            discovery=self.discovery,
             system=self.system,
             exposition=written,
             leave=self.leave,

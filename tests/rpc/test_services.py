@@ -28,6 +28,7 @@ from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import decode_struct, decode_value, encode_struct
+from millstream.domain.workers import KindQuery, WorkerQuery
 from millstream.transport import contract
 from millstream.v1 import (
     agent_service_pb2,
@@ -453,6 +454,37 @@ async def test_the_unary_twins_of_workers(service: Service) -> None:
     assert service.fakes.workers.calls[-1][2].heartbeats == (LeaseRef(ID, 2),)
     await _ask(service, "WorkerService/ReportProgress", {"progress": [ref | {"fraction": 0.5}]})
     assert service.fakes.workers.calls[-1][2].progress[0].fraction == 0.5
+
+
+async def test_workers_and_what_they_serve(service: Service) -> None:
+    """FV-6"""
+    at = "2023-11-14T22:13:20.123456Z"
+    spec = {
+        "kind": "resize", "category": "TASK", "version": "1.2", "description": "makes it small",
+        "input_schema": {"type": "object"}, "output_schema": {"type": "string"},
+    }  # fmt: skip
+    worker = {
+        "worker_id": ID, "name": "w", "status": "DRAINING", "server": "host/1", "connected_at": at,
+        "last_heartbeat_at": "2023-11-14T22:13:20.123457Z", "slots": 10, "slots_used": 3, "queues": ["default"],
+        "kinds": [spec], "agents": ["payments"], "truncated": True,
+    }  # fmt: skip
+    calls = service.fakes.discovery.calls
+    asked = {"status": "DRAINING", "kind": "resize", "queue": "q", "name": "w", "page_size": 7}
+    assert (await _ask(service, "WorkerService/ListWorkers", asked))["items"] == [worker]
+    assert calls[-1][2:] == (WorkerQuery("DRAINING", "resize", "q", "w"), PageRequest(page_size=7))
+    assert await _ask(service, "WorkerService/GetWorker", {"worker_id": ID.upper()}) == worker
+    assert calls[-1][2] == ID
+    (kind,) = (await _ask(service, "WorkerService/ListKinds", {"kind": "resize", "category": "TASK"}))["items"]
+    assert kind == spec | {
+        "status": "ONLINE", "queues": ["default"], "worker_count": 1, "registered_at": at,
+        "served_by": [
+            {"worker_id": ID, "name": "w", "server": "host/1", "connected_at": at, "last_seen_at": at}
+        ],
+    }  # fmt: skip
+    assert calls[-1][2:] == (KindQuery("resize", 1), PageRequest())
+    await _ask(service, "WorkerService/ListKinds", {"status": "OFFLINE"})
+    assert calls[-1][2] == KindQuery(status="OFFLINE")
+    assert await _refused(service, "WorkerService/GetWorker", {"worker_id": "w"}) == "worker_id"
 
 
 async def test_system(service: Service) -> None:

@@ -13,6 +13,7 @@ from tests.rpc.fakes import ID, OTHER, Session, lease
 from millstream.application import views
 from millstream.application.views import Cancellation
 from millstream.domain.errors import Unavailable
+from millstream.domain.workers import KindSpec
 from millstream.transport import work_stream
 from millstream.v1.artifact_pb2 import Visibility
 from millstream.v1.worker_pb2 import Completion, LeaseRef, ProducedArtifact, WorkerHello
@@ -89,6 +90,29 @@ async def test_a_worker_is_welcomed_before_all_else(service: Service) -> None:
         hello = worker.session.hello
         assert (hello.worker_id, hello.kinds, hello.queues, hello.slots) == (ID, ("resize",), ("default",), 4)
         assert hello.held == (views.LeaseRef(ID, 1),)
+
+
+async def test_a_hello_tells_of_its_kinds(service: Service) -> None:
+    """FV-6: with what they take and return."""
+    told = WorkRequest.FromString(HELLO.SerializeToString())
+    spec = told.hello.kind_specs.add(kind="resize", version="1.2", description="makes it small")
+    spec.input_schema.update({"type": "object"})
+    flow = told.hello.kind_specs.add(kind="order", category="WORKFLOW")
+    async with connected(service, told) as worker:
+        await worker.hear_until(lambda answer: answer.ack == 1)
+        assert worker.session.hello.specs == (
+            KindSpec("resize", 1, "1.2", "makes it small", '{"type":"object"}'),
+            KindSpec("order", 2),
+        )
+    flow.output_schema.update({"description": "x" * 65536})
+    async with connected(service, told) as worker:
+        code, text = await worker.end()
+        assert (code, text.split()[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "hello.kind_specs[1].output_schema")
+    flow.output_schema.Clear()
+    flow.version = "1 2"
+    async with connected(service, told) as worker:
+        code, text = await worker.end()
+        assert (code, text.split(":")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, "hello.kind_specs[1].version")
 
 
 async def test_leases_pushed_while_opening_come_after_the_welcome(service: Service) -> None:
@@ -259,6 +283,16 @@ async def test_a_silent_worker_is_dropped(service: Service) -> None:
     async with connected(service, HELLO) as worker:
         assert (await worker.end())[0] is grpc.StatusCode.DEADLINE_EXCEEDED
         assert worker.session.closed.is_set()
+
+
+async def test_every_message_of_a_worker_is_a_sign_of_life(service: Service) -> None:
+    """FV-6: an empty one too."""
+    async with connected(service, HELLO) as worker:
+        await worker.hear_until(lambda answer: answer.ack == 1)
+        before = worker.session.times_heard
+        await worker.say(number=2)
+        await worker.hear_until(lambda answer: answer.ack == 2)
+        assert worker.session.times_heard == before + 1
 
 
 async def test_a_worker_that_speaks_is_kept(service: Service) -> None:

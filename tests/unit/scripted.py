@@ -16,11 +16,19 @@ from millstream.v1 import (
     correlation_service_pb2,
     run_service_pb2,
     task_service_pb2,
+    worker_service_pb2,
 )
 
 _SERVICES = {
     service.full_name: service
-    for module in (agent_service_pb2, artifact_service_pb2, correlation_service_pb2, run_service_pb2, task_service_pb2)
+    for module in (
+        agent_service_pb2,
+        artifact_service_pb2,
+        correlation_service_pb2,
+        run_service_pb2,
+        task_service_pb2,
+        worker_service_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 

@@ -24,6 +24,8 @@ from millstream.v1 import (
     artifact_service_pb2,
     run_pb2,
     run_service_pb2,
+    worker_pb2,
+    worker_service_pb2,
 )
 
 Run = Callable[..., Result]
@@ -492,3 +494,31 @@ def test_the_last_line_is_found_however_long_it_is(monkeypatch: pytest.MonkeyPat
     path.write_bytes(b'{"a":1}\n{"correlation_id":"c","cursor":"long"}\n' + b"x" * 50)
     with path.open("r+b") as file:
         assert export_module._rewound(file, "c", path) == "long"
+
+
+def test_workers_and_kinds_are_shown(run: Run, service: ScriptedService) -> None:
+    """FV-6"""
+    spec = worker_pb2.KindSpec(kind="resize", category=worker_pb2.KindSpec.TASK, version="1.2")
+    fill_struct(spec.input_schema, {"type": "object"})
+    known: dict[str, Any] = {
+        "worker_id": "w-1", "name": "mill", "status": "ONLINE", "slots": 10, "slots_used": 3, "kinds": [spec],
+        "queues": ["default"], "agents": ["payments"],
+    }  # fmt: skip
+    listed = worker_service_pb2.ListWorkersResponse(items=[worker_pb2.Worker(**known)])
+    service.answer("WorkerService/ListWorkers", listed)
+    shown = run("workers", "list", "--status", "online", "--kind", "resize", "--queue", "default", "--name", "mill")
+    asked = service.calls[-1].request
+    assert (asked.status, asked.kind, asked.queue, asked.name) == (1, "resize", "default", "mill")
+    assert all(word in shown.stdout for word in ("w-1", "mill", "ONLINE", "3/10", "resize 1.2", "payments"))
+    service.answer("WorkerService/GetWorker", worker_service_pb2.GetWorkerResponse(**known))
+    assert '"input_schema"' in run("workers", "get", "w-1").stdout
+    assert json.loads(run("workers", "get", "w-1", "--json").stdout)["kinds"][0]["input_schema"] == {"type": "object"}
+    kind = worker_pb2.Kind(
+        kind="resize", category=worker_pb2.KindSpec.TASK, version="1.2", status=worker_pb2.Kind.ONLINE, worker_count=2
+    )
+    service.answer("WorkerService/ListKinds", worker_service_pb2.ListKindsResponse(items=[kind]))
+    shown = run("kinds", "--category", "task", "--status", "online")
+    assert (service.calls[-1].request.category, service.calls[-1].request.status) == (1, 1)
+    assert all(word in shown.stdout for word in ("resize", "1.2", "TASK", "ONLINE"))
+    for wrong in (["workers", "list", "--status", "here"], ["kinds", "--category", "here"]):
+        assert run(*wrong).exit_code == 2

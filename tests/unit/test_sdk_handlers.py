@@ -181,3 +181,24 @@ def test_models_dates_and_the_like_become_json() -> None:
     }
     assert type(from_value(Value(number_value=3.0))) is int
     assert from_value(Value()) is None
+
+
+def test_a_kind_tells_no_schema_that_cannot_be_said_or_is_too_long() -> None:
+    """FV-6: it is for people, and no reason to refuse a worker."""
+    worker = Worker()
+
+    async def odd(given: Any) -> Any:
+        raise NotImplementedError
+
+    many = enum.Enum("many", {f"n{n}": f"{'x' * 100}{n}" for n in range(2000)})  # type: ignore[misc]  # made here
+    odd.__annotations__ = {"given": Callable[[], None], "return": many}
+    worker.task("odd")(odd)
+    handler = worker._registry.handlers["odd"]
+    assert isinstance(handler, TaskHandler)
+    assert not handler.spec.HasField("input_schema")
+    assert not handler.spec.HasField("output_schema")
+
+
+def test_a_version_is_one_word() -> None:
+    with pytest.raises(ValueError, match="a version is at most 64 letters"):
+        Worker().task("kind", version="1 2")(lambda: None)

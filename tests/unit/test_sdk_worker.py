@@ -44,10 +44,25 @@ async def test_the_hello_names_everything_served_and_who_serves_it(service: Work
         return Payment(order_id=order.order_id)
 
     worker.task("add")(lambda: None)
+
+    @worker.task("bill", version="2.1")
+    async def bill(order: Order) -> Payment:
+        """Makes a bill."""
+        return Payment(order_id=order.order_id)
+
     async with worker:
         hello = (await service.next()).hello
     assert (hello.protocol, hello.name, hello.slots, list(hello.queues)) == (1, "w", 7, ["fast"])
-    assert list(hello.kinds) == ["add"]
+    assert list(hello.kinds) == ["add", "bill"]
+    add, told = hello.kind_specs
+    assert (add.kind, add.version, add.HasField("input_schema"), add.HasField("output_schema")) == (
+        "add", "", False, False,
+    )  # fmt: skip
+    assert (told.kind, told.category, told.version, told.description) == (
+        "bill", worker_pb2.KindSpec.TASK, "2.1", "Makes a bill.",
+    )  # fmt: skip
+    assert from_struct(told.input_schema) == Order.model_json_schema()
+    assert from_struct(told.output_schema) == Payment.model_json_schema(mode="serialization")
     assert [(a.name, a.description, list(a.outputs), list(a.labels)) for a in hello.agents] == [
         ("payments", "Charges the customer.", ["Payment"], ["eu"])
     ]

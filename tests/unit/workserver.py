@@ -153,7 +153,7 @@ class WorkServer(worker_service_pb2_grpc.WorkerServiceServicer):
         """Not used."""
         raise NotImplementedError
 
-    Complete = Fail = Heartbeat = ReportProgress = Poll
+    Complete = Fail = Heartbeat = ReportProgress = ListWorkers = GetWorker = ListKinds = Poll
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from millstream.v1 import agent_pb2 as _agent_pb2
 from millstream.v1 import artifact_pb2 as _artifact_pb2
 from millstream.v1 import error_pb2 as _error_pb2
@@ -351,6 +352,7 @@ class WorkerHello(_message.Message):
     TYPES_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    KIND_SPECS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     """Version of this protocol: 1."""
     worker_id: _builtins.str
@@ -379,6 +381,12 @@ class WorkerHello(_message.Message):
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]:
         """Leases it still holds from before a reconnect; all others of this worker_id are released."""
 
+    @_builtins.property
+    def kind_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindSpec]:
+        """What there is to know of the kinds, for discovery: at most one of each kind of tasks, which stands in `kinds` too;
+        of a kind of workflows one of each version.
+        """
+
     def __init__(
         self,
         *,
@@ -391,14 +399,288 @@ class WorkerHello(_message.Message):
         types: _abc.Iterable[Global___TypeSpec] | None = ...,
         held: _abc.Iterable[Global___LeaseRef] | None = ...,
         slots: _builtins.int = ...,
+        kind_specs: _abc.Iterable[Global___KindSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "held", b"held", "kinds", b"kinds", "name", b"name", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "types", b"types", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "held", b"held", "kind_specs", b"kind_specs", "kinds", b"kinds", "name", b"name", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "types", b"types", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerHello: _TypeAlias = WorkerHello  # noqa: Y015
+
+@_typing.final
+class KindSpec(_message.Message):
+    """A kind that a worker serves, as discovery shows it. Nothing is checked against its schemas."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Category:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CategoryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[KindSpec._Category.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: KindSpec._Category.ValueType  # 0
+        """Taken for TASK."""
+        TASK: KindSpec._Category.ValueType  # 1
+        """Tasks."""
+        WORKFLOW: KindSpec._Category.ValueType  # 2
+        """Workflows whose code runs in workers."""
+
+    class Category(_Category, metaclass=_CategoryEnumTypeWrapper):
+        """What the kind is of."""
+
+    UNSPECIFIED: KindSpec.Category.ValueType  # 0
+    """Taken for TASK."""
+    TASK: KindSpec.Category.ValueType  # 1
+    """Tasks."""
+    WORKFLOW: KindSpec.Category.ValueType  # 2
+    """Workflows whose code runs in workers."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """The kind."""
+    category: Global___KindSpec.Category.ValueType
+    """What it is of."""
+    version: _builtins.str
+    """Version of the code, for people, such as "1.4.0"."""
+    description: _builtins.str
+    """What it does, for people."""
+    @_builtins.property
+    def input_schema(self) -> _struct_pb2.Struct:
+        """JSON Schema (2020-12) of what it takes, at most 64 KiB. Empty: not told."""
+
+    @_builtins.property
+    def output_schema(self) -> _struct_pb2.Struct:
+        """JSON Schema of what it returns, at most 64 KiB. Empty: not told."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        category: Global___KindSpec.Category.ValueType = ...,
+        version: _builtins.str = ...,
+        description: _builtins.str = ...,
+        input_schema: _struct_pb2.Struct | None = ...,
+        output_schema: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input_schema", b"input_schema", "output_schema", b"output_schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "description", b"description", "input_schema", b"input_schema", "kind", b"kind", "output_schema", b"output_schema", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KindSpec: _TypeAlias = KindSpec  # noqa: Y015
+
+@_typing.final
+class Worker(_message.Message):
+    """A worker that is connected, or was within `worker_retention_s`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Worker._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Worker._Status.ValueType  # 0
+        """Never sent."""
+        ONLINE: Worker._Status.ValueType  # 1
+        """It takes tasks."""
+        DRAINING: Worker._Status.ValueType  # 2
+        """It finishes what it has and takes no more; or its server does."""
+        OFFLINE: Worker._Status.ValueType  # 3
+        """It went, or its server is gone."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Where a worker stands."""
+
+    UNSPECIFIED: Worker.Status.ValueType  # 0
+    """Never sent."""
+    ONLINE: Worker.Status.ValueType  # 1
+    """It takes tasks."""
+    DRAINING: Worker.Status.ValueType  # 2
+    """It finishes what it has and takes no more; or its server does."""
+    OFFLINE: Worker.Status.ValueType  # 3
+    """It went, or its server is gone."""
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    CONNECTED_AT_FIELD_NUMBER: _builtins.int
+    LAST_HEARTBEAT_AT_FIELD_NUMBER: _builtins.int
+    DISCONNECTED_AT_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SLOTS_USED_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """The worker's own id, the same over reconnects."""
+    name: _builtins.str
+    """Its name."""
+    status: Global___Worker.Status.ValueType
+    """Where it stands."""
+    server: _builtins.str
+    """The server that it is connected to, or was last, host and process."""
+    slots: _builtins.int
+    """Tasks it takes at once."""
+    slots_used: _builtins.int
+    """Tasks it had when it was last heard of."""
+    truncated: _builtins.bool
+    """Kinds, agents or schemas were left out: in a list those over 100, in GetWorker schemas over 3 MiB in all."""
+    @_builtins.property
+    def connected_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is connected, or was."""
+
+    @_builtins.property
+    def last_heartbeat_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last heard of, noted every third of a lease."""
+
+    @_builtins.property
+    def disconnected_at(self) -> _timestamp_pb2.Timestamp:
+        """When it went. Absent of one that is connected."""
+
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Queues it takes tasks from; beside them, each agent's own."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindSpec]:
+        """Kinds of tasks and workflows that it serves. In lists the first 100, without description and schemas."""
+
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the agents that it serves. In lists the first 100."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        status: Global___Worker.Status.ValueType = ...,
+        server: _builtins.str = ...,
+        connected_at: _timestamp_pb2.Timestamp | None = ...,
+        last_heartbeat_at: _timestamp_pb2.Timestamp | None = ...,
+        disconnected_at: _timestamp_pb2.Timestamp | None = ...,
+        slots: _builtins.int = ...,
+        slots_used: _builtins.int = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+        kinds: _abc.Iterable[Global___KindSpec] | None = ...,
+        agents: _abc.Iterable[_builtins.str] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connected_at", b"connected_at", "disconnected_at", b"disconnected_at", "last_heartbeat_at", b"last_heartbeat_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "connected_at", b"connected_at", "disconnected_at", b"disconnected_at", "kinds", b"kinds", "last_heartbeat_at", b"last_heartbeat_at", "name", b"name", "queues", b"queues", "server", b"server", "slots", b"slots", "slots_used", b"slots_used", "status", b"status", "truncated", b"truncated", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Worker: _TypeAlias = Worker  # noqa: Y015
+
+@_typing.final
+class Kind(_message.Message):
+    """A kind of tasks or workflows that a worker serves, or served within `worker_retention_s`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Kind._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Kind._Status.ValueType  # 0
+        """Never sent."""
+        ONLINE: Kind._Status.ValueType  # 1
+        """One does."""
+        OFFLINE: Kind._Status.ValueType  # 2
+        """None does, so its tasks wait."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Whether a worker serves a kind."""
+
+    UNSPECIFIED: Kind.Status.ValueType  # 0
+    """Never sent."""
+    ONLINE: Kind.Status.ValueType  # 1
+    """One does."""
+    OFFLINE: Kind.Status.ValueType  # 2
+    """None does, so its tasks wait."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    REGISTERED_AT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """The kind."""
+    category: Global___KindSpec.Category.ValueType
+    """What it is of."""
+    version: _builtins.str
+    """Version of its code."""
+    description: _builtins.str
+    """What it does."""
+    status: Global___Kind.Status.ValueType
+    """Whether a worker serves it."""
+    worker_count: _builtins.int
+    """Connected workers that serve it."""
+    @_builtins.property
+    def input_schema(self) -> _struct_pb2.Struct:
+        """JSON Schema of what it takes; empty where no worker told it."""
+
+    @_builtins.property
+    def output_schema(self) -> _struct_pb2.Struct:
+        """JSON Schema of what it returns; empty where no worker told it."""
+
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Queues that it is served in, at most 100."""
+
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]:
+        """The first 10 of them, the longest connected first."""
+
+    @_builtins.property
+    def registered_at(self) -> _timestamp_pb2.Timestamp:
+        """When a worker that serves it last connected."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        category: Global___KindSpec.Category.ValueType = ...,
+        version: _builtins.str = ...,
+        description: _builtins.str = ...,
+        input_schema: _struct_pb2.Struct | None = ...,
+        output_schema: _struct_pb2.Struct | None = ...,
+        status: Global___Kind.Status.ValueType = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+        worker_count: _builtins.int = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        registered_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input_schema", b"input_schema", "output_schema", b"output_schema", "registered_at", b"registered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "description", b"description", "input_schema", b"input_schema", "kind", b"kind", "output_schema", b"output_schema", "queues", b"queues", "registered_at", b"registered_at", "served_by", b"served_by", "status", b"status", "version", b"version", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kind: _TypeAlias = Kind  # noqa: Y015
 
 @_typing.final
 class TypeSpec(_message.Message):

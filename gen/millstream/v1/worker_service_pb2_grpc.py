@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class WorkerServiceStub(object):
-    """Hands tasks to workers and takes their results.
+    """Hands tasks to workers and takes their results; tells who they are and what they serve.
     """
 
     def __init__(self, channel):
@@ -65,10 +65,25 @@ class WorkerServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressResponse.FromString,
                 _registered_method=True)
+        self.ListWorkers = channel.unary_unary(
+                '/millstream.v1.WorkerService/ListWorkers',
+                request_serializer=millstream_dot_v1_dot_worker__service__pb2.ListWorkersRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_worker__service__pb2.ListWorkersResponse.FromString,
+                _registered_method=True)
+        self.GetWorker = channel.unary_unary(
+                '/millstream.v1.WorkerService/GetWorker',
+                request_serializer=millstream_dot_v1_dot_worker__service__pb2.GetWorkerRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_worker__service__pb2.GetWorkerResponse.FromString,
+                _registered_method=True)
+        self.ListKinds = channel.unary_unary(
+                '/millstream.v1.WorkerService/ListKinds',
+                request_serializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
-    """Hands tasks to workers and takes their results.
+    """Hands tasks to workers and takes their results; tells who they are and what they serve.
     """
 
     def Work(self, request_iterator, context):
@@ -121,6 +136,32 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListWorkers(self, request, context):
+        """Lists the workers that are connected, or were within `worker_retention_s`; the last connected first. Those that
+        poll are not among them.
+        Errors: VALIDATION_ERROR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetWorker(self, request, context):
+        """Gets a worker, with what it says of its kinds.
+        Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListKinds(self, request, context):
+        """Lists the kinds of tasks and workflows that workers serve, or did within `worker_retention_s`, by name and version;
+        with who serves them. Agents have a list of their own.
+        Errors: VALIDATION_ERROR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -154,6 +195,21 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressResponse.SerializeToString,
             ),
+            'ListWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkers,
+                    request_deserializer=millstream_dot_v1_dot_worker__service__pb2.ListWorkersRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_worker__service__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'GetWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetWorker,
+                    request_deserializer=millstream_dot_v1_dot_worker__service__pb2.GetWorkerRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_worker__service__pb2.GetWorkerResponse.SerializeToString,
+            ),
+            'ListKinds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListKinds,
+                    request_deserializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'millstream.v1.WorkerService', rpc_method_handlers)
@@ -163,7 +219,7 @@ def add_WorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class WorkerService(object):
-    """Hands tasks to workers and takes their results.
+    """Hands tasks to workers and takes their results; tells who they are and what they serve.
     """
 
     @staticmethod
@@ -318,6 +374,87 @@ class WorkerService(object):
             '/millstream.v1.WorkerService/ReportProgress',
             millstream_dot_v1_dot_worker__service__pb2.ReportProgressRequest.SerializeToString,
             millstream_dot_v1_dot_worker__service__pb2.ReportProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkerService/ListWorkers',
+            millstream_dot_v1_dot_worker__service__pb2.ListWorkersRequest.SerializeToString,
+            millstream_dot_v1_dot_worker__service__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkerService/GetWorker',
+            millstream_dot_v1_dot_worker__service__pb2.GetWorkerRequest.SerializeToString,
+            millstream_dot_v1_dot_worker__service__pb2.GetWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListKinds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkerService/ListKinds',
+            millstream_dot_v1_dot_worker__service__pb2.ListKindsRequest.SerializeToString,
+            millstream_dot_v1_dot_worker__service__pb2.ListKindsResponse.FromString,
             options,
             channel_credentials,
             insecure,

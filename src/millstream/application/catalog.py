@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from millstream.application.ports import Costly, Sandbox
-from millstream.application.views import Key, LogLevel, ServingWorker
+from millstream.application.views import Key, LogLevel
 from millstream.domain.agents import Activation, Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import FieldFault, NotFound, ValidationFailed
 from millstream.domain.matching import Route, match, routes_of
 from millstream.domain.struct_wire import Json, decode_struct
+from millstream.domain.workers import ServingWorker
 
 TENANTS_MOST = 1000
 

@@ -14,6 +14,7 @@ from millstream.domain.errors import BadRequest, FieldFault, Unavailable
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import Run, Task
 from millstream.domain.struct_wire import Json
+from millstream.domain.workers import KindSpec
 
 
 class Conflicted(Unavailable):
@@ -143,7 +144,16 @@ class FeedRow:
 
 @dataclass(frozen=True, slots=True)
 class ConnectedWorker:
-    """A worker's connection to this server."""
+    """A worker's connection to this server.
+
+    Attributes:
+        kinds: Kinds of the tasks it is given, its agents' among them.
+        served: What it says of its kinds, agents left out.
+        queues: Queues it takes tasks from.
+        slots: Tasks it takes at once.
+        heard_us: When it was last heard of.
+        used: Tasks it has.
+    """
 
     session: str
     tenant: str
@@ -151,6 +161,12 @@ class ConnectedWorker:
     name: str
     kinds: tuple[str, ...]
     connected_us: int
+    served: tuple[KindSpec, ...] = ()
+    queues: tuple[str, ...] = ()
+    slots: int = 0
+    draining: bool = False
+    heard_us: int = 0
+    used: int = 0
 
 
 class Upkeep(Protocol):
@@ -178,3 +194,4 @@ class Upkeep(Protocol):
     async def look_for_work(self) -> None: ...
     def leases(self) -> tuple[dict[str, int], list[str]]: ...
     def lost(self, task_id: str, attempt: int) -> None: ...
+    def signs_of_life(self) -> list[ConnectedWorker]: ...

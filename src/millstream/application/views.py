@@ -8,6 +8,7 @@ from millstream.domain.artifacts import Artifact, NewArtifact, size_bytes
 from millstream.domain.errors import MillstreamError
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 from millstream.domain.runs import Failure, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.workers import KindSpec, ServingWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +209,6 @@ class RunQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class ServingWorker:
-    """A connected worker; `seen_us` is when it, or its server, was last seen to live."""
-
-    worker_id: str
-    name: str
-    server: str
-    connected_us: int
-    seen_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class AgentState:
     """An agent and how it stands: "ONLINE", "OFFLINE", "PAUSED" or "DELETED"."""
 
@@ -332,6 +322,7 @@ class Hello:
     types: tuple[TypeSpec, ...]
     held: tuple[LeaseRef, ...]
     slots: int
+    specs: tuple[KindSpec, ...] = ()
 
 
 @dataclass(slots=True)

@@ -14,9 +14,10 @@ from millstream.application.paging import fitting
 from millstream.application.registering import Registering
 from millstream.application.reporting import LeaseStore, Reporting
 from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
-from millstream.domain.errors import MillstreamError, Unavailable
+from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Task
+from millstream.domain.workers import TASK_KIND, KindSpec
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ class WorkerSession:
         self._principal = principal
         self._session = session
 
+    def heard(self) -> None:
+        """The worker said something."""
+        self._session.heard_us = self._workers.engine.clock.now_us()
+
     def add_credit(self, credit: int) -> None:
         """The worker can take more tasks."""
         self._workers.engine.dispatcher.add_credit(self._session, credit)
@@ -62,6 +67,7 @@ class WorkerSession:
     def drain(self) -> None:
         """Send no more tasks."""
         self._session.draining = True
+        self._workers.changed()
 
     async def close(self) -> None:
         """The worker went: its leases end soon, unless it comes back."""
@@ -104,10 +110,13 @@ class Workers:
             principal.require("agents.write")
             if await self._registering.register(principal, hello.types, hello.agents):
                 self._announcer.registry_moved(principal.tenant)
+        served = _served(hello)
         kept = await self._adopt(principal, hello)
+        now_us = self.engine.clock.now_us()
         session = Session(
             new_id(), principal.tenant, hello.worker_id, hello.name, _keys(principal.tenant, hello), push,
-            credit=hello.slots - len(kept), connected_us=self.engine.clock.now_us(),
+            credit=hello.slots - len(kept), connected_us=now_us, served=served, queues=hello.queues, slots=hello.slots,
+            heard_us=now_us, noted=(now_us, len(kept)),
         )  # fmt: skip
         session.leases |= {task.id: held_lease(task) for task in kept}
         session.delivered.update(session.leases)
@@ -119,6 +128,10 @@ class Workers:
             push([], cancelled, False)
         held = tuple(LeaseRef(task.id, task.attempt) for task in kept)
         return WorkerSession(self, principal, session, held, self.engine.limits.lease_us / 1e6)
+
+    def changed(self) -> None:
+        """What a worker takes changed."""
+        self._announcer.interest_changed()
 
     async def _adopt(self, principal: Principal, hello: Hello) -> list[Task]:
         """The tasks that the worker still holds, now with this server as their owner."""
@@ -205,6 +218,25 @@ class Workers:
         for session in list(self.engine.dispatcher.sessions.values()):
             session.draining = True
             session.push([], [], True)
+        self.changed()
+
+
+def _served(hello: Hello) -> tuple[KindSpec, ...]:
+    """What a worker says of its kinds, by a bare name where it says nothing. Raises ValidationFailed."""
+    known: dict[tuple[int, str, str], KindSpec] = {}
+    for index, spec in enumerate(hello.specs):
+        task = spec.category == TASK_KIND
+        if task and spec.name not in hello.kinds:
+            raise ValidationFailed.of(
+                f"hello.kind_specs[{index}].kind", f"{spec.name!r} is not among hello.kinds; name it there too"
+            )
+        # Of tasks a worker runs one version: nothing would say which of two a task is for.
+        key = (spec.category, spec.name, "" if task else spec.version)
+        if key in known:
+            raise ValidationFailed.of(f"hello.kind_specs[{index}]", f"{spec.name!r} is described twice", "DUPLICATE")
+        known[key] = spec
+    bare = {(TASK_KIND, name, ""): KindSpec(name) for name in hello.kinds}
+    return tuple((bare | known).values())
 
 
 def _keys(tenant: str, hello: Hello) -> tuple[DispatchKey, ...]:

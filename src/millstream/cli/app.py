@@ -19,6 +19,8 @@ _COMMANDS = {
     "agents": ("agents", "app"),
     "runs": ("runs", "app"),
     "tasks": ("tasks", "app"),
+    "workers": ("workers", "app"),
+    "kinds": ("workers", "kinds"),
     "migrate": ("migrate", "app"),
     "config": ("config", "app"),
     "envoy-config": ("envoy", "app"),

@@ -4,7 +4,17 @@ from dataclasses import dataclass, field
 
 from millstream.domain.errors import Forbidden
 
-_VIEW = frozenset({"artifacts.read", "artifacts.read_all", "types.read", "agents.read", "runs.read", "tasks.read"})
+_VIEW = frozenset(
+    {
+        "artifacts.read",
+        "artifacts.read_all",
+        "types.read",
+        "agents.read",
+        "runs.read",
+        "tasks.read",
+        "workers.read",
+    }
+)
 _OPERATE = _VIEW | {
     "artifacts.publish",
     "types.write",
@@ -25,6 +35,7 @@ _WORK = frozenset(
         "tasks.read",
         "runs.read",
         "worker.serve",
+        "workers.read",
     }
 )
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from millstream.application.ports import Upkeep
+from millstream.application.ports import ConnectedWorker, Upkeep
 from millstream.domain.errors import MillstreamError
 from millstream.domain.gates import Buffer
 from millstream.runtime.peers import SILENT_US, Peers
@@ -54,6 +54,13 @@ class BufferStore(Protocol):
     async def full(self, most: int) -> Set[tuple[str, str]]: ...
 
 
+class WorkerStore(Protocol):
+    """The workers of servers; see store.workers."""
+
+    async def heard(self, lane: str, workers: Sequence[ConnectedWorker]) -> None: ...
+    async def drop(self, before_us: int) -> None: ...
+
+
 class PayloadStore(Protocol):
     """Payloads outside; see store.payloads."""
 
@@ -85,6 +92,8 @@ class Retention:
     """After how long without a new piece an upload is given up."""
     watch_resume_s: float = 3600.0
     """How long what watches resume from is kept, and a margin."""
+    worker_s: float = DAY_US / 1e6
+    """How long a worker that went is listed."""
 
 
 class Loops:
@@ -97,6 +106,7 @@ class Loops:
         buffers: BufferStore,
         payloads: PayloadStore,
         feed: FeedStore,
+        workers: WorkerStore,
         reads: RunReads,
         peers: Peers,
         retention: Retention,
@@ -106,6 +116,7 @@ class Loops:
         self._buffers = buffers
         self._payloads = payloads
         self._feed = feed
+        self._workers = workers
         self._reads = reads
         self._peers = peers
         self._retention = retention
@@ -175,21 +186,23 @@ class Loops:
         await upkeep.look_for_work()
 
     async def renew(self) -> None:
-        """Renew the leases of connected workers, and tell those that lost theirs."""
+        """Renew the leases of connected workers, tell those that lost theirs, and note who is alive."""
         upkeep = self._upkeep
         leases, delivered = upkeep.leases()
-        if not leases:
-            return
         if delivered:
             await self._store.delivered(upkeep.lane_id, delivered)
-        kept = await self._store.renew(upkeep.lane_id, [*leases], upkeep.now_us() + upkeep.lease_us)
-        for task_id in leases.keys() - kept:
-            upkeep.lost(task_id, leases[task_id])
+        if leases:
+            kept = await self._store.renew(upkeep.lane_id, [*leases], upkeep.now_us() + upkeep.lease_us)
+            for task_id in leases.keys() - kept:
+                upkeep.lost(task_id, leases[task_id])
+        if heard := upkeep.signs_of_life():
+            await self._workers.heard(upkeep.lane_id, heard)
 
     async def sweep(self) -> None:
         """Drop what its retention has passed, in small steps."""
         store, now_us = self._store, await self._store.now_us()
         await store.drop_lanes(now_us - SILENT_US * 4)
+        await self._workers.drop(now_us - int(self._retention.worker_s * 1e6))
         self._upkeep.gates_full(await self._buffers.full(self._upkeep.max_gates))
         await _in_steps(lambda: store.drop_keys(now_us, KEYS_BATCH), KEYS_BATCH)
         watched_us = now_us - int(self._retention.watch_resume_s * 1e6) - FEED_MARGIN_US

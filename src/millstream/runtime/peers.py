@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from millstream.application.ports import ConnectedWorker
@@ -28,8 +28,16 @@ class PeerStore(Protocol):
     async def see(self, lanes: Sequence[str], server: str, now_us: int) -> None: ...
     async def peers(self, lane: str, since_us: int) -> tuple[list[str], dict[DispatchKey, list[str]]]: ...
     async def interested(self, lane: str, keys: list[DispatchKey]) -> None: ...
-    async def connected(self, lane: str, workers: Sequence[ConnectedWorker], gone: Sequence[str]) -> None: ...
     async def leave(self, lanes: Sequence[str]) -> None: ...
+
+
+class WorkerStore(Protocol):
+    """Where servers note their workers; see store.workers."""
+
+    async def connected(
+        self, lane: str, workers: Sequence[ConnectedWorker], gone: Sequence[str], now_us: int
+    ) -> None: ...
+    async def left(self, lane: str, now_us: int) -> None: ...
 
 
 class Peers:
@@ -43,22 +51,26 @@ class Peers:
         served: The dispatch keys that workers connected here serve.
         workers: The workers connected here, by session.
         watched: The tenants that are watched here.
+        listed: Told which workers, by session, are noted with all that they say of themselves.
     """
 
-    def __init__(self, lane: str, blocking: str, server: str, store: PeerStore) -> None:
+    def __init__(self, lane: str, blocking: str, server: str, store: PeerStore, noted: WorkerStore) -> None:
         self.send: Callable[[str, Message], None] = lambda lane, message: None
         self.served: Callable[[], set[DispatchKey]] = set
         self.workers: Callable[[], dict[str, ConnectedWorker]] = dict
         self.watched: Callable[[], set[str]] = set
+        self.listed: Callable[[Iterable[str]], None] = lambda sessions: None
         self._lane = lane
         self._both = (lane, blocking)
         self._server = server
         self._store = store
+        self._workers = noted
         self._lanes: list[str] = []
         self._interests: dict[DispatchKey, list[str]] = {}
         self._watching = False
         self._noted: set[DispatchKey] = set()
-        self._listed: set[str] = set()
+        self._listed: dict[str, bool] = {}
+        """The workers that are noted, by session, and whether as draining."""
         self._changed = asyncio.Event()
         self._noticed = False
 
@@ -144,11 +156,12 @@ class Peers:
 
     async def _list_workers(self) -> None:
         workers = self.workers()
-        fresh = [worker for session, worker in workers.items() if session not in self._listed]
-        gone = self._listed - workers.keys()
+        fresh = [worker for session, worker in workers.items() if self._listed.get(session) != worker.draining]
+        gone = self._listed.keys() - workers.keys()
         if fresh or gone:
-            await self._store.connected(self._lane, fresh, sorted(gone))
-            self._listed = set(workers)
+            await self._workers.connected(self._lane, fresh, sorted(gone), await self._store.now_us())
+            self._listed = {session: worker.draining for session, worker in workers.items()}
+            self.listed([worker.session for worker in fresh])
 
     async def run_presence(self) -> None:
         """Be seen, until cancelled; then leave."""
@@ -165,6 +178,7 @@ class Peers:
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(2):
+                await self._workers.left(self._lane, await self._store.now_us())
                 await self._store.leave(self._both)
         except (MillstreamError, TimeoutError) as error:
             log.info("left without a word: %s", error)

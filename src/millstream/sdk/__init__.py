@@ -6,6 +6,7 @@ from millstream.sdk.artifacts import NewArtifact
 from millstream.sdk.calls import Listing
 from millstream.sdk.client import Client
 from millstream.sdk.context import Context
+from millstream.sdk.discovery import KindInfo, WorkerInfo
 from millstream.sdk.errors import (
     AccessError,
     ConflictError,
@@ -67,6 +68,7 @@ __all__ = [
     "FieldDetail",
     "InvalidRequestError",
     "Join",
+    "KindInfo",
     "Listing",
     "LogLevel",
     "LogLevels",
@@ -95,4 +97,5 @@ __all__ = [
     "Visibility",
     "WaitingGate",
     "Worker",
+    "WorkerInfo",
 ]

@@ -10,6 +10,7 @@ from millstream.sdk.calls import Calls
 from millstream.sdk.channel import credentials, open_channel
 from millstream.sdk.context import Publishable
 from millstream.sdk.correlations import Correlations
+from millstream.sdk.discovery import Kinds, Workers
 from millstream.sdk.payloads import Payloads
 from millstream.sdk.policies import TypeRef, Visibility
 from millstream.sdk.results import BatchOutcome, Published, SyncResult
@@ -70,6 +71,8 @@ class Client:
         self.runs = Runs(calls)
         self.tasks = Tasks(calls)
         self.payloads = Payloads(calls)
+        self.workers = Workers(calls)
+        self.kinds = Kinds(calls)
         self.system = System(calls)
 
     async def publish(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
-from pydantic import BaseModel, TypeAdapter
+from google.protobuf.struct_pb2 import Struct
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
 
 from millstream.sdk.context import Context
 from millstream.sdk.payload import fill_struct
@@ -20,6 +21,9 @@ Publishes: TypeAlias = TypeRef | Sequence[TypeRef]
 
 AGENT_KIND: Final = "agent:"
 """Kinds of tasks that begin with this are an agent's."""
+MAX_KIND_SCHEMA_BYTES: Final = 64 * 1024
+"""Longer schemas of kinds are not told: they are for people, and the service would refuse them."""
+_VERSION: Final = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _TYPE_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -66,6 +70,8 @@ class Call:
     """Name of the one that takes the Context, if any."""
     annotation: Any
     """What the input's parameter is annotated with; None where it is not."""
+    returns: Any = None
+    """What it is said to return; None where it is not."""
 
     def __call__(self, value: Any, context: Context) -> Any:
         """Calls the function; of an async one this is the coroutine."""
@@ -99,6 +105,8 @@ class TaskHandler:
     auto_heartbeat: bool
     kind: str
     validate: Callable[[Any], Any] | None
+    spec: worker_pb2.KindSpec
+    """What discovery shows of it."""
 
 
 Handler: TypeAlias = AgentHandler | TaskHandler
@@ -142,20 +150,23 @@ class Registry:
         )
         self._add(AGENT_KIND + name, handler)
 
-    def add_task(self, function: Function, kind: str, auto_heartbeat: bool | None) -> None:
+    def add_task(self, function: Function, kind: str, auto_heartbeat: bool | None, version: str = "") -> None:
         """Registers a kind of standalone tasks.
 
         Raises:
-            ValueError: the kind is taken, or is one of the server's.
+            ValueError: the kind is taken, or is one of the server's, or the version is none.
         """
+        if not _VERSION.fullmatch(version):
+            raise ValueError(f"a version is at most 64 letters, digits, '_', '.' and '-', not {version!r}")
         if kind.startswith(AGENT_KIND):
             raise ValueError(f"kinds beginning with {AGENT_KIND!r} are the server's: {kind!r}")
         call = inspect_call(function)
-        self._add(kind, TaskHandler(call, _auto_heartbeat(function, auto_heartbeat), kind, _validator(call.annotation)))
+        beats = _auto_heartbeat(function, auto_heartbeat)
+        self._add(kind, TaskHandler(call, beats, kind, _validator(call.annotation), _kind_spec(call, kind, version)))
 
-    def specs(self) -> tuple[list[str], list[agent_pb2.AgentSpec], list[worker_pb2.TypeSpec]]:
+    def specs(self) -> tuple[list[worker_pb2.KindSpec], list[agent_pb2.AgentSpec], list[worker_pb2.TypeSpec]]:
         """Kinds, agents and types, as a hello names them."""
-        kinds = [handler.kind for handler in self.handlers.values() if isinstance(handler, TaskHandler)]
+        kinds = [handler.spec for handler in self.handlers.values() if isinstance(handler, TaskHandler)]
         agents = [handler.spec for handler in self.handlers.values() if isinstance(handler, AgentHandler)]
         return kinds, agents, [type_spec(model) for model in self.models.values()]
 
@@ -209,7 +220,34 @@ def inspect_call(function: Function) -> Call:
         input_name=inputs[0] if inputs else None,
         context_name=context,
         annotation=hints.get(inputs[0]) if inputs else None,
+        returns=hints.get("return"),
     )
+
+
+def _kind_spec(call: Call, kind: str, version: str) -> worker_pb2.KindSpec:
+    spec = worker_pb2.KindSpec(
+        kind=kind,
+        category=worker_pb2.KindSpec.TASK,
+        version=version,
+        description=_description(call.function),
+    )
+    takes, returns = _schema(call.annotation, "validation"), _schema(call.returns, "serialization")
+    for told, schema in ((spec.input_schema, takes), (spec.output_schema, returns)):
+        made = Struct()
+        fill_struct(made, schema or {})
+        if schema and made.ByteSize() <= MAX_KIND_SCHEMA_BYTES:
+            told.CopyFrom(made)
+    return spec
+
+
+def _schema(annotation: Any, mode: Literal["validation", "serialization"]) -> dict[str, Any] | None:
+    """JSON Schema of what a function is annotated with; None where that says nothing, or cannot be said in JSON."""
+    if annotation in (None, Any, object):
+        return None
+    try:
+        return TypeAdapter(annotation).json_schema(mode=mode)
+    except PydanticUserError:
+        return None
 
 
 def _validator(annotation: Any) -> Callable[[Any], Any] | None:

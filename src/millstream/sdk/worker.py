@@ -141,17 +141,20 @@ class Worker:
 
         return register
 
-    def task(self, kind: str, *, auto_heartbeat: bool | None = None) -> Callable[[FunctionT], FunctionT]:
+    def task(
+        self, kind: str, *, version: str = "", auto_heartbeat: bool | None = None
+    ) -> Callable[[FunctionT], FunctionT]:
         """Registers a kind of standalone tasks: `f(input, ctx)` returns JSON, a model, or None.
 
-        The input comes as what its parameter is annotated with, or as plain JSON.
+        The input comes as what its parameter is annotated with, or as plain JSON. `millstream kinds` shows what it
+        takes and returns, by its annotations, its docstring, and the `version`.
 
         Raises:
-            ValueError: the kind is taken.
+            ValueError: the kind is taken, or the version no version.
         """
 
         def register(function: FunctionT) -> FunctionT:
-            self._registry.add_task(function, kind, auto_heartbeat)
+            self._registry.add_task(function, kind, auto_heartbeat, version)
             return function
 
         return register
@@ -282,7 +285,8 @@ class Worker:
             protocol=1,
             worker_id=self.worker_id,
             name=self.name[:128],
-            kinds=kinds,
+            kinds=[each.kind for each in kinds],
+            kind_specs=kinds,
             queues=self._queues,
             agents=agents,
             types=types,

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from millstream.application.ports import ConnectedWorker
 from millstream.domain.runs import DAY_US
-from millstream.store.columns import lists, names, numbers, uuids
+from millstream.store.columns import names, numbers, uuids
 from millstream.store.connections import Database
 from millstream.store.policies import options_of
 from millstream.store.query import first_id
+from millstream.store.workers import REMEMBER
 
 DispatchKey = tuple[str, str, str]
 
@@ -54,16 +54,11 @@ _LEAVE = "DELETE FROM interest WHERE lane = $1::text::uuid"
 _INTEREST = """INSERT INTO interest (lane, tenant, queue, kind)
 SELECT $1::text::uuid, * FROM unnest($2::text::text[], $3::text::text[], $4::text::text[])
 ON CONFLICT DO NOTHING"""
-_GONE = "DELETE FROM worker WHERE lane = $1::text::uuid AND session = ANY($2::text::uuid[])"
-_CONNECTED = """INSERT INTO worker (lane, session, tenant, worker_id, name, kinds, connected_us)
-SELECT $1::text::uuid, session, tenant, worker_id, name, kinds::text[], connected_us FROM unnest($2::text::uuid[],
-$3::text::text[], $4::text[], $5::text[], $6::text::text[], $7::text::int8[])
-u(session, tenant, worker_id, name, kinds, connected_us) ON CONFLICT DO NOTHING"""
-_LEFT = "DELETE FROM worker WHERE lane = $1::text::uuid"
-_SEALED = """WITH gone AS (DELETE FROM lane WHERE seen_us < $1 RETURNING id),
+_SEALED = f"""WITH gone AS (DELETE FROM lane WHERE seen_us < $1 RETURNING id, server AS host, seen_us AS left_us),
 batches AS (DELETE FROM commit_batch WHERE lane IN (SELECT id FROM gone) AND artifacts = ''),
-workers AS (DELETE FROM worker WHERE lane IN (SELECT id FROM gone))
-DELETE FROM interest WHERE lane IN (SELECT id FROM gone)"""
+went AS (DELETE FROM worker USING gone WHERE lane = gone.id RETURNING worker.*, gone.host, gone.left_us),
+remembered AS ({REMEMBER})
+DELETE FROM interest WHERE lane IN (SELECT id FROM gone)"""  # noqa: S608
 _KEYS = """DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_us < $1
 ORDER BY expires_us LIMIT $2))"""
 _ORDERLY = {"enable_seqscan": "off", "enable_sort": "off"}
@@ -210,27 +205,9 @@ class Maintenance:
                 tenants, queues, kinds = zip(*keys, strict=True)
                 await connection.execute(_INTEREST, lane, names(tenants), names(queues), names(kinds))
 
-    async def connected(self, lane: str, workers: Sequence[ConnectedWorker], gone: Sequence[str]) -> None:
-        """Workers that came to this server, and sessions that ended."""
-        async with self._database.transaction() as connection:
-            if gone:
-                await connection.execute(_GONE, lane, uuids(gone))
-            if workers:
-                await connection.execute(
-                    _CONNECTED,
-                    lane,
-                    uuids([each.session for each in workers]),
-                    names([each.tenant for each in workers]),
-                    [each.worker_id for each in workers],
-                    [each.name for each in workers],
-                    lists([each.kinds for each in workers]),
-                    numbers([each.connected_us for each in workers]),
-                )
-
     async def leave(self, lanes: Sequence[str]) -> None:
         """This server goes. Its lanes stay, as gone, until what they committed is swept."""
         await self._database.execute(_LEAVE, lanes[0])
-        await self._database.execute(_LEFT, lanes[0])
         await self.see(lanes, "", 0)
 
     async def drop_lanes(self, silent_since_us: int) -> None:

@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import asyncpg
 
-from millstream.application.views import Key, LogLevel, ServingWorker
+from millstream.application.views import Key, LogLevel
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause
 from millstream.domain.batch import KeyClaim
+from millstream.domain.workers import ServingWorker
 from millstream.store.connections import Database, Record
 from millstream.store.policies import options_text, spec_text
 from millstream.store.rows import agent_of, type_of

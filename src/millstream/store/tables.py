@@ -6,6 +6,8 @@ foreign keys (history must be droppable by day, and a key check per row would do
 Rows that retention drops by time lead their keys with `day`, the day of their run's creation.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import (
     REAL,
     BigInteger,
@@ -49,6 +51,10 @@ def _us(name: str) -> Column[int]:
 
 def _small(name: str) -> Column[int]:
     return Column(name, SmallInteger, nullable=False, server_default=_ZERO)
+
+
+def _texts(name: str) -> Column[Sequence[str]]:
+    return Column(name, ARRAY(Text), nullable=False, server_default=text("'{}'"))
 
 
 def _bytes(name: str) -> Column[bytes]:
@@ -204,7 +210,7 @@ artifact = Table(
     _text("produced_by"),
     _text("visibility_kind"),
     _text("visibility"),
-    Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _texts("tags"),
     _text("partition_key"),
     _us("created_us"),
     _text("published_by"),
@@ -354,9 +360,49 @@ worker = Table(
     _text("tenant"),
     _text("worker_id"),
     _text("name"),
-    Column("kinds", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    _texts("kinds"),
     _us("connected_us"),
+    # What follows is said of itself by a worker whose server is of this version, which is never without slots. Servers
+    # of the version before read this table beside `lane`: no column may have the name of one there.
+    _texts("served"),
+    _texts("queues"),
+    _int("slots"),
+    _int("used"),
+    _us("heard_us"),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),
     Index("worker_tenant", "tenant"),
+    # Signs of life change no index.
+    postgresql_with={"fillfactor": "50", **_HOT},
+)
+
+worker_left = Table(
+    "worker_left",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("worker_id", Text, primary_key=True),
+    _text("name"),
+    _text("host"),
+    _texts("kinds"),
+    _texts("served"),
+    _texts("queues"),
+    _int("slots"),
+    _us("connected_us"),
+    _us("heard_us"),
+    _us("left_us"),
+)
+
+# What workers say of their kinds; who serves them stands with the workers.
+served_kind = Table(
+    "served_kind",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("category", SmallInteger, primary_key=True, autoincrement=False),
+    Column("version", Text, primary_key=True),
+    _text("description"),
+    _text("input_schema"),
+    _text("output_schema"),
+    _us("updated_us"),
 )
 
 artifact_type = Table(

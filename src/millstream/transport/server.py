@@ -28,6 +28,7 @@ from millstream.transport.use_cases import (
     Agents,
     Artifacts,
     Correlations,
+    Discovery,
     Payloads,
     Runs,
     System,
@@ -82,6 +83,7 @@ class UseCases:
     runs: Runs
     tasks: Tasks
     workers: Workers
+    discovery: Discovery
     system: System
     exposition: Callable[[], Awaitable[bytes]]
     leave: Callable[[], None]
@@ -101,7 +103,9 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "AgentService": AgentService(use_cases.agents),
         "RunService": RunService(use_cases.runs),
         "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
-        "WorkerService": WorkerService(use_cases.workers, PayloadRules(pipeline.limits.max_payload_bytes), version),
+        "WorkerService": WorkerService(
+            use_cases.workers, use_cases.discovery, PayloadRules(pipeline.limits.max_payload_bytes), version
+        ),
         "StreamService": StreamService(use_cases.watching),
         "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
     }

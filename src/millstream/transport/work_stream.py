@@ -250,6 +250,7 @@ class WorkStream:
         while raw := await self._inbox.take(session.lease_s):
             if self._outbox.overflown:
                 return
+            session.heard()
             messages: list[Any] = [self._reader.parse(each) for each in raw]
             await self._report(session, messages)
 

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from millstream.wire.v1 import agent_pb2 as _agent_pb2
 from millstream.wire.v1 import artifact_pb2 as _artifact_pb2
 from millstream.wire.v1 import error_pb2 as _error_pb2
@@ -285,6 +286,7 @@ class WorkerHello(_message.Message):
     TYPES_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
+    KIND_SPECS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     worker_id: _builtins.str
     name: _builtins.str
@@ -299,6 +301,8 @@ class WorkerHello(_message.Message):
     def types(self) -> _containers.RepeatedCompositeFieldContainer[Global___TypeSpec]: ...
     @_builtins.property
     def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRef]: ...
+    @_builtins.property
+    def kind_specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindSpec]: ...
     def __init__(
         self,
         *,
@@ -311,14 +315,223 @@ class WorkerHello(_message.Message):
         types: _abc.Iterable[Global___TypeSpec] | None = ...,
         held: _abc.Iterable[Global___LeaseRef] | None = ...,
         slots: _builtins.int = ...,
+        kind_specs: _abc.Iterable[Global___KindSpec] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "held", b"held", "kinds", b"kinds", "name", b"name", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "types", b"types", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "held", b"held", "kind_specs", b"kind_specs", "kinds", b"kinds", "name", b"name", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "types", b"types", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerHello: _TypeAlias = WorkerHello  # noqa: Y015
+
+@_typing.final
+class KindSpec(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Category:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CategoryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[KindSpec._Category.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: KindSpec._Category.ValueType  # 0
+        TASK: KindSpec._Category.ValueType  # 1
+        WORKFLOW: KindSpec._Category.ValueType  # 2
+
+    class Category(_Category, metaclass=_CategoryEnumTypeWrapper): ...
+    UNSPECIFIED: KindSpec.Category.ValueType  # 0
+    TASK: KindSpec.Category.ValueType  # 1
+    WORKFLOW: KindSpec.Category.ValueType  # 2
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    category: Global___KindSpec.Category.ValueType
+    version: _builtins.str
+    description: _builtins.str
+    input_schema: _builtins.bytes
+    output_schema: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        category: Global___KindSpec.Category.ValueType = ...,
+        version: _builtins.str = ...,
+        description: _builtins.str = ...,
+        input_schema: _builtins.bytes | None = ...,
+        output_schema: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_schema", b"_input_schema", "_output_schema", b"_output_schema", "input_schema", b"input_schema", "output_schema", b"output_schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_schema", b"_input_schema", "_output_schema", b"_output_schema", "category", b"category", "description", b"description", "input_schema", b"input_schema", "kind", b"kind", "output_schema", b"output_schema", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__input_schema: _TypeAlias = _typing.Literal["input_schema"]  # noqa: Y015
+    _WhichOneofArgType__input_schema: _TypeAlias = _typing.Literal["_input_schema", b"_input_schema"]  # noqa: Y015
+    _WhichOneofReturnType__output_schema: _TypeAlias = _typing.Literal["output_schema"]  # noqa: Y015
+    _WhichOneofArgType__output_schema: _TypeAlias = _typing.Literal["_output_schema", b"_output_schema"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_schema) -> _WhichOneofReturnType__input_schema | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_schema) -> _WhichOneofReturnType__output_schema | None: ...
+
+Global___KindSpec: _TypeAlias = KindSpec  # noqa: Y015
+
+@_typing.final
+class Worker(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Worker._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Worker._Status.ValueType  # 0
+        ONLINE: Worker._Status.ValueType  # 1
+        DRAINING: Worker._Status.ValueType  # 2
+        OFFLINE: Worker._Status.ValueType  # 3
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
+    UNSPECIFIED: Worker.Status.ValueType  # 0
+    ONLINE: Worker.Status.ValueType  # 1
+    DRAINING: Worker.Status.ValueType  # 2
+    OFFLINE: Worker.Status.ValueType  # 3
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    CONNECTED_AT_FIELD_NUMBER: _builtins.int
+    LAST_HEARTBEAT_AT_FIELD_NUMBER: _builtins.int
+    DISCONNECTED_AT_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SLOTS_USED_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    name: _builtins.str
+    status: Global___Worker.Status.ValueType
+    server: _builtins.str
+    slots: _builtins.int
+    slots_used: _builtins.int
+    truncated: _builtins.bool
+    @_builtins.property
+    def connected_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_heartbeat_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def disconnected_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindSpec]: ...
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        status: Global___Worker.Status.ValueType = ...,
+        server: _builtins.str = ...,
+        connected_at: _timestamp_pb2.Timestamp | None = ...,
+        last_heartbeat_at: _timestamp_pb2.Timestamp | None = ...,
+        disconnected_at: _timestamp_pb2.Timestamp | None = ...,
+        slots: _builtins.int = ...,
+        slots_used: _builtins.int = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+        kinds: _abc.Iterable[Global___KindSpec] | None = ...,
+        agents: _abc.Iterable[_builtins.str] | None = ...,
+        truncated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connected_at", b"connected_at", "disconnected_at", b"disconnected_at", "last_heartbeat_at", b"last_heartbeat_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "connected_at", b"connected_at", "disconnected_at", b"disconnected_at", "kinds", b"kinds", "last_heartbeat_at", b"last_heartbeat_at", "name", b"name", "queues", b"queues", "server", b"server", "slots", b"slots", "slots_used", b"slots_used", "status", b"status", "truncated", b"truncated", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Worker: _TypeAlias = Worker  # noqa: Y015
+
+@_typing.final
+class Kind(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Kind._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Kind._Status.ValueType  # 0
+        ONLINE: Kind._Status.ValueType  # 1
+        OFFLINE: Kind._Status.ValueType  # 2
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
+    UNSPECIFIED: Kind.Status.ValueType  # 0
+    ONLINE: Kind.Status.ValueType  # 1
+    OFFLINE: Kind.Status.ValueType  # 2
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    INPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    OUTPUT_SCHEMA_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    QUEUES_FIELD_NUMBER: _builtins.int
+    WORKER_COUNT_FIELD_NUMBER: _builtins.int
+    SERVED_BY_FIELD_NUMBER: _builtins.int
+    REGISTERED_AT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    category: Global___KindSpec.Category.ValueType
+    version: _builtins.str
+    description: _builtins.str
+    input_schema: _builtins.bytes
+    output_schema: _builtins.bytes
+    status: Global___Kind.Status.ValueType
+    worker_count: _builtins.int
+    @_builtins.property
+    def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def served_by(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.ServingWorker]: ...
+    @_builtins.property
+    def registered_at(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        category: Global___KindSpec.Category.ValueType = ...,
+        version: _builtins.str = ...,
+        description: _builtins.str = ...,
+        input_schema: _builtins.bytes | None = ...,
+        output_schema: _builtins.bytes | None = ...,
+        status: Global___Kind.Status.ValueType = ...,
+        queues: _abc.Iterable[_builtins.str] | None = ...,
+        worker_count: _builtins.int = ...,
+        served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
+        registered_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input_schema", b"_input_schema", "_output_schema", b"_output_schema", "input_schema", b"input_schema", "output_schema", b"output_schema", "registered_at", b"registered_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input_schema", b"_input_schema", "_output_schema", b"_output_schema", "category", b"category", "description", b"description", "input_schema", b"input_schema", "kind", b"kind", "output_schema", b"output_schema", "queues", b"queues", "registered_at", b"registered_at", "served_by", b"served_by", "status", b"status", "version", b"version", "worker_count", b"worker_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__input_schema: _TypeAlias = _typing.Literal["input_schema"]  # noqa: Y015
+    _WhichOneofArgType__input_schema: _TypeAlias = _typing.Literal["_input_schema", b"_input_schema"]  # noqa: Y015
+    _WhichOneofReturnType__output_schema: _TypeAlias = _typing.Literal["output_schema"]  # noqa: Y015
+    _WhichOneofArgType__output_schema: _TypeAlias = _typing.Literal["_output_schema", b"_output_schema"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_schema) -> _WhichOneofReturnType__input_schema | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_schema) -> _WhichOneofReturnType__output_schema | None: ...
+
+Global___Kind: _TypeAlias = Kind  # noqa: Y015
 
 @_typing.final
 class TypeSpec(_message.Message):

@@ -16,6 +16,7 @@ from millstream.application.views import Cancellation, Lease, Push
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Claim, Handoff
 from millstream.domain.runs import Task, TaskStatus
+from millstream.domain.workers import KindSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class Session:
         leases: What it holds, by task.
         delivered: Tasks whose lease it has acknowledged, so that losing the worker burns an attempt.
         renewed: Its leases are renewed by the server; a poller renews its own.
+        served: What it says of its kinds; what they take and return only until it is noted.
+        heard_us: When it was last heard of.
+        noted: When it was last heard of and what it held, as last noted.
     """
 
     id: str
@@ -49,6 +53,11 @@ class Session:
     renewed: bool = True
     connected_us: int = 0
     draining: bool = False
+    served: tuple[KindSpec, ...] = ()
+    queues: tuple[str, ...] = ()
+    slots: int = 0
+    heard_us: int = 0
+    noted: tuple[int, int] = (0, 0)
     leases: dict[str, HeldLease] = field(default_factory=dict)
     delivered: set[str] = field(default_factory=set)
     queued: set[DispatchKey] = field(default_factory=set)
@@ -101,14 +110,24 @@ class Dispatcher:
     @property
     def workers(self) -> dict[str, ConnectedWorker]:
         """The connected workers by session; one that polls is none, as it comes and goes."""
-        return {
-            each.id: ConnectedWorker(
-                each.id, each.tenant, each.worker_id, each.name, tuple(dict.fromkeys(key[2] for key in each.keys)),
-                each.connected_us,
-            )
-            for each in self.sessions.values()
-            if each.renewed
-        }  # fmt: skip
+        return {each.id: _connected(each) for each in self.sessions.values() if each.renewed}
+
+    def listed(self, sessions: Iterable[str]) -> None:
+        """What these workers say of their kinds is noted: schemas need not be kept here for all that time."""
+        for session_id in sessions:
+            session = self.sessions.get(session_id)
+            if session is not None:
+                session.served = tuple([KindSpec(each.name, each.category, each.version) for each in session.served])
+
+    def signs_of_life(self) -> list[ConnectedWorker]:
+        """The workers that were heard of, or whose tasks grew more or less, since the last call."""
+        found = []
+        for session in self.sessions.values():
+            now = (session.heard_us, len(session.leases))
+            if session.renewed and now != session.noted:
+                session.noted = now
+                found.append(_connected(session))
+        return found
 
     def serves(self, tenant: str, kind: str) -> bool:
         """Whether a worker connected here serves the kind."""
@@ -306,6 +325,23 @@ class Dispatcher:
         for session in self.sessions.values():
             found += session.delivered & session.leases.keys()
         return found
+
+
+def _connected(session: Session) -> ConnectedWorker:
+    return ConnectedWorker(
+        session=session.id,
+        tenant=session.tenant,
+        worker_id=session.worker_id,
+        name=session.name,
+        kinds=tuple(dict.fromkeys(key[2] for key in session.keys)),
+        connected_us=session.connected_us,
+        served=session.served,
+        queues=session.queues,
+        slots=session.slots,
+        draining=session.draining,
+        heard_us=session.heard_us,
+        used=len(session.leases),
+    )
 
 
 def lease_of(task: Task, attempt: int, artifacts: list[Artifact]) -> Lease:

@@ -11,6 +11,7 @@ from millstream.application.engine.waiting import Ended
 from millstream.application.feed import Feed
 from millstream.application.ids import new_id
 from millstream.application.pauses import Pauses
+from millstream.application.ports import ConnectedWorker
 from millstream.domain.gates import Buffer
 
 PATIENCE_S = 0.5
@@ -117,6 +118,10 @@ class Upkeep:
         """Leases this server renews, attempt by task, and the tasks whose delivery is acknowledged."""
         dispatcher = self._engine.dispatcher
         return dispatcher.renewable(), dispatcher.delivered()
+
+    def signs_of_life(self) -> list[ConnectedWorker]:
+        """The workers of this server that were heard of since the last call."""
+        return self._engine.dispatcher.signs_of_life()
 
     def lost(self, task_id: str, attempt: int) -> None:
         """A lease was reclaimed: tell its worker."""

@@ -5,6 +5,7 @@ from typing import Any
 from millstream.application.views import AgentDetail, AgentHistory, AgentState, SyncResult
 from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
 from millstream.domain.errors import ValidationFailed
+from millstream.domain.workers import ServingWorker
 from millstream.transport.mapping.artifacts import put_artifact, put_failure
 from millstream.transport.mapping.policies import put_retry, put_timeouts, retry_of, timeouts_of
 from millstream.transport.mapping.times import duration_us, put, put_duration
@@ -85,9 +86,7 @@ def put_detail(out: agent_pb2.Agent, detail: AgentDetail) -> agent_pb2.Agent:
     """Write what waits in an agent's gates, and who serves it."""
     out.worker_count = detail.worker_count
     for worker in detail.workers:
-        serving = out.served_by.add(worker_id=worker.worker_id, name=worker.name, server=worker.server)
-        put(serving.connected_at, worker.connected_us)
-        put(serving.last_seen_at, worker.seen_us)
+        put_serving(out.served_by.add(), worker)
     waiting = detail.waiting
     out.waiting_gates = waiting.total
     for gate in waiting.gates:
@@ -106,6 +105,13 @@ def put_detail(out: agent_pb2.Agent, detail: AgentDetail) -> agent_pb2.Agent:
         put(found.opened_at, gate.opened_us)
         put(found.expires_at, gate.expires_us)
     return out
+
+
+def put_serving(out: agent_pb2.ServingWorker, worker: ServingWorker) -> None:
+    """Write a connected worker, in few words."""
+    out.worker_id, out.name, out.server = worker.worker_id, worker.name, worker.server
+    put(out.connected_at, worker.connected_us)
+    put(out.last_seen_at, worker.seen_us)
 
 
 def put_history(out: wire.GetAgentHistorySummaryResponse, history: AgentHistory) -> wire.GetAgentHistorySummaryResponse:

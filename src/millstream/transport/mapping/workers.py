@@ -13,13 +13,19 @@ from millstream.application.views import (
     Progress,
     ReportResult,
 )
-from millstream.transport.mapping.agents import agent_spec
+from millstream.domain.workers import TASK_KIND, KindQuery, KindSpec, KnownKind, KnownWorker, WorkerQuery
+from millstream.transport.mapping.agents import agent_spec, put_serving
 from millstream.transport.mapping.artifacts import new_artifact, put_artifact, type_spec
 from millstream.transport.mapping.errors import body
+from millstream.transport.mapping.json import struct_of, text_of
+from millstream.transport.mapping.pages import known
 from millstream.transport.mapping.times import duration_us, put, put_duration
+from millstream.transport.payloads import too_large
 from millstream.wire.v1 import worker_pb2
+from millstream.wire.v1 import worker_service_pb2 as wire
 
 DEFAULT_QUEUE = "default"
+MAX_KIND_SCHEMA_BYTES = 64 * 1024
 _MAX_CODE = 128
 _MAX_MESSAGE = 4000
 
@@ -37,6 +43,22 @@ def hello_of(message: worker_pb2.WorkerHello) -> Hello:
         types=tuple(type_spec(each, f"hello.types[{i}].schema") for i, each in enumerate(message.types)),
         held=refs_of(message.held),
         slots=message.slots,
+        specs=tuple(_kind_spec(each, f"hello.kind_specs[{i}].") for i, each in enumerate(message.kind_specs)),
+    )
+
+
+def _kind_spec(message: worker_pb2.KindSpec, prefix: str) -> KindSpec:
+    for field in ("input_schema", "output_schema"):
+        size = len(getattr(message, field))
+        if size > MAX_KIND_SCHEMA_BYTES:
+            raise too_large(prefix + field, size, MAX_KIND_SCHEMA_BYTES)
+    return KindSpec(
+        name=message.kind,
+        category=int(message.category) or TASK_KIND,
+        version=message.version,
+        description=message.description,
+        input_schema=text_of(message.input_schema),
+        output_schema=text_of(message.output_schema),
     )
 
 
@@ -120,6 +142,63 @@ def put_result(out: worker_pb2.ReportResult, result: ReportResult, correlation_i
     out.cancel_requested = result.cancel_requested
     if result.error is not None:
         out.error.CopyFrom(body(result.error, correlation_id))
+
+
+def worker_query(request: wire.ListWorkersRequest) -> WorkerQuery:
+    """Which workers a request asks for."""
+    status = known(request.status, 3, "status")
+    return WorkerQuery(
+        status=worker_pb2.Worker.Status.Name(status) if status else "",  # type: ignore[arg-type]
+        kind=request.kind,
+        queue=request.queue,
+        name=request.name,
+    )
+
+
+def kind_query(request: wire.ListKindsRequest) -> KindQuery:
+    """Which kinds a request asks for."""
+    status = known(request.status, 2, "status")
+    return KindQuery(
+        name=request.kind,
+        category=known(request.category, 2, "category"),
+        status=worker_pb2.Kind.Status.Name(status) if status else "",  # type: ignore[arg-type]
+    )
+
+
+def put_worker(out: worker_pb2.Worker, worker: KnownWorker) -> worker_pb2.Worker:
+    """Write a worker."""
+    out.worker_id, out.name, out.server = worker.worker_id, worker.name, worker.server
+    out.status = worker_pb2.Worker.Status.Value(worker.status)
+    put(out.connected_at, worker.connected_us)
+    put(out.last_heartbeat_at, worker.heard_us)
+    put(out.disconnected_at, worker.left_us)
+    out.slots, out.slots_used = worker.slots, worker.used
+    out.queues.extend(worker.queues)
+    out.agents.extend(worker.agents)
+    for spec in worker.kinds:
+        _put_spec(out.kinds.add(), spec)
+    out.truncated = worker.truncated
+    return out
+
+
+def put_kind(out: worker_pb2.Kind, kind: KnownKind) -> None:
+    """Write a kind with who serves it."""
+    _put_spec(out, kind.spec)
+    out.status = worker_pb2.Kind.Status.Value("ONLINE" if kind.count else "OFFLINE")
+    out.queues.extend(kind.queues)
+    out.worker_count = kind.count
+    for worker in kind.workers:
+        put_serving(out.served_by.add(), worker)
+    put(out.registered_at, kind.registered_us)
+
+
+def _put_spec(out: worker_pb2.KindSpec | worker_pb2.Kind, spec: KindSpec) -> None:
+    out.kind, out.version, out.description = spec.name, spec.version, spec.description
+    out.category = spec.category  # type: ignore[assignment]
+    if spec.input_schema:
+        out.input_schema = struct_of(spec.input_schema)
+    if spec.output_schema:
+        out.output_schema = struct_of(spec.output_schema)
 
 
 def queues_of(message: Any) -> tuple[str, ...]:

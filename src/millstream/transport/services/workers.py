@@ -1,4 +1,4 @@
-"""WorkerService: the stream of workers, and its unary twins for the simple client."""
+"""WorkerService: the stream of workers, its unary twins for the simple client, and who the workers are."""
 
 from typing import Any
 
@@ -8,11 +8,13 @@ from millstream.application.views import ReportResult, Reports
 from millstream.transport.context import Context
 from millstream.transport.mapping import reports
 from millstream.transport.mapping import workers as mapping
+from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.payloads import PayloadRules
 from millstream.transport.pipeline import Stream
 from millstream.transport.reading import Reader
-from millstream.transport.use_cases import Workers
+from millstream.transport.use_cases import Discovery, Workers
 from millstream.transport.work_stream import WorkStream
+from millstream.wire.v1 import worker_pb2
 from millstream.wire.v1 import worker_service_pb2 as wire
 
 DEFAULT_POLL_S = 30.0
@@ -21,8 +23,9 @@ DEFAULT_POLL_S = 30.0
 class WorkerService:
     """Workers over the wire."""
 
-    def __init__(self, workers: Workers, rules: PayloadRules, version: str) -> None:
+    def __init__(self, workers: Workers, discovery: Discovery, rules: PayloadRules, version: str) -> None:
         self._workers = workers
+        self._discovery = discovery
         self._rules = rules
         self._version = version
 
@@ -71,6 +74,27 @@ class WorkerService:
         progress = tuple(mapping.progress_of(each) for each in request.progress)
         out = wire.ReportProgressResponse()
         _put(out.results, await self._report(context, Reports(progress=progress)), context)
+        return out
+
+    async def list_workers(self, request: wire.ListWorkersRequest, context: Context) -> Message:
+        """List workers."""
+        page = await self._discovery.workers(context.principal, mapping.worker_query(request), page_of(request))
+        out = wire.ListWorkersResponse(pagination=pagination(page.info))
+        for worker in page.items:
+            mapping.put_worker(out.items.add(), worker)
+        return out
+
+    async def get_worker(self, request: wire.GetWorkerRequest, context: Context) -> Message:
+        """Get a worker."""
+        found = await self._discovery.worker(context.principal, request.worker_id.lower())
+        return mapping.put_worker(worker_pb2.Worker(), found)
+
+    async def list_kinds(self, request: wire.ListKindsRequest, context: Context) -> Message:
+        """List kinds."""
+        page = await self._discovery.kinds(context.principal, mapping.kind_query(request), page_of(request))
+        out = wire.ListKindsResponse(pagination=pagination(page.info))
+        for kind in page.items:
+            mapping.put_kind(out.items.add(), kind)
         return out
 
     async def _report(self, context: Context, what: Reports) -> list[ReportResult]:
