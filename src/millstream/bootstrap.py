@@ -102,6 +102,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.agents,
         service.runs,
         service.tasks,
+        service.promises,
         service.workers,
         service.discovery,
         service.system,

@@ -27,6 +27,7 @@ from millstream.application.ids import new_id
 from millstream.application.log_levels import LogLevels
 from millstream.application.pauses import Pauses
 from millstream.application.payloads import Payloads
+from millstream.application.promises import Promises
 from millstream.application.readiness import Readiness, Schema
 from millstream.application.referring import Referring
 from millstream.application.registering import Registering
@@ -77,6 +78,7 @@ class Service:
     agents: Agents
     runs: Runs
     tasks: Tasks
+    promises: Promises
     workers: Workers
     discovery: Discovery
     system: System
@@ -235,6 +237,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         ),
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
+        Promises(engine, reads, key_ttl_us),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
         Discovery(engine, worker_rows),
         System(engine, maintenance, readiness, levels, metrics.engine.set),

@@ -591,6 +591,10 @@ class RunEvent(_message.Message):
         """A step of a workflow was skipped: its condition did not hold, or nothing that it needs came to be."""
         STEP_FAILED: RunEvent._Type.ValueType  # 22
         """A step failed finally, and with it the run."""
+        PROMISE_RESOLVED: RunEvent._Type.ValueType  # 45
+        """A promise was given its value; who gave it stands in `data`."""
+        PROMISE_REJECTED: RunEvent._Type.ValueType  # 46
+        """A promise was rejected; who did it stands in `data`."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """What happened."""
@@ -641,6 +645,10 @@ class RunEvent(_message.Message):
     """A step of a workflow was skipped: its condition did not hold, or nothing that it needs came to be."""
     STEP_FAILED: RunEvent.Type.ValueType  # 22
     """A step failed finally, and with it the run."""
+    PROMISE_RESOLVED: RunEvent.Type.ValueType  # 45
+    """A promise was given its value; who gave it stands in `data`."""
+    PROMISE_REJECTED: RunEvent.Type.ValueType  # 46
+    """A promise was rejected; who did it stands in `data`."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

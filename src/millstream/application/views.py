@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from millstream.domain.agents import Agent, AgentSpec, Pause
 from millstream.domain.artifacts import Artifact, NewArtifact, size_bytes
 from millstream.domain.errors import MillstreamError
+from millstream.domain.promises import PromiseState
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 from millstream.domain.runs import Failure, RunKind, RunStatus, Task, TaskStatus
 from millstream.domain.workers import KindSpec, ServingWorker
@@ -206,6 +207,33 @@ class RunQuery:
     kind: RunKind | None = None
     created_after_us: int = 0
     created_before_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseRef:
+    """Which promise: by its id, or by its key."""
+
+    id: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseView:
+    """A promise (its task) with its value (google.protobuf.Value in wire form, b"" for none)."""
+
+    task: Task
+    value: bytes = b""
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseQuery:
+    """Which promises; None and "" are "any"."""
+
+    state: PromiseState | None = None
+    key: str = ""
+    name: str = ""
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,9 +90,10 @@ class Batch:
         payloads: What runs were given and answer: day, run, PayloadKind, google.protobuf.Value in wire form.
         cancelled: Tasks whose worker is asked to stop, with the attempt and the owner's lane.
         lost: Tasks whose worker lost them, likewise: it is told, and its reports are refused from here on.
+        open_promises: Ids of open promises by tenant and key, of the keys that the commands name.
         unsure: A command found the state other than what it came for. From a kept copy that proves nothing: the
             copy may be outdated, and what is not written is not fenced.
-        scheduled_us: Earliest time at which a task or a gate of this batch is due, 0 for none.
+        scheduled_us: Earliest time at which a task or a gate of this batch is due, or waits in vain; 0 for none.
     """
 
     now_us: int
@@ -126,6 +127,7 @@ class Batch:
     payloads: list[tuple[int, str, int, bytes]] = field(default_factory=list)
     cancelled: list[tuple[str, int, str]] = field(default_factory=list)
     lost: list[tuple[str, int, str]] = field(default_factory=list)
+    open_promises: dict[tuple[str, str], str] = field(default_factory=dict)
     unsure: bool = False
     scheduled_us: int = 0
 

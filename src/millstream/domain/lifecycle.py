@@ -76,6 +76,8 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
         # It is settled, not worked on. A child's run is begun by whoever looks at its parent.
         if task.queue == CHILD_QUEUE:
             batch.attend(run)
+        if task.start_by_us:
+            batch.schedule(task.start_by_us)
         return
     claim = batch.offer(task)
     if claim is None:
@@ -85,6 +87,8 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
         else:
             batch.ready.add(key)
             batch.waiting.append(task)
+        if task.start_by_us:
+            batch.schedule(task.start_by_us)
     else:
         lease(batch, run, task, claim)
 

@@ -13,6 +13,7 @@ _VIEW = frozenset(
         "runs.read",
         "tasks.read",
         "workers.read",
+        "promises.read",
     }
 )
 _OPERATE = _VIEW | {
@@ -22,6 +23,8 @@ _OPERATE = _VIEW | {
     "runs.cancel",
     "tasks.create",
     "tasks.cancel",
+    "promises.create",
+    "promises.settle",
 }
 _WORK = frozenset(
     {
@@ -34,6 +37,9 @@ _WORK = frozenset(
         "tasks.create",
         "tasks.read",
         "runs.read",
+        "promises.create",
+        "promises.read",
+        "promises.settle",
         "worker.serve",
         "workers.read",
     }

@@ -87,6 +87,8 @@ class EventType(IntEnum):
     GATE_EXPIRED = 20
     STEP_SKIPPED = 21
     STEP_FAILED = 22
+    PROMISE_RESOLVED = 45
+    PROMISE_REJECTED = 46
 
 
 @dataclass(slots=True)
@@ -163,6 +165,7 @@ class Task:
         labels: JSON object as text, or "".
         step: Of a graph run the number of its step, of a code run that of its command, from 1; else 0.
         item: Of a step for many items, the number of its item, from 1; else 0.
+        promise_key: Of a promise: its key in the tenant, or "".
     """
 
     id: str
@@ -202,6 +205,7 @@ class Task:
     progress_message: str = ""
     step: int = 0
     item: int = 0
+    promise_key: str = ""
 
     @property
     def open(self) -> bool:

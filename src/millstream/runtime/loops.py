@@ -132,14 +132,15 @@ class Loops:
             group.create_task(_every(SWEEP_S, self.sweep), name="sweep")
 
     def scheduled(self, at_us: int) -> None:
-        """A task, or a gate, is due at this time."""
+        """A task, a gate or a time-out is due at this time."""
         if self._next_due_us == 0 or at_us < self._next_due_us:
             self._next_due_us = at_us
             self._due_changed.set()
 
     async def _timers(self) -> None:
-        """Make scheduled tasks ready, and open gates, at their time; those of other servers are found by the safety
-        poll."""
+        """Make scheduled tasks ready, end what waits in vain, and open gates, at their time; those of other servers are
+        found by the safety poll."""
+        await _guarded(self._fire_due)
         while True:
             self._due_changed.clear()
             wait_s = None
@@ -160,6 +161,9 @@ class Loops:
         while ids := await self._store.due(now_us, BATCH):
             if not await self._upkeep.make_due(ids) or len(ids) < BATCH:
                 break
+        while ids := await self._store.too_late(now_us, BATCH):
+            if not await self._upkeep.start_too_late(ids) or len(ids) < BATCH:
+                break
         while found := await self._buffers.due(now_us, BATCH):
             if not await self._upkeep.open_gates(found) or len(found) < BATCH:
                 break
@@ -168,16 +172,12 @@ class Loops:
                 self.scheduled(next_us)
 
     async def poll(self) -> None:
-        """What no wake-up told: due timers, lost leases, overdue cancellations, ended runs, waiting work."""
+        """What no wake-up told: due timers, lost leases, overdue cancellations, what ended, waiting work."""
         upkeep, store, now_us = self._upkeep, self._store, await self._store.now_us()
         upkeep.set_clock(now_us)
         await self._peers.refresh()
         await self._fire_due()
-        await upkeep.reap(
-            await store.expired(now_us, BATCH),
-            await store.too_late(now_us, BATCH),
-            await store.overdue_cancels(now_us, BATCH),
-        )
+        await upkeep.reap(await store.expired(now_us, BATCH), await store.overdue_cancels(now_us, BATCH))
         upkeep.attend(await store.due_runs(now_us, BATCH))
         awaited = upkeep.long_awaited()
         if awaited:

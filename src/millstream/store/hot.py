@@ -73,7 +73,7 @@ TASK = _columns(
     run_at_us:us! start_by_us:us!? attempt:int! tries:int!? started_us:us! finished_us:us!? lease_until_us:us!
     deadline_us:us! beat_by_us:us!? owner:name! worker_id:name! worker_name:name! delivered:bool!? cancelling:bool!?
     depth:small limited:bool? agent:name artifact_ids:text input:bytes policy:name? labels:text? error_code:name!?
-    error_message:text!? step:int? item:int?""",
+    error_message:text!? step:int? item:int? promise_key:text?""",
     _KINDS,
 )
 RUN_PAYLOAD = _columns("day:int run_id:uuid what:small value:bytes", _KINDS)
@@ -118,7 +118,7 @@ def _task_row(task: Task) -> tuple[Any, ...]:
         task.finished_us, task.lease_until_us, task.deadline_us, task.beat_by_us, task.owner, task.worker_id,
         task.worker_name, task.delivered, task.cancelling, task.depth, task.limited, task.agent,
         ",".join(task.artifact_ids), task.input, policy_text(task.retry, task.timeouts), task.labels,
-        task.error_code, task.error_message, task.step, task.item,
+        task.error_code, task.error_message, task.step, task.item, task.promise_key,
     )  # fmt: skip
 
 

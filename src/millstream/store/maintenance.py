@@ -20,7 +20,8 @@ LATERAL (SELECT id, tenant, kind, queue, limited, urgency, run_at_us FROM task
 WHERE tenant = k.tenant AND queue = k.queue AND kind = k.kind AND status = 2
 ORDER BY urgency, run_at_us, id LIMIT k.room) t ORDER BY t.urgency, t.run_at_us, t.id"""
 _DUE = "SELECT id::text FROM task WHERE status = 1 AND run_at_us <= $1 ORDER BY run_at_us LIMIT $2"
-_NEXT_DUE = "SELECT min(run_at_us) FROM task WHERE status = 1 AND run_at_us > $1"
+_NEXT_DUE = """SELECT least((SELECT min(run_at_us) FROM task WHERE status = 1 AND run_at_us > $1),
+(SELECT min(start_by_us) FROM task WHERE status = 2 AND start_by_us > 0 AND start_by_us > $1))"""
 _EXPIRED = "SELECT id::text FROM task WHERE status = 3 AND lease_until_us <= $1 ORDER BY lease_until_us LIMIT $2"
 _TOO_LATE = """SELECT id::text FROM task WHERE status = 2 AND start_by_us > 0 AND start_by_us <= $1
 ORDER BY start_by_us LIMIT $2"""
@@ -84,7 +85,7 @@ _WAITING_SINCE = """SELECT tenant, min(opened_us) AS since FROM buffer WHERE run
 GROUP BY tenant"""
 TYPES_A_STEP = 500
 _STATS = """SELECT count(*) AS ready, coalesce(min(run_at_us), 0) AS oldest FROM
-(SELECT run_at_us FROM task WHERE status = 2 LIMIT 100000) t"""
+(SELECT run_at_us FROM task WHERE status = 2 AND queue NOT LIKE '~%' LIMIT 100000) t"""
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
 
 
@@ -130,7 +131,7 @@ class Maintenance:
         return await self._ids(_DUE, now_us, limit)
 
     async def next_due_us(self, now_us: int) -> int:
-        """When the next scheduled task is due; 0 for none."""
+        """When the next scheduled task is due, or pending one too late; 0 for none."""
         return int(await self._database.fetchval(_NEXT_DUE, now_us) or 0)
 
     async def expired(self, now_us: int, limit: int) -> list[str]:

@@ -1,13 +1,15 @@
-"""All reads of artifacts and runs as one."""
+"""All reads of artifacts, runs and promises as one."""
 
 from millstream.store.artifacts import ArtifactReads
 from millstream.store.connections import Database
+from millstream.store.promises import PromiseReads
 from millstream.store.runs import RunReads
 
 
-class Reads(ArtifactReads, RunReads):
-    """Reads of artifacts, runs, tasks, attempts and events."""
+class Reads(ArtifactReads, RunReads, PromiseReads):
+    """Reads of artifacts, runs, tasks, attempts, events and promises."""
 
     def __init__(self, database: Database) -> None:
         ArtifactReads.__init__(self, database)
         RunReads.__init__(self, database)
+        PromiseReads.__init__(self, database)

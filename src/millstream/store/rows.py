@@ -28,7 +28,7 @@ parent_task::text"""
 TASK_COLUMNS = """id::text, run_id::text, tenant, kind, queue, created_us, day, status, urgency, run_at_us,
 start_by_us, attempt, tries, started_us, finished_us, lease_until_us, deadline_us, beat_by_us, owner,
 worker_id, worker_name, delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels,
-error_code, error_message, progress, progress_message, step, item"""
+error_code, error_message, progress, progress_message, step, item, promise_key"""
 ARTIFACT_COLUMNS = """id::text, tenant, run_id::text, seq, type, version, payload, produced_by, visibility, tags,
 partition_key, created_us, published_by, payload_digest, payload_bytes"""
 BUFFER_COLUMNS = """id::text, tenant, agent, sub, run_id::text, key, collects, opened_us, expires_us, arrived, parts"""

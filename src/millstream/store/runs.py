@@ -33,7 +33,8 @@ _ATTEMPTS = f"""SELECT {ATTEMPT_COLUMNS} FROM attempt WHERE day = $1 AND task_id
 ORDER BY number LIMIT $4"""  # noqa: S608
 _OUTPUT = "SELECT output FROM attempt WHERE day = $1 AND task_id = $2::text::uuid AND number = $3"
 _FAILED = f"SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND status = 5 ORDER BY task.id LIMIT 1000"  # noqa: S608
-_ENDED = "SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"
+_ENDED = """SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0
+UNION ALL SELECT id::text FROM task WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"""
 _ENDINGS = [int(kind) for kind in (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)]
 
 _RUN_LIST = tuple(text_id(each) if each.key in ("id", "parent_id", "parent_task") else each for each in run.c)
@@ -54,7 +55,7 @@ class RunReads:
         return run_of(row) if row else None
 
     async def ended(self, run_ids: list[str]) -> list[str]:
-        """Those of the runs that have ended."""
+        """Those of the runs, and of the tasks among them, that have ended."""
         return [row["id"] for row in await self._database.fetch(_ENDED, run_ids)]
 
     async def payload(self, found: Run, what: PayloadKind) -> bytes:

@@ -30,6 +30,8 @@ metadata = MetaData()
 _EMPTY = text("''")
 _ZERO = text("0")
 _BYTES = text("''::bytea")
+OPEN = "'00000000-0000-0000-0000-000000000000'::uuid"
+"""What stands for all open promises in an index; no id is this one."""
 _HOT = {
     # Hot tables die fast: without these, dead rows pile up between two vacuums, as Hatchet and DBOS found.
     "autovacuum_vacuum_scale_factor": "0.02",
@@ -147,6 +149,7 @@ task = Table(
     _text("progress_message"),
     _int("step"),
     _int("item"),
+    _text("promise_key"),
     Index("task_run", "run_id", "id"),
     Index("task_tenant", "tenant", "id"),
     # The tenant's turn leads the key: a dispatcher that serves several tenants asks each in turn.
@@ -154,6 +157,16 @@ task = Table(
     Index("task_scheduled", "run_at_us", postgresql_where=text("status = 1")),
     Index("task_lease", "lease_until_us", postgresql_where=text("status = 3")),
     Index("task_start_by", "start_by_us", postgresql_where=text("status = 2 AND start_by_us > 0")),
+    Index("task_promise", "tenant", "id", postgresql_where=text("queue = '~promise'")),
+    # All open ones stand in one place, where there is room for one of a key; those that have ended, by their ids.
+    Index(
+        "task_promise_key",
+        "tenant",
+        "promise_key",
+        text(f"(CASE WHEN finished_us = 0 THEN {OPEN} ELSE id END)"),
+        unique=True,
+        postgresql_where=text("promise_key <> ''"),
+    ),
     Index("task_limited", "tenant", "kind", postgresql_where=text("status = 3 AND limited")),
     postgresql_with=_HOT,
 )

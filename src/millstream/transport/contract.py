@@ -19,6 +19,7 @@ from millstream.v1 import (
     correlation_service_pb2,
     payload_service_pb2,
     policy_pb2,
+    promise_service_pb2,
     run_service_pb2,
     stream_service_pb2,
     system_service_pb2,
@@ -36,6 +37,9 @@ from millstream.wire.v1 import (
 )
 from millstream.wire.v1 import (
     payload_service_pb2 as _wire_payloads,
+)
+from millstream.wire.v1 import (
+    promise_service_pb2 as _wire_promises,
 )
 from millstream.wire.v1 import (
     run_service_pb2 as _wire_runs,
@@ -63,6 +67,7 @@ _AREAS = (
     (agent_service_pb2, _wire_agents),
     (run_service_pb2, _wire_runs),
     (task_service_pb2, _wire_tasks),
+    (promise_service_pb2, _wire_promises),
     (worker_service_pb2, _wire_workers),
     (stream_service_pb2, _wire_streams),
     (system_service_pb2, _wire_system),

@@ -19,6 +19,7 @@ from millstream.transport.services.agents import AgentService
 from millstream.transport.services.artifacts import ArtifactService
 from millstream.transport.services.correlations import CorrelationService
 from millstream.transport.services.payloads import PayloadService
+from millstream.transport.services.promises import PromiseService
 from millstream.transport.services.runs import RunService
 from millstream.transport.services.streams import StreamService
 from millstream.transport.services.system import SystemService
@@ -30,6 +31,7 @@ from millstream.transport.use_cases import (
     Correlations,
     Discovery,
     Payloads,
+    Promises,
     Runs,
     System,
     Tasks,
@@ -82,6 +84,7 @@ class UseCases:
     agents: Agents
     runs: Runs
     tasks: Tasks
+    promises: Promises
     workers: Workers
     discovery: Discovery
     system: System
@@ -103,6 +106,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "AgentService": AgentService(use_cases.agents),
         "RunService": RunService(use_cases.runs),
         "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
+        "PromiseService": PromiseService(use_cases.promises),
         "WorkerService": WorkerService(
             use_cases.workers, use_cases.discovery, PayloadRules(pipeline.limits.max_payload_bytes), version
         ),

@@ -25,6 +25,9 @@ from millstream.application.views import (
     LeaseRef,
     ListedArtifact,
     NewTask,
+    PromiseQuery,
+    PromiseRef,
+    PromiseView,
     Published,
     Push,
     ReportResult,
@@ -44,6 +47,7 @@ from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.errors import MillstreamError
 from millstream.domain.principals import Principal
+from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.runs import Attempt, Event, Run, Task
 from millstream.domain.workers import KindQuery, KnownKind, KnownWorker, WorkerQuery
 
@@ -161,6 +165,21 @@ class Tasks(Protocol):
         self, principal: Principal, task_id: str, after: int, limit: int
     ) -> tuple[list[Attempt], int | None]: ...
     async def list(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]: ...
+
+
+class Promises(Protocol):
+    """Promises."""
+
+    async def create(self, principal: Principal, new: NewPromise, key: Key | None) -> PromiseView: ...
+    async def get(self, principal: Principal, ref: PromiseRef) -> PromiseView: ...
+    async def settle(
+        self, principal: Principal, ref: PromiseRef, outcome: Resolution | Rejection, key: Key | None
+    ) -> PromiseView: ...
+    async def cancel(self, principal: Principal, ref: PromiseRef, reason: str, key: Key | None) -> PromiseView: ...
+    async def wait(
+        self, principal: Principal, ref: PromiseRef, timeout_s: float, fail_on_timeout: bool
+    ) -> PromiseView: ...
+    async def list(self, principal: Principal, query: PromiseQuery, page: PageRequest) -> Page[Task]: ...
 
 
 class WorkerSession(Protocol):

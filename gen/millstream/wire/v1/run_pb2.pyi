@@ -433,6 +433,8 @@ class RunEvent(_message.Message):
         GATE_EXPIRED: RunEvent._Type.ValueType  # 20
         STEP_SKIPPED: RunEvent._Type.ValueType  # 21
         STEP_FAILED: RunEvent._Type.ValueType  # 22
+        PROMISE_RESOLVED: RunEvent._Type.ValueType  # 45
+        PROMISE_REJECTED: RunEvent._Type.ValueType  # 46
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
     UNSPECIFIED: RunEvent.Type.ValueType  # 0
@@ -458,6 +460,8 @@ class RunEvent(_message.Message):
     GATE_EXPIRED: RunEvent.Type.ValueType  # 20
     STEP_SKIPPED: RunEvent.Type.ValueType  # 21
     STEP_FAILED: RunEvent.Type.ValueType  # 22
+    PROMISE_RESOLVED: RunEvent.Type.ValueType  # 45
+    PROMISE_REJECTED: RunEvent.Type.ValueType  # 46
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

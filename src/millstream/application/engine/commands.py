@@ -24,8 +24,9 @@ from millstream.domain.lifecycle import (
     release,
     start_too_late,
 )
+from millstream.domain.promises import time_out
 from millstream.domain.publication import Produce, complete, publish
-from millstream.domain.runs import TIMER_QUEUE, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.runs import PROMISE_QUEUE, TIMER_QUEUE, Run, RunKind, RunStatus, Task, TaskStatus
 from millstream.domain.settling import settle
 
 
@@ -45,6 +46,7 @@ class Command(ABC):
         size_bytes: What it weighs in a batch.
         locked: Never decided from cached state.
         payloads: (tenant, SHA-256) of payloads kept outside that its artifacts refer to.
+        promise_keys: (tenant, key) of promises that it may make. Such a command is always `locked`.
     """
 
     run_id: str = ""
@@ -58,6 +60,7 @@ class Command(ABC):
     size_bytes: int = 200
     locked: bool = False
     payloads: Sequence[tuple[str, bytes]] = ()
+    promise_keys: Sequence[tuple[str, str]] = ()
 
     def buffers(self, batch: Batch) -> Sequence[str]:
         """Ids of the buffers it needs, of a gated one; its runs and tasks are in the batch."""
@@ -68,7 +71,7 @@ class Command(ABC):
         """Decide the command in the batch and return its result. Raises MillstreamError where it is refused."""
 
 
-def _of(batch: Batch, task_id: str) -> tuple[Run, Task]:
+def found_of(batch: Batch, task_id: str) -> tuple[Run, Task]:
     """A task with its run. Raises NotFound."""
     task = batch.tasks.get(task_id)
     if task is None or task.run_id not in batch.runs:
@@ -78,7 +81,7 @@ def _of(batch: Batch, task_id: str) -> tuple[Run, Task]:
 
 def _leased(batch: Batch, tenant: str, task_id: str, attempt: int) -> tuple[Run, Task]:
     """A task in the hands of its worker, in this very attempt. Raises LeaseLost or NotFound."""
-    run, task = _of(batch, task_id)
+    run, task = found_of(batch, task_id)
     if task.tenant != tenant:
         raise NotFound(f"there is no task {task_id}")
     check_fence(task, attempt)
@@ -230,7 +233,7 @@ class Complete(Command):
 
     def decide(self, batch: Batch) -> bool:
         """Whether this changed anything: a completion may come twice."""
-        run, task = _of(batch, self.task_ids[0])
+        run, task = found_of(batch, self.task_ids[0])
         if task.tenant != self.tenant:
             raise NotFound(f"there is no task {task.id}")
         return complete(batch, run, task, self.attempt, self.output, self.produced)
@@ -273,18 +276,20 @@ class Expire(Command):
         """Judge each again, under its lock."""
         for task_id in self.task_ids:
             if task_id in batch.tasks:
-                expire(batch, *_of(batch, task_id))
+                expire(batch, *found_of(batch, task_id))
 
 
 @dataclass(slots=True)
 class StartTooLate(Command):
-    """Fail pending tasks whose schedule_to_start has passed."""
+    """Fail pending tasks whose schedule_to_start has passed, promises among them."""
 
     def decide(self, batch: Batch) -> None:
         """Judge each again, under its lock."""
         for task_id in self.task_ids:
-            if task_id in batch.tasks:
-                start_too_late(batch, *_of(batch, task_id))
+            task = batch.tasks.get(task_id)
+            if task is not None:
+                too_late = time_out if task.queue == PROMISE_QUEUE else start_too_late
+                too_late(batch, *found_of(batch, task_id))
 
 
 @dataclass(slots=True)
@@ -342,7 +347,7 @@ class CancelTask(Command):
 
     def decide(self, batch: Batch) -> Task:
         """Cancel it if it waits, tell its worker if it runs."""
-        run, task = _of(batch, self.task_ids[0])
+        run, task = found_of(batch, self.task_ids[0])
         if task.tenant != self.tenant:
             raise NotFound(f"there is no task {task.id}")
         cancel_task(batch, run, task, self.reason, self.by)
@@ -381,7 +386,7 @@ class Adopt(Command):
         kept: dict[str, Task] = {}
         for task_id in self.task_ids:
             try:
-                run, task = _of(batch, task_id)
+                run, task = found_of(batch, task_id)
                 if task.worker_id != self.worker_id or task.tenant != self.tenant:
                     continue
                 check_fence(task, self.held.get(task_id, task.attempt))

@@ -339,6 +339,9 @@ class Committer:
             if self.blocked is not None:
                 elsewhere |= {task.run_id for task in batch.tasks.values()} - batch.runs.keys()
         elsewhere |= await self._load_buffers(transaction, batch, commands, open_of)
+        promised = {each for command in commands for each in command.promise_keys}
+        if promised:
+            batch.open_promises = await transaction.open_promises(promised)
         referred = {each for command in commands for each in command.payloads}
         if referred:
             batch.gone_payloads = referred - await transaction.payloads(referred)

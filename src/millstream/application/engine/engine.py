@@ -21,7 +21,7 @@ from millstream.application.ports import Lane
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Handoff, Limits
 from millstream.domain.errors import MillstreamError, Unavailable
-from millstream.domain.runs import TaskStatus
+from millstream.domain.runs import PROMISE_QUEUE, Run, TaskStatus
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Peers(Protocol):
         """Work of these keys waits."""
 
     def ended(self, lane: str, run_id: str) -> None:
-        """A run ended that a caller waits for there."""
+        """A run, or a promise, ended that a caller waits for there."""
 
     def cancel(self, lane: str, task_id: str, attempt: int) -> None:
         """A worker there is to stop."""
@@ -161,14 +161,13 @@ class Engine:
             if run.finished_us == 0:
                 # It ended and was reopened within one batch.
                 continue
-            self.waiters.ended(run_id, Ended(run, kept.get(run_id)))
-            for lane in run.waiters:
-                if lane != self.lane_id:
-                    self._peers.ended(lane, run_id)
+            self._wake(run_id, run, Ended(run, kept.get(run_id)))
         self._take_back(batch)
         for task_id, task in batch.dirty_tasks.items():
             if task.status is not TaskStatus.RUNNING:
                 self.dispatcher.forget(task_id)
+            if task.finished_us and task.queue == PROMISE_QUEUE:
+                self._wake(task_id, batch.runs[task.run_id], Ended())
         if batch.handoffs:
             self._hand_off(batch)
         if batch.ready or batch.freed:
@@ -183,6 +182,13 @@ class Engine:
             self.attend(batch.due_runs)
         if batch.artifacts:
             self.stored(batch.artifacts)
+
+    def _wake(self, awaited: str, run: Run, ended: Ended) -> None:
+        """Wake those who wait for a run, or for a promise in it, here and at other servers."""
+        self.waiters.ended(awaited, ended)
+        for lane in run.waiters:
+            if lane != self.lane_id:
+                self._peers.ended(lane, awaited)
 
     def _take_back(self, batch: Batch) -> None:
         """Tell workers what they are to give up, or have lost."""

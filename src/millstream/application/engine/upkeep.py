@@ -68,13 +68,16 @@ class Upkeep:
         """Keys that may wait in a gate."""
         return self._engine.limits.max_gates
 
-    async def reap(self, expired: Sequence[str], too_late: Sequence[str], overdue_runs: Sequence[str]) -> None:
-        """Reclaim leases, fail what started too late, end cancelled runs; each is judged again under its lock."""
+    async def start_too_late(self, task_ids: Sequence[str]) -> bool:
+        """Fail what no worker took in time, and reject promises that nobody settled; False where all were under way."""
+        found = {f"start {task_id}": StartTooLate(task_ids=(task_id,), locked=True) for task_id in task_ids}
+        return await self._submit(found)
+
+    async def reap(self, expired: Sequence[str], overdue_runs: Sequence[str]) -> None:
+        """Reclaim leases, end cancelled runs; each is judged again under its lock."""
         commands: dict[str, Command] = {}
         for task_id in expired:
             commands[f"expire {task_id}"] = Expire(task_ids=(task_id,), locked=True)
-        for task_id in too_late:
-            commands[f"start {task_id}"] = StartTooLate(task_ids=(task_id,), locked=True)
         for run_id in overdue_runs:
             commands[f"force {run_id}"] = ForceRun(run_id=run_id, open_tasks=True, locked=True)
         await self._submit(commands)

@@ -1,4 +1,4 @@
-"""Waiting for the end of a run; never for anything else."""
+"""Waiting for the end of a run, or of a promise; never for anything else."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from millstream.domain.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """That a run ended; `run` and `artifacts` are None where they have to be read."""
+    """That a run or promise ended; `run` and `artifacts` are None where they have to be read."""
 
     run: Run | None = None
     artifacts: list[Artifact] | None = None
 
 
 class Waiters:
-    """Who in this process waits for which run."""
+    """Who in this process waits for which run or promise, by its id."""
 
     def __init__(self) -> None:
         self._futures: dict[str, list[asyncio.Future[Ended]]] = {}
@@ -28,7 +28,7 @@ class Waiters:
 
     @property
     def runs(self) -> set[str]:
-        """The runs waited for."""
+        """The runs and promises waited for."""
         return set(self._futures)
 
     def among(self, run_ids: dict[str, Run]) -> set[str]:
@@ -37,7 +37,7 @@ class Waiters:
 
     @contextlib.contextmanager
     def wait(self, run_id: str) -> Iterator["asyncio.Future[Ended]"]:
-        """A future of the run's end. Subscribe first, then look at the run: so no end is missed."""
+        """A future of its end. Subscribe first, then look at it: so no end is missed."""
         future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self._futures.setdefault(run_id, []).append(future)
         try:
@@ -50,7 +50,7 @@ class Waiters:
                     del self._futures[run_id]
 
     def ended(self, run_id: str, ended: Ended) -> None:
-        """Wake those who wait for the run."""
+        """Wake those who wait for it."""
         for future in self._futures.pop(run_id, ()):
             if not future.done():
                 future.set_result(ended)

@@ -1,0 +1,31 @@
+"""promises: the key of a promise, unique among the open ones of its tenant"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+_OPEN = "(CASE WHEN finished_us = 0 THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE id END)"
+
+
+def upgrade() -> None:
+    op.add_column("task", sa.Column("promise_key", sa.Text(), server_default=sa.text("''"), nullable=False))
+    op.create_index(
+        "task_promise", "task", ["tenant", "id"], unique=False, postgresql_where=sa.text("queue = '~promise'")
+    )
+    op.create_index(
+        "task_promise_key",
+        "task",
+        ["tenant", "promise_key", sa.text(_OPEN)],
+        unique=True,
+        postgresql_where=sa.text("promise_key <> ''"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("task_promise_key", table_name="task")
+    op.drop_index("task_promise", table_name="task")
+    op.drop_column("task", "promise_key")
