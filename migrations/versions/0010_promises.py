@@ -8,8 +8,6 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-_OPEN = "(CASE WHEN finished_us = 0 THEN '00000000-0000-0000-0000-000000000000'::uuid ELSE id END)"
-
 
 def upgrade() -> None:
     op.add_column("task", sa.Column("promise_key", sa.Text(), server_default=sa.text("''"), nullable=False))
@@ -19,7 +17,7 @@ def upgrade() -> None:
     op.create_index(
         "task_promise_key",
         "task",
-        ["tenant", "promise_key", sa.text(_OPEN)],
+        ["tenant", "promise_key", "finished_us"],
         unique=True,
         postgresql_where=sa.text("promise_key <> ''"),
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
-from millstream.domain import runs, workers
+from millstream.domain import promises, runs, workers
 from millstream.transport.contract import PACKAGE, TWIN_PACKAGE, descriptor_of
 from millstream.v1 import (
     agent_pb2,
@@ -16,6 +16,8 @@ from millstream.v1 import (
     error_pb2,
     pagination_pb2,
     payload_service_pb2,
+    promise_pb2,
+    promise_service_pb2,
     retry_pb2,
     run_pb2,
     run_service_pb2,
@@ -31,6 +33,8 @@ from millstream.wire.v1 import artifact_service_pb2 as wire_artifact_service
 from millstream.wire.v1 import error_pb2 as wire_error
 from millstream.wire.v1 import pagination_pb2 as wire_pagination
 from millstream.wire.v1 import payload_service_pb2 as wire_payload_service
+from millstream.wire.v1 import promise_pb2 as wire_promise
+from millstream.wire.v1 import promise_service_pb2 as wire_promise_service
 from millstream.wire.v1 import retry_pb2 as wire_retry
 from millstream.wire.v1 import run_pb2 as wire_run
 from millstream.wire.v1 import run_service_pb2 as wire_run_service
@@ -47,6 +51,8 @@ _TWINS: list[tuple[Any, Any]] = [
     (error_pb2, wire_error),
     (pagination_pb2, wire_pagination),
     (payload_service_pb2, wire_payload_service),
+    (promise_pb2, wire_promise),
+    (promise_service_pb2, wire_promise_service),
     (retry_pb2, wire_retry),
     (run_pb2, wire_run),
     (run_service_pb2, wire_run_service),
@@ -127,6 +133,12 @@ def _plain(name: str) -> str:
         (task_service_pb2.GetTaskResponse, run_pb2.Task),
         (task_service_pb2.CancelTaskResponse, run_pb2.Task),
         (worker_service_pb2.GetWorkerResponse, worker_pb2.Worker),
+        (promise_service_pb2.CreatePromiseResponse, promise_pb2.Promise),
+        (promise_service_pb2.GetPromiseResponse, promise_pb2.Promise),
+        (promise_service_pb2.ResolvePromiseResponse, promise_pb2.Promise),
+        (promise_service_pb2.RejectPromiseResponse, promise_pb2.Promise),
+        (promise_service_pb2.CancelPromiseResponse, promise_pb2.Promise),
+        (promise_service_pb2.AwaitPromiseResponse, promise_pb2.Promise),
     ],
     ids=lambda message: message.DESCRIPTOR.name,
 )
@@ -178,6 +190,7 @@ def test_categories_of_kinds_have_the_numbers_of_the_contract() -> None:
         (run_pb2.Task.Status, runs.TaskStatus),
         (run_pb2.Attempt.Status, runs.AttemptStatus),
         (run_pb2.RunEvent.Type, runs.EventType),
+        (promise_pb2.Promise.State, promises.PromiseState),
     ],
     ids=lambda enum: getattr(enum, "__name__", ""),
 )

@@ -5,12 +5,15 @@ import asyncio
 import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, eventually, killed, server
+from tests.engine.workers import Worker
 from tests.engine.world import ROOT, check_all, data_of, events_of, key, kinds_of, principal, seconds
 
+from millstream.application.engine.commands import AttachWaiter
 from millstream.application.paging import PageRequest
-from millstream.application.views import PromiseQuery, PromiseRef, PromiseView
-from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, TimedOut
+from millstream.application.views import NewTask, PromiseQuery, PromiseRef, PromiseView, TaskQuery
+from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, TimedOut, ValidationFailed
 from millstream.domain.promises import NewPromise, PromiseState, Rejection, Resolution, state_of
+from millstream.domain.retry import Timeouts
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import decode_value, encode_value
 from millstream.runtime.loops import Loops
@@ -317,3 +320,31 @@ async def test_promises_are_listed_by_what_is_asked(spread: Roles) -> None:
     assert token
     rest = await spread.worker.promises.list(ROOT, PromiseQuery(), PageRequest(page_size=3, page_token=token))
     assert [task.id for task in [*page.items, *rest.items]] == await ids()
+
+
+async def test_a_promise_is_no_workers_work(spread: Roles) -> None:
+    """FV-17: its queue is the server's; and it is not counted among what waits for workers."""
+    ref = await made(spread.publisher)
+    with pytest.raises(ValidationFailed, match=r"queues\[1\]"):
+        async with Worker(spread.worker, kinds=["approval"], queues=["default", "~promise"]):
+            pass
+    with pytest.raises(ValidationFailed, match=r"queues\[0\]"):
+        await spread.worker.workers.poll(ROOT, "w", "poller", ["approval"], ["~promise"], 1, 0)
+    assert await spread.publisher.maintenance.stats() == (0, 0)
+    page = await spread.publisher.tasks.list(ROOT, TaskQuery(queue="~promise"), PageRequest())
+    assert [task.id for task in page.items] == [ref.id]
+
+
+async def test_a_task_that_nobody_takes_in_time_fails_by_its_timer(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FV-19: schedule_to_start of any task; the polls are off, so that only the timer can find it."""
+    monkeypatch.setattr(Loops, "poll", _nothing)
+    first, second = await start()
+    task = (await first.tasks.create(ROOT, NewTask("sums", timeouts=Timeouts(schedule_to_start_us=50_000)), None)).task
+    with second.engine.waiters.wait(task.run_id) as ended:
+        await second.engine.submit(
+            AttachWaiter(run_id=task.run_id, locked=True, tenant=ROOT.tenant, waiter=second.engine.lane_id)
+        )
+        await asyncio.wait_for(ended, 10)
+    assert (await first.tasks.get(ROOT, task.id)).task.error_code == "SCHEDULE_TO_START_TIMEOUT"

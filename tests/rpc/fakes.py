@@ -27,6 +27,9 @@ from millstream.application.views import (
     ListedArtifact,
     LogLevel,
     NewTask,
+    PromiseQuery,
+    PromiseRef,
+    PromiseView,
     Published,
     Push,
     ReportResult,
@@ -48,6 +51,8 @@ from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subs
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import LeaseLost, MillstreamError
 from millstream.domain.principals import Principal
+from millstream.domain.promises import NewPromise, Rejection, Resolution
+from millstream.domain.retry import Timeouts
 from millstream.domain.runs import (
     Attempt,
     AttemptStatus,
@@ -364,6 +369,56 @@ class Tasks(Fake):
         return Page([task()], _PAGE)
 
 
+def promise(status: TaskStatus = TaskStatus.PENDING) -> Task:
+    return Task(
+        id=ID,
+        run_id=OTHER,
+        tenant="default",
+        kind="approval",
+        queue="~promise",
+        created_us=AT_US,
+        day=0,
+        status=status,
+        input=encode_value({"n": 1}),
+        labels='{"a":"b"}',
+        timeouts=Timeouts(schedule_to_start_us=60_000_000),
+        promise_key="order-1",
+    )
+
+
+class Promises(Fake):
+    async def create(self, principal: Principal, new: NewPromise, key: Key | None) -> PromiseView:
+        await self.seen("create", principal, new, key)
+        return PromiseView(promise())
+
+    async def get(self, principal: Principal, ref: PromiseRef) -> PromiseView:
+        await self.seen("get", principal, ref)
+        return self.answer or PromiseView(promise())
+
+    async def settle(
+        self, principal: Principal, ref: PromiseRef, outcome: Resolution | Rejection, key: Key | None
+    ) -> PromiseView:
+        await self.seen("settle", principal, ref, outcome, key)
+        settled = promise(TaskStatus.COMPLETED if isinstance(outcome, Resolution) else TaskStatus.FAILED)
+        settled.worker_name, settled.finished_us = principal.name, AT_US + 1_000_000
+        if isinstance(outcome, Rejection):
+            settled.error_code, settled.error_message = outcome.code, outcome.message
+            return PromiseView(settled)
+        return PromiseView(settled, outcome.value)
+
+    async def cancel(self, principal: Principal, ref: PromiseRef, reason: str, key: Key | None) -> PromiseView:
+        await self.seen("cancel", principal, ref, reason, key)
+        return PromiseView(promise(TaskStatus.CANCELLED))
+
+    async def wait(self, principal: Principal, ref: PromiseRef, timeout_s: float, fail_on_timeout: bool) -> PromiseView:
+        await self.seen("wait", principal, ref, timeout_s, fail_on_timeout)
+        return PromiseView(promise())
+
+    async def list(self, principal: Principal, query: PromiseQuery, page: PageRequest) -> Page[Task]:
+        await self.seen("list", principal, query, page)
+        return Page([promise()], _PAGE)
+
+
 def lease(payload_bytes: int = 0) -> Lease:
     given = artifact()
     given.payload = encode_struct({"text": "x" * payload_bytes}) if payload_bytes else given.payload
@@ -538,6 +593,7 @@ class Fakes:
         self.agents = Agents()
         self.runs = Runs()
         self.tasks = Tasks()
+        self.promises = Promises()
         self.workers = Workers()
         self.discovery = Discovery()
         self.system = System()
@@ -556,6 +612,7 @@ class Fakes:
             agents=self.agents,
             runs=self.runs,
             tasks=self.tasks,
+            promises=self.promises,
             workers=self.workers,
             discovery=self.discovery,
             system=self.system,

@@ -34,6 +34,7 @@ from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
     correlation_service_pb2,
+    promise_service_pb2,
     run_service_pb2,
     system_service_pb2,
     task_service_pb2,
@@ -47,6 +48,7 @@ _MODULES = (
     agent_service_pb2,
     run_service_pb2,
     task_service_pb2,
+    promise_service_pb2,
     worker_service_pb2,
     system_service_pb2,
 )
@@ -539,7 +541,7 @@ async def test_log_levels(service: Service) -> None:
 
 def test_every_method_of_the_contract_is_asked_for_here() -> None:
     here = __import__("pathlib").Path(__file__)
-    beside = ("test_streams.py", "test_payloads.py")
+    beside = ("test_streams.py", "test_payloads.py", "test_promises.py")
     source = here.read_text() + "".join(here.with_name(name).read_text() for name in beside)
     missing = [m.name for m in contract.methods() if f"/{m.name}" not in source and not m.streaming]
     assert missing == []

@@ -15,7 +15,7 @@ from millstream.domain.lifecycle import create
 from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import Run, RunKind, Task
-from millstream.store import artifacts, feed, lane, maintenance, payloads, registry, runs
+from millstream.store import artifacts, feed, lane, maintenance, payloads, promises, registry, runs
 from millstream.store.columns import names, numbers, uuids
 
 TASKS = 4000
@@ -128,7 +128,7 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
             {"task_ready"},
         ),
         (maintenance._DUE, (NOW_US, 500), {"task_scheduled"}),
-        (maintenance._NEXT_DUE, (1,), {"task_scheduled"}),
+        (maintenance._NEXT_DUE, (1,), {"task_scheduled", "task_start_by"}),
         (maintenance._EXPIRED, (NOW_US, 500), {"task_lease"}),
         (maintenance._TOO_LATE, (NOW_US, 500), {"task_start_by"}),
         (maintenance._OVERDUE_CANCELS, (NOW_US, 500), {"run_cancel"}),
@@ -146,7 +146,9 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
         (runs._ATTEMPTS, (1, ID, 0, 50), {"attempt_pkey"}),
         (runs._OUTPUT, (1, ID, 1), {"attempt_pkey"}),
         (runs._FAILED, (ID,), {"task_run"}),
-        (runs._ENDED, ([ID],), {"run_pkey"}),
+        (runs._ENDED, ([ID],), {"run_pkey", "task_pkey"}),
+        (promises._PROMISE, (ID, "acme"), {"task_pkey", "task_promise"}),
+        (promises._OF_KEY, ("acme", "k1"), {"task_promise_key"}),
         (artifacts._BY_IDS, ("acme", [ID]), {"artifact_pkey"}),
         (artifacts._OF_RUN, (ID, 0, 50), {"artifact_run"}),
         (feed._END, (), {"commit_batch_pkey"}),
@@ -185,6 +187,7 @@ async def test_what_is_read_in_the_background_uses_its_index(
         (lane._REGISTRY, (names(["acme"]),), {"registry_pkey"}),
         (lane._PRUNE, (ID, 1, 2), {"commit_batch_pkey"}),
         (lane._PAYLOADS, (names(["acme"]), names([DIGEST.hex()])), {"payload_pkey"}),
+        (lane._OPEN_PROMISES, (names(["acme"]), names(["k1"])), {"task_promise_key"}),
     ],
     ids=[
         "lock",
@@ -199,6 +202,7 @@ async def test_what_is_read_in_the_background_uses_its_index(
         "registry",
         "prune",
         "payloads",
+        "promises",
     ],
 )
 async def test_what_the_committer_reads_uses_primary_keys(

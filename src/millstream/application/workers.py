@@ -16,7 +16,7 @@ from millstream.application.reporting import LeaseStore, Reporting
 from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
 from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
 from millstream.domain.principals import Principal
-from millstream.domain.runs import Task
+from millstream.domain.runs import UNLEASED, Task
 from millstream.domain.workers import TASK_KIND, KindSpec
 
 _log = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ class Workers:
         """
         if self._draining:
             raise Unavailable("the server is going; connect again", retry_after_s=0.5)
+        _check_queues(hello.queues)
         if hello.types or hello.agents:
             principal.require("agents.write")
             if await self._registering.register(principal, hello.types, hello.agents):
@@ -184,6 +185,7 @@ class Workers:
             if leases or drain:
                 arrived.set()
 
+        _check_queues(queues)
         keys = tuple((principal.tenant, queue, kind) for queue in queues or ("default",) for kind in kinds)
         session = Session(new_id(), principal.tenant, worker_id, name, keys, push, max_tasks, renewed=False)
         self.engine.connect(session)
@@ -237,6 +239,13 @@ def _served(hello: Hello) -> tuple[KindSpec, ...]:
         known[key] = spec
     bare = {(TASK_KIND, name, ""): KindSpec(name) for name in hello.kinds}
     return tuple((bare | known).values())
+
+
+def _check_queues(queues: Sequence[str]) -> None:
+    """Raise ValidationFailed on a queue whose tasks no worker is given."""
+    for index, queue in enumerate(queues):
+        if queue.startswith(UNLEASED):
+            raise ValidationFailed.of(f"queues[{index}]", f'queues that begin with "{UNLEASED}" are the server\'s')
 
 
 def _keys(tenant: str, hello: Hello) -> tuple[DispatchKey, ...]:

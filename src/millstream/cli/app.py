@@ -19,6 +19,7 @@ _COMMANDS = {
     "agents": ("agents", "app"),
     "runs": ("runs", "app"),
     "tasks": ("tasks", "app"),
+    "promises": ("promises", "app"),
     "workers": ("workers", "app"),
     "kinds": ("workers", "kinds"),
     "migrate": ("migrate", "app"),

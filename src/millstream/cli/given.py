@@ -19,6 +19,14 @@ _NESTED_MOST: Final = 30
 
 def json_object(text: str, name: str = "JSON") -> dict[str, Any]:
     """The JSON object that is the argument, in the @file it names, or on stdin for "-". Raises BadParameter."""
+    data = json_value(text, name)
+    if not isinstance(data, dict):
+        raise typer.BadParameter("it must be a JSON object", param_hint=name)
+    return data
+
+
+def json_value(text: str, name: str = "JSON") -> Any:
+    """The JSON that is the argument, in the @file it names, or on stdin for "-". Raises BadParameter."""
     try:
         if text == "-":
             raw = sys.stdin.buffer.read()
@@ -26,14 +34,22 @@ def json_object(text: str, name: str = "JSON") -> dict[str, Any]:
             raw = Path(text[1:]).read_bytes()
         else:
             raw = text.encode()
-        data = orjson.loads(raw)
+        return orjson.loads(raw)
     except OSError as error:
         raise typer.BadParameter(f"cannot read {text[1:]}: {error.strerror}", param_hint=name) from error
     except orjson.JSONDecodeError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint=name) from error
-    if not isinstance(data, dict):
-        raise typer.BadParameter("it must be a JSON object", param_hint=name)
-    return data
+
+
+def labels_of(given: Iterable[str]) -> dict[str, str]:
+    """Labels given as NAME=VALUE. Raises BadParameter."""
+    labels: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{each!r} is not NAME=VALUE", param_hint="--label")
+        labels[name] = value
+    return labels
 
 
 class BadVisibility(Exception):

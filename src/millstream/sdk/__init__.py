@@ -25,6 +25,7 @@ from millstream.sdk.errors import (
 )
 from millstream.sdk.payloads import StoredPayload
 from millstream.sdk.policies import Batch, Join, RetryPolicy, Subscription, Timeouts, Visibility
+from millstream.sdk.promises import Promise
 from millstream.sdk.results import (
     Artifact,
     ArtifactSummary,
@@ -78,6 +79,7 @@ __all__ = [
     "NewTask",
     "NotFoundError",
     "PayloadError",
+    "Promise",
     "Published",
     "RateLimitedError",
     "RetryPolicy",

@@ -13,6 +13,7 @@ from millstream.sdk.correlations import Correlations
 from millstream.sdk.discovery import Kinds, Workers
 from millstream.sdk.payloads import Payloads
 from millstream.sdk.policies import TypeRef, Visibility
+from millstream.sdk.promises import Promises
 from millstream.sdk.results import BatchOutcome, Published, SyncResult
 from millstream.sdk.runs import Runs
 from millstream.sdk.system import System
@@ -39,6 +40,7 @@ class Client:
         agents: create, update, delete, list, get, pause, resume, run, history.
         runs: list, get, events, tasks, cancel.
         tasks: create, create_batch, list, get, cancel, attempts.
+        promises: create, resolve, reject, wait, list, get, cancel.
         payloads: upload, download, download_to, read, load, get.
         system: log_levels, set_log_level.
     """
@@ -70,6 +72,7 @@ class Client:
         self.agents = Agents(calls)
         self.runs = Runs(calls)
         self.tasks = Tasks(calls)
+        self.promises = Promises(calls)
         self.payloads = Payloads(calls)
         self.workers = Workers(calls)
         self.kinds = Kinds(calls)

@@ -22,7 +22,6 @@ from millstream.store.connections import LOST, connect, translated
 from millstream.store.feed import packed
 from millstream.store.policies import spec_of
 from millstream.store.rows import BUFFER_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, buffer_of, run_of, task_of
-from millstream.store.tables import OPEN
 
 BLOCKING_LOCK_MS = 5000
 """How long the blocking lane waits for a run that another server holds."""
@@ -66,9 +65,8 @@ _AGENTS = (
 _RUNNING = "SELECT count(*) FROM task WHERE tenant = $1 AND kind = $2 AND status = 3 AND limited"
 _PAYLOADS = """SELECT tenant, sha256 FROM payload WHERE (tenant, sha256) IN
 (SELECT k.tenant, decode(k.digest, 'hex') FROM unnest($1::text::text[], $2::text::text[]) k(tenant, digest))"""
-_OPEN_PROMISES = f"""SELECT tenant, promise_key, id::text FROM task
-WHERE (tenant, promise_key) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[])) AND promise_key <> ''
-AND (CASE WHEN finished_us = 0 THEN {OPEN} ELSE id END) = {OPEN}"""  # noqa: S608  # a constant of ours
+_OPEN_PROMISES = """SELECT tenant, promise_key, id::text FROM task WHERE promise_key <> '' AND finished_us = 0
+AND (tenant, promise_key) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[]))"""
 # The number is taken by settle itself: its negative tells so, should the answer to this be lost in turn.
 _VOID = """WITH mine AS (INSERT INTO commit_batch (lane, n) VALUES ($1::text::uuid, $2) ON CONFLICT DO NOTHING
 RETURNING lane, n) INSERT INTO commit_batch (lane, n) SELECT lane, -n FROM mine RETURNING 1"""

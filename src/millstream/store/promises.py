@@ -10,13 +10,12 @@ from millstream.domain.runs import Task
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import TASK_COLUMNS, task_of
-from millstream.store.tables import OPEN, task
+from millstream.store.tables import task
 
 _PROMISE = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2 AND queue = '~promise'"  # noqa: S608
-_PLACE = f"(CASE WHEN finished_us = 0 THEN {OPEN} ELSE task.id END)"
 _OF_KEY = f"""(SELECT {TASK_COLUMNS} FROM task WHERE tenant = $1 AND promise_key = $2 AND promise_key <> ''
-AND {_PLACE} = {OPEN} LIMIT 1) UNION ALL (SELECT {TASK_COLUMNS} FROM task WHERE tenant = $1 AND promise_key = $2
-AND promise_key <> '' ORDER BY {_PLACE} DESC LIMIT 1) LIMIT 1"""  # noqa: S608  # our columns and constants
+AND finished_us = 0) UNION ALL (SELECT {TASK_COLUMNS} FROM task WHERE tenant = $1 AND promise_key = $2
+AND promise_key <> '' AND finished_us > 0 ORDER BY finished_us DESC LIMIT 1) LIMIT 1"""  # noqa: S608  # our columns
 # As the indexes have it: what is passed as a parameter no plan made for all of them may use.
 _IS_PROMISE = text("queue = '~promise'")
 _HAS_KEY = text("promise_key <> ''")

@@ -30,8 +30,6 @@ metadata = MetaData()
 _EMPTY = text("''")
 _ZERO = text("0")
 _BYTES = text("''::bytea")
-OPEN = "'00000000-0000-0000-0000-000000000000'::uuid"
-"""What stands for all open promises in an index; no id is this one."""
 _HOT = {
     # Hot tables die fast: without these, dead rows pile up between two vacuums, as Hatchet and DBOS found.
     "autovacuum_vacuum_scale_factor": "0.02",
@@ -158,12 +156,12 @@ task = Table(
     Index("task_lease", "lease_until_us", postgresql_where=text("status = 3")),
     Index("task_start_by", "start_by_us", postgresql_where=text("status = 2 AND start_by_us > 0")),
     Index("task_promise", "tenant", "id", postgresql_where=text("queue = '~promise'")),
-    # All open ones stand in one place, where there is room for one of a key; those that have ended, by their ids.
+    # All open ones have ended at 0: there is room for one of a key.
     Index(
         "task_promise_key",
         "tenant",
         "promise_key",
-        text(f"(CASE WHEN finished_us = 0 THEN {OPEN} ELSE id END)"),
+        "finished_us",
         unique=True,
         postgresql_where=text("promise_key <> ''"),
     ),
