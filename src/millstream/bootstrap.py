@@ -100,6 +100,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.correlations,
         service.types,
         service.agents,
+        service.workflows,
         service.runs,
         service.tasks,
         service.promises,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -12,11 +13,13 @@ from millstream.adapters.expressions import CelPredicates
 from millstream.adapters.metrics import Metrics
 from millstream.adapters.sandbox import Sandbox
 from millstream.adapters.schemas import JsonSchemas
+from millstream.adapters.values import CelExpressions
 from millstream.application.agent_runs import AgentRuns
-from millstream.application.agents import Agents, Types
+from millstream.application.agents import Agents, Types, online_kinds
 from millstream.application.artifacts import Artifacts
 from millstream.application.catalog import Catalogs
 from millstream.application.correlations import Correlations
+from millstream.application.defining import Defining
 from millstream.application.discovery import Discovery
 from millstream.application.engine.batches import Sizes
 from millstream.application.engine.engine import Engine
@@ -38,6 +41,7 @@ from millstream.application.tasks import Tasks
 from millstream.application.waiting_gates import WaitingGates
 from millstream.application.watching import Watching
 from millstream.application.workers import Workers
+from millstream.application.workflows import Workflows
 from millstream.config import Settings
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Limits
@@ -56,6 +60,7 @@ from millstream.store.registry import RegistryStore
 from millstream.store.schema import SchemaReads
 from millstream.store.wakeups import Message, Wakeups
 from millstream.store.workers import WorkerRows
+from millstream.store.workflows import WorkflowReads
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +81,7 @@ class Service:
     correlations: Correlations
     types: Types
     agents: Agents
+    workflows: Workflows
     runs: Runs
     tasks: Tasks
     promises: Promises
@@ -191,6 +197,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     catalogs = Catalogs(registry, CelPredicates(), JsonSchemas(), sandbox)
     key_ttl_us = settings.idempotency_ttl_s * 1_000_000
     registering = Registering(catalogs, key_ttl_us)
+    workflow_reads, served = WorkflowReads(database), functools.partial(online_kinds, engine, catalogs)
+    defining = Defining(catalogs, workflow_reads, CelExpressions(), dispatcher_peers, served, key_ttl_us)
     levels = LogLevels(registering, registry, dispatcher_peers, settings.log_level, logs.apply)
     feed_reads = FeedReads(database)
     feed = _feed(engine, feed_reads, reads, dispatcher_peers)
@@ -235,6 +243,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             AgentRuns(engine, catalogs, referring, reads, key_ttl_us),
             HistoryReads(database),
         ),
+        Workflows(catalogs, defining, workflow_reads),
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
         Promises(engine, reads, key_ttl_us),

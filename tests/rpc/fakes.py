@@ -2,7 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,9 +56,16 @@ from millstream.application.views import (
     WaitingGate,
 )
 from millstream.application.watches import WatchFilter
+from millstream.application.workflow_views import (
+    Validation,
+    WorkflowDetail,
+    WorkflowHead,
+    WorkflowQuery,
+    WorkflowVersion,
+)
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
-from millstream.domain.errors import LeaseLost, MillstreamError
+from millstream.domain.errors import FieldFault, LeaseLost, MillstreamError
 from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.retry import Timeouts
@@ -103,6 +119,13 @@ def run() -> Run:
         error_code="BOOM",
         error_message="it broke",
     )
+
+
+def workflow() -> WorkflowDetail:
+    head = WorkflowHead("default", "order", ID, 3, "takes an order", AT_US, "ada", AT_US + 1)
+    document = '{"name":"order","steps":[{"id":"pay","kind":"task","task":"pay"}]}'
+    version = WorkflowVersion("order", 3, ID, document, AT_US, "ada")
+    return WorkflowDetail(head, version, (FieldFault("definition.steps[0].task", "nobody serves it", "NOT_SERVED"),))
 
 
 def task(status: TaskStatus = TaskStatus.RUNNING) -> Task:
@@ -309,6 +332,47 @@ class Agents(Fake):
     async def list(self, principal: Principal, page: PageRequest, name: str, status: str | None) -> Page[AgentState]:
         await self.seen("list", principal, page, name, status)
         return Page([AgentState(self.agent, "OFFLINE")], _PAGE)
+
+
+class Workflows(Fake):
+    def schema(self) -> bytes:
+        return b'{"type":"object"}'
+
+    async def validate(self, principal: Principal, given: Mapping[str, Any]) -> Validation:
+        await self.seen("validate", given)
+        return self.answer or Validation((FieldFault("definition.steps", "is required", "REQUIRED"),), ())
+
+    async def create(
+        self, principal: Principal, given: Mapping[str, Any], key: Key | None
+    ) -> tuple[WorkflowDetail, bool]:
+        await self.seen("create", principal, given, key)
+        return self.answer or workflow(), key is not None
+
+    async def update(
+        self, principal: Principal, id_or_name: str, given: Mapping[str, Any], expected: int | None, key: Key | None
+    ) -> tuple[WorkflowDetail, bool]:
+        await self.seen("update", id_or_name, given, expected)
+        return self.answer or workflow(), key is not None
+
+    async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:
+        await self.seen("delete", id_or_name)
+        return key is not None
+
+    async def get(self, principal: Principal, id_or_name: str) -> WorkflowDetail:
+        await self.seen("get", id_or_name)
+        return self.answer or workflow()
+
+    async def version(self, principal: Principal, id_or_name: str, version: int) -> WorkflowVersion:
+        await self.seen("version", id_or_name, version)
+        return workflow().version
+
+    async def versions(self, principal: Principal, id_or_name: str, page: PageRequest) -> Page[WorkflowVersion]:
+        await self.seen("versions", id_or_name, page)
+        return Page([workflow().version], _PAGE)
+
+    async def list(self, principal: Principal, query: WorkflowQuery, page: PageRequest) -> Page[WorkflowHead]:
+        await self.seen("list", query, page)
+        return Page([workflow().head], _PAGE)
 
 
 class Runs(Fake):
@@ -591,6 +655,7 @@ class Fakes:
         self.payloads = Payloads()
         self.types = Types()
         self.agents = Agents()
+        self.workflows = Workflows()
         self.runs = Runs()
         self.tasks = Tasks()
         self.promises = Promises()
@@ -610,6 +675,7 @@ class Fakes:
             payloads=self.payloads,
             types=self.types,
             agents=self.agents,
+            workflows=self.workflows,
             runs=self.runs,
             tasks=self.tasks,
             promises=self.promises,

@@ -1,7 +1,8 @@
 """What steps of a workflow are given: JSON in which "${CEL}" stands for the value of an expression."""
 
+import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,13 +11,12 @@ from cel_expr_python import cel
 
 from millstream.adapters.expressions import Cost, reason_of
 from millstream.domain.struct_wire import Json
+from millstream.domain.templates import VARIABLES, expression_of
 from millstream.domain.workflows import Template
 
-_ENVIRONMENT = cel.NewEnv(variables=dict.fromkeys(("input", "steps", "result"), cel.Type.DYN))
-_whole = re.compile(r"\$\{(.*)\}", re.DOTALL).fullmatch
 _TEXTS = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 _steps_in = re.compile(r"(?<![\w.])steps\s*(?:\.\s*([A-Za-z_]\w*)|(\W|$))").findall
-_variables_in = re.compile(r"(?<![\w.])(input|steps|result)\b").findall
+_variables_in = re.compile(rf"(?<![\w.])({'|'.join(sorted(VARIABLES))})\b").findall
 
 
 class NoValue(ValueError):
@@ -29,12 +29,16 @@ class Expression:
 
     Attributes:
         steps: Steps that it refers to by name.
-        variables: Which of `input`, `steps` and `result` it uses.
+        variables: Which variables it uses.
+        type: Of its value, by CEL's name, such as "BOOL"; "DYN" where that depends.
+        all_steps: It uses `steps` otherwise than by the name of one.
     """
 
     text: str
     steps: frozenset[str]
     variables: frozenset[str]
+    type: str
+    all_steps: bool
     _compiled: Any
     _cost: Cost
 
@@ -44,15 +48,32 @@ class Expression:
         return evaluated(self._compiled, variables)
 
 
-def compile_expression(text: str) -> Expression:
-    """Raises ValueError, with line and column, on an expression that does not compile."""
+def compile_expression(text: str, scope: frozenset[str] = VARIABLES) -> Expression:
+    """Raises ValueError, with line and column, on an expression that does not compile, or uses a variable that is not
+    in the scope."""
     try:
-        compiled = _ENVIRONMENT.compile(text)
+        compiled = _environment(scope).compile(text)
     except RuntimeError as error:
-        raise ValueError(reason_of(str(error))) from error
+        raise ValueError(reason_of(str(error)).replace(" (in container '')", "")) from error
     bare = _TEXTS.sub('""', text)
-    steps = frozenset(name for name, _ in _steps_in(bare) if name)
-    return Expression(text, steps, frozenset(_variables_in(bare)), compiled, Cost(text))
+    found = [name for name, _ in _steps_in(bare)]
+    return Expression(
+        text, frozenset(name for name in found if name), frozenset(_variables_in(bare)), compiled.return_type().name(),
+        "" in found, compiled, Cost(text),
+    )  # fmt: skip
+
+
+class CelExpressions:
+    """Compiles the expressions of workflows. See application.workflow_rules.Expressions."""
+
+    def compile(self, text: str, scope: frozenset[str]) -> Expression:
+        """See compile_expression."""
+        return compile_expression(text, scope)
+
+
+@functools.cache
+def _environment(scope: frozenset[str]) -> Any:
+    return cel.NewEnv(variables=dict.fromkeys(sorted(scope), cel.Type.DYN))
 
 
 def evaluated(compiled: Any, variables: Mapping[str, Json]) -> Json:
@@ -83,24 +104,11 @@ def _json(value: Any) -> Json:
     raise NoValue(f"gives a {type(value).__name__}, which is no JSON")
 
 
-def expressions_in(template: Template, path: str = "") -> Iterator[tuple[str, str]]:
-    """The expressions of a template, each with its path."""
-    if isinstance(template, str):
-        if found := _whole(template):
-            yield path, found[1]
-    elif isinstance(template, Mapping):
-        for key, each in template.items():
-            yield from expressions_in(each, f"{path}.{key}" if path else key)
-    elif isinstance(template, tuple):
-        for index, each in enumerate(template):
-            yield from expressions_in(each, f"{path}[{index}]")
-
-
 def fill(template: Template, value_of: Callable[[str], Json]) -> Json:
     """The template with each expression replaced by its value. Raises what `value_of` raises."""
     if isinstance(template, str):
-        found = _whole(template)
-        return value_of(found[1]) if found else template
+        found = expression_of(template)
+        return template if found is None else value_of(found)
     if isinstance(template, Mapping):
         return {key: fill(each, value_of) for key, each in template.items()}
     if isinstance(template, tuple):

@@ -188,9 +188,14 @@ class Agents:
         return _state_of(agent, online, pauses)
 
     async def _online(self, tenant: str) -> set[str]:
-        since_us = self._engine.clock.now_us() - SILENT_US
-        here = {key[2] for key in self._engine.dispatcher.served if key[0] == tenant}
-        return here | await self._catalogs.registry.online(tenant, since_us)
+        return await online_kinds(self._engine, self._catalogs, tenant)
+
+
+async def online_kinds(engine: Engine, catalogs: Catalogs, tenant: str) -> set[str]:
+    """Kinds of a tenant's tasks that connected workers serve, here or elsewhere."""
+    since_us = engine.clock.now_us() - SILENT_US
+    here = {key[2] for key in engine.dispatcher.served if key[0] == tenant}
+    return here | await catalogs.registry.online(tenant, since_us)
 
 
 def _state_of(agent: Agent, online: Set[str], pauses: Mapping[str, Pause]) -> AgentState:

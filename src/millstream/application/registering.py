@@ -7,6 +7,7 @@ from dataclasses import replace
 from millstream.application.catalog import Catalog, Catalogs, RegistryChange
 from millstream.application.checking import check_agent, normalized
 from millstream.application.ids import new_id
+from millstream.application.registry_keys import claim, claimed
 from millstream.application.typing_rules import (
     asked_for,
     changed,
@@ -19,7 +20,7 @@ from millstream.application.typing_rules import (
 from millstream.application.views import Key, LogLevel, TypeChange, TypeSpec
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
-from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
+from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 
 AGENTS_MOST = 10_000
@@ -68,9 +69,9 @@ class Registering:
         """Register a type; whether it is a replay. Raises ValidationFailed, IdempotencyConflict."""
         await check_schema(self._catalogs, spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            claim = await _claimed(change, principal, key)
-            if claim is not None:
-                return await _type_of(change, claim), True
+            earlier = await claimed(change, principal, key)
+            if earlier is not None:
+                return await _type_of(change, earlier), True
             known = await change.types([spec.name])
             made = await put_type(change, principal.tenant, known, spec)
             if made != (said := changed(made, asked_for(spec))):
@@ -89,9 +90,9 @@ class Registering:
         """
         checked = await self._check_examples(principal, wanted)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            claim = await _claimed(change, principal, key)
-            if claim is not None:
-                return await _type_of(change, claim), True
+            earlier = await claimed(change, principal, key)
+            if earlier is not None:
+                return await _type_of(change, earlier), True
             found = latest = (await change.types([wanted.name])).get(wanted.name)
             if latest is not None and wanted.version is not None and wanted.version != latest.version:
                 found = await change.type_version(wanted.name, wanted.version)
@@ -131,9 +132,9 @@ class Registering:
         IdempotencyConflict."""
         spec = normalized(spec)
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            claim = await _claimed(change, principal, key)
-            if claim is not None:
-                return await _agent_of(change, claim), True
+            earlier = await claimed(change, principal, key)
+            if earlier is not None:
+                return await _agent_of(change, earlier), True
             check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))))
             if await change.agents([spec.name]):
                 raise Conflict(f"there is an agent {spec.name!r} already; choose another name")
@@ -159,9 +160,9 @@ class Registering:
         agent's when it was read (`read_id`), IdempotencyConflict.
         """
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            claim = await _claimed(change, principal, key)
-            if claim is not None:
-                return await _agent_of(change, claim), True
+            earlier = await claimed(change, principal, key)
+            if earlier is not None:
+                return await _agent_of(change, earlier), True
             found = await _named(change, id_or_name)
             if spec.name not in ("", found.spec.name):
                 raise ValidationFailed.of("name", f"must be {found.spec.name!r}: an agent keeps its name")
@@ -182,7 +183,7 @@ class Registering:
     async def delete_agent(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:
         """Delete an agent; whether it is a replay. Raises NotFound, IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            if await _claimed(change, principal, key) is not None:
+            if await claimed(change, principal, key) is not None:
                 return True
             found = await _named(change, id_or_name)
             await change.drop_agent(found.spec.name)
@@ -197,9 +198,9 @@ class Registering:
         """Let an agent's tasks wait, or (reason None) go on; whether it is a replay. Raises NotFound,
         IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
-            claim = await _claimed(change, principal, key)
-            if claim is not None:
-                return await _agent_of(change, claim), True
+            earlier = await claimed(change, principal, key)
+            if earlier is not None:
+                return await _agent_of(change, earlier), True
             found = await _named(change, id_or_name)
             if reason is None:
                 await change.resume("", found.kind)
@@ -215,7 +216,7 @@ class Registering:
         Raises Conflict where there are too many, IdempotencyConflict."""
         async with self._catalogs.registry.transaction(principal.tenant) as change:
             made = LogLevel(logger, level, change.now_us + for_us if for_us else 0)
-            if await _claimed(change, principal, key) is not None:
+            if await claimed(change, principal, key) is not None:
                 return made, True
             if not await change.set_log_level(made, LEVELS_MOST):
                 raise Conflict(f"{LEVELS_MOST} loggers have a level of their own; set some back to default first")
@@ -249,18 +250,7 @@ class Registering:
         return True
 
     async def _claim(self, change: RegistryChange, principal: Principal, key: Key | None, response: object) -> None:
-        if key is not None:
-            await change.claim(
-                KeyClaim(
-                    principal.tenant,
-                    principal.name,
-                    key.rpc,
-                    key.value,
-                    key.fingerprint,
-                    json.dumps(response),
-                    change.now_us + self._key_ttl_us,
-                )
-            )
+        await claim(change, principal, key, response, self._key_ttl_us)
 
 
 def _up_to_date(catalog: Catalog, types: Sequence[TypeSpec], agents: Sequence[AgentSpec]) -> bool:
@@ -299,25 +289,17 @@ def named(agents: Mapping[str, Agent], id_or_name: str) -> Agent:
     return found
 
 
-async def _claimed(change: RegistryChange, principal: Principal, key: Key | None) -> KeyClaim | None:
-    """The earlier call with this key. Raises IdempotencyConflict where that was another request."""
-    claim = await change.key(principal.name, key) if key is not None else None
-    if claim is not None and key is not None and claim.fingerprint != key.fingerprint:
-        raise IdempotencyConflict(f"the idempotency key {key.value!r} was used with another request")
-    return claim
-
-
-async def _agent_of(change: RegistryChange, claim: KeyClaim) -> Agent:
+async def _agent_of(change: RegistryChange, earlier: KeyClaim) -> Agent:
     """The agent that a key's first call made or changed, as it is, deleted or not: its name may be another's by now."""
-    found = await change.agent_ever(json.loads(claim.response)[0])
+    found = await change.agent_ever(json.loads(earlier.response)[0])
     if found is None:
         raise NotFound("the agent of this idempotency key is gone")
     return found
 
 
-async def _type_of(change: RegistryChange, claim: KeyClaim) -> ArtifactType:
+async def _type_of(change: RegistryChange, earlier: KeyClaim) -> ArtifactType:
     """The version of a type that a key's first call made or changed, as it is."""
-    name, version = json.loads(claim.response)
+    name, version = json.loads(earlier.response)
     found = await change.type_version(name, version)
     if found is None:
         raise NotFound("the artifact type of this idempotency key is gone")

@@ -14,12 +14,14 @@ _VIEW = frozenset(
         "tasks.read",
         "workers.read",
         "promises.read",
+        "workflows.read",
     }
 )
 _OPERATE = _VIEW | {
     "artifacts.publish",
     "types.write",
     "agents.write",
+    "workflows.write",
     "runs.cancel",
     "tasks.create",
     "tasks.cancel",
@@ -40,6 +42,7 @@ _WORK = frozenset(
         "promises.create",
         "promises.read",
         "promises.settle",
+        "workflows.read",
         "worker.serve",
         "workers.read",
     }

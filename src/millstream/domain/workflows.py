@@ -57,7 +57,9 @@ class Step:
         key: Of a promise, a template of its key; None: it is found by its id alone.
         version: Of a workflow, the version; "": the latest.
         wait: Of a publication, that it has ended once its cascade has.
-        compensation: The step that undoes it, where on_failure is COMPENSATE.
+        compensation: The step that undoes it, where on_failure is COMPENSATE. That step never starts by itself.
+        concurrency_key: A template: of the tasks of one key, over all runs, only so many run at once. None: no bound.
+        concurrency_limit: How many; 0 where there is no key.
     """
 
     id: str
@@ -83,6 +85,8 @@ class Step:
     on_failure: OnFailure = OnFailure.FAIL
     compensation: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    concurrency_key: Template = None
+    concurrency_limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Definition:
         timeout_us: How long a run may take, microseconds; 0: no bound.
         version: Its number, from 1.
         labels: Of its runs, where their caller gives none of that name.
+        input_schema: JSON Schema, as text, of what a run is given; "": anything.
+        output_schema: JSON Schema, as text, of what a run answers; "": anything.
         place: Number of each step by its id.
         undo: The number of the step that undoes a step, by that step's number, the latest in the order of work first.
         needs: For each step the numbers of those that it needs.
@@ -106,6 +112,8 @@ class Definition:
     timeout_us: int = 0
     version: int = 0
     labels: tuple[tuple[str, str], ...] = ()
+    input_schema: str = ""
+    output_schema: str = ""
     undo: Mapping[int, int] = field(init=False)
     place: Mapping[str, int] = field(init=False)
     needs: tuple[tuple[int, ...], ...] = field(init=False)

@@ -13,6 +13,7 @@ from millstream.domain.workers import ServingWorker
 from millstream.store.connections import Database, Record
 from millstream.store.policies import options_text, spec_text
 from millstream.store.rows import agent_of, type_of
+from millstream.store.workflows import WorkflowRows
 
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
 _VERSION = "SELECT version FROM registry WHERE tenant = $1"
@@ -87,6 +88,7 @@ class RegistryTransaction:
         self._tenant = tenant
         self._moved = False
         self.now_us = now_us
+        self.workflows = WorkflowRows(connection, tenant)
 
     async def key(self, principal: str, key: Key) -> KeyClaim | None:
         """The live claim of an idempotency key."""
@@ -173,7 +175,7 @@ class RegistryTransaction:
 
     async def finish(self) -> None:
         """Count the change, once, if there was one."""
-        if self._moved:
+        if self._moved or self.workflows.moved:
             await self._connection.execute(_MOVE, self._tenant)
 
 

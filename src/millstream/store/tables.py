@@ -428,6 +428,36 @@ artifact_type = Table(
     _text("options"),
 )
 
+# A deleted one stays: its versions are what runs of it follow, and their numbers are never given again.
+workflow = Table(
+    "workflow",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("id", Uuid, nullable=False),
+    _int("version"),
+    _text("description"),
+    _us("created_us"),
+    _text("created_by"),
+    _us("updated_us"),
+    _us("deleted_us"),
+    Index("workflow_id", "tenant", "id", unique=True),
+    Index("workflow_created", "tenant", "created_us", "name"),
+    Index("workflow_updated", "tenant", "updated_us", "name"),
+)
+
+workflow_version = Table(
+    "workflow_version",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("workflow_id", Uuid, nullable=False),
+    _text("document"),
+    _us("created_us"),
+    _text("created_by"),
+)
+
 # A large payload, by its tenant and content: nobody learns from it what another tenant holds.
 payload = Table(
     "payload",

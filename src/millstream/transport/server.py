@@ -25,6 +25,7 @@ from millstream.transport.services.streams import StreamService
 from millstream.transport.services.system import SystemService
 from millstream.transport.services.tasks import TaskService
 from millstream.transport.services.workers import WorkerService
+from millstream.transport.services.workflows import WorkflowService
 from millstream.transport.use_cases import (
     Agents,
     Artifacts,
@@ -38,6 +39,7 @@ from millstream.transport.use_cases import (
     Types,
     Watching,
     Workers,
+    Workflows,
 )
 
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
@@ -82,6 +84,7 @@ class UseCases:
     correlations: Correlations
     types: Types
     agents: Agents
+    workflows: Workflows
     runs: Runs
     tasks: Tasks
     promises: Promises
@@ -104,6 +107,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "PayloadService": PayloadService(use_cases.payloads),
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
+        "WorkflowService": WorkflowService(use_cases.workflows),
         "RunService": RunService(use_cases.runs),
         "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
         "PromiseService": PromiseService(use_cases.promises),

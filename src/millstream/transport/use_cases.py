@@ -3,7 +3,7 @@
 `list` stands last in each class: after it, the name is the method's.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -43,12 +43,20 @@ from millstream.application.views import (
     TypeSpec,
 )
 from millstream.application.watches import WatchFilter
+from millstream.application.workflow_views import (
+    Validation,
+    WorkflowDetail,
+    WorkflowHead,
+    WorkflowQuery,
+    WorkflowVersion,
+)
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.errors import MillstreamError
 from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.runs import Attempt, Event, Run, Task
+from millstream.domain.struct_wire import Json
 from millstream.domain.workers import KindQuery, KnownKind, KnownWorker, WorkerQuery
 
 
@@ -134,6 +142,24 @@ class Agents(Protocol):
     async def list(
         self, principal: Principal, page: PageRequest, name: str, status: str | None
     ) -> Page[AgentState]: ...
+
+
+class Workflows(Protocol):
+    """Workflows; the flag beside one is whether it is the answer of an earlier call."""
+
+    def schema(self) -> bytes: ...
+    async def validate(self, principal: Principal, given: Mapping[str, Json]) -> Validation: ...
+    async def create(
+        self, principal: Principal, given: Mapping[str, Json], key: Key | None
+    ) -> tuple[WorkflowDetail, bool]: ...
+    async def update(
+        self, principal: Principal, id_or_name: str, given: Mapping[str, Json], expected: int | None, key: Key | None
+    ) -> tuple[WorkflowDetail, bool]: ...
+    async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool: ...
+    async def get(self, principal: Principal, id_or_name: str) -> WorkflowDetail: ...
+    async def version(self, principal: Principal, id_or_name: str, version: int) -> WorkflowVersion: ...
+    async def versions(self, principal: Principal, id_or_name: str, page: PageRequest) -> Page[WorkflowVersion]: ...
+    async def list(self, principal: Principal, query: WorkflowQuery, page: PageRequest) -> Page[WorkflowHead]: ...
 
 
 class Runs(Protocol):

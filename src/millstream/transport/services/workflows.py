@@ -1,0 +1,83 @@
+"""WorkflowService: defining workflows and reading them back."""
+
+from google.api.httpbody_pb2 import HttpBody
+from google.protobuf.message import Message
+
+from millstream.transport.context import Context
+from millstream.transport.mapping import workflows as mapping
+from millstream.transport.mapping.pages import page_of, pagination
+from millstream.transport.use_cases import Workflows
+from millstream.wire.v1 import workflow_service_pb2 as wire
+
+SCHEMA_TYPE = "application/schema+json"
+
+
+class WorkflowService:
+    """Workflows over the wire."""
+
+    def __init__(self, workflows: Workflows) -> None:
+        self._workflows = workflows
+
+    async def create_workflow(self, request: wire.CreateWorkflowRequest, context: Context) -> Message:
+        """Create a workflow."""
+        given = mapping.document_of(request)
+        detail, replayed = await self._workflows.create(context.principal, given, context.key)
+        context.replayed(replayed)
+        answer: Message = mapping.put_detail(wire.CreateWorkflowResponse(), detail)
+        return answer
+
+    async def list_workflows(self, request: wire.ListWorkflowsRequest, context: Context) -> Message:
+        """List workflows."""
+        page = await self._workflows.list(context.principal, mapping.query_of(request), page_of(request))
+        out = wire.ListWorkflowsResponse(pagination=pagination(page.info))
+        for head in page.items:
+            mapping.put_head(out.items.add(), head)
+        return out
+
+    async def validate_workflow(self, request: wire.ValidateWorkflowRequest, context: Context) -> Message:
+        """Check a definition."""
+        found = await self._workflows.validate(context.principal, mapping.document_of(request))
+        out = wire.ValidateWorkflowResponse(valid=not found.faults)
+        mapping.put_faults(out.faults, found.faults)
+        mapping.put_faults(out.warnings, found.warnings)
+        return out
+
+    async def get_workflow_schema(self, request: wire.GetWorkflowSchemaRequest, context: Context) -> Message:
+        """Get the schema of definitions."""
+        body: Message = HttpBody(content_type=SCHEMA_TYPE, data=self._workflows.schema())
+        return body
+
+    async def get_workflow(self, request: wire.GetWorkflowRequest, context: Context) -> Message:
+        """Get a workflow by its id or its name."""
+        detail = await self._workflows.get(context.principal, request.workflow_id)
+        answer: Message = mapping.put_detail(wire.GetWorkflowResponse(), detail)
+        return answer
+
+    async def update_workflow(self, request: wire.UpdateWorkflowRequest, context: Context) -> Message:
+        """Make the next version."""
+        given = mapping.document_of(request)
+        expected = request.expected_version if request.HasField("expected_version") else None
+        detail, replayed = await self._workflows.update(
+            context.principal, request.workflow_id, given, expected, context.key
+        )
+        context.replayed(replayed)
+        answer: Message = mapping.put_detail(wire.UpdateWorkflowResponse(), detail)
+        return answer
+
+    async def delete_workflow(self, request: wire.DeleteWorkflowRequest, context: Context) -> Message:
+        """Delete a workflow."""
+        context.replayed(await self._workflows.delete(context.principal, request.workflow_id, context.key))
+        return wire.DeleteWorkflowResponse()
+
+    async def list_workflow_versions(self, request: wire.ListWorkflowVersionsRequest, context: Context) -> Message:
+        """List the versions of a workflow."""
+        page = await self._workflows.versions(context.principal, request.workflow_id, page_of(request))
+        out = wire.ListWorkflowVersionsResponse(pagination=pagination(page.info))
+        for version in page.items:
+            mapping.put_listed(out.items.add(), version)
+        return out
+
+    async def get_workflow_version(self, request: wire.GetWorkflowVersionRequest, context: Context) -> Message:
+        """Get a version of a workflow."""
+        version = await self._workflows.version(context.principal, request.workflow_id, request.version)
+        return mapping.put_version(wire.GetWorkflowVersionResponse(), version)

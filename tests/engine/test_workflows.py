@@ -1,0 +1,279 @@
+"""Definitions of workflows in versions: saved, read and deleted, over two servers on one database."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.engine.database import Database
+from tests.engine.servers import Start, eventually
+from tests.engine.world import ROOT, TENANT, agent, key, principal, register
+
+from millstream.application.paging import PageRequest
+from millstream.application.workflow_views import WorkflowDetail, WorkflowQuery
+from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
+from millstream.wiring import Service
+
+
+def task(name: str, *needs: str, **fields: Any) -> dict[str, Any]:
+    """A step that is a task of its own name."""
+    return {"id": name, "kind": "task", "task": name, "needs": [*needs]} | fields
+
+
+def order(*steps: dict[str, Any], name: str = "order", **fields: Any) -> dict[str, Any]:
+    """A definition."""
+    return {"name": name, "steps": [*(steps or (task("pay"),))]} | fields
+
+
+async def created(at: Service, given: dict[str, Any]) -> WorkflowDetail:
+    return (await at.workflows.create(ROOT, given, None))[0]
+
+
+async def updated(at: Service, given: dict[str, Any], expected: int | None = None) -> WorkflowDetail:
+    return (await at.workflows.update(ROOT, given["name"], given, expected, None))[0]
+
+
+async def names(at: Service, **query: Any) -> list[str]:
+    page = await at.workflows.list(ROOT, WorkflowQuery(**query), PageRequest())
+    return [head.name for head in page.items]
+
+
+async def test_a_workflow_is_read_as_it_was_given(start: Start) -> None:
+    """WM-2: by id and by name, on every server."""
+    here, there = await start()
+    given = order(task("pay", input={"z": "${input.amount}", "a": [1, None, 2.5]}), description="takes orders")
+    made = await created(here, given)
+    for wanted in ("order", made.head.id, made.head.id.upper()):
+        found = await there.workflows.get(ROOT, wanted)
+        assert (found.head, found.version) == (made.head, made.version)
+    assert (made.head.version, made.head.description, made.head.created_by) == (1, "takes orders", "root")
+    assert list((await there.workflows.definition(TENANT, made.head.id)).steps[0].input) == ["z", "a"]  # type: ignore[arg-type]
+
+
+async def test_each_change_makes_a_version_that_stays(start: Start) -> None:
+    """WM-2: an equal definition makes none."""
+    here, there = await start()
+    await created(here, order())
+    second = await updated(there, order(task("pay"), task("ship", "pay")), expected=1)
+    same = await updated(here, order(task("pay"), task("ship", "pay")))
+    assert (second.head.version, same.head, same.version) == (2, second.head, second.version)
+    page = await here.workflows.versions(ROOT, "order", PageRequest())
+    assert [each.version for each in page.items] == [2, 1]
+    assert (
+        await here.workflows.version(ROOT, "order", 1)
+    ).document == '{"name":"order","steps":[{"id":"pay","kind":"task","task":"pay","needs":[]}]}'
+    with pytest.raises(Conflict, match="has version 2, not 1"):
+        await updated(here, order(), expected=1)
+    with pytest.raises(ValidationFailed, match=r"definition\.name: must be 'order'"):
+        await here.workflows.update(ROOT, "order", order(name="other"), None, None)
+
+
+async def test_versions_of_changes_that_race_have_no_gap_and_no_double(start: Start) -> None:
+    """WM-2: of two that expect the same version, one is refused."""
+    here, there = await start()
+    await created(here, order())
+    many = [updated(at, order(task(f"pay{n}"))) for n in range(10) for at in (here, there)]
+    made = await asyncio.gather(*many)
+    last = max(each.head.version for each in made)
+    page = await there.workflows.versions(ROOT, "order", PageRequest(page_size=100))
+    assert [each.version for each in page.items] == [*range(last, 0, -1)]
+    both = await asyncio.gather(
+        updated(here, order(task("a")), last), updated(there, order(task("b")), last), return_exceptions=True
+    )
+    assert sorted(type(each).__name__ for each in both) == ["Conflict", "WorkflowDetail"]
+
+
+async def test_only_one_of_two_creations_that_race_makes_the_workflow(start: Start) -> None:
+    here, there = await start()
+    both = await asyncio.gather(created(here, order()), created(there, order()), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in both) == ["Conflict", "WorkflowDetail"]
+
+
+async def test_a_deleted_workflow_begins_no_run_and_its_versions_stay(start: Start) -> None:
+    """WM-2: soft delete; one made again has another id, and goes on with the numbers."""
+    here, there = await start()
+    first = await created(here, order())
+    before = await there.workflows.definition(TENANT, "order")
+    await here.workflows.delete(ROOT, "order", None)
+
+    async def refused() -> bool:
+        try:
+            await there.workflows.definition(TENANT, "order")
+        except NotFound:
+            return True
+        return False
+
+    await eventually(refused, "that the other server hears of the deletion")
+    assert await there.workflows.pinned(TENANT, "order", "1") == before
+    assert (await there.workflows.get(ROOT, "order")).head.deleted_us > 0
+    assert (await names(there), await names(there, deleted=True)) == ([], ["order"])
+    for call in (here.workflows.delete(ROOT, "order", None), updated(here, order(task("x")))):
+        with pytest.raises(NotFound, match="it was deleted"):
+            await call
+    again = await created(there, order(task("other")))
+    assert again.head.id != first.head.id
+    assert again.head.version == 2
+    assert (await here.workflows.definition(TENANT, "order")).steps[0].id == "other"
+    assert await there.workflows.pinned(TENANT, "order", 1) == before
+    with pytest.raises(NotFound):
+        await here.workflows.get(ROOT, first.head.id)
+
+
+async def test_what_runs_follow_is_read_once(start: Start, database: Database) -> None:
+    """Its versions never change, and whether there is a newer one is known from the registry's version."""
+    here, there = await start()
+    await created(here, order())
+    first = await there.workflows.definition(TENANT, "order")
+    await database.execute("DELETE FROM workflow_version")
+    await database.execute("UPDATE workflow SET version = 7")
+    assert await there.workflows.definition(TENANT, "order") is first
+    _, seen = await there.workflows.current(TENANT, "order")
+    await database.execute("UPDATE registry SET version = version + 1")
+    with pytest.raises(NotFound, match="has no version 7"):
+        await there.workflows.current(TENANT, "order", fresh=True)
+    assert seen > 0
+
+
+async def test_a_version_is_pinned(start: Start) -> None:
+    here, there = await start()
+    await created(here, order())
+    await updated(here, order(task("other")))
+    assert (await there.workflows.definition(TENANT, "order", "1")).steps[0].id == "pay"
+    assert (await there.workflows.definition(TENANT, "order")).version == 2
+    for version in ("3", "0", "-1", "x", "1.0", "\u0661", str(1 << 40)):
+        with pytest.raises(NotFound):
+            await there.workflows.definition(TENANT, "order", version)
+    with pytest.raises(NotFound):
+        await there.workflows.definition("other", "order")
+
+
+async def test_the_input_of_a_run_is_checked_with_the_schema(start: Start) -> None:
+    """WM-3: every fault by its field; a costly schema in the process of its own."""
+    here, _ = await start()
+    schema = {"type": "object", "required": ["amount"], "properties": {"amount": {"type": "number"}}}
+    await created(here, order(input_schema=schema, output_schema={"type": "array"}))
+    found = await here.workflows.definition(TENANT, "order")
+    await here.workflows.check_input(found, {"amount": 1}, 10)
+    await here.workflows.check_output(found, [], 2)
+    for size_bytes in (10, 1 << 24):
+        with pytest.raises(ValidationFailed) as refused:
+            await here.workflows.check_input(found, {"amount": "much"}, size_bytes)
+        assert [each.field for each in refused.value.details] == ["input.amount"]
+    with pytest.raises(ValidationFailed, match="output"):
+        await here.workflows.check_output(found, {}, 2)
+
+
+async def test_what_a_definition_names_must_be_there(start: Start) -> None:
+    """WM-2: agents, types, workflows and their versions are faults; a kind that nobody serves is a warning."""
+    here, there = await start()
+    await register(here, ("Order",), agent("maker", "Order"))
+    await created(here, order(name="child"))
+    await created(here, order(name="gone"))
+    await here.workflows.delete(ROOT, "gone", None)
+    steps = (
+        {"id": "a", "kind": "agent", "agent": "maker"},
+        {"id": "b", "kind": "agent", "agent": "nobody"},
+        {"id": "c", "kind": "publish", "type": "Order"},
+        {"id": "d", "kind": "publish", "type": "Nothing"},
+        {"id": "e", "kind": "workflow", "workflow": "child", "version": 1},
+        {"id": "f", "kind": "workflow", "workflow": "child", "version": 2},
+        {"id": "g", "kind": "workflow", "workflow": "gone"},
+        {"id": "h", "kind": "workflow", "workflow": "order"},
+        {"id": "i", "kind": "map", "over": "input", "each": {"kind": "agent", "agent": "no"}},
+        task("pay"),
+    )
+    expected = [
+        ("definition.steps[1].agent", "NOT_FOUND"), ("definition.steps[3].type", "NOT_FOUND"),
+        ("definition.steps[5].version", "NOT_FOUND"), ("definition.steps[6].workflow", "NOT_FOUND"),
+        ("definition.steps[8].each.agent", "NOT_FOUND"),
+    ]  # fmt: skip
+    found = await there.workflows.validate(ROOT, order(*steps))
+    assert [(each.field, each.code) for each in found.faults] == expected
+    assert [(each.field, each.code) for each in found.warnings] == [("definition.steps[9].task", "NOT_SERVED")]
+    with pytest.raises(ValidationFailed) as refused:
+        await created(there, order(*steps))
+    assert [(each.field, each.code) for each in refused.value.details] == expected
+    fine = await created(there, order(*(steps[number] for number in (0, 2, 4, 7, 9))))
+    assert [each.field for each in fine.warnings] == ["definition.steps[4].task"]
+
+
+async def test_keys_are_replayed_whatever_became_of_the_workflow(start: Start) -> None:
+    """FL-8: deleted, made anew by another, or no longer valid."""
+    here, there = await start()
+    await register(here, ("Order",), agent("maker", "Order"))
+    steps = ({"id": "a", "kind": "agent", "agent": "maker"},)
+    guard = key("k", "CreateWorkflow")
+    first, replayed = await here.workflows.create(ROOT, order(*steps), guard)
+    assert not replayed
+    await here.agents.delete(ROOT, "maker", None)
+    assert await there.workflows.create(ROOT, order(*steps), guard) == (first, True)
+    gone = key("g", "DeleteWorkflow")
+    assert not await here.workflows.delete(ROOT, "order", gone)
+    assert await there.workflows.delete(ROOT, "order", gone)
+    await created(here, order())
+    assert await there.workflows.delete(ROOT, "order", gone)
+    again, replayed = await there.workflows.create(ROOT, order(*steps), guard)
+    assert (again.head.id, again.version, replayed) == (first.head.id, first.version, True)
+    assert again.head.deleted_us > 0
+    with pytest.raises(IdempotencyConflict):
+        await here.workflows.create(ROOT, order(), key("k", "CreateWorkflow", "another"))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("sort", ["name", "created_at", "updated_at"])
+async def test_lists_are_sorted_and_paged(start: Start, sort: str, descending: bool) -> None:
+    """WM-11: by number and by token, the same items in the same order."""
+    here, there = await start()
+    for name in ("b", "d", "a", "c"):
+        await created(here, order(name=name))
+    await updated(here, order(task("x"), name="a"))
+    expected = {"name": "abcd", "created_at": "bdac", "updated_at": "bdca"}[sort]
+    query = WorkflowQuery(sort=sort, descending=descending)
+    wanted = [*expected[::-1]] if descending else [*expected]
+    by_number, by_token, token = [], [], ""
+    for number in (1, 2):
+        page = await there.workflows.list(ROOT, query, PageRequest(page=number, page_size=2))
+        by_number += [head.name for head in page.items]
+        assert (page.info.total, page.info.total_pages) == (4, 2)
+        page = await there.workflows.list(ROOT, query, PageRequest(page_token=token, page_size=2))
+        token = page.info.next_page_token or ""
+        by_token += [head.name for head in page.items]
+    assert (by_number, by_token, token) == (wanted, wanted, "")
+    other = WorkflowQuery(sort=sort, descending=not descending)
+    first = await there.workflows.list(ROOT, query, PageRequest(page_size=1))
+    with pytest.raises(ValidationFailed, match="page_token"):
+        await there.workflows.list(ROOT, other, PageRequest(page_token=first.info.next_page_token))
+    assert await names(there, name="c") == ["c"]
+
+
+async def test_versions_are_paged(start: Start) -> None:
+    here, there = await start()
+    await created(here, order(task("s0")))
+    for number in range(1, 5):
+        await updated(here, order(task(f"s{number}")))
+    found, token = [], ""
+    for _ in range(3):
+        page = await there.workflows.versions(ROOT, "order", PageRequest(page_size=2, page_token=token))
+        found += [each.version for each in page.items]
+        token = page.info.next_page_token or ""
+    assert (found, token) == ([5, 4, 3, 2, 1], "")
+    page = await there.workflows.versions(ROOT, "order", PageRequest(page=2, page_size=2))
+    assert ([each.version for each in page.items], page.info.total) == ([3, 2], 5)
+
+
+async def test_another_tenant_learns_nothing(start: Start) -> None:
+    here, there = await start()
+    made = await created(here, order())
+    other = principal(tenant="other")
+    for wanted in ("order", made.head.id):
+        for call in (
+            there.workflows.get(other, wanted),
+            there.workflows.versions(other, wanted, PageRequest()),
+            there.workflows.version(other, wanted, 1),
+            there.workflows.update(other, wanted, order(), None, None),
+            there.workflows.delete(other, wanted, None),
+        ):
+            with pytest.raises(NotFound):
+                await call
+    assert (await there.workflows.list(other, WorkflowQuery(), PageRequest())).items == []
+    theirs, _ = await there.workflows.create(other, order(), None)
+    assert theirs.head.version == 1
