@@ -102,6 +102,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.agents,
         service.workflows,
         service.runs,
+        service.steps,
         service.tasks,
         service.promises,
         service.workers,

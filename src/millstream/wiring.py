@@ -14,10 +14,12 @@ from millstream.adapters.metrics import Metrics
 from millstream.adapters.sandbox import Sandbox
 from millstream.adapters.schemas import JsonSchemas
 from millstream.adapters.values import CelExpressions
+from millstream.application.advancing import Advancing
 from millstream.application.agent_runs import AgentRuns
 from millstream.application.agents import Agents, Types, online_kinds
 from millstream.application.artifacts import Artifacts
 from millstream.application.catalog import Catalogs
+from millstream.application.children import Children
 from millstream.application.correlations import Correlations
 from millstream.application.defining import Defining
 from millstream.application.discovery import Discovery
@@ -35,12 +37,15 @@ from millstream.application.readiness import Readiness, Schema
 from millstream.application.referring import Referring
 from millstream.application.registering import Registering
 from millstream.application.reporting import Reporting
+from millstream.application.run_steps import RunSteps
 from millstream.application.runs import Runs
+from millstream.application.step_values import Evaluator
 from millstream.application.system import System
 from millstream.application.tasks import Tasks
 from millstream.application.waiting_gates import WaitingGates
 from millstream.application.watching import Watching
 from millstream.application.workers import Workers
+from millstream.application.workflow_runs import WorkflowRuns
 from millstream.application.workflows import Workflows
 from millstream.config import Settings
 from millstream.domain.artifacts import Artifact
@@ -85,11 +90,14 @@ class Service:
     runs: Runs
     tasks: Tasks
     promises: Promises
+    workflow_runs: WorkflowRuns
+    steps: RunSteps
     workers: Workers
     discovery: Discovery
     system: System
     engine: Engine
     catalogs: Catalogs
+    advancing: Advancing
     loops: Loops
     peers: Peers
     pauses: Pauses
@@ -119,6 +127,7 @@ class Service:
             ("pauses", self.pauses.run()),
             ("log levels", self.system.levels.run()),
             ("feed", self.feed.run()),
+            ("workflows", self.advancing.run()),
         ):
             task = asyncio.create_task(step, name=name)
             task.add_done_callback(self._ended)
@@ -212,7 +221,12 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     payload_store = PayloadStore(database)
     payloads = Payloads(payload_store, engine.clock.now_us, settings.max_upload_bytes)
     referring = Referring(catalogs, payloads, settings.large_payload_bytes, settings.max_payload_bytes)
-    reporting = Reporting(engine, catalogs, referring, maintenance, reads)
+    workflows = Workflows(catalogs, defining, workflow_reads)
+    advancing = Advancing(engine, workflows, reads, Evaluator(CelExpressions(), sandbox))
+    engine.attend = advancing.look
+    workflow_runs = WorkflowRuns(engine, workflows, advancing, reads, key_ttl_us)
+    advancing.others.append(Children(workflows, workflow_runs, catalogs, referring, reads))
+    reporting = Reporting(engine, catalogs, referring, maintenance, reads, advancing)
     buffers = Buffers(database)
     upkeep = Upkeep(engine, catalogs, pauses, feed)
     loops = Loops(
@@ -243,15 +257,18 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             AgentRuns(engine, catalogs, referring, reads, key_ttl_us),
             HistoryReads(database),
         ),
-        Workflows(catalogs, defining, workflow_reads),
+        workflows,
         Runs(engine, reads, key_ttl_us),
         Tasks(engine, reads, key_ttl_us),
         Promises(engine, reads, key_ttl_us),
+        workflow_runs,
+        RunSteps(advancing, reads),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
         Discovery(engine, worker_rows),
         System(engine, maintenance, readiness, levels, metrics.engine.set),
         engine,
         catalogs,
+        advancing,
         loops,
         dispatcher_peers,
         pauses,

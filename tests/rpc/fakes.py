@@ -30,6 +30,7 @@ from millstream.application.views import (
     CorrelationStatus,
     CreatedTask,
     Hello,
+    ItemCounts,
     Key,
     Lease,
     LeaseRef,
@@ -45,6 +46,7 @@ from millstream.application.views import (
     Reports,
     RunQuery,
     Sent,
+    StepView,
     StoredPayload,
     Summary,
     SyncResult,
@@ -399,6 +401,14 @@ class Runs(Fake):
         return Page([run()], _PAGE)
 
 
+class RunSteps(Fake):
+    async def list(self, principal: Principal, run_id: str, page: PageRequest) -> Page[StepView]:
+        await self.seen("list", principal, run_id, page)
+        done = StepView("pay", "task", "COMPLETED", (), task(TaskStatus.COMPLETED), b"\x20\x01", b"\x20\x00")
+        every = StepView("all", "map", "RUNNING", ("pay",), None, b"", b"", ItemCounts(3, 2, 1), "r2")
+        return Page([done, every], _PAGE)
+
+
 class Tasks(Fake):
     async def create(self, principal: Principal, new: NewTask, key: Key | None) -> CreatedTask:
         await self.seen("create", principal, new, key)
@@ -657,6 +667,7 @@ class Fakes:
         self.agents = Agents()
         self.workflows = Workflows()
         self.runs = Runs()
+        self.steps = RunSteps()
         self.tasks = Tasks()
         self.promises = Promises()
         self.workers = Workers()
@@ -677,6 +688,7 @@ class Fakes:
             agents=self.agents,
             workflows=self.workflows,
             runs=self.runs,
+            steps=self.steps,
             tasks=self.tasks,
             promises=self.promises,
             workers=self.workers,

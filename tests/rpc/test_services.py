@@ -391,6 +391,13 @@ async def test_runs(service: Service) -> None:
     tasks = await _ask(service, "RunService/ListRunTasks", {"run_id": OTHER.upper(), "status": "RUNNING"})
     assert "input" not in tasks["items"][0]
     assert service.fakes.runs.calls[-1][2] == TaskQuery(status=TaskStatus.RUNNING, run_id=OTHER)
+    steps = (await _ask(service, "RunService/ListRunSteps", {"run_id": OTHER.upper()}))["items"]
+    assert (steps[0]["id"], steps[0]["status"], steps[0]["input"], steps[0]["output"]) == (
+        "pay", "COMPLETED", True, False,
+    )  # fmt: skip
+    assert steps[0]["task_id"]
+    assert steps[1]["items"] == {"begun": 3, "ended": 2, "failed": 1}
+    assert (steps[1]["needs"], steps[1]["child_run_id"]) == (["pay"], "r2")
     await _ask(service, "RunService/CancelRun", {"run_id": OTHER, "reason": "enough"})
     assert service.fakes.runs.calls[-1][2:4] == (OTHER, "enough")
 

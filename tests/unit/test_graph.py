@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.domain.graph import Decision, FailStep, Graph, SkipStep, StartStep, StepState
+from millstream.domain.graph import Decision, FailStep, Graph, SkipStep, StartStep, StepState, note
 from millstream.domain.workflows import Definition, OnFailure, Step, StepKind, cycles, graph_faults
 
 STEPS_MOST = 6
@@ -55,7 +55,7 @@ class Player:
                 return known.get(number)
             return SkipStep() if self.outcomes[number] == "left out" else StartStep()
 
-        left, failed = graph.decide(decision, lambda number, _: self._start(number))
+        left, failed = graph.decide(decision, lambda number, *_: self._start(number))
         assert failed is None
         self.graph = graph
         return left
@@ -104,11 +104,11 @@ def test_a_failure_that_is_not_tolerated_ends_the_run() -> None:
     definition = Definition("w", (step(0, []), step(1, [0], OnFailure.FAIL), step(2, [0])))
     graph = Graph(definition)
     begun: list[int] = []
-    graph.decide(lambda _: StartStep(), lambda number, _: begun.append(number))
+    graph.decide(lambda _: StartStep(), lambda number, *_: begun.append(number))
     graph.ended(0, StepState.COMPLETED)
     broken = FailStep("EXPRESSION_ERROR", "no such key")
     decisions: dict[int, Decision] = {1: broken, 2: StartStep()}
-    left, failed = graph.decide(decisions.get, lambda number, _: begun.append(number))
+    left, failed = graph.decide(decisions.get, lambda number, *_: begun.append(number))
     assert (left, failed, begun) == ([], (1, broken), [0])
 
 
@@ -125,3 +125,77 @@ def test_each_cycle_is_told() -> None:
     assert sorted(sorted(each) for each in cycles(needs)) == [["a", "b", "c"], ["d"], ["f", "g"]]
     chain = {str(number): [str(number - 1)] if number else [] for number in range(5000)}
     assert list(cycles(chain)) == []
+
+
+def played(definition: Definition, *ends: tuple[int, StepState]) -> Graph:
+    """A run in which these steps ended so, in this order."""
+    graph = Graph(definition)
+    for number, state in ends:
+        graph.decide(lambda _: StartStep(), lambda *_: None)
+        graph.ended(number, state)
+    return graph
+
+
+CHAIN = Definition("w", tuple(step(number, [number - 1] if number else [], OnFailure.FAIL) for number in range(4)))
+DONE, BROKEN = StepState.COMPLETED, StepState.FAILED
+
+
+def test_a_retry_keeps_what_was_done() -> None:
+    """WM-4, FV-9: it resumes at the incomplete ones."""
+    graph = played(CHAIN, (0, DONE), (1, DONE), (2, BROKEN))
+    graph.again()
+    assert (graph.text, graph.due()) == ("ccd-", [2])
+
+
+def test_a_retry_from_a_step_begins_it_and_all_that_needs_it_again() -> None:
+    graph = played(CHAIN, (0, DONE), (1, DONE), (2, DONE), (3, BROKEN))
+    graph.again(1)
+    assert graph.text == "cd--"
+
+
+def test_a_retry_begins_again_what_was_undone() -> None:
+    """What compensations took back is not there any more."""
+    first = Step("0", StepKind.TASK, "work", on_failure=OnFailure.COMPENSATE, compensation="3")
+    spare = Step("3", StepKind.TASK, "undo")
+    definition = Definition("w", (first, step(1, [0], OnFailure.FAIL), step(2, [], OnFailure.FAIL), spare))
+    graph = played(definition, (0, DONE), (2, DONE), (1, BROKEN))
+    assert graph.failed == (1, None)
+    graph.put(3, DONE)
+    graph.again()
+    assert graph.text == "d-cr"
+
+
+def test_a_tolerated_failure_is_not_begun_again() -> None:
+    definition = Definition("w", (step(0, []), step(1, [0], OnFailure.FAIL)))
+    graph = played(definition, (0, BROKEN), (1, BROKEN))
+    graph.again()
+    assert graph.text == "fd"
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.randoms(use_true_random=False), st.booleans())
+def test_a_map_begins_each_item_once_and_few_at_once(total: int, width: int, chance: object, fails: bool) -> None:
+    """Whatever order they end in, and however it is packed meanwhile; a failure that counts lets no other begin."""
+    spec = Step("0", StepKind.MAP, over="x", each=step(0, []), width=width, on_failure=OnFailure.FAIL)
+    definition = Definition("w", (spec, step(1, [0])))
+    begun: list[int] = []
+    decision = StartStep(items=(b"x",) * total)
+    plan, open_items, failed = "", set[int](), False
+    while True:
+        graph = Graph(definition, plan)
+        graph.look()
+        before = len(begun)
+        graph.decide(lambda number: decision if number == 0 else None, lambda _, __, item: begun.append(item))
+        assert not (failed and len(begun) > before)
+        open_items |= {*begun[before:]}
+        plan = graph.text
+        assert len(open_items) <= width
+        if not open_items:
+            break
+        for item in sorted(open_items)[: chance.randrange(1, len(open_items) + 1)]:  # type: ignore[attr-defined]
+            open_items.discard(item)
+            broken = fails and item == 2
+            failed |= broken
+            plan = note(plan, 1, item, BROKEN if broken else DONE)
+    assert begun == [*range(1, len(begun) + 1)]
+    assert failed or len(begun) == total
+    assert graph.state(0) is (BROKEN if failed else DONE)

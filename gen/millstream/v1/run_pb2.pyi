@@ -695,3 +695,168 @@ class RunEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunEvent: _TypeAlias = RunEvent  # noqa: Y015
+
+@_typing.final
+class Step(_message.Message):
+    """A step of a run that follows a workflow."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Step._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Step._Status.ValueType  # 0
+        """Never sent."""
+        WAITING: Step._Status.ValueType  # 1
+        """Waits for the steps that it needs."""
+        PENDING: Step._Status.ValueType  # 2
+        """Waits for a worker, for its time, for a promise, or for a run that it has begun."""
+        RUNNING: Step._Status.ValueType  # 3
+        """A worker has it, or items of it."""
+        COMPLETED: Step._Status.ValueType  # 4
+        """Ended well."""
+        SKIPPED: Step._Status.ValueType  # 5
+        """Was not called for: its condition did not hold, or nothing that it needs came to be."""
+        FAILED: Step._Status.ValueType  # 6
+        """Failed finally."""
+        CANCELLED: Step._Status.ValueType  # 7
+        """Was cancelled, or its run ended before it."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """Where a step stands."""
+
+    UNSPECIFIED: Step.Status.ValueType  # 0
+    """Never sent."""
+    WAITING: Step.Status.ValueType  # 1
+    """Waits for the steps that it needs."""
+    PENDING: Step.Status.ValueType  # 2
+    """Waits for a worker, for its time, for a promise, or for a run that it has begun."""
+    RUNNING: Step.Status.ValueType  # 3
+    """A worker has it, or items of it."""
+    COMPLETED: Step.Status.ValueType  # 4
+    """Ended well."""
+    SKIPPED: Step.Status.ValueType  # 5
+    """Was not called for: its condition did not hold, or nothing that it needs came to be."""
+    FAILED: Step.Status.ValueType  # 6
+    """Failed finally."""
+    CANCELLED: Step.Status.ValueType  # 7
+    """Was cancelled, or its run ended before it."""
+
+    @_typing.final
+    class Items(_message.Message):
+        """How far a map is."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BEGUN_FIELD_NUMBER: _builtins.int
+        ENDED_FIELD_NUMBER: _builtins.int
+        FAILED_FIELD_NUMBER: _builtins.int
+        begun: _builtins.int
+        """Items begun so far."""
+        ended: _builtins.int
+        """Items that have ended."""
+        failed: _builtins.int
+        """Items that failed finally, or were cancelled."""
+        def __init__(
+            self,
+            *,
+            begun: _builtins.int = ...,
+            ended: _builtins.int = ...,
+            failed: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "ended", b"ended", "failed", b"failed"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id in the definition."""
+    kind: _builtins.str
+    """What it does: task, agent, workflow, publish, wait_promise, sleep, map or branch."""
+    status: Global___Step.Status.ValueType
+    """Where it stands."""
+    task_id: _builtins.str
+    """Its task, the latest where it was begun again. Its attempts and logs are the task's."""
+    attempt: _builtins.int
+    """Number of the latest attempt."""
+    max_attempts: _builtins.int
+    """Attempts in all."""
+    child_run_id: _builtins.str
+    """Of an agent, a workflow or a publication, the run that it has begun."""
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the steps that it needs."""
+
+    @_builtins.property
+    def input(self) -> _struct_pb2.Value:
+        """What its task was given."""
+
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What later steps see of what it made."""
+
+    @_builtins.property
+    def error(self) -> Global___TaskError:
+        """The latest failure."""
+
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp:
+        """When its latest attempt started."""
+
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    @_builtins.property
+    def items(self) -> Global___Step.Items:
+        """Of a map."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        status: Global___Step.Status.ValueType = ...,
+        needs: _abc.Iterable[_builtins.str] | None = ...,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        max_attempts: _builtins.int = ...,
+        input: _struct_pb2.Value | None = ...,
+        output: _struct_pb2.Value | None = ...,
+        error: Global___TaskError | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+        child_run_id: _builtins.str = ...,
+        items: Global___Step.Items | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "items", b"items", "output", b"output", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "child_run_id", b"child_run_id", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "id", b"id", "input", b"input", "items", b"items", "kind", b"kind", "max_attempts", b"max_attempts", "needs", b"needs", "output", b"output", "started_at", b"started_at", "status", b"status", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Step: _TypeAlias = Step  # noqa: Y015

@@ -55,6 +55,11 @@ class RunServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunTasksRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunTasksResponse.FromString,
                 _registered_method=True)
+        self.ListRunSteps = channel.unary_unary(
+                '/millstream.v1.RunService/ListRunSteps',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/millstream.v1.RunService/CancelRun',
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
@@ -98,6 +103,14 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRunSteps(self, request, context):
+        """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
+        Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Cancels a run: nothing new starts in it, running tasks are told, and after a grace of 10 s it ends in
         CANCELLED whatever they do. Cancelling a run that is being cancelled changes nothing.
@@ -129,6 +142,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.ListRunTasks,
                     request_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunTasksRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunTasksResponse.SerializeToString,
+            ),
+            'ListRunSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRunSteps,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -245,6 +263,33 @@ class RunService(object):
             '/millstream.v1.RunService/ListRunTasks',
             millstream_dot_v1_dot_run__service__pb2.ListRunTasksRequest.SerializeToString,
             millstream_dot_v1_dot_run__service__pb2.ListRunTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRunSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/ListRunSteps',
+            millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class RunServiceStub:
     """Lists the tasks of a run, in the order they were made.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
+    ListRunSteps: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]
+    """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
+    Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]
     """Cancels a run: nothing new starts in it, running tasks are told, and after a grace of 10 s it ends in
     CANCELLED whatever they do. Cancelling a run that is being cancelled changes nothing.
@@ -74,6 +78,10 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     ListRunTasks: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunTasksRequest, _run_service_pb2.ListRunTasksResponse]  # type: ignore[assignment]
     """Lists the tasks of a run, in the order they were made.
+    Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
+    ListRunSteps: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]  # type: ignore[assignment]
+    """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]  # type: ignore[assignment]
@@ -122,6 +130,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.ListRunTasksResponse, _abc.Awaitable[_run_service_pb2.ListRunTasksResponse]]:
         """Lists the tasks of a run, in the order they were made.
+        Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListRunSteps(
+        self,
+        request: _run_service_pb2.ListRunStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.ListRunStepsResponse, _abc.Awaitable[_run_service_pb2.ListRunStepsResponse]]:
+        """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
         Errors: VALIDATION_ERROR, NOT_FOUND.
         """
 

@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from millstream.adapters import expressions, schemas
+from millstream.adapters import expressions, schemas, values
+from millstream.application.ports import NoValue
 from millstream.domain.errors import FieldFault, ValidationFailed
 from millstream.domain.struct_wire import Json
 
@@ -58,6 +59,16 @@ class Sandbox:
         reason = await self._ask("read", schema=schema)
         if reason != "":
             raise ValueError(reason or "takes too long to read: make it smaller, or its patterns simpler")
+
+    async def value(self, text: str, variables: Mapping[str, Json]) -> Json:
+        """The value of an expression of a workflow. Raises NoValue, also where that takes too long."""
+        found = await self._ask("value", text=text, variables=variables)
+        if found is None:
+            raise NoValue("takes too long to evaluate")
+        fault, value = found
+        if fault:
+            raise NoValue(fault)
+        return value  # type: ignore[no-any-return]  # JSON, as the process wrote it
 
     async def close(self) -> None:
         """End the process."""
@@ -153,6 +164,18 @@ def _faults(schema: str, value: Json, prefix: str) -> list[tuple[str, str, str]]
     return [(each.field, each.message, each.code) for each in schemas.faults(_validator(schema), value, prefix)]
 
 
+@functools.lru_cache(256)
+def _value_expression(text: str) -> Any:
+    return values.compile_expression(text)
+
+
+def _value(text: str, variables: dict[str, Json]) -> tuple[str, Json]:
+    try:
+        return "", _value_expression(text)(variables, 0)
+    except NoValue as error:
+        return str(error) or "has no value", None
+
+
 def _read(schema: str) -> str:
     try:
         schemas.compiled(schema)
@@ -161,7 +184,13 @@ def _read(schema: str) -> str:
     return ""
 
 
-_ANSWERS: dict[str, Callable[..., Any]] = {"condition": _condition, "key": _key, "faults": _faults, "read": _read}
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "condition": _condition,
+    "key": _key,
+    "faults": _faults,
+    "read": _read,
+    "value": _value,
+}
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the server

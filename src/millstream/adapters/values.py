@@ -10,6 +10,7 @@ from typing import Any
 from cel_expr_python import cel
 
 from millstream.adapters.expressions import Cost, reason_of
+from millstream.application.ports import NoValue
 from millstream.domain.struct_wire import Json
 from millstream.domain.templates import VARIABLES, expression_of
 from millstream.domain.workflows import Template
@@ -17,10 +18,6 @@ from millstream.domain.workflows import Template
 _TEXTS = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 _steps_in = re.compile(r"(?<![\w.])steps\s*(?:\.\s*([A-Za-z_]\w*)|(\W|$))").findall
 _variables_in = re.compile(rf"(?<![\w.])({'|'.join(sorted(VARIABLES))})\b").findall
-
-
-class NoValue(ValueError):
-    """An expression has no value, such as where a key is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +61,15 @@ def compile_expression(text: str, scope: frozenset[str] = VARIABLES) -> Expressi
 
 
 class CelExpressions:
-    """Compiles the expressions of workflows. See application.workflow_rules.Expressions."""
+    """Compiles the expressions of workflows. See application.workflow_rules.Expressions and step_values.Templates."""
 
-    def compile(self, text: str, scope: frozenset[str]) -> Expression:
+    def compile(self, text: str, scope: frozenset[str] = VARIABLES) -> Expression:
         """See compile_expression."""
         return compile_expression(text, scope)
+
+    def fill(self, template: Template, value_of: Callable[[str], Json]) -> Json:
+        """See fill."""
+        return fill(template, value_of)
 
 
 @functools.cache

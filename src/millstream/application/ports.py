@@ -46,6 +46,10 @@ class Costly(Exception):
     """To evaluate this within the server may hold up everybody else: it is the sandbox's."""
 
 
+class NoValue(ValueError):
+    """An expression has no value, such as where a key is missing."""
+
+
 class Sandbox(Protocol):
     """Evaluates apart from the server what may take long; see adapters.sandbox."""
 

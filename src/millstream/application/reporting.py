@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from millstream.application.advancing import Advancing, promising
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
 from millstream.application.engine.dispatch import HeldLease, held_lease
 from millstream.application.engine.engine import Engine
-from millstream.application.engine.queue import RegistryMoved
+from millstream.application.engine.queue import Outcome, RegistryMoved
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
@@ -44,9 +45,16 @@ class Reporting:
     """Stores workers' reports; a whole message is one group of commands."""
 
     def __init__(
-        self, engine: Engine, catalogs: Catalogs, referring: Referring, leases: LeaseStore, tasks: TaskReads
+        self,
+        engine: Engine,
+        catalogs: Catalogs,
+        referring: Referring,
+        leases: LeaseStore,
+        tasks: TaskReads,
+        advancing: Advancing,
     ) -> None:
         self._engine = engine
+        self._advancing = advancing
         self._catalogs = catalogs
         self._referring = referring
         self._leases = leases
@@ -81,7 +89,9 @@ class Reporting:
             for index in left:
                 command, errors[index] = await self._completion(principal, completions[index], held)
                 commands.append(command)
+            tasks = [self._engine.cache.task(command.task_ids[0]) for command in commands]
             outcomes = await self._engine.submit_all(commands, urgent=True)
+            await self._note_steps(commands, tasks, outcomes)
             moved = []
             for index, outcome in zip(left, outcomes, strict=True):
                 if isinstance(outcome, RegistryMoved):
@@ -99,6 +109,14 @@ class Reporting:
             for completion, error in zip(completions, errors, strict=True)
         ]
 
+    async def _note_steps(
+        self, commands: Sequence[Command], tasks: Sequence[Task | None], outcomes: Sequence[Outcome]
+    ) -> None:
+        """What steps of workflows made, whose ends are stored with what follows from them, may be built upon."""
+        for command, task, outcome in zip(commands, tasks, outcomes, strict=True):
+            if isinstance(command, Complete) and command.follow is not None and task is not None and outcome is True:
+                await self._advancing.completed(task, command.output, command.follow)
+
     async def _completion(
         self, principal: Principal, completion: Completion, held: Held
     ) -> tuple[Command, MillstreamError | None]:
@@ -112,6 +130,9 @@ class Reporting:
         if completion.fault is not None:
             return _invalid(principal, completion, completion.fault), completion.fault
         if not completion.artifacts:
+            command.follow = await self._advancing.follow(completion.task_id, completion.output)
+            if command.follow is not None:
+                promising(command, principal.tenant, command.follow)
             return command, None
         try:
             lease = held.get(completion.task_id) or await self._held(principal.tenant, completion.task_id)

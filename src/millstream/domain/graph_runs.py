@@ -4,16 +4,36 @@ What a step's end means is looked at with the definition and decisions at hand; 
 not brought them, the end is only noted, and `due_us` makes somebody come who has.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from millstream.domain.batch import Batch
-from millstream.domain.graph import Decision, FailStep, Graph, StartStep, StepState
-from millstream.domain.lifecycle import create, details, end_run
-from millstream.domain.runs import TIMER_QUEUE, EventType, PayloadKind, Run, RunStatus, Task
+from millstream.domain.errors import ValidationFailed
+from millstream.domain.graph import Decision, FailStep, Graph, PassStep, SkipStep, StartStep, StepState
+from millstream.domain.lifecycle import cancel, create, details, end_run
+from millstream.domain.promises import DEFAULT_TIMEOUT_US, NewPromise, create_promise, promise_task
+from millstream.domain.retry import DEFAULT_RETRY
+from millstream.domain.runs import (
+    CHILD_QUEUE,
+    TIMER_QUEUE,
+    EventType,
+    PayloadKind,
+    Run,
+    RunStatus,
+    Task,
+    TaskStatus,
+)
 from millstream.domain.workflows import Definition, Step, StepKind
 
-FAILED_CODE = "STEP_FAILED"
+STEP_FAILED = "STEP_FAILED"
+ONCE = replace(DEFAULT_RETRY, max_attempts=1)
+_QUEUES = {
+    StepKind.SLEEP: TIMER_QUEUE,
+    StepKind.AGENT: CHILD_QUEUE,
+    StepKind.WORKFLOW: CHILD_QUEUE,
+    StepKind.PUBLISH: CHILD_QUEUE,
+}
+"""Of steps whose tasks no worker is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,69 +43,181 @@ class Advance:
     Attributes:
         redone: The run's count, when the decisions were made.
         decisions: By the step's number; at the number of steps, that of the run's output.
-        task_ids: Ids for the tasks that may be made, by step.
+        new_id: Makes ids of tasks.
+        errors: Code and message of steps that failed before, where the batch has not their tasks.
+        whole: The batch has all open tasks of the run.
     """
 
     definition: Definition
     redone: int
     decisions: Mapping[int, Decision]
-    task_ids: Mapping[int, str] = field(default_factory=dict)
+    new_id: Callable[[], str]
+    errors: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    whole: bool = False
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the promises that may be made."""
+        return [each.key for each in self.decisions.values() if isinstance(each, StartStep) and each.key]
 
 
-def advance(batch: Batch, run: Run, with_: Advance) -> None:
-    """Look at what has ended, and start, skip or fail what that makes due."""
-    if run.status is not RunStatus.RUNNING or run.redone != with_.redone:
+def begin(batch: Batch, run: Run, with_: Advance) -> None:
+    """Begin a run that was just made."""
+    run.plan = Graph(with_.definition).text
+    advance(batch, run, with_)
+
+
+def advance(batch: Batch, run: Run, with_: Advance, owed_us: int = 0) -> None:
+    """Look at what has ended, and start, skip or fail what that makes due. `owed_us`: a mark that this does not answer;
+    somebody comes for that."""
+    _advance(batch, run, with_)
+    if owed_us and run.status is RunStatus.RUNNING:
+        batch.attend(run)
+
+
+def retry(batch: Batch, run: Run, definition: Definition, from_step: str = "") -> None:
+    """Let a failed run, which was just reopened, go on: with what did not come to be, or from a step on. Raises
+    ValidationFailed where there is no such step."""
+    if from_step and from_step not in definition.place:
+        raise ValidationFailed.of("from_step", f"workflow {run.workflow} has no step {from_step!r}", "NOT_FOUND")
+    graph = Graph(definition, run.plan)
+    graph.again(definition.place[from_step] if from_step else None)
+    run.plan = graph.text
+    batch.attend(run)
+
+
+def _advance(batch: Batch, run: Run, with_: Advance) -> None:
+    if run.status is not RunStatus.RUNNING or run.redone != with_.redone or not run.plan:
         return
-    definition = with_.definition
+    batch.attended(run)
+    definition, undoing = with_.definition, {*with_.definition.undo.values()}
+    if run.error_code and with_.whole:
+        for task in [*batch.tasks.values()]:
+            if task.run_id == run.id and task.open and task.step - 1 not in undoing:
+                # What runs ends by itself; what waits would only hold up the end.
+                _give_up(batch, run, task)
     graph = Graph(definition, run.plan)
     graph.look()
-    known = with_.decisions if not run.error_code else {}
-
-    def start(number: int, decision: StartStep) -> None:
-        _start(batch, run, definition.steps[number], number, decision, with_.task_ids[number])
-
     before = run.plan
     left: list[int] = []
     if not run.error_code:
-        left, failed = graph.decide(known.get, start)
+        left, failed = graph.decide(lambda step: _decision(batch, run, with_, step), _begin_with(batch, run, with_))
         if failed is not None:
-            _fail(batch, run, definition.steps[failed[0]], failed[1])
-    run.plan = graph.text
-    _tell_skipped(batch, run, definition, before)
-    batch.attended(run)
-    _end_or_go_on(batch, run, graph, known.get(len(definition.steps)), bool(left))
+            _fail(batch, run, with_, *failed)
+    _tell_skipped(batch, run, graph, definition, before)
+    if run.error_code:
+        _wind_up(batch, run, graph, with_)
+    else:
+        run.plan = graph.text
+        _end_or_go_on(batch, run, graph, with_.decisions.get(len(definition.steps)), bool(left))
 
 
-def _start(batch: Batch, run: Run, step: Step, number: int, decision: StartStep, task_id: str) -> None:
-    kind, queue, run_at_us = step.target, step.queue, batch.now_us
-    if step.kind is StepKind.SLEEP:
-        kind, queue, run_at_us = "sleep", TIMER_QUEUE, batch.now_us + decision.delay_us
-    task = Task(
-        task_id, run.id, run.tenant, kind, queue, batch.now_us, run.day, priority=step.priority, run_at_us=run_at_us,
-        input=decision.input, retry=step.retry, timeouts=step.timeouts, step=number + 1,
+def _decision(batch: Batch, run: Run, with_: Advance, step: int) -> Decision | None:
+    """What was decided of a step, unless somebody else has its promise's key by now."""
+    decision = with_.decisions.get(step)
+    if isinstance(decision, StartStep) and decision.key:
+        holder = batch.open_promises.get((run.tenant, decision.key))
+        if holder:
+            return FailStep("CONFLICT", f"the key {decision.key!r} is that of promise {holder}, which is open")
+    return decision
+
+
+def _begin_with(batch: Batch, run: Run, with_: Advance) -> Callable[[int, StartStep, int], None]:
+    def begin_step(number: int, decision: StartStep, item: int) -> None:
+        step = with_.definition.steps[number]
+        doing = step.each if item and step.each is not None else step
+        given = decision.items[item - 1] if item else decision.input
+        task = _task(batch, run, doing, (number + 1, item), given, decision, with_.new_id())
+        create_promise(batch, run, task) if step.kind is StepKind.WAIT_PROMISE else create(batch, run, task)
+
+    return begin_step
+
+
+def _task(
+    batch: Batch, run: Run, step: Step, place: tuple[int, int], given: bytes, decision: StartStep, task_id: str
+) -> Task:
+    if step.kind is StepKind.WAIT_PROMISE:
+        timeout_us = step.timeouts.schedule_to_start_us or DEFAULT_TIMEOUT_US
+        promise = promise_task(run, task_id, NewPromise(step.target, decision.key, given, timeout_us), batch.now_us)
+        promise.step = place[0]
+        return promise
+    queue = _QUEUES.get(step.kind, step.queue)
+    kind = step.target if step.kind is StepKind.TASK else f"{step.kind}:{step.target}" if step.target else step.kind
+    # A pause that is over at once is, too, when its time is looked at.
+    retry = step.retry
+    if queue == CHILD_QUEUE:
+        # Its own steps are retried; to begin all of it again has to be asked for.
+        retry = ONCE if retry == DEFAULT_RETRY else retry
+        kind = f"{kind}@{step.version}" if step.version else kind
+    at_us = batch.now_us + max(decision.delay_us, 1) if step.kind is StepKind.SLEEP else batch.now_us
+    return Task(
+        task_id, run.id, run.tenant, kind, queue, batch.now_us, run.day, priority=step.priority, run_at_us=at_us,
+        input=given, retry=retry, timeouts=step.timeouts, step=place[0], item=place[1],
         labels=details(**dict(step.labels)) if step.labels else "",
     )  # fmt: skip
-    create(batch, run, task)
 
 
-def _fail(batch: Batch, run: Run, step: Step, failure: FailStep) -> None:
-    run.error_code, run.error_message = failure.code, f"step {step.id}: {failure.message}"
-    batch.record(run, EventType.STEP_FAILED, data=details(step=step.id, code=failure.code, message=failure.message))
+def _give_up(batch: Batch, run: Run, task: Task) -> None:
+    if task.status is not TaskStatus.RUNNING:
+        task.error_code, task.error_message = run.error_code, "the run has failed"
+        cancel(batch, run, task)
 
 
-def _tell_skipped(batch: Batch, run: Run, definition: Definition, before: str) -> None:
+def _fail(batch: Batch, run: Run, with_: Advance, number: int, fault: FailStep | None) -> None:
+    step = with_.definition.steps[number]
+    code, message = (fault.code, fault.message) if fault is not None else _error_of(batch, run, with_, number)
+    run.error_code, run.error_message = code, f"step {step.id}: {message}"
+    batch.record(run, EventType.STEP_FAILED, data=details(step=step.id, code=code, message=message))
+
+
+def _error_of(batch: Batch, run: Run, with_: Advance, number: int) -> tuple[str, str]:
+    """Why a step's task failed."""
+    for task in batch.tasks.values():
+        if task.run_id == run.id and task.step == number + 1 and task.error_code and not task.open:
+            return task.error_code, task.error_message
+    return with_.errors.get(number, (STEP_FAILED, "failed"))
+
+
+def _tell_skipped(batch: Batch, run: Run, graph: Graph, definition: Definition, before: str) -> None:
     skipped = StepState.SKIPPED.value
-    for number, (was, now) in enumerate(zip(before, run.plan, strict=True)):
+    for number, (was, now) in enumerate(zip(before.partition("|")[0], graph.text, strict=False)):
         if now == skipped != was:
             batch.record(run, EventType.STEP_SKIPPED, data=details(step=definition.steps[number].id))
 
 
+def _wind_up(batch: Batch, run: Run, graph: Graph, with_: Advance) -> None:
+    """Of a run that has failed: undo what was done once nothing runs any more, one step after the other, and end."""
+    if run.open_tasks:
+        run.plan = graph.text
+        if not with_.whole:
+            batch.attend(run)
+        return
+    for number, undo in with_.definition.undo.items():
+        if graph.state(number) not in (StepState.COMPLETED, StepState.FAILED) or (
+            graph.state(undo) is not StepState.RESERVED
+        ):
+            continue
+        match decision := with_.decisions.get(undo):
+            case StartStep():
+                graph.begin(undo, decision, _begin_with(batch, run, with_))
+                run.plan = graph.text
+                return
+            case None:
+                run.plan = graph.text
+                batch.attend(run)
+                return
+            case PassStep() | SkipStep():
+                graph.put(undo, StepState.SKIPPED)
+            case FailStep():
+                graph.put(undo, StepState.FAILED)
+                data = details(step=with_.definition.steps[undo].id, code=decision.code, message=decision.message)
+                batch.record(run, EventType.STEP_FAILED, data=data)
+    run.plan = graph.text
+    end_run(batch, run, RunStatus.FAILED)
+
+
 def _end_or_go_on(batch: Batch, run: Run, graph: Graph, end: Decision | None, left: bool) -> None:
-    if run.error_code:
-        # What runs already ends by itself; nothing new begins.
-        if run.open_tasks == 0:
-            end_run(batch, run, RunStatus.FAILED)
-    elif left or (graph.over and end is None):
+    if left or (graph.over and end is None):
         batch.attend(run)
     elif graph.over and isinstance(end, FailStep):
         run.error_code, run.error_message = end.code, end.message

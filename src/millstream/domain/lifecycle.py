@@ -230,6 +230,9 @@ def cancel(batch: Batch, run: Run, task: Task, closed: bool = False, data: str =
     if run.kind is RunKind.SINGLE and run.status is RunStatus.RUNNING:
         run.error_code, run.error_message = CANCELLED, task.error_message or "the task was cancelled"
     finish(batch, run, task, TaskStatus.CANCELLED, EventType.TASK_CANCELLED, data)
+    if task.queue == CHILD_QUEUE:
+        # Its run is to be cancelled.
+        batch.attend(run)
     end_if_idle(batch, run)
 
 
@@ -271,7 +274,7 @@ def finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventT
     batch.touch(run, task)
     batch.record(run, event, task_id=task.id, attempt=attempt, data=data)
     if run.kind is RunKind.GRAPH:
-        run.plan = note(run.plan, task.step, _STEP_STATES[status])
+        run.plan = note(run.plan, task.step, task.item, _STEP_STATES[status])
         if run.status is RunStatus.RUNNING:
             batch.attend(run)
 

@@ -88,6 +88,11 @@ class Step:
     concurrency_key: Template = None
     concurrency_limit: int = 0
 
+    @property
+    def begins_a_run(self) -> bool:
+        """What it does is done in a run of its own."""
+        return self.kind in (StepKind.AGENT, StepKind.WORKFLOW, StepKind.PUBLISH)
+
 
 @dataclass(frozen=True)
 class Definition:

@@ -24,6 +24,7 @@ CHUNKS_BATCH = 64
 """Of 256 KiB each: 16 MiB a step."""
 STEPS_MOST = 200
 DAY_US = 86_400_000_000
+ATTEND_US = 1_000_000
 FEED_MARGIN_US = 300_000_000
 """The feed is kept so much longer than a watch may be resumed from it: a write is committed a moment after its time."""
 
@@ -178,7 +179,8 @@ class Loops:
         await self._peers.refresh()
         await self._fire_due()
         await upkeep.reap(await store.expired(now_us, BATCH), await store.overdue_cancels(now_us, BATCH))
-        upkeep.attend(await store.due_runs(now_us, BATCH))
+        # Of those just marked their own servers take care, which need not read them.
+        upkeep.attend(await store.due_runs(now_us - ATTEND_US, BATCH))
         awaited = upkeep.long_awaited()
         if awaited:
             for run_id in await self._reads.ended(awaited):

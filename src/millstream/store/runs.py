@@ -1,11 +1,12 @@
 """Reading runs, their tasks, attempts and events."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Select, select, tuple_
 
-from millstream.application.views import RunQuery, TaskQuery
-from millstream.domain.runs import Attempt, Event, EventType, PayloadKind, Run, Task
+from millstream.application.views import ItemCounts, RunQuery, StepEnd, TaskQuery
+from millstream.domain.runs import CHILD_QUEUE, Attempt, Event, EventType, PayloadKind, Run, Task, TaskStatus
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import (
@@ -25,6 +26,19 @@ _TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant =
 _EVENTS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3::int8
 ORDER BY seq LIMIT $4"""  # noqa: S608
 _PAYLOAD = "SELECT value FROM run_payload WHERE day = $1 AND run_id = $2::text::uuid AND what = $3"
+_BY_ID = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid"  # noqa: S608
+_WAITING_CHILDREN = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND queue = '{CHILD_QUEUE}'
+AND status = 2 ORDER BY id LIMIT 1000"""  # noqa: S608
+_KNOWN = "SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[])"
+_ORPHANS = """SELECT r.id::text FROM run r JOIN task t ON t.id = r.parent_task
+WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.finished_us > 0 ORDER BY r.id LIMIT 1000"""
+_STEP_TASKS = f"""SELECT DISTINCT ON (step) {TASK_COLUMNS} FROM task
+WHERE run_id = $1::text::uuid AND step > 0 AND item = 0 ORDER BY step, task.id DESC"""  # noqa: S608
+_ITEMS = """SELECT step, count(*) AS made, count(*) FILTER (WHERE status >= 4) AS ended,
+count(*) FILTER (WHERE status >= 5) AS failed FROM task WHERE run_id = $1::text::uuid AND item > 0 GROUP BY step"""
+_STEP_ENDS = """SELECT step, item, t.status, output, t.error_code, t.error_message FROM task t
+LEFT JOIN attempt a ON a.day = t.day AND a.task_id = t.id AND a.number = t.attempt
+WHERE t.run_id = $1::text::uuid AND step > 0 AND t.finished_us > 0 ORDER BY t.id"""
 _FIRST_END = """SELECT seq, at_us FROM event WHERE day = $1 AND run_id = $2::text::uuid AND seq > $3
 AND type = ANY($4::int2[]) ORDER BY seq LIMIT 1"""
 _LIMITS = f"""SELECT {EVENT_COLUMNS} FROM event WHERE day = $1 AND run_id = $2::text::uuid AND type = $3
@@ -57,6 +71,44 @@ class RunReads:
     async def ended(self, run_ids: list[str]) -> list[str]:
         """Those of the runs, and of the tasks among them, that have ended."""
         return [row["id"] for row in await self._database.fetch(_ENDED, run_ids)]
+
+    async def run_by_id(self, run_id: str) -> Run | None:
+        """A run of any tenant, for the server itself."""
+        row = await self._database.fetchrow(_BY_ID, run_id)
+        return run_of(row) if row else None
+
+    async def waiting_children(self, parent: Run) -> list[Task]:
+        """Tasks of a run that wait for runs of their own, the first 1,000."""
+        rows = await self._database.fetch(_WAITING_CHILDREN, parent.id)
+        return [task_of(row) for row in rows]
+
+    async def known_runs(self, run_ids: Sequence[str]) -> set[str]:
+        """Which of these runs there are."""
+        return {row["id"] for row in await self._database.fetch(_KNOWN, list(run_ids))}
+
+    async def orphans(self, parent: Run) -> list[str]:
+        """Open runs of a parent whose tasks do not wait for them any more, the first 1,000."""
+        return [row["id"] for row in await self._database.fetch(_ORPHANS, parent.id)]
+
+    async def step_tasks(self, found: Run) -> dict[int, Task]:
+        """The latest task of each step of a graph run, by the step's number from 0; items of maps left out."""
+        rows = await self._database.fetch(_STEP_TASKS, found.id)
+        return {row["step"] - 1: task_of(row) for row in rows}
+
+    async def item_counts(self, found: Run) -> dict[int, ItemCounts]:
+        """How far the maps of a graph run are, by the step's number from 0."""
+        rows = await self._database.fetch(_ITEMS, found.id)
+        return {row["step"] - 1: ItemCounts(row["made"], row["ended"], row["failed"]) for row in rows}
+
+    async def step_ends(self, found: Run) -> list[StepEnd]:
+        """How the tasks of a graph run's steps ended, in the order they were made."""
+        return [
+            StepEnd(
+                row["step"], row["item"], TaskStatus(row["status"]), bytes(row["output"] or b""),
+                row["error_code"], row["error_message"],
+            )
+            for row in await self._database.fetch(_STEP_ENDS, found.id)
+        ]  # fmt: skip
 
     async def payload(self, found: Run, what: PayloadKind) -> bytes:
         """What a run was given or answers, google.protobuf.Value in wire form; empty where there is none."""

@@ -34,6 +34,7 @@ from millstream.transport.use_cases import (
     Payloads,
     Promises,
     Runs,
+    RunSteps,
     System,
     Tasks,
     Types,
@@ -86,6 +87,7 @@ class UseCases:
     agents: Agents
     workflows: Workflows
     runs: Runs
+    steps: RunSteps
     tasks: Tasks
     promises: Promises
     workers: Workers
@@ -108,7 +110,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
         "WorkflowService": WorkflowService(use_cases.workflows),
-        "RunService": RunService(use_cases.runs),
+        "RunService": RunService(use_cases.runs, use_cases.steps),
         "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
         "PromiseService": PromiseService(use_cases.promises),
         "WorkerService": WorkerService(

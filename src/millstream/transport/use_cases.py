@@ -34,6 +34,7 @@ from millstream.application.views import (
     Reports,
     RunQuery,
     Sent,
+    StepView,
     StoredPayload,
     Summary,
     SyncResult,
@@ -172,6 +173,12 @@ class Runs(Protocol):
     async def tasks(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]: ...
     async def cancel(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]: ...
     async def list(self, principal: Principal, query: RunQuery, page: PageRequest) -> Page[Run]: ...
+
+
+class RunSteps(Protocol):
+    """The steps of runs that follow workflows."""
+
+    async def list(self, principal: Principal, run_id: str, page: PageRequest) -> Page[StepView]: ...
 
 
 class Tasks(Protocol):

@@ -498,3 +498,125 @@ class RunEvent(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__data) -> _WhichOneofReturnType__data | None: ...
 
 Global___RunEvent: _TypeAlias = RunEvent  # noqa: Y015
+
+@_typing.final
+class Step(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Step._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Step._Status.ValueType  # 0
+        WAITING: Step._Status.ValueType  # 1
+        PENDING: Step._Status.ValueType  # 2
+        RUNNING: Step._Status.ValueType  # 3
+        COMPLETED: Step._Status.ValueType  # 4
+        SKIPPED: Step._Status.ValueType  # 5
+        FAILED: Step._Status.ValueType  # 6
+        CANCELLED: Step._Status.ValueType  # 7
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
+    UNSPECIFIED: Step.Status.ValueType  # 0
+    WAITING: Step.Status.ValueType  # 1
+    PENDING: Step.Status.ValueType  # 2
+    RUNNING: Step.Status.ValueType  # 3
+    COMPLETED: Step.Status.ValueType  # 4
+    SKIPPED: Step.Status.ValueType  # 5
+    FAILED: Step.Status.ValueType  # 6
+    CANCELLED: Step.Status.ValueType  # 7
+
+    @_typing.final
+    class Items(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BEGUN_FIELD_NUMBER: _builtins.int
+        ENDED_FIELD_NUMBER: _builtins.int
+        FAILED_FIELD_NUMBER: _builtins.int
+        begun: _builtins.int
+        ended: _builtins.int
+        failed: _builtins.int
+        def __init__(
+            self,
+            *,
+            begun: _builtins.int = ...,
+            ended: _builtins.int = ...,
+            failed: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "ended", b"ended", "failed", b"failed"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_ID_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    kind: _builtins.str
+    status: Global___Step.Status.ValueType
+    task_id: _builtins.str
+    attempt: _builtins.int
+    max_attempts: _builtins.int
+    input: _builtins.bytes
+    output: _builtins.bytes
+    child_run_id: _builtins.str
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def error(self) -> Global___TaskError: ...
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def started_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def finished_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def items(self) -> Global___Step.Items: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        status: Global___Step.Status.ValueType = ...,
+        needs: _abc.Iterable[_builtins.str] | None = ...,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        max_attempts: _builtins.int = ...,
+        input: _builtins.bytes | None = ...,
+        output: _builtins.bytes | None = ...,
+        error: Global___TaskError | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        started_at: _timestamp_pb2.Timestamp | None = ...,
+        finished_at: _timestamp_pb2.Timestamp | None = ...,
+        child_run_id: _builtins.str = ...,
+        items: Global___Step.Items | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "items", b"items", "output", b"output", "started_at", b"started_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "attempt", b"attempt", "child_run_id", b"child_run_id", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "id", b"id", "input", b"input", "items", b"items", "kind", b"kind", "max_attempts", b"max_attempts", "needs", b"needs", "output", b"output", "started_at", b"started_at", "status", b"status", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
+    _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
+    _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
+    _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+
+Global___Step: _TypeAlias = Step  # noqa: Y015

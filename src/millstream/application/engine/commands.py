@@ -13,6 +13,7 @@ from millstream.application.views import NewTask
 from millstream.domain.batch import Batch, Claim, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
+from millstream.domain.graph_runs import Advance, advance
 from millstream.domain.lifecycle import (
     become_ready,
     check_fence,
@@ -219,12 +220,13 @@ class LeaseReady(Command):
 
 @dataclass(slots=True)
 class Complete(Command):
-    """Complete a task with its output and artifacts."""
+    """Complete a task with its output and artifacts. `follow`: what a step's end is followed by, as far as known."""
 
     tenant: str = ""
     attempt: int = 0
     output: bytes = b""
     produced: Sequence[Produce] = ()
+    follow: Advance | None = None
 
     def buffers(self, batch: Batch) -> Sequence[str]:
         """Those of the gates that its artifacts enter."""
@@ -236,7 +238,11 @@ class Complete(Command):
         run, task = found_of(batch, self.task_ids[0])
         if task.tenant != self.tenant:
             raise NotFound(f"there is no task {task.id}")
-        return complete(batch, run, task, self.attempt, self.output, self.produced)
+        owed = run.due_us
+        changed = complete(batch, run, task, self.attempt, self.output, self.produced)
+        if self.follow is not None:
+            advance(batch, run, self.follow, owed)
+        return changed
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ from millstream.application.ports import Lane
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Handoff, Limits
 from millstream.domain.errors import MillstreamError, Unavailable
-from millstream.domain.runs import PROMISE_QUEUE, Run, TaskStatus
+from millstream.domain.runs import PROMISE_QUEUE, PayloadKind, Run, TaskStatus
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +156,13 @@ class Engine:
     # What follows a commit.
 
     def _committed(self, batch: Batch) -> None:
+        outputs = {run_id: value for _, run_id, what, value in batch.payloads if what == PayloadKind.OUTPUT}
         kept = self.cache.settle(batch, self.waiters.among(batch.dirty_runs))
         for run_id, run in batch.ended.items():
             if run.finished_us == 0:
                 # It ended and was reopened within one batch.
                 continue
-            self._wake(run_id, run, Ended(run, kept.get(run_id)))
+            self._wake(run_id, run, Ended(run, kept.get(run_id), outputs.get(run_id)))
         self._take_back(batch)
         for task_id, task in batch.dirty_tasks.items():
             if task.status is not TaskStatus.RUNNING:

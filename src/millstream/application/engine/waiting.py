@@ -11,10 +11,12 @@ from millstream.domain.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """That a run or promise ended; `run` and `artifacts` are None where they have to be read."""
+    """That a run or promise ended; `run`, `artifacts` and `output` (google.protobuf.Value in wire form) are None where
+    they have to be read."""
 
     run: Run | None = None
     artifacts: list[Artifact] | None = None
+    output: bytes | None = None
 
 
 class Waiters:

@@ -5,8 +5,9 @@ from google.protobuf.message import Message
 from millstream.transport.context import Context
 from millstream.transport.mapping import runs as mapping
 from millstream.transport.mapping.pages import page_of, pagination
+from millstream.transport.mapping.steps import put_step
 from millstream.transport.mapping.tasks import put_task, task_query
-from millstream.transport.use_cases import Runs
+from millstream.transport.use_cases import Runs, RunSteps
 from millstream.wire.v1 import run_pb2
 from millstream.wire.v1 import run_service_pb2 as wire
 
@@ -16,8 +17,9 @@ DEFAULT_EVENTS = 100
 class RunService:
     """Runs over the wire."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, steps: RunSteps) -> None:
         self._runs = runs
+        self._steps = steps
 
     async def list_runs(self, request: wire.ListRunsRequest, context: Context) -> Message:
         """List runs."""
@@ -50,6 +52,14 @@ class RunService:
         out = wire.ListRunTasksResponse(pagination=pagination(page.info))
         for task in page.items:
             put_task(out.items.add(), task)
+        return out
+
+    async def list_run_steps(self, request: wire.ListRunStepsRequest, context: Context) -> Message:
+        """List the steps of a run."""
+        page = await self._steps.list(context.principal, request.run_id.lower(), page_of(request))
+        out = wire.ListRunStepsResponse(pagination=pagination(page.info))
+        for step in page.items:
+            put_step(out.items.add(), step)
         return out
 
     async def cancel_run(self, request: wire.CancelRunRequest, context: Context) -> Message:

@@ -1,0 +1,332 @@
+"""Goes on with runs of workflows: with a step's end where what it made is at hand, else after it."""
+
+import asyncio
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence, Set
+from typing import Protocol, TypeVar
+
+from millstream.application.engine.commands import Command
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.graph_commands import AdvanceGraph, Looked, TellParent
+from millstream.application.ids import new_id
+from millstream.application.step_values import Evaluator, Outcome, RunValues
+from millstream.application.views import StepEnd
+from millstream.domain.artifacts import EXTERNAL, Artifact
+from millstream.domain.errors import MillstreamError
+from millstream.domain.graph import ENDED, Decision, Graph, StepState, note
+from millstream.domain.graph_runs import Advance
+from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.struct_wire import Json, decode_struct, decode_value, encode_value
+from millstream.domain.workflows import Definition, StepKind
+
+log = logging.getLogger(__name__)
+
+RUNS_MOST = 20_000
+BYTES_MOST = 64 * 1024 * 1024
+"""Of what runs were given and made, kept in memory; the rest is read again."""
+LOOKS_MOST = 200
+ARTIFACTS_MOST = 1000
+ARTIFACT_BYTES_MOST = 1 << 20
+"""Of what a cascade made that a step has begun."""
+
+
+class GraphReads(Protocol):
+    """What is read of runs; see store.runs."""
+
+    async def run_by_id(self, run_id: str) -> Run | None: ...
+    async def payload(self, found: Run, what: PayloadKind) -> bytes: ...
+    async def step_ends(self, found: Run) -> list[StepEnd]: ...
+    async def of_run(self, run_id: str, after_seq: int, limit: int) -> tuple[list[Artifact], bool]: ...
+
+
+class Definitions(Protocol):
+    """Finds definitions; see application.workflows."""
+
+    async def pinned(self, tenant: str, name: str, version: str) -> Definition:
+        """A version that a run follows, deleted or not. Raises NotFound."""
+
+
+class Looks(Protocol):
+    """Somebody else who looks at runs that are due, such as for the children that they begin."""
+
+    async def commands(self, run: Run) -> Sequence[Command]: ...
+
+
+class Advancing:
+    """Decides what follows in runs of workflows."""
+
+    def __init__(self, engine: Engine, definitions: Definitions, reads: GraphReads, evaluator: Evaluator) -> None:
+        self._engine = engine
+        self._definitions = definitions
+        self._reads = reads
+        self._evaluator = evaluator
+        self._values: OrderedDict[str, RunValues] = OrderedDict()
+        self._bytes = 0
+        self._wanted: set[str] = set()
+        self._asked = asyncio.Event()
+        self.others: list[Looks] = []
+
+    # Beginning.
+
+    async def start(self, run_id: str, definition: Definition, input_: bytes) -> Advance:
+        """How a run begins."""
+        given: Json = decode_value(input_) if input_ else None
+        values = RunValues(0, given, size_bytes=len(input_))
+        decisions = await self._evaluator.decisions(definition, values, Graph(definition).text)
+        self._keep(run_id, values)
+        return Advance(definition, 0, decisions, new_id)
+
+    # With a step's end.
+
+    async def follow(self, task_id: str, output: bytes) -> Advance | None:
+        """What follows when the task of a step completes; None where that is not known here."""
+        task = self._engine.cache.task(task_id)
+        owned = self._engine.cache.run(task.run_id) if task is not None and task.step else None
+        if task is None or owned is None or owned.run.kind is not RunKind.GRAPH or owned.run.error_code:
+            return None
+        run = owned.run
+        values = self._values.get(run.id)
+        if values is None or values.redone != run.redone:
+            return None
+        definition = await self._definitions.pinned(run.tenant, run.workflow, run.workflow_version)
+        step = task.step - 1
+        plan = note(run.plan, task.step, task.item, StepState.COMPLETED)
+        if task.item:
+            return await self._follow_item(run, values, definition, (step, task.item), output, plan)
+        outcome = await self._evaluator.outcome(definition, values, step, output)
+        values = values.with_outcome(step, outcome, len(output))
+        if not _whole(definition, values, plan):
+            return None
+        return Advance(definition, run.redone, await self._evaluator.decisions(definition, values, plan), new_id)
+
+    async def _follow_item(
+        self, run: Run, values: RunValues, definition: Definition, place: tuple[int, int], output: bytes, plan: str
+    ) -> Advance | None:
+        step, item = place
+        decision = values.started.get(step)
+        items = Graph(definition, plan).items(step)
+        if decision is None or items is None:
+            return None
+        if items.done < items.total:
+            return Advance(definition, run.redone, {step: decision}, new_id)
+        made = {**values.items.get(step, {}), item: output}
+        if len(made) < items.total:
+            return None
+        values = values.with_outcome(step, await self._list_of(definition, values, step, made, items.total), 0)
+        if not _whole(definition, values, plan):
+            return None
+        return Advance(definition, run.redone, await self._evaluator.decisions(definition, values, plan), new_id)
+
+    async def completed(self, task: Task, output: bytes, follow: Advance) -> None:
+        """A completion with what it was followed by was stored: what it made may be built upon."""
+        values = self._values.get(task.run_id)
+        if values is None or values.redone != follow.redone:
+            return
+        if len(follow.definition.steps) in follow.decisions:
+            self.forget(task.run_id)
+            return
+        if task.item:
+            values.items.setdefault(task.step - 1, {})[task.item] = output
+        else:
+            step = task.step - 1
+            values.outcomes[step] = await self._evaluator.outcome(follow.definition, values, step, output)
+        values.size_bytes += len(output)
+        self._bytes += len(output)
+        self._trim()
+
+    # After it.
+
+    def look(self, run_ids: Set[str]) -> None:
+        """Runs are due to be looked at."""
+        self._wanted |= run_ids
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Look at runs until cancelled."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            while self._wanted:
+                ids = [self._wanted.pop() for _ in range(min(len(self._wanted), LOOKS_MOST))]
+                try:
+                    await self._look_at(ids)
+                except MillstreamError as error:
+                    # They stay due: the safety poll finds them.
+                    log.warning("runs could not be looked at: %s", error.message)
+                except Exception:
+                    log.exception("runs could not be looked at")
+
+    async def _look_at(self, run_ids: Sequence[str]) -> None:
+        found = await asyncio.gather(*(self._commands(run_id) for run_id in run_ids))
+        commands = [command for each in found for command in each]
+        for command, outcome in zip(commands, await self._engine.submit_all(commands, urgent=True), strict=True):
+            if isinstance(outcome, MillstreamError):
+                log.warning("run %s: %s", command.run_id, outcome.message)
+
+    async def _commands(self, run_id: str) -> list[Command]:
+        owned = self._engine.cache.run(run_id)
+        run = owned.run if owned is not None else await self._reads.run_by_id(run_id)
+        if run is None or not run.due_us:
+            return []
+        due_us = run.due_us
+        commands: list[Command] = []
+        try:
+            if run.finished_us:
+                commands += await self._tell_parent(run)
+            elif run.kind is RunKind.GRAPH and run.status is RunStatus.RUNNING:
+                commands.append(await self._advance(run, due_us))
+            else:
+                commands.append(Looked(run_id=run.id, due_us=due_us))
+            for other in self.others:
+                # Before the run is marked as looked at.
+                commands = [*await other.commands(run), *commands]
+        except MillstreamError as error:
+            log.warning("run %s: %s", run_id, error.message)
+        return commands
+
+    async def _tell_parent(self, run: Run) -> list[Command]:
+        output = b""
+        if run.parent_task:
+            output = await (self._artifacts(run) if run.kind is RunKind.CASCADE else self._output(run))
+        return [
+            TellParent(
+                run_id=run.id, run_ids=(run.parent_id,) if run.parent_id else (), locked=True,
+                task_ids=(run.parent_task,) if run.parent_task else (), output=output, size_bytes=200 + len(output),
+            )
+        ]  # fmt: skip
+
+    async def values_of(self, run: Run) -> tuple[Definition, RunValues]:
+        """What a run of a workflow follows, and what its steps have made."""
+        definition = await self._definitions.pinned(run.tenant, run.workflow, run.workflow_version)
+        return definition, (await self._load(run, definition))[0]
+
+    async def _output(self, run: Run) -> bytes:
+        return await self._reads.payload(run, PayloadKind.OUTPUT)
+
+    async def _artifacts(self, run: Run) -> bytes:
+        """What a cascade has made, as its parent is told."""
+        found, more = await self._reads.of_run(run.id, 0, ARTIFACTS_MOST)
+        made: list[Json] = []
+        size = 0
+        for each in found:
+            size += len(each.payload)
+            if each.produced_by == EXTERNAL:
+                continue
+            if size > ARTIFACT_BYTES_MOST:
+                more = True
+                break
+            payload: Json = decode_struct(each.payload) if not each.payload_digest else None
+            shown: dict[str, Json] = {
+                "id": each.id, "type": each.type, "payload": payload, "produced_by": each.produced_by,
+            }  # fmt: skip
+            if each.payload_digest:
+                shown["payload_ref"] = each.payload_digest.hex()
+            made.append(shown)
+        return encode_value({"correlation_id": run.id, "artifacts": made, "truncated": more})
+
+    async def _advance(self, run: Run, due_us: int) -> Command:
+        definition = await self._definitions.pinned(run.tenant, run.workflow, run.workflow_version)
+        values = self._values.get(run.id)
+        errors: dict[int, tuple[str, str]] = {}
+        if values is None or values.redone != run.redone or not _whole(definition, values, run.plan):
+            values, errors = await self._load(run, definition)
+            self._keep(run.id, values)
+        decisions: dict[int, Decision]
+        if run.error_code:
+            decisions = await self._evaluator.winding_up(definition, values)
+        else:
+            decisions = await self._evaluator.decisions(definition, values, run.plan)
+        whole = bool(run.error_code)
+        advance = Advance(definition, run.redone, decisions, new_id, errors, whole)
+        command = AdvanceGraph(run_id=run.id, open_tasks=whole, locked=whole, due_us=due_us, advance=advance)
+        return promising(command, run.tenant, advance)
+
+    async def _load(self, run: Run, definition: Definition) -> tuple[RunValues, dict[int, tuple[str, str]]]:
+        """What the run was given and made, as it is stored; and why steps of it failed."""
+        given = await self._reads.payload(run, PayloadKind.INPUT)
+        values = RunValues(run.redone, decode_value(given) if given else None, size_bytes=len(given))
+        errors: dict[int, tuple[str, str]] = {}
+        graph = Graph(definition, run.plan)
+        for end in await self._reads.step_ends(run):
+            step = end.step - 1
+            values.size_bytes += len(end.output)
+            if end.item:
+                if end.item == 1:
+                    # It was begun again.
+                    values.items[step] = {}
+                values.items.setdefault(step, {})[end.item] = end.output
+            if end.status is not TaskStatus.COMPLETED:
+                errors.setdefault(step, (end.code, end.message))
+            if not end.item and graph.state(step) in ENDED:
+                values.outcomes[step] = await self._outcome(definition, values, end)
+        for step, made in values.items.items():
+            if graph.state(step) in ENDED or _all_done(graph, step):
+                values.outcomes[step] = await self._list_of(definition, values, step, made, max(made))
+        return values, errors
+
+    async def _outcome(self, definition: Definition, values: RunValues, end: StepEnd) -> Outcome:
+        if end.status is TaskStatus.COMPLETED:
+            return await self._evaluator.outcome(definition, values, end.step - 1, end.output)
+        return Outcome(end.status.name, None, {"code": end.code, "message": end.message})
+
+    async def _list_of(
+        self, definition: Definition, values: RunValues, step: int, made: dict[int, bytes], total: int
+    ) -> Outcome:
+        """What a map has made: a list in the order of its items, null for one that failed."""
+        found = encode_value([decode_value(made[item]) if made.get(item) else None for item in range(1, total + 1)])
+        return await self._evaluator.outcome(definition, values, step, found)
+
+    # What is kept.
+
+    def _keep(self, run_id: str, values: RunValues) -> None:
+        self.forget(run_id)
+        self._values[run_id] = values
+        self._bytes += values.size_bytes
+        self._trim()
+
+    def forget(self, run_id: str) -> None:
+        """A run is not gone on with here."""
+        gone = self._values.pop(run_id, None)
+        self._bytes -= gone.size_bytes if gone is not None else 0
+
+    def _trim(self) -> None:
+        while self._values and (len(self._values) > RUNS_MOST or self._bytes > BYTES_MOST):
+            self.forget(next(iter(self._values)))
+
+
+C = TypeVar("C", bound=Command)
+
+
+def promising(command: C, tenant: str, advance: Advance) -> C:
+    """The command, which names the keys of the promises that it may make."""
+    if keys := advance.keys:
+        command.promise_keys = [(tenant, key) for key in keys]
+        command.locked = True
+    return command
+
+
+def _all_done(graph: Graph, step: int) -> bool:
+    items = graph.items(step)
+    return items is not None and items.done == items.total
+
+
+def _whole(definition: Definition, values: RunValues, plan: str) -> bool:
+    """Whether it is known of each step that has ended what became of it."""
+    graph = Graph(definition, plan)
+    for step, spec in enumerate(definition.steps):
+        state = graph.state(step)
+        if step in values.outcomes or state is StepState.SKIPPED or spec.kind is StepKind.BRANCH:
+            continue
+        if state is StepState.COMPLETED and spec.kind is StepKind.SLEEP:
+            values.outcomes[step] = Outcome("COMPLETED")
+        elif state in ENDED or _all_done(graph, step):
+            return False
+    return True
+
+
+def labels_of(own: Sequence[tuple[str, str]], given: str) -> str:
+    """Labels of a run, JSON object as text: those of its definition, where its caller gives none of that name."""
+    merged = {**dict(own), **(json.loads(given) if given else {})}
+    return json.dumps(merged, separators=(",", ":"), ensure_ascii=False) if merged else ""
