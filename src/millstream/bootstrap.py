@@ -102,6 +102,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.agents,
         service.workflows,
         service.runs,
+        service.run_operations,
         service.steps,
         service.tasks,
         service.promises,

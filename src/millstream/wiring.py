@@ -33,10 +33,13 @@ from millstream.application.log_levels import LogLevels
 from millstream.application.pauses import Pauses
 from millstream.application.payloads import Payloads
 from millstream.application.promises import Promises
+from millstream.application.publishing import Publishing
 from millstream.application.readiness import Readiness, Schema
 from millstream.application.referring import Referring
 from millstream.application.registering import Registering
 from millstream.application.reporting import Reporting
+from millstream.application.rerunning import Rerunning
+from millstream.application.run_operations import RunOperations
 from millstream.application.run_steps import RunSteps
 from millstream.application.runs import Runs
 from millstream.application.step_values import Evaluator
@@ -88,6 +91,7 @@ class Service:
     agents: Agents
     workflows: Workflows
     runs: Runs
+    run_operations: RunOperations
     tasks: Tasks
     promises: Promises
     workflow_runs: WorkflowRuns
@@ -241,6 +245,9 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         _retention(settings),
     )
     engine.scheduled = loops.scheduled
+    runs, tasks = Runs(engine, reads, key_ttl_us), Tasks(engine, reads, key_ttl_us)
+    publishing = Publishing(engine, catalogs, referring, reads, key_ttl_us)
+    agent_runs = AgentRuns(engine, catalogs, referring, reads, key_ttl_us)
     readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)
     return Service(
         Artifacts(engine, catalogs, referring, reads, key_ttl_us),
@@ -254,12 +261,19 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             registering,
             pauses,
             WaitingGates(buffers, reads),
-            AgentRuns(engine, catalogs, referring, reads, key_ttl_us),
+            agent_runs,
             HistoryReads(database),
         ),
         workflows,
-        Runs(engine, reads, key_ttl_us),
-        Tasks(engine, reads, key_ttl_us),
+        runs,
+        RunOperations(
+            engine,
+            reads,
+            runs,
+            Rerunning(engine, reads, publishing, agent_runs, tasks, key_ttl_us),
+            key_ttl_us,
+        ),
+        tasks,
         Promises(engine, reads, key_ttl_us),
         workflow_runs,
         RunSteps(advancing, reads),

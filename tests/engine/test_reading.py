@@ -12,7 +12,8 @@ from tests.engine.world import CHAIN, CHAIN_AGENTS, ROOT, agent, made, order, pr
 
 from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest
-from millstream.application.views import ArtifactQuery, NewTask, RunQuery, TaskQuery, TypeSpec
+from millstream.application.run_views import RunQuery
+from millstream.application.views import ArtifactQuery, NewTask, TaskQuery, TypeSpec
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import NotFound, TimedOut, ValidationFailed
 from millstream.domain.principals import Principal
@@ -223,8 +224,8 @@ async def test_runs_are_listed_by_what_is_asked(start: Start, database: Database
 
     assert await ids(RunQuery()) == [single, *reversed(cascades)]
     assert await ids(RunQuery(kind=RunKind.SINGLE)) == [single]
-    assert await ids(RunQuery(status=RunStatus.CANCELLED)) == [cascades[0]]
-    assert await ids(RunQuery(status=RunStatus.RUNNING, kind=RunKind.CASCADE)) == [*reversed(cascades[1:])]
+    assert await ids(RunQuery(statuses=(RunStatus.CANCELLED,))) == [cascades[0]]
+    assert await ids(RunQuery(statuses=(RunStatus.RUNNING,), kind=RunKind.CASCADE)) == [*reversed(cascades[1:])]
     middle_us = (await there.runs.get(ROOT, cascades[2])).created_us
     assert await ids(RunQuery(created_after_us=middle_us)) == [single, cascades[3], cascades[2]]
     assert await ids(RunQuery(created_before_us=middle_us)) == [cascades[1], cascades[0]]

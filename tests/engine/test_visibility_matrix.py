@@ -9,7 +9,8 @@ from tests.engine.workers import Worker, done
 from tests.engine.world import ROOT, TENANT, agent, blind, made, order, principal, register, seconds, types
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery, RunQuery, TaskQuery
+from millstream.application.run_views import RunQuery
+from millstream.application.views import ArtifactQuery, TaskQuery
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal

@@ -19,6 +19,7 @@ from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
+from millstream.application.run_views import DoneRuns, ManyRuns, RunQuery, RunView, StuckQuery, StuckTask
 from millstream.application.views import (
     AgentDetail,
     AgentHistory,
@@ -44,7 +45,6 @@ from millstream.application.views import (
     Push,
     ReportResult,
     Reports,
-    RunQuery,
     Sent,
     StepView,
     StoredPayload,
@@ -67,7 +67,7 @@ from millstream.application.workflow_views import (
 )
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
-from millstream.domain.errors import FieldFault, LeaseLost, MillstreamError
+from millstream.domain.errors import Conflict, FieldFault, LeaseLost, MillstreamError
 from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.retry import Timeouts
@@ -120,6 +120,15 @@ def run() -> Run:
         labels='{"a":"b"}',
         error_code="BOOM",
         error_message="it broke",
+        redone=2,
+        paused_us=AT_US,
+        timeout_us=90_000_000,
+        deadline_us=AT_US + 90_000_000,
+        rerun_of=ID,
+        workflow="billing",
+        workflow_version="3",
+        parent_id=ID,
+        parent_task=ID,
     )
 
 
@@ -378,9 +387,13 @@ class Workflows(Fake):
 
 
 class Runs(Fake):
-    async def get(self, principal: Principal, run_id: str) -> Run:
-        await self.seen("get", principal, run_id)
-        return run()
+    async def view(self, principal: Principal, run_id: str) -> RunView:
+        await self.seen("view", principal, run_id)
+        return RunView(run(), encode_value({"n": 1}), encode_value("done"))
+
+    async def children(self, principal: Principal, run_id: str, page: PageRequest) -> Page[Run]:
+        await self.seen("children", principal, run_id, page)
+        return Page([run()], _PAGE)
 
     async def events(
         self, principal: Principal, run_id: str, after_seq: int, limit: int
@@ -407,6 +420,34 @@ class RunSteps(Fake):
         done = StepView("pay", "task", "COMPLETED", (), task(TaskStatus.COMPLETED), b"\x20\x01", b"\x20\x00")
         every = StepView("all", "map", "RUNNING", ("pay",), None, b"", b"", ItemCounts(3, 2, 1), "r2")
         return Page([done, every], _PAGE)
+
+
+class RunOperations(Fake):
+    async def retry(
+        self, principal: Principal, run_id: str, note: str, from_step: str, key: Key | None
+    ) -> tuple[Run, bool]:
+        await self.seen("retry", principal, run_id, note, from_step, key)
+        return run(), key is not None
+
+    async def rerun(self, principal: Principal, run_id: str, version: str, key: Key | None) -> tuple[Run, bool]:
+        await self.seen("rerun", principal, run_id, version, key)
+        return run(), key is not None
+
+    async def pause(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]:
+        await self.seen("pause", principal, run_id, reason, key)
+        return run(), key is not None
+
+    async def resume(self, principal: Principal, run_id: str, key: Key | None) -> tuple[Run, bool]:
+        await self.seen("resume", principal, run_id, key)
+        return run(), key is not None
+
+    async def retry_many(self, principal: Principal, many: ManyRuns, key: Key | None) -> DoneRuns:
+        await self.seen("retry_many", principal, many, key)
+        return DoneRuns([(ID, "accepted"), (OTHER, Conflict("no"))], 5, 3, "more")
+
+    async def cancel_many(self, principal: Principal, many: ManyRuns, key: Key | None) -> DoneRuns:
+        await self.seen("cancel_many", principal, many, key)
+        return DoneRuns([(ID, "matched")], 1)
 
 
 class Tasks(Fake):
@@ -437,6 +478,14 @@ class Tasks(Fake):
     ) -> tuple[list[Attempt], int | None]:
         await self.seen("attempts", principal, task_id, after, limit)
         return [Attempt(task_id, 1, 0, AttemptStatus.FAILED, AT_US, AT_US + 2500, "w", "BOOM", "it broke")], None
+
+    async def stuck(
+        self, principal: Principal, query: StuckQuery, size: int, page_token: str
+    ) -> tuple[list[StuckTask], str]:
+        await self.seen("stuck", principal, query, size, page_token)
+        retried = task(TaskStatus.SCHEDULED)
+        retried.run_at_us = AT_US + 5_000_000
+        return [StuckTask(retried, AT_US, 7, True)], "more"
 
     async def list(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]:
         await self.seen("list", principal, query, page)
@@ -667,6 +716,7 @@ class Fakes:
         self.agents = Agents()
         self.workflows = Workflows()
         self.runs = Runs()
+        self.run_operations = RunOperations()
         self.steps = RunSteps()
         self.tasks = Tasks()
         self.promises = Promises()
@@ -688,6 +738,7 @@ class Fakes:
             agents=self.agents,
             workflows=self.workflows,
             runs=self.runs,
+            run_operations=self.run_operations,
             steps=self.steps,
             tasks=self.tasks,
             promises=self.promises,

@@ -13,11 +13,11 @@ from tests.rpc.conftest import Service
 from tests.rpc.fakes import ID, OTHER, artifact
 
 from millstream.application.paging import PageRequest
+from millstream.application.run_views import ManyRuns, RunQuery, StuckQuery
 from millstream.application.views import (
     CorrelationStatus,
     LeaseRef,
     Published,
-    RunQuery,
     SyncResult,
     TaskQuery,
     TypeChange,
@@ -382,7 +382,7 @@ async def test_runs(service: Service) -> None:
     assert out["items"][0]["status"] == "FAILED"
     assert out["items"][0]["error"] == {"code": "BOOM", "message": "it broke"}
     assert out["items"][0]["labels"] == {"a": "b"}
-    assert service.fakes.runs.calls[0][2] == RunQuery(RunStatus.FAILED, RunKind.CASCADE)
+    assert service.fakes.runs.calls[0][2] == RunQuery((RunStatus.FAILED,), RunKind.CASCADE)
     assert (await _ask(service, "RunService/GetRun", {"run_id": OTHER}))["kind"] == "CASCADE"
     events = await _ask(service, "RunService/ListRunEvents", {"run_id": OTHER, "limit": 1})
     assert events["items"][0]["type"] == "RUN_CREATED"
@@ -400,6 +400,110 @@ async def test_runs(service: Service) -> None:
     assert (steps[1]["needs"], steps[1]["child_run_id"]) == (["pay"], "r2")
     await _ask(service, "RunService/CancelRun", {"run_id": OTHER, "reason": "enough"})
     assert service.fakes.runs.calls[-1][2:4] == (OTHER, "enough")
+
+
+async def test_lists_of_runs_are_narrowed_and_sorted(service: Service) -> None:
+    """WM-5"""
+    wanted = {
+        "status": "FAILED",
+        "statuses": ["RUNNING", "FAILED"],
+        "workflow_id": "billing",
+        "labels": ["env=prod", "note=a=b"],
+        "text": " Declined ",
+        "parent_run_id": ID.upper(),
+        "sort_by": "updated_at",
+        "sort_order": "asc",
+    }
+    await _ask(service, "RunService/ListRuns", wanted)
+    assert service.fakes.runs.calls[0][2] == RunQuery(
+        (RunStatus.FAILED, RunStatus.RUNNING),
+        workflow="billing",
+        labels=(("env", "prod"), ("note", "a=b")),
+        text="declined",
+        parent_id=ID,
+        by_updated=True,
+        ascending=True,
+    )
+    for bad, field in (
+        ({"labels": ["env"]}, "labels[0]"),
+        ({"labels": ["=v"]}, "labels[0]"),
+        ({"sort_by": "name"}, "sort_by"),
+        ({"sort_order": "up"}, "sort_order"),
+        ({"parent_run_id": "x"}, "parent_run_id"),
+        ({"statuses": [99]}, "statuses[0]"),
+    ):
+        assert await _refused(service, "RunService/ListRuns", bad) == field
+    children = await _ask(service, "RunService/ListRunChildren", {"run_id": OTHER.upper()})
+    assert children["items"][0]["run_id"] == OTHER
+    assert service.fakes.runs.calls[-1][:3:2] == ("children", OTHER)
+
+
+async def test_a_run_shows_what_was_done_to_it(service: Service) -> None:
+    """WM-5: what it repeats, who began it, its time and its pause; what it was given and answers stand in it alone."""
+    out = await _ask(service, "RunService/GetRun", {"run_id": OTHER})
+    assert out["retry_attempt"] == 2
+    assert (out["paused_at"], out["timeout"]) == ("2023-11-14T22:13:20.123456Z", "90s")
+    assert out["deadline"] == "2023-11-14T22:14:50.123456Z"
+    assert (out["workflow"], out["workflow_version"], out["rerun_of"]) == ("billing", "3", ID)
+    assert (out["parent_run_id"], out["parent_task_id"]) == (ID, ID)
+    assert (out["input"], out["output"]) == ({"n": 1.0}, "done")
+    listed = (await _ask(service, "RunService/ListRuns"))["items"][0]
+    assert {name: out[name] for name in out if name not in ("input", "output")} == listed
+
+
+async def test_operations_on_a_run(service: Service) -> None:
+    """FV-9, WM-4"""
+    calls = service.fakes.run_operations.calls
+    out = await _ask(service, "RunService/RetryRun", {"run_id": OTHER.upper(), "note": "mended", "from_step": "pay"})
+    assert out["retry_attempt"] == 2
+    assert (calls[-1][0], *calls[-1][2:]) == ("retry", OTHER, "mended", "pay", None)
+    assert (await _ask(service, "RunService/RerunRun", {"run_id": OTHER, "version": "latest"}))["rerun_of"] == ID
+    assert (calls[-1][0], *calls[-1][2:]) == ("rerun", OTHER, "latest", None)
+    await _ask(service, "RunService/PauseRun", {"run_id": OTHER, "reason": "look"})
+    assert (calls[-1][0], *calls[-1][2:]) == ("pause", OTHER, "look", None)
+    await _ask(service, "RunService/ResumeRun", {"run_id": OTHER})
+    assert (calls[-1][0], *calls[-1][2:]) == ("resume", OTHER, None)
+    for rpc in ("RetryRun", "RerunRun", "PauseRun", "ResumeRun"):
+        _, answer = await _call(service, f"RunService/{rpc}", {"run_id": OTHER}, x_idempotency_key="again")
+        assert answer.metadata["idempotency-replayed"] == "true"
+    assert await _refused(service, "RunService/RerunRun", {"run_id": OTHER, "version": "2"}) == "version"
+
+
+async def test_operations_on_many_runs(service: Service) -> None:
+    """FL-10: each run has an outcome of its own."""
+    calls = service.fakes.run_operations.calls
+    out = await _ask(service, "RunService/RetryRuns", {"run_ids": [ID.upper(), OTHER], "note": "mended"})
+    assert calls[-1][2] == ManyRuns(ids=(ID, OTHER), why="mended")
+    assert [(each["run_id"], each["status"]) for each in out["results"]] == [(ID, "accepted"), (OTHER, "failed")]
+    assert out["results"][1]["error"]["code"] == "CONFLICT"
+    assert {name: out[name] for name in ("accepted", "failed", "matched", "left", "next_page_token")} == {
+        "accepted": 1, "failed": 1, "matched": 5, "left": 3, "next_page_token": "more",
+    }  # fmt: skip
+    by_filter = {"filter": {"labels": ["a=b"], "kind": "SINGLE"}, "dry_run": True, "limit": 5, "reason": "too many"}
+    await _ask(service, "RunService/CancelRuns", by_filter | {"page_token": "t"})
+    query = RunQuery(kind=RunKind.SINGLE, labels=(("a", "b"),))
+    assert calls[-1][2] == ManyRuns((), query, "too many", True, 5, "t")
+    for bad, field in (
+        ({"run_ids": ["x"]}, "run_ids[0]"),
+        ({"run_ids": [ID, ID]}, "run_ids"),
+        ({"limit": 1001}, "limit"),
+        ({"filter": {"labels": ["x"]}}, "filter.labels[0]"),
+        ({"filter": {"labels": ["long"]}}, "filter.labels[0]"),
+    ):
+        assert await _refused(service, "RunService/RetryRuns", bad) == field
+
+
+async def test_what_is_stuck(service: Service) -> None:
+    """FV-19"""
+    out = await _ask(service, "TaskService/ListStuckTasks", {"why": "WAITING", "unserved": True, "for_at_least": "60s"})
+    _, _, query, size, token = service.fakes.tasks.calls[-1]
+    assert (query, size, token) == (StuckQuery(waiting=True, for_us=60_000_000, unserved=True), 50, "")
+    item = out["items"][0]
+    assert (item["task"]["task_id"], item["since"]) == (ID, "2023-11-14T22:13:20.123456Z")
+    assert (item["waiting"], item["served"], out["next_page_token"]) == (7, True, "more")
+    assert item["next_attempt_at"] == "2023-11-14T22:13:25.123456Z"
+    await _ask(service, "TaskService/ListStuckTasks", {"kind": "resize", "queue": "slow", "page_size": 3})
+    assert service.fakes.tasks.calls[-1][2:4] == (StuckQuery(kind="resize", queue="slow"), 3)
 
 
 async def test_tasks(service: Service) -> None:

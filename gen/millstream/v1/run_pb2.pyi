@@ -5,6 +5,7 @@ Runs, their tasks, attempts and events."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -43,7 +44,7 @@ class Run(_message.Message):
         COMPLETED: Run._Status.ValueType  # 3
         """Ended well."""
         FAILED: Run._Status.ValueType  # 4
-        """Ended with a finally failed task."""
+        """Ended with a finally failed task, or took too long."""
         CANCELLED: Run._Status.ValueType  # 5
         """Ended by cancellation."""
 
@@ -59,7 +60,7 @@ class Run(_message.Message):
     COMPLETED: Run.Status.ValueType  # 3
     """Ended well."""
     FAILED: Run.Status.ValueType  # 4
-    """Ended with a finally failed task."""
+    """Ended with a finally failed task, or took too long."""
     CANCELLED: Run.Status.ValueType  # 5
     """Ended by cancellation."""
 
@@ -99,6 +100,17 @@ class Run(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     OPEN_GATES_FIELD_NUMBER: _builtins.int
     PARENT_RUN_IDS_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    RETRY_ATTEMPT_FIELD_NUMBER: _builtins.int
+    PAUSED_AT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
+    RERUN_OF_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: Global___RunKind.Kind.ValueType
@@ -119,6 +131,18 @@ class Run(_message.Message):
     """Who began it."""
     open_gates: _builtins.int
     """Gates in which artifacts of it wait for others; they keep it open."""
+    retry_attempt: _builtins.int
+    """How often it was retried by hand."""
+    rerun_of: _builtins.str
+    """The run that it repeats, if it is a rerun."""
+    workflow: _builtins.str
+    """The workflow that it follows, by name; "" for a cascade or a standalone task."""
+    workflow_version: _builtins.str
+    """The version of the workflow that it follows to its end."""
+    parent_run_id: _builtins.str
+    """The run that began it as its child, if one did."""
+    parent_task_id: _builtins.str
+    """The task of the parent that it is the work of."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -143,6 +167,26 @@ class Run(_message.Message):
     def parent_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Of a cascade that a gate of the tenant began: the cascades whose artifacts opened it, at most 1,000."""
 
+    @_builtins.property
+    def input(self) -> _struct_pb2.Value:
+        """What a run of a workflow was given. Not in lists."""
+
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What a run of a workflow answered. Not in lists."""
+
+    @_builtins.property
+    def paused_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is paused: nothing new of it starts, what runs ends. Absent: it is not."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may take in all, from its creation or its latest retry by hand. Absent: for ever."""
+
+    @_builtins.property
+    def deadline(self) -> _timestamp_pb2.Timestamp:
+        """When it is ended by that, with the error RUN_TIMEOUT. Absent where it has no time-out, or has ended."""
+
     def __init__(
         self,
         *,
@@ -162,10 +206,21 @@ class Run(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         open_gates: _builtins.int = ...,
         parent_run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        input: _struct_pb2.Value | None = ...,
+        output: _struct_pb2.Value | None = ...,
+        retry_attempt: _builtins.int = ...,
+        paused_at: _timestamp_pb2.Timestamp | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        deadline: _timestamp_pb2.Timestamp | None = ...,
+        rerun_of: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        workflow_version: _builtins.str = ...,
+        parent_run_id: _builtins.str = ...,
+        parent_task_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "parent_run_ids", b"parent_run_ids", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -234,7 +289,7 @@ class Task(_message.Message):
         UNSPECIFIED: Task._Status.ValueType  # 0
         """Never sent."""
         SCHEDULED: Task._Status.ValueType  # 1
-        """Waits for its time: delayed, or between two attempts."""
+        """Waits for its time: delayed, between two attempts, or held while its run is paused."""
         PENDING: Task._Status.ValueType  # 2
         """Waits for a worker."""
         RUNNING: Task._Status.ValueType  # 3
@@ -252,7 +307,7 @@ class Task(_message.Message):
     UNSPECIFIED: Task.Status.ValueType  # 0
     """Never sent."""
     SCHEDULED: Task.Status.ValueType  # 1
-    """Waits for its time: delayed, or between two attempts."""
+    """Waits for its time: delayed, between two attempts, or held while its run is paused."""
     PENDING: Task.Status.ValueType  # 2
     """Waits for a worker."""
     RUNNING: Task.Status.ValueType  # 3
@@ -307,6 +362,7 @@ class Task(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -331,6 +387,8 @@ class Task(_message.Message):
     """Share done, 0 to 1, as the worker reported it."""
     progress_message: _builtins.str
     """What the worker said of its progress."""
+    held: _builtins.bool
+    """Its run is paused: it does not start before that is resumed."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -401,10 +459,11 @@ class Task(_message.Message):
         retry: _retry_pb2.RetryPolicy | None = ...,
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -591,6 +650,14 @@ class RunEvent(_message.Message):
         """A step of a workflow was skipped: its condition did not hold, or nothing that it needs came to be."""
         STEP_FAILED: RunEvent._Type.ValueType  # 22
         """A step failed finally, and with it the run."""
+        RETRY_REQUESTED: RunEvent._Type.ValueType  # 30
+        """The run, or the task that the event names, was retried by hand."""
+        RUN_PAUSED: RunEvent._Type.ValueType  # 31
+        """The run was paused: nothing new of it starts."""
+        RUN_RESUMED: RunEvent._Type.ValueType  # 32
+        """The run was resumed."""
+        RUN_TIMED_OUT: RunEvent._Type.ValueType  # 33
+        """The run took longer than it may: what it has open is cancelled, and it fails."""
         PROMISE_RESOLVED: RunEvent._Type.ValueType  # 45
         """A promise was given its value; who gave it stands in `data`."""
         PROMISE_REJECTED: RunEvent._Type.ValueType  # 46
@@ -645,6 +712,14 @@ class RunEvent(_message.Message):
     """A step of a workflow was skipped: its condition did not hold, or nothing that it needs came to be."""
     STEP_FAILED: RunEvent.Type.ValueType  # 22
     """A step failed finally, and with it the run."""
+    RETRY_REQUESTED: RunEvent.Type.ValueType  # 30
+    """The run, or the task that the event names, was retried by hand."""
+    RUN_PAUSED: RunEvent.Type.ValueType  # 31
+    """The run was paused: nothing new of it starts."""
+    RUN_RESUMED: RunEvent.Type.ValueType  # 32
+    """The run was resumed."""
+    RUN_TIMED_OUT: RunEvent.Type.ValueType  # 33
+    """The run took longer than it may: what it has open is cancelled, and it fails."""
     PROMISE_RESOLVED: RunEvent.Type.ValueType  # 45
     """A promise was given its value; who gave it stands in `data`."""
     PROMISE_REJECTED: RunEvent.Type.ValueType  # 46

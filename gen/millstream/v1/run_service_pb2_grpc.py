@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RunServiceStub(object):
-    """Reads runs, and cancels them.
+    """Reads runs, and cancels, retries, repeats, pauses and resumes them.
     """
 
     def __init__(self, channel):
@@ -65,14 +65,50 @@ class RunServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.ListRunChildren = channel.unary_unary(
+                '/millstream.v1.RunService/ListRunChildren',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunChildrenRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunChildrenResponse.FromString,
+                _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/millstream.v1.RunService/RetryRun',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
+        self.RerunRun = channel.unary_unary(
+                '/millstream.v1.RunService/RerunRun',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.RerunRunRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.RerunRunResponse.FromString,
+                _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/millstream.v1.RunService/PauseRun',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/millstream.v1.RunService/ResumeRun',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.RetryRuns = channel.unary_unary(
+                '/millstream.v1.RunService/RetryRuns',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.RetryRunsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.RetryRunsResponse.FromString,
+                _registered_method=True)
+        self.CancelRuns = channel.unary_unary(
+                '/millstream.v1.RunService/CancelRuns',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer(object):
-    """Reads runs, and cancels them.
+    """Reads runs, and cancels, retries, repeats, pauses and resumes them.
     """
 
     def ListRuns(self, request, context):
-        """Lists runs, newest first.
+        """Lists runs, newest first unless asked otherwise. A page costs the same however many runs there are: where few
+        of them match, it looks at 20,000 and may hold fewer than page_size; go on while there is a next_page_token.
         Errors: VALIDATION_ERROR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -120,6 +156,75 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListRunChildren(self, request, context):
+        """Lists the children of a run: the runs that steps of it began, newest first.
+        Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRun(self, request, context):
+        """Retries a failed run: what is done stays, what failed finally begins again, with the attempts of its policy, and
+        with numbers of attempts that go on growing. Counts retry_attempt, clears the error, and gives a run with a
+        time-out its whole time again. May be called as often as the run fails.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is not FAILED, or has nothing that could be tried again),
+        IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerunRun(self, request, context):
+        """Begins a new run with what another was given, whatever became of that: of a standalone task the same task, at
+        once; of a cascade its first artifact, or of an agent that was run by name its inputs. Answers the new run, which
+        names the other in rerun_of.
+        Errors: VALIDATION_ERROR, NOT_FOUND (the run, or what it was given, is gone or not the caller's to see), CONFLICT
+        (it was begun by a gate: rerun one of its parents), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """Pauses a run: nothing new of it starts, on any server; what runs ends. Its clocks go on. Pausing a paused run
+        changes nothing.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is not RUNNING), IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Lets a paused run go on. Resuming one that is not paused changes nothing.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is not RUNNING), IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryRuns(self, request, context):
+        """Retries failed runs, at most 1,000 a call: those named, or those of a filter, the newest first; each with an
+        outcome of its own. What is left is told, with a token to go on with. A dry run changes nothing. Under a key, a
+        call stands for the runs that its first one found.
+        Errors: VALIDATION_ERROR (neither ids nor a filter, or both), IDEMPOTENCY_CONFLICT, RATE_LIMITED. The error of a
+        run stands in its result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRuns(self, request, context):
+        """Cancels runs, at most 1,000 a call: those named, or the running ones of a filter, the newest first; each with an
+        outcome of its own. What is left is told, with a token to go on with. A dry run changes nothing. Under a key, a
+        call stands for the runs that its first one found.
+        Errors: VALIDATION_ERROR (neither ids nor a filter, or both), IDEMPOTENCY_CONFLICT, RATE_LIMITED. The error of a
+        run stands in its result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -153,6 +258,41 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=millstream_dot_v1_dot_run__service__pb2.CancelRunRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunResponse.SerializeToString,
             ),
+            'ListRunChildren': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRunChildren,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunChildrenRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunChildrenResponse.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.RetryRunRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'RerunRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunRun,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.RerunRunRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.RerunRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.PauseRunRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.ResumeRunRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'RetryRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRuns,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.RetryRunsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.RetryRunsResponse.SerializeToString,
+            ),
+            'CancelRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRuns,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'millstream.v1.RunService', rpc_method_handlers)
@@ -162,7 +302,7 @@ def add_RunServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RunService(object):
-    """Reads runs, and cancels them.
+    """Reads runs, and cancels, retries, repeats, pauses and resumes them.
     """
 
     @staticmethod
@@ -317,6 +457,195 @@ class RunService(object):
             '/millstream.v1.RunService/CancelRun',
             millstream_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
             millstream_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRunChildren(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/ListRunChildren',
+            millstream_dot_v1_dot_run__service__pb2.ListRunChildrenRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.ListRunChildrenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/RetryRun',
+            millstream_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/RerunRun',
+            millstream_dot_v1_dot_run__service__pb2.RerunRunRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.RerunRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/PauseRun',
+            millstream_dot_v1_dot_run__service__pb2.PauseRunRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/ResumeRun',
+            millstream_dot_v1_dot_run__service__pb2.ResumeRunRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/RetryRuns',
+            millstream_dot_v1_dot_run__service__pb2.RetryRunsRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.RetryRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/CancelRuns',
+            millstream_dot_v1_dot_run__service__pb2.CancelRunsRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.CancelRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,11 @@ class TaskServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.ListStuckTasks = channel.unary_unary(
+                '/millstream.v1.TaskService/ListStuckTasks',
+                request_serializer=millstream_dot_v1_dot_task__service__pb2.ListStuckTasksRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_task__service__pb2.ListStuckTasksResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/millstream.v1.TaskService/GetTask',
                 request_serializer=millstream_dot_v1_dot_task__service__pb2.GetTaskRequest.SerializeToString,
@@ -89,6 +94,15 @@ class TaskServiceServicer(object):
 
     def ListTasks(self, request, context):
         """Lists tasks, newest first.
+        Errors: VALIDATION_ERROR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListStuckTasks(self, request, context):
+        """Lists what is stuck: tasks that failed and are retried, the oldest first; or by queue and kind what waits for a
+        worker, the longest wait first. Costs the same however many tasks there are.
         Errors: VALIDATION_ERROR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -137,6 +151,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.ListTasks,
                     request_deserializer=millstream_dot_v1_dot_task__service__pb2.ListTasksRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_task__service__pb2.ListTasksResponse.SerializeToString,
+            ),
+            'ListStuckTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListStuckTasks,
+                    request_deserializer=millstream_dot_v1_dot_task__service__pb2.ListStuckTasksRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_task__service__pb2.ListStuckTasksResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -236,6 +255,33 @@ class TaskService(object):
             '/millstream.v1.TaskService/ListTasks',
             millstream_dot_v1_dot_task__service__pb2.ListTasksRequest.SerializeToString,
             millstream_dot_v1_dot_task__service__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListStuckTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.TaskService/ListStuckTasks',
+            millstream_dot_v1_dot_task__service__pb2.ListStuckTasksRequest.SerializeToString,
+            millstream_dot_v1_dot_task__service__pb2.ListStuckTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

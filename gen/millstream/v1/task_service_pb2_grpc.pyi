@@ -45,6 +45,11 @@ class TaskServiceStub:
     """Lists tasks, newest first.
     Errors: VALIDATION_ERROR.
     """
+    ListStuckTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListStuckTasksRequest, _task_service_pb2.ListStuckTasksResponse]
+    """Lists what is stuck: tasks that failed and are retried, the oldest first; or by queue and kind what waits for a
+    worker, the longest wait first. Costs the same however many tasks there are.
+    Errors: VALIDATION_ERROR.
+    """
     GetTask: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]
     """Gets a task with its input and output.
     Errors: VALIDATION_ERROR, NOT_FOUND.
@@ -74,6 +79,11 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
     """Lists tasks, newest first.
+    Errors: VALIDATION_ERROR.
+    """
+    ListStuckTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListStuckTasksRequest, _task_service_pb2.ListStuckTasksResponse]  # type: ignore[assignment]
+    """Lists what is stuck: tasks that failed and are retried, the oldest first; or by queue and kind what waits for a
+    worker, the longest wait first. Costs the same however many tasks there are.
     Errors: VALIDATION_ERROR.
     """
     GetTask: _aio.UnaryUnaryMultiCallable[_task_service_pb2.GetTaskRequest, _task_service_pb2.GetTaskResponse]  # type: ignore[assignment]
@@ -120,6 +130,17 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
         """Lists tasks, newest first.
+        Errors: VALIDATION_ERROR.
+        """
+
+    @_abc_1.abstractmethod
+    def ListStuckTasks(
+        self,
+        request: _task_service_pb2.ListStuckTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ListStuckTasksResponse, _abc.Awaitable[_task_service_pb2.ListStuckTasksResponse]]:
+        """Lists what is stuck: tasks that failed and are retried, the oldest first; or by queue and kind what waits for a
+        worker, the longest wait first. Costs the same however many tasks there are.
         Errors: VALIDATION_ERROR.
         """
 

@@ -61,6 +61,12 @@ class AgentRuns:
             notice=self._notice(principal, inputs),
         )
 
+    async def rerun(
+        self, principal: Principal, agent: str, inputs: Sequence[NewArtifact], key: Key | None, rerun_of: str
+    ) -> Published:
+        """Give the inputs of another run to one task of the agent again, without waiting. Raises as run."""
+        return (await self._submit(principal, agent, inputs, key, new_id(), rerun_of))[0]
+
     def _notice(self, principal: Principal, inputs: Sequence[NewArtifact]) -> str:
         """What the caller is told of the inputs' types: each that is deprecated."""
         catalog = self._catalogs.cached(principal.tenant)
@@ -68,7 +74,13 @@ class AgentRuns:
         return "; ".join(f"{kind.name}: {kind.notice}" for kind in known if kind is not None and kind.notice)
 
     async def _submit(
-        self, principal: Principal, id_or_name: str, inputs: Sequence[NewArtifact], key: Key | None, run_id: str
+        self,
+        principal: Principal,
+        id_or_name: str,
+        inputs: Sequence[NewArtifact],
+        key: Key | None,
+        run_id: str,
+        rerun_of: str = "",
     ) -> tuple[Published, str]:
         """Start the run; with the agent's name."""
         command: RunAgent | Refuse
@@ -77,6 +89,7 @@ class AgentRuns:
             catalog = await self._catalogs.get(principal.tenant, fresh=True)
             try:
                 command = await self._command(principal, catalog, id_or_name, inputs, key, run_id)
+                command.rerun_of = rerun_of
             except MillstreamError as error:
                 claim = claim_of(principal, key, [], self._expires_us())
                 if claim is None:

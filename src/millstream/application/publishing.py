@@ -40,9 +40,10 @@ class Publishing:
         self._cascades = Cascades(engine, reads)
         self._key_ttl_us = key_ttl_us
 
-    async def publish(self, principal: Principal, new: NewArtifact, key: Key | None) -> Published:
-        """Publish one artifact. Raises NotFound, ValidationFailed, Conflict, IdempotencyConflict, RateLimited."""
-        result = (await self._publish_all(principal, [new], [key]))[0]
+    async def publish(self, principal: Principal, new: NewArtifact, key: Key | None, rerun_of: str = "") -> Published:
+        """Publish one artifact; `rerun_of` is the run that its cascade repeats. Raises NotFound, ValidationFailed,
+        Conflict, IdempotencyConflict, RateLimited."""
+        result = (await self._publish_all(principal, [new], [key], rerun_of=rerun_of))[0]
         if isinstance(result, MillstreamError):
             raise result
         return replace(result, notice=self._notice(principal, new))
@@ -105,6 +106,7 @@ class Publishing:
         run_id: str = "",
         waiter: str = "",
         by_item: bool = False,
+        rerun_of: str = "",
     ) -> list[Published | MillstreamError]:
         """Check, match and store artifacts; again those whose registry moved in between."""
         results: list[Published | MillstreamError] = [Unavailable("the registry keeps moving; try again")] * len(items)
@@ -133,7 +135,9 @@ class Publishing:
                     continue
                 sent.append(index)
                 produce = Produce(new, new_id(), version, activations, ids_for(activations))
-                commands.append(self._command(principal, produce, keys[index], run_id, waiter, catalog.version))
+                made = self._command(principal, produce, keys[index], run_id, waiter, catalog.version)
+                made.rerun_of = rerun_of
+                commands.append(made)
             outcomes = await self._engine.submit_all(commands)
             for index, command, outcome in zip(sent, commands, outcomes, strict=True):
                 if isinstance(outcome, RegistryMoved):

@@ -18,12 +18,13 @@ from millstream.application.paging import (
     token_number,
     token_of,
 )
+from millstream.application.run_views import FoundRuns, RunQuery, RunView
 from millstream.application.sight import Sight, SightReads
-from millstream.application.views import Key, RunQuery, TaskQuery
+from millstream.application.views import Key, TaskQuery
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
-from millstream.domain.runs import Attempt, Event, Run, Task
+from millstream.domain.runs import Attempt, Event, PayloadKind, Run, RunKind, Task
 
 
 class RunReads(SightReads, Protocol):
@@ -32,8 +33,10 @@ class RunReads(SightReads, Protocol):
     async def run(self, tenant: str, run_id: str) -> Run | None: ...
     async def runs(
         self, tenant: str, query: RunQuery, after: tuple[int, str] | None, skip: int, limit: int
-    ) -> list[Run]: ...
+    ) -> FoundRuns: ...
+    async def runs_by_ids(self, tenant: str, ids: list[str]) -> dict[str, Run]: ...
     async def count_runs(self, tenant: str, query: RunQuery) -> tuple[int, bool]: ...
+    async def payload(self, found: Run, what: PayloadKind) -> bytes: ...
     async def events(self, found: Run, after_seq: int, limit: int) -> list[Event]: ...
     async def task(self, tenant: str, task_id: str) -> Task | None: ...
     async def output(self, found: Task) -> bytes: ...
@@ -92,6 +95,19 @@ class Runs:
         """A run. Raises NotFound."""
         return (await self._sight.runs(principal, [await self._run(principal, run_id)], self._engine.clock.now_us()))[0]
 
+    async def view(self, principal: Principal, run_id: str) -> RunView:
+        """A run with what it was given and answers. Raises NotFound."""
+        found = await self.get(principal, run_id)
+        if found.kind in (RunKind.CASCADE, RunKind.SINGLE):
+            return RunView(found)
+        given = await self._reads.payload(found, PayloadKind.INPUT)
+        return RunView(found, given, await self._reads.payload(found, PayloadKind.OUTPUT))
+
+    async def children(self, principal: Principal, run_id: str, request: PageRequest) -> Page[Run]:
+        """Runs that steps of a run began, newest first. Raises NotFound, ValidationFailed."""
+        await self._run(principal, run_id)
+        return await self.list(principal, RunQuery(parent_id=run_id), request)
+
     async def _run(self, principal: Principal, run_id: str) -> Run:
         found = await self._reads.run(principal.tenant, run_id)
         if found is None:
@@ -129,15 +145,19 @@ class Runs:
         return (await self._sight.runs(principal, [outcome], self._engine.clock.now_us()))[0], False
 
     async def list(self, principal: Principal, query: RunQuery, request: PageRequest) -> Page[Run]:
-        """Runs newest first. Raises ValidationFailed."""
+        """Runs in the order asked for. A page may hold fewer than it might where few match. Raises ValidationFailed."""
         request.check()
         after = None
+        kind = f"runs {query.sorting}"
         if request.page_token:
-            _, created_us, run_id = decode_token(request.page_token, token_of("runs"), token_number, token_id)
-            after = (created_us, run_id)
+            _, at_us, run_id = decode_token(request.page_token, token_of(kind), token_number, token_id)
+            after = (at_us, run_id)
         found = await self._reads.runs(principal.tenant, query, after, request.skip, request.size)
-        page = fitting(found, request.size, run_bytes)
-        token = encode_token("runs", page[-1].created_us, page[-1].id) if len(found) > len(page) else ""
+        page = fitting(found.runs, request.size, run_bytes)
+        place = found.after
+        if len(page) < len(found.runs):
+            place = (page[-1].updated_us if query.by_updated else page[-1].created_us, page[-1].id)
+        token = encode_token(kind, *place) if place else ""
         total = None if request.page_token is not None else await self._reads.count_runs(principal.tenant, query)
         seen = await self._sight.runs(principal, page, self._engine.clock.now_us())
         return Page(seen, page_info(request, total, token))

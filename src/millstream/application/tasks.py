@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from millstream.application.engine.commands import CancelTask, CreateTask
 from millstream.application.engine.engine import Engine
@@ -10,12 +11,19 @@ from millstream.application.engine.queue import Outcome, Replayed
 from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest, fitting, text_bytes
 from millstream.application.publishing import batch_of, claim_call, item_key
-from millstream.application.runs import RunReads, claim_of, task_page
+from millstream.application.run_views import StuckQuery, StuckTask
+from millstream.application.runs import RunReads as _RunReads
+from millstream.application.runs import claim_of, task_page
 from millstream.application.sight import Sight
+from millstream.application.stuck import StuckReads, stuck_tasks
 from millstream.application.views import Batch, CreatedTask, Key, NewTask, Published, TaskQuery, TaskView
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Attempt, AttemptStatus, Task, TaskStatus
+
+
+class RunReads(_RunReads, StuckReads, Protocol):
+    """What is read of runs and tasks; see store.runs."""
 
 
 class Tasks:
@@ -30,10 +38,11 @@ class Tasks:
         self._reads = reads
         self._key_ttl_us = key_ttl_us
 
-    async def create(self, principal: Principal, new: NewTask, key: Key | None) -> CreatedTask:
-        """Create one task. Raises ValidationFailed, IdempotencyConflict, RateLimited."""
+    async def create(self, principal: Principal, new: NewTask, key: Key | None, rerun_of: str = "") -> CreatedTask:
+        """Create one task; `rerun_of` is the run that its run repeats. Raises ValidationFailed, IdempotencyConflict,
+        RateLimited."""
         check_new(new)
-        result = (await self._create_all(principal, [new], [key]))[0]
+        result = (await self._create_all(principal, [new], [key], rerun_of))[0]
         if isinstance(result, MillstreamError):
             raise result
         return result
@@ -62,7 +71,7 @@ class Tasks:
         return batch_of(results, key)
 
     async def _create_all(
-        self, principal: Principal, items: Sequence[NewTask], keys: Sequence[Key | None]
+        self, principal: Principal, items: Sequence[NewTask], keys: Sequence[Key | None], rerun_of: str = ""
     ) -> list[CreatedTask | MillstreamError]:
         now_us = self._engine.clock.now_us()
         commands: list[CreateTask] = []
@@ -78,6 +87,7 @@ class Tasks:
                     by=principal.name,
                     new=new,
                     task_id=task_id,
+                    rerun_of=rerun_of,
                 )
             )
         outcomes = await self._engine.submit_all(commands)
@@ -137,6 +147,12 @@ class Tasks:
         page = fitting(found, limit, lambda each: 300 + len(each.output) + text_bytes(each.error_message))
         return page, page[-1].number if len(found) > len(page) else None
 
+    async def stuck(
+        self, principal: Principal, query: StuckQuery, size: int, page_token: str
+    ) -> tuple[list[StuckTask], str]:
+        """What does not get on, and the token to go on with ("" at the end). Raises ValidationFailed."""
+        return await stuck_tasks(self._reads, principal, query, size, page_token, self._engine.clock.now_us())
+
     async def list(self, principal: Principal, query: TaskQuery, request: PageRequest) -> Page[Task]:
         """Tasks newest first. Raises ValidationFailed."""
         return await task_page(self._reads, principal, query, request, self._engine.clock.now_us())
@@ -160,3 +176,5 @@ def check_new(new: NewTask) -> None:
         raise ValidationFailed.of("kind", "kinds beginning with 'agent:' are the server's; publish an artifact instead")
     if new.timeouts.fault:
         raise ValidationFailed.of("timeouts.heartbeat", new.timeouts.fault)
+    if 0 < new.run_timeout_us <= new.delay_us:
+        raise ValidationFailed.of("run_timeout", "is over before delay is; make it longer", "OUT_OF_RANGE")

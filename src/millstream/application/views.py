@@ -8,7 +8,7 @@ from millstream.domain.artifacts import Artifact, NewArtifact, size_bytes
 from millstream.domain.errors import MillstreamError
 from millstream.domain.promises import PromiseState
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
-from millstream.domain.runs import Failure, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.runs import Failure, Task, TaskStatus
 from millstream.domain.workers import KindSpec, ServingWorker
 
 
@@ -157,6 +157,7 @@ class NewTask:
         run_at_us: Not before this time, microseconds since the epoch; 0 for now.
         delay_us: Not before this long from now; 0 for now.
         labels: JSON object as text, or "".
+        run_timeout_us: How long it may take in all, delays and retries included; 0 for ever.
     """
 
     kind: str
@@ -168,6 +169,7 @@ class NewTask:
     retry: RetryPolicy = DEFAULT_RETRY
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     labels: str = ""
+    run_timeout_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,16 +197,6 @@ class TaskQuery:
     kind: str = ""
     queue: str = ""
     run_id: str = ""
-    created_after_us: int = 0
-    created_before_us: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RunQuery:
-    """Which runs; None and 0 are "any"."""
-
-    status: RunStatus | None = None
-    kind: RunKind | None = None
     created_after_us: int = 0
     created_before_us: int = 0
 

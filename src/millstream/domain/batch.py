@@ -131,12 +131,12 @@ class Batch:
     unsure: bool = False
     scheduled_us: int = 0
 
-    def add_run(self, run: Run) -> None:
-        """A run that is new in this transaction."""
+    def add_run(self, run: Run, data: str = "") -> None:
+        """A run that is new in this transaction; `data` is its first event's."""
         self.runs[run.id] = run
         self.new_runs.add(run.id)
         self.dirty_runs[run.id] = run
-        self.record(run, EventType.RUN_CREATED)
+        self.record(run, EventType.RUN_CREATED, data=data)
 
     def touch(self, run: Run, task: Task | None = None) -> None:
         """Mark rows as changed. A run's updated_us tells its states apart, so it grows with each."""

@@ -1,9 +1,10 @@
-"""Cancelling runs and tasks: nothing new starts, workers are told, and a timer forces the end."""
+"""Ending runs and tasks early: nothing new starts, workers are told, and a timer forces the end."""
 
 from millstream.domain.batch import Batch
 from millstream.domain.errors import Conflict
 from millstream.domain.gating import abandon
 from millstream.domain.lifecycle import CANCELLED, cancel, details, end_if_idle
+from millstream.domain.planners import RUN_TIMEOUT
 from millstream.domain.runs import EventType, Run, RunStatus, Task, TaskStatus
 
 
@@ -13,19 +14,9 @@ def cancel_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: 
         return
     if run.status is not RunStatus.RUNNING:
         raise Conflict(f"run {run.id} has ended as {run.status.name}")
-    run.status = RunStatus.CANCELLING
-    run.cancel_by_us = batch.now_us + batch.limits.cancel_grace_us
     run.error_code, run.error_message = CANCELLED, reason or "cancelled"
-    batch.touch(run)
     batch.record(run, EventType.RUN_CANCELLING, data=details(reason=reason, by=by))
-    abandon(batch, run)
-    for task in open_tasks:
-        if task.status is TaskStatus.RUNNING:
-            if not task.cancelling:
-                _ask_to_stop(batch, run, task, reason, by)
-        elif task.open:
-            cancel(batch, run, task)
-    end_if_idle(batch, run)
+    _wind_up(batch, run, open_tasks, reason, by)
 
 
 def cancel_task(batch: Batch, run: Run, task: Task, reason: str = "", by: str = "") -> None:
@@ -39,12 +30,50 @@ def cancel_task(batch: Batch, run: Run, task: Task, reason: str = "", by: str = 
         _ask_to_stop(batch, run, task, reason, by)
 
 
+def limit_run(batch: Batch, run: Run, timeout_us: int) -> None:
+    """Give a run its time, from now on; 0: as much as it wants."""
+    run.timeout_us = timeout_us
+    if timeout_us:
+        run.deadline_us = batch.now_us + timeout_us
+        batch.schedule(run.deadline_us)
+
+
+def time_out_run(batch: Batch, run: Run, open_tasks: list[Task]) -> None:
+    """Begin to end a run whose time is over: it fails. What it has open is cancelled, and says why, so that a retry by
+    hand finds it."""
+    if run.status is not RunStatus.RUNNING or not 0 < run.deadline_us <= batch.now_us:
+        return
+    text = f"the run took longer than {run.timeout_us / 1e6:g} s"
+    run.error_code, run.error_message = RUN_TIMEOUT, text
+    batch.record(run, EventType.RUN_TIMED_OUT, data=details(timeout_s=run.timeout_us / 1e6))
+    for task in open_tasks:
+        if task.open and not task.cancelling:
+            task.error_code, task.error_message = RUN_TIMEOUT, text
+    _wind_up(batch, run, open_tasks, text, "")
+
+
 def force_run(batch: Batch, run: Run, open_tasks: list[Task]) -> None:
     """End a run whose grace has passed."""
     if run.status is not RunStatus.CANCELLING or run.cancel_by_us > batch.now_us:
         return
     for task in open_tasks:
         if task.open:
+            cancel(batch, run, task)
+    end_if_idle(batch, run)
+
+
+def _wind_up(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: str) -> None:
+    """Let nothing new start; what waits ends at once, what runs is told and has the grace."""
+    run.status = RunStatus.CANCELLING
+    run.cancel_by_us = batch.now_us + batch.limits.cancel_grace_us
+    run.deadline_us = 0
+    batch.touch(run)
+    abandon(batch, run)
+    for task in open_tasks:
+        if task.status is TaskStatus.RUNNING:
+            if not task.cancelling:
+                _ask_to_stop(batch, run, task, reason, by)
+        elif task.open:
             cancel(batch, run, task)
     end_if_idle(batch, run)
 

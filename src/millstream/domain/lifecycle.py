@@ -9,9 +9,12 @@ import json
 from millstream.domain.batch import Batch, Claim, Handoff
 from millstream.domain.errors import LeaseLost
 from millstream.domain.graph import StepState, note
-from millstream.domain.planners import LIMIT_CODE, plan_idle
+from millstream.domain.planners import LIMIT_CODE, RUN_TIMEOUT, plan_idle
 from millstream.domain.runs import (
     CHILD_QUEUE,
+    NEVER_US,
+    PROMISE_QUEUE,
+    TIMER_QUEUE,
     UNLEASED,
     Attempt,
     AttemptStatus,
@@ -63,8 +66,12 @@ def create(batch: Batch, run: Run, task: Task) -> None:
 
 
 def make_ready(batch: Batch, run: Run, task: Task) -> None:
-    """Hand the task to a connected worker in this transaction, or leave it pending, or scheduled for its time."""
+    """Hand the task to a connected worker in this transaction, or leave it pending, or scheduled for its time; or hold
+    it, where its run is paused."""
     batch.touch(run, task)
+    if run.paused_us and task.queue not in (TIMER_QUEUE, PROMISE_QUEUE):
+        hold(batch, run, task)
+        return
     if task.run_at_us > batch.now_us:
         task.status = TaskStatus.SCHEDULED
         batch.schedule(task.run_at_us)
@@ -91,6 +98,17 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
             batch.schedule(task.start_by_us)
     else:
         lease(batch, run, task, claim)
+
+
+def hold(batch: Batch, run: Run, task: Task) -> None:
+    """Let a task that waits not start until its run is resumed. Its time is never until then, so whoever looks for
+    work, or for what is due, does not even find it, be it a server of the version before."""
+    if not task.held_us:
+        task.held_us = max(task.run_at_us, 1)
+    task.run_at_us = NEVER_US
+    task.start_by_us = 0
+    task.status = TaskStatus.SCHEDULED
+    batch.touch(run, task)
 
 
 def become_ready(batch: Batch, run: Run, task: Task) -> None:
@@ -151,7 +169,7 @@ def fail(
     attempt = task.attempt
     if run.status is RunStatus.CANCELLING or task.cancelling:
         # Why it was cancelled says more than how its worker stopped, which its attempt tells.
-        if task.error_code != CANCELLED:
+        if task.error_code not in (CANCELLED, RUN_TIMEOUT):
             task.error_code, task.error_message = code, message
         cancel(batch, run, task, closed=counts)
         return
@@ -255,7 +273,7 @@ def end_run(batch: Batch, run: Run, status: RunStatus) -> None:
     """End the run, in which nothing is open."""
     run.status = status
     run.finished_us = batch.now_us
-    run.cancel_by_us = 0
+    run.cancel_by_us = run.paused_us = run.deadline_us = 0
     data = details(code=run.error_code, message=run.error_message) if run.error_code else ""
     batch.record(run, _ENDING[status], data=data)
     batch.touch(run)
@@ -268,6 +286,8 @@ def finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventT
     """End a task."""
     attempt = task.attempt
     _give_back(batch, task)
+    if task.held_us:
+        task.run_at_us, task.held_us = task.held_us, 0
     task.status = status
     task.finished_us = batch.now_us
     run.open_tasks -= 1

@@ -47,6 +47,8 @@ class EndRun:
 
 
 LIMIT_CODE = "CASCADE_LIMIT"
+RUN_TIMEOUT = "RUN_TIMEOUT"
+"""Error code of a run that took too long, and of its tasks that were open then."""
 
 
 def plan_published(
@@ -80,7 +82,7 @@ def plan_idle(run: Run) -> EndRun | None:
     if run.open_tasks > 0 or run.open_gates > 0 or run.status not in (RunStatus.RUNNING, RunStatus.CANCELLING):
         return None
     if run.status is RunStatus.CANCELLING:
-        return EndRun(RunStatus.CANCELLED)
+        return EndRun(RunStatus.FAILED if run.error_code == RUN_TIMEOUT else RunStatus.CANCELLED)
     match run.kind:
         case RunKind.CASCADE:
             failed = run.failed_tasks > 0 or run.error_code == LIMIT_CODE

@@ -23,6 +23,8 @@ _OPERATE = _VIEW | {
     "agents.write",
     "workflows.write",
     "runs.cancel",
+    "runs.retry",
+    "runs.pause",
     "tasks.create",
     "tasks.cancel",
     "promises.create",

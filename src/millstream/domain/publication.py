@@ -14,7 +14,7 @@ from millstream.domain.errors import Conflict, NotFound
 from millstream.domain.gates import buffer_id
 from millstream.domain.gating import enter, start_task
 from millstream.domain.lifecycle import check_fence, close_attempt, end_if_idle, finish, recurring, refuse
-from millstream.domain.planners import EnterGate, Refuse, StartTask, plan_published
+from millstream.domain.planners import RUN_TIMEOUT, EnterGate, Refuse, StartTask, plan_published
 from millstream.domain.runs import AttemptStatus, EventType, Run, RunKind, RunStatus, Task, TaskStatus
 
 
@@ -127,7 +127,9 @@ def complete(batch: Batch, run: Run, task: Task, attempt: int, output: bytes, pr
         raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
     task.tries += 1
     close_attempt(batch, task, AttemptStatus.COMPLETED, output=output)
-    task.error_code = task.error_message = ""
+    if run.status is not RunStatus.CANCELLING or task.error_code != RUN_TIMEOUT:
+        # What ends in the grace of a time-out says so: nothing follows from it, until a retry does it again.
+        task.error_code = task.error_message = ""
     finish(batch, run, task, TaskStatus.COMPLETED, EventType.TASK_COMPLETED)
     if run.status is RunStatus.RUNNING and not task.cancelling:
         for item in produced:

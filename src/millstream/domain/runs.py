@@ -11,6 +11,8 @@ from enum import IntEnum
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 
 DAY_US = 86_400_000_000
+NEVER_US = 253_370_764_800_000_000
+"""The first of January 9999."""
 UNLEASED = "~"
 """How the queues begin whose tasks no worker is given; see settling. A client's queue never does."""
 TIMER_QUEUE = "~timer"
@@ -87,6 +89,10 @@ class EventType(IntEnum):
     GATE_EXPIRED = 20
     STEP_SKIPPED = 21
     STEP_FAILED = 22
+    RETRY_REQUESTED = 30
+    RUN_PAUSED = 31
+    RUN_RESUMED = 32
+    RUN_TIMED_OUT = 33
     PROMISE_RESOLVED = 45
     PROMISE_REJECTED = 46
 
@@ -107,6 +113,10 @@ class Run:
         redone: How often it was retried by hand, which what was decided before does not survive.
         due_us: Since when somebody has to look at it: a step of it is due, or its parent is to be told; 0: nobody.
         parent_id, parent_task: The run and the task of it that began this one, or "".
+        paused_us: Since when nothing new of it starts; 0: it is not paused.
+        timeout_us: How long it may take in all, from its creation, or from its latest retry by hand; 0: for ever.
+        deadline_us: When it is ended by that; 0 where it has none, or has ended.
+        rerun_of: The run that it repeats, or "".
         stored_us: Its updated_us as last read or stored.
     """
 
@@ -138,6 +148,10 @@ class Run:
     due_us: int = 0
     parent_id: str = ""
     parent_task: str = ""
+    paused_us: int = 0
+    timeout_us: int = 0
+    deadline_us: int = 0
+    rerun_of: str = ""
     stored_us: int = 0
 
     @property
@@ -166,6 +180,7 @@ class Task:
         step: Of a graph run the number of its step, of a code run that of its command, from 1; else 0.
         item: Of a step for many items, the number of its item, from 1; else 0.
         promise_key: Of a promise: its key in the tenant, or "".
+        held_us: Its run is paused: the time that stood in run_at_us, which is never then; 0: it is not held.
     """
 
     id: str
@@ -206,6 +221,7 @@ class Task:
     step: int = 0
     item: int = 0
     promise_key: str = ""
+    held_us: int = 0
 
     @property
     def open(self) -> bool:

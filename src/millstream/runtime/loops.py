@@ -38,6 +38,8 @@ class LoopStore(Protocol):
     async def expired(self, now_us: int, limit: int) -> list[str]: ...
     async def too_late(self, now_us: int, limit: int) -> list[str]: ...
     async def overdue_cancels(self, now_us: int, limit: int) -> list[str]: ...
+    async def overtime(self, now_us: int, limit: int) -> list[str]: ...
+    async def next_overtime_us(self, now_us: int) -> int: ...
     async def due_runs(self, now_us: int, limit: int) -> list[str]: ...
     async def renew(self, lane: str, task_ids: Sequence[str], until_us: int) -> set[str]: ...
     async def delivered(self, lane: str, task_ids: Sequence[str]) -> None: ...
@@ -133,7 +135,7 @@ class Loops:
             group.create_task(_every(SWEEP_S, self.sweep), name="sweep")
 
     def scheduled(self, at_us: int) -> None:
-        """A task, a gate or a time-out is due at this time."""
+        """A task, a gate, a time-out or the end of a run's time is due at this time."""
         if self._next_due_us == 0 or at_us < self._next_due_us:
             self._next_due_us = at_us
             self._due_changed.set()
@@ -168,8 +170,12 @@ class Loops:
         while found := await self._buffers.due(now_us, BATCH):
             if not await self._upkeep.open_gates(found) or len(found) < BATCH:
                 break
-        for next_us in (await self._store.next_due_us(now_us), await self._buffers.next_due_us(now_us)):
-            if next_us:
+        while ids := await self._store.overtime(now_us, BATCH):
+            if not await self._upkeep.time_out(ids) or len(ids) < BATCH:
+                break
+        store = self._store
+        for ask in (store.next_due_us, self._buffers.next_due_us, store.next_overtime_us):
+            if next_us := await ask(now_us):
                 self.scheduled(next_us)
 
     async def poll(self) -> None:

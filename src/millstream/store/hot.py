@@ -21,7 +21,7 @@ from millstream.store.policies import parts_text, policy_text, visibility_text
 
 Encoder = Callable[[Any], str]
 
-_EACH = frozenset({"id", "run_id", "task_id", "artifact_id", "parent_id", "parent_task", "key"})
+_EACH = frozenset({"id", "run_id", "task_id", "artifact_id", "parent_id", "parent_task", "rerun_of", "key"})
 """Columns that always travel as arrays: they tell how many rows there are, and may be NULL."""
 
 
@@ -65,7 +65,7 @@ RUN = _columns(
     last_seq:int! open_tasks:int! task_count:int! failed_tasks:int!? artifact_count:int! cancel_by_us:us!?
     keep_until_us:us!? labels:text? error_code:name!? error_message:text!? waiters:name! open_gates:int!?
     parents:text? workflow:name? workflow_version:name? plan:name!? redone:int!? due_us:us!? parent_id:uuid?
-    parent_task:uuid?""",
+    parent_task:uuid? paused_us:us!? timeout_us:us? deadline_us:us!? rerun_of:uuid?""",
     _KINDS,
 )
 TASK = _columns(
@@ -73,7 +73,7 @@ TASK = _columns(
     run_at_us:us! start_by_us:us!? attempt:int! tries:int!? started_us:us! finished_us:us!? lease_until_us:us!
     deadline_us:us! beat_by_us:us!? owner:name! worker_id:name! worker_name:name! delivered:bool!? cancelling:bool!?
     depth:small limited:bool? agent:name artifact_ids:text input:bytes policy:name? labels:text? error_code:name!?
-    error_message:text!? step:int? item:int? promise_key:text?""",
+    error_message:text!? step:int? item:int? promise_key:text? held_us:us!?""",
     _KINDS,
 )
 RUN_PAYLOAD = _columns("day:int run_id:uuid what:small value:bytes", _KINDS)
@@ -107,7 +107,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.finished_us, run.last_seq, run.open_tasks, run.task_count, run.failed_tasks, run.artifact_count,
         run.cancel_by_us, run.keep_until_us, run.labels, run.error_code, run.error_message, ",".join(run.waiters),
         run.open_gates, ",".join(run.parents), run.workflow, run.workflow_version, run.plan, run.redone, run.due_us,
-        run.parent_id, run.parent_task, run.stored_us,
+        run.parent_id, run.parent_task, run.paused_us, run.timeout_us, run.deadline_us, run.rerun_of, run.stored_us,
     )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def _task_row(task: Task) -> tuple[Any, ...]:
         task.finished_us, task.lease_until_us, task.deadline_us, task.beat_by_us, task.owner, task.worker_id,
         task.worker_name, task.delivered, task.cancelling, task.depth, task.limited, task.agent,
         ",".join(task.artifact_ids), task.input, policy_text(task.retry, task.timeouts), task.labels,
-        task.error_code, task.error_message, task.step, task.item, task.promise_key,
+        task.error_code, task.error_message, task.step, task.item, task.promise_key, task.held_us,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import asyncpg
 from millstream.application.ports import Disconnected
 from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.gates import Buffer
+from millstream.domain.planners import RUN_TIMEOUT
 from millstream.domain.runs import Run, Task
 from millstream.store import hot, single
 from millstream.store.columns import names, numbers, texts, uuids
@@ -52,6 +53,8 @@ _WAIT_RUNS = f"SELECT {RUN_COLUMNS} FROM run WHERE {_TARGETS} ORDER BY run.id FO
 _KNOWN_RUNS = "SELECT id::text FROM run WHERE id = ANY($1::text::uuid[])"
 _TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE id = ANY($1::text::uuid[])"""  # noqa: S608
 _OPEN_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us = 0"""  # noqa: S608
+_FAILED_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us > 0
+AND (status = 5 OR error_code = '{RUN_TIMEOUT}')"""  # noqa: S608
 _BUFFERS = f"""SELECT {BUFFER_COLUMNS} FROM buffer
 WHERE id = ANY($1::text::uuid[] || ARRAY(SELECT id FROM buffer WHERE run_id = ANY($2::text::uuid[])))
 ORDER BY buffer.id FOR UPDATE"""  # noqa: S608
@@ -144,8 +147,8 @@ class PostgresTransaction:
             return found, set()
         return found, {row["id"] for row in await self._connection.fetch(_KNOWN_RUNS, uuids(missing))}
 
-    async def tasks(self, task_ids: set[str], open_of: set[str]) -> dict[str, Task]:
-        """Tasks by id and open tasks by run.
+    async def tasks(self, task_ids: set[str], open_of: set[str], failed_of: set[str]) -> dict[str, Task]:
+        """Tasks by id, and open and failed tasks by run.
 
         They need no locks of their own: whoever changes a task's state holds its run, or waits for it.
         """
@@ -154,6 +157,8 @@ class PostgresTransaction:
             rows += await self._connection.fetch(_TASKS, uuids(sorted(task_ids)))
         if open_of:
             rows += await self._connection.fetch(_OPEN_TASKS, uuids(sorted(open_of)))
+        if failed_of:
+            rows += await self._connection.fetch(_FAILED_TASKS, uuids(sorted(failed_of)))
         return {task.id: task for task in map(task_of, rows)}
 
     async def registry(self, tenants: set[str]) -> dict[str, int]:

@@ -27,6 +27,8 @@ _TOO_LATE = """SELECT id::text FROM task WHERE status = 2 AND start_by_us > 0 AN
 ORDER BY start_by_us LIMIT $2"""
 _OVERDUE_CANCELS = """SELECT id::text FROM run WHERE cancel_by_us > 0 AND cancel_by_us <= $1
 ORDER BY cancel_by_us LIMIT $2"""
+_OVERTIME = "SELECT id::text FROM run WHERE deadline_us > 0 AND deadline_us <= $1 ORDER BY deadline_us LIMIT $2"
+_NEXT_OVERTIME = "SELECT min(deadline_us) FROM run WHERE deadline_us > 0 AND deadline_us > $1"
 _DUE_RUNS = "SELECT id::text FROM run WHERE due_us > 0 AND due_us <= $1 ORDER BY due_us LIMIT $2"
 _OF_WORKER = "SELECT id::text FROM task WHERE status = 3 AND worker_id = $1 LIMIT 10000"
 _RENEW = """UPDATE task SET lease_until_us = LEAST($3, CASE WHEN deadline_us > 0 THEN deadline_us END,
@@ -145,6 +147,14 @@ class Maintenance:
     async def overdue_cancels(self, now_us: int, limit: int) -> list[str]:
         """Runs whose cancellation has waited long enough."""
         return await self._ids(_OVERDUE_CANCELS, now_us, limit)
+
+    async def overtime(self, now_us: int, limit: int) -> list[str]:
+        """Runs whose time is over."""
+        return await self._ids(_OVERTIME, now_us, limit)
+
+    async def next_overtime_us(self, now_us: int) -> int:
+        """When the time of the next run is over; 0 for none."""
+        return int(await self._database.fetchval(_NEXT_OVERTIME, now_us) or 0)
 
     async def due_runs(self, now_us: int, limit: int) -> list[str]:
         """Runs that somebody has to look at."""

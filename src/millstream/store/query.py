@@ -53,6 +53,11 @@ async def count(database: Database, statement: Select[Any]) -> tuple[int, bool]:
     if found <= EXACT_TOTAL:
         return found, False
     # Of the rows themselves: below an aggregate that runs in parallel, the plan tells only each worker's part.
+    return max(await estimated(database, statement), found), True
+
+
+async def estimated(database: Database, statement: Select[Any]) -> int:
+    """The planner's own estimate of how many rows a statement has."""
     text, arguments = compiled(statement.order_by(None))
     plan = await database.fetchval(f"EXPLAIN (FORMAT JSON) {text}", *arguments)
-    return max(int(json.loads(plan)[0]["Plan"]["Plan Rows"]), found), True
+    return int(json.loads(plan)[0]["Plan"]["Plan Rows"])

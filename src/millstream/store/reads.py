@@ -3,13 +3,17 @@
 from millstream.store.artifacts import ArtifactReads
 from millstream.store.connections import Database
 from millstream.store.promises import PromiseReads
+from millstream.store.run_lists import RunLists
 from millstream.store.runs import RunReads
+from millstream.store.stuck import StuckReads
 
 
-class Reads(ArtifactReads, RunReads, PromiseReads):
+class Reads(ArtifactReads, RunReads, RunLists, StuckReads, PromiseReads):
     """Reads of artifacts, runs, tasks, attempts, events and promises."""
 
     def __init__(self, database: Database) -> None:
         ArtifactReads.__init__(self, database)
         RunReads.__init__(self, database)
+        RunLists.__init__(self, database)
+        StuckReads.__init__(self, database)
         PromiseReads.__init__(self, database)

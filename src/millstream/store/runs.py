@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 
-from millstream.application.views import ItemCounts, RunQuery, StepEnd, TaskQuery
+from millstream.application.views import ItemCounts, StepEnd, TaskQuery
 from millstream.domain.runs import CHILD_QUEUE, Attempt, Event, EventType, PayloadKind, Run, Task, TaskStatus
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
@@ -19,7 +19,7 @@ from millstream.store.rows import (
     run_of,
     task_of,
 )
-from millstream.store.tables import run, task
+from millstream.store.tables import task
 
 _RUN = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
 _TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
@@ -51,7 +51,6 @@ _ENDED = """SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND fini
 UNION ALL SELECT id::text FROM task WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"""
 _ENDINGS = [int(kind) for kind in (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)]
 
-_RUN_LIST = tuple(text_id(each) if each.key in ("id", "parent_id", "parent_task") else each for each in run.c)
 _TASK_LIST = tuple(
     text_id(column) if column.key in ("id", "run_id") else column for column in task.c if column.key != "input"
 )
@@ -147,19 +146,6 @@ class RunReads:
         rows = await self._database.fetch(_ATTEMPTS, found.day, found.id, after, limit + 1)
         return [attempt_of(row) for row in rows]
 
-    async def runs(
-        self, tenant: str, query: RunQuery, after: tuple[int, str] | None, skip: int, limit: int
-    ) -> list[Run]:
-        """Runs newest first; one more than `limit` where there are more."""
-        statement = _runs(tenant, query).order_by(run.c.created_us.desc(), run.c.id.desc())
-        if after is not None:
-            statement = statement.where(tuple_(run.c.created_us, run.c.id) < tuple_(after[0], uid(after[1])))
-        return [run_of(row) for row in await fetch(self._database, statement.offset(skip).limit(limit + 1))]
-
-    async def count_runs(self, tenant: str, query: RunQuery) -> tuple[int, bool]:
-        """How many match, and whether that is an estimate."""
-        return await count(self._database, _runs(tenant, query))
-
     async def tasks(self, tenant: str, query: TaskQuery, after_id: str, skip: int, limit: int) -> list[Task]:
         """Tasks without input, newest first, or of one run in the order they were made; one more than `limit` where
         there are more."""
@@ -174,19 +160,6 @@ class RunReads:
     async def count_tasks(self, tenant: str, query: TaskQuery) -> tuple[int, bool]:
         """How many match, and whether that is an estimate."""
         return await count(self._database, _tasks(tenant, query))
-
-
-def _runs(tenant: str, query: RunQuery) -> Select[Any]:
-    found = select(*_RUN_LIST).where(run.c.tenant == tenant)
-    if query.status is not None:
-        found = found.where(run.c.status == int(query.status))
-    if query.kind is not None:
-        found = found.where(run.c.kind == int(query.kind))
-    if query.created_after_us:
-        found = found.where(run.c.created_us >= query.created_after_us)
-    if query.created_before_us:
-        found = found.where(run.c.created_us < query.created_before_us)
-    return found
 
 
 def _tasks(tenant: str, query: TaskQuery) -> Select[Any]:

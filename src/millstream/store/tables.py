@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Computed,
     Index,
     Integer,
     LargeBinary,
@@ -30,6 +31,9 @@ metadata = MetaData()
 _EMPTY = text("''")
 _ZERO = text("0")
 _BYTES = text("''::bytea")
+LABELLED = "labels <> '' AND strpos(labels, '\\u0000') = 0"
+"""There are labels, and jsonb can hold them."""
+TROUBLE = "CASE WHEN status IN (2, 4, 5) THEN status ELSE 0 END"
 _HOT = {
     # Hot tables die fast: without these, dead rows pile up between two vacuums, as Hatchet and DBOS found.
     "autovacuum_vacuum_scale_factor": "0.02",
@@ -92,6 +96,23 @@ run = Table(
     _us("due_us"),
     Column("parent_id", Uuid),
     Column("parent_task", Uuid),
+    _us("paused_us"),
+    _us("timeout_us"),
+    _us("deadline_us"),
+    Column("rerun_of", Uuid),
+    # Of those few that are being cancelled, failed or were cancelled, their status, by which they are listed. Most runs
+    # just complete: an index over the status itself would cost each of them its last cheap update.
+    Column("trouble", SmallInteger, Computed(TROUBLE, persisted=True)),
+    Index("run_deadline", "deadline_us", postgresql_where=text("deadline_us > 0")),
+    Index("run_trouble", "tenant", "trouble", "created_us", "id", postgresql_where=text("trouble > 0")),
+    Index("run_workflow", "tenant", "workflow", "created_us", "id", postgresql_where=text("workflow <> ''")),
+    Index(
+        "run_labels",
+        text("(labels::jsonb)"),
+        postgresql_using="gin",
+        postgresql_where=text(LABELLED),
+        postgresql_with={"gin_pending_list_limit": "256"},
+    ),
     Index("run_due", "due_us", postgresql_where=text("due_us > 0")),
     Index("run_parent", "parent_id", "id", postgresql_where=text("parent_id IS NOT NULL")),
     Index("run_tenant", "tenant", "created_us", "id"),
@@ -148,6 +169,7 @@ task = Table(
     _int("step"),
     _int("item"),
     _text("promise_key"),
+    _us("held_us"),
     Index("task_run", "run_id", "id"),
     Index("task_tenant", "tenant", "id"),
     # The tenant's turn leads the key: a dispatcher that serves several tenants asks each in turn.
@@ -165,6 +187,7 @@ task = Table(
         unique=True,
         postgresql_where=text("promise_key <> ''"),
     ),
+    Index("task_retrying", "tenant", "id", postgresql_where=text("tries > 0 AND finished_us = 0")),
     Index("task_limited", "tenant", "kind", postgresql_where=text("status = 3 AND limited")),
     postgresql_with=_HOT,
 )

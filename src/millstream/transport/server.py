@@ -33,6 +33,7 @@ from millstream.transport.use_cases import (
     Discovery,
     Payloads,
     Promises,
+    RunOperations,
     Runs,
     RunSteps,
     System,
@@ -87,6 +88,7 @@ class UseCases:
     agents: Agents
     workflows: Workflows
     runs: Runs
+    run_operations: RunOperations
     steps: RunSteps
     tasks: Tasks
     promises: Promises
@@ -110,7 +112,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
         "WorkflowService": WorkflowService(use_cases.workflows),
-        "RunService": RunService(use_cases.runs, use_cases.steps),
+        "RunService": RunService(use_cases.runs, use_cases.run_operations, use_cases.steps),
         "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
         "PromiseService": PromiseService(use_cases.promises),
         "WorkerService": WorkerService(

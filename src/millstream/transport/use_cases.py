@@ -11,6 +11,7 @@ from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
+from millstream.application.run_views import DoneRuns, ManyRuns, RunQuery, RunView, StuckQuery, StuckTask
 from millstream.application.views import (
     AgentDetail,
     AgentHistory,
@@ -32,7 +33,6 @@ from millstream.application.views import (
     Push,
     ReportResult,
     Reports,
-    RunQuery,
     Sent,
     StepView,
     StoredPayload,
@@ -166,7 +166,8 @@ class Workflows(Protocol):
 class Runs(Protocol):
     """Runs, their events and tasks."""
 
-    async def get(self, principal: Principal, run_id: str) -> Run: ...
+    async def view(self, principal: Principal, run_id: str) -> RunView: ...
+    async def children(self, principal: Principal, run_id: str, page: PageRequest) -> Page[Run]: ...
     async def events(
         self, principal: Principal, run_id: str, after_seq: int, limit: int
     ) -> tuple[list[Event], int | None]: ...
@@ -179,6 +180,19 @@ class RunSteps(Protocol):
     """The steps of runs that follow workflows."""
 
     async def list(self, principal: Principal, run_id: str, page: PageRequest) -> Page[StepView]: ...
+
+
+class RunOperations(Protocol):
+    """What operators do to runs; the flag beside one is whether it is the answer of an earlier call."""
+
+    async def retry(
+        self, principal: Principal, run_id: str, note: str, from_step: str, key: Key | None
+    ) -> tuple[Run, bool]: ...
+    async def rerun(self, principal: Principal, run_id: str, version: str, key: Key | None) -> tuple[Run, bool]: ...
+    async def pause(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]: ...
+    async def resume(self, principal: Principal, run_id: str, key: Key | None) -> tuple[Run, bool]: ...
+    async def retry_many(self, principal: Principal, many: ManyRuns, key: Key | None) -> DoneRuns: ...
+    async def cancel_many(self, principal: Principal, many: ManyRuns, key: Key | None) -> DoneRuns: ...
 
 
 class Tasks(Protocol):
@@ -197,6 +211,9 @@ class Tasks(Protocol):
     async def attempts(
         self, principal: Principal, task_id: str, after: int, limit: int
     ) -> tuple[list[Attempt], int | None]: ...
+    async def stuck(
+        self, principal: Principal, query: StuckQuery, size: int, page_token: str
+    ) -> tuple[list[StuckTask], str]: ...
     async def list(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]: ...
 
 

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from millstream.wire.v1 import error_pb2 as _error_pb2
 from millstream.wire.v1 import pagination_pb2 as _pagination_pb2
 from millstream.wire.v1 import retry_pb2 as _retry_pb2
@@ -57,6 +58,7 @@ class CreateTaskRequest(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     input: _builtins.bytes
     queue: _builtins.str
@@ -71,6 +73,8 @@ class CreateTaskRequest(_message.Message):
     def timeouts(self) -> _retry_pb2.Timeouts: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -83,10 +87,11 @@ class CreateTaskRequest(_message.Message):
         retry: _retry_pb2.RetryPolicy | None = ...,
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "input", b"input", "retry", b"retry", "run_at", b"run_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "input", b"input", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -141,6 +146,7 @@ class CreateTaskResponse(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -155,6 +161,7 @@ class CreateTaskResponse(_message.Message):
     agent: _builtins.str
     progress: _builtins.float
     progress_message: _builtins.str
+    held: _builtins.bool
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -199,10 +206,11 @@ class CreateTaskResponse(_message.Message):
         retry: _retry_pb2.RetryPolicy | None = ...,
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -252,6 +260,7 @@ class CreateTaskBatchRequest(_message.Message):
         RETRY_FIELD_NUMBER: _builtins.int
         TIMEOUTS_FIELD_NUMBER: _builtins.int
         LABELS_FIELD_NUMBER: _builtins.int
+        RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
         IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
         input: _builtins.bytes
@@ -268,6 +277,8 @@ class CreateTaskBatchRequest(_message.Message):
         def timeouts(self) -> _retry_pb2.Timeouts: ...
         @_builtins.property
         def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+        @_builtins.property
+        def run_timeout(self) -> _duration_pb2.Duration: ...
         def __init__(
             self,
             *,
@@ -280,11 +291,12 @@ class CreateTaskBatchRequest(_message.Message):
             retry: _retry_pb2.RetryPolicy | None = ...,
             timeouts: _retry_pb2.Timeouts | None = ...,
             labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            run_timeout: _duration_pb2.Duration | None = ...,
             idempotency_key: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "input", b"input", "retry", b"retry", "run_at", b"run_at", "timeouts", b"timeouts"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "input", b"input", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "timeouts", b"timeouts"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "delay", b"delay", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
         _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -505,6 +517,7 @@ class GetTaskResponse(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -519,6 +532,7 @@ class GetTaskResponse(_message.Message):
     agent: _builtins.str
     progress: _builtins.float
     progress_message: _builtins.str
+    held: _builtins.bool
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -563,10 +577,11 @@ class GetTaskResponse(_message.Message):
         retry: _retry_pb2.RetryPolicy | None = ...,
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -648,6 +663,7 @@ class CancelTaskResponse(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -662,6 +678,7 @@ class CancelTaskResponse(_message.Message):
     agent: _builtins.str
     progress: _builtins.float
     progress_message: _builtins.str
+    held: _builtins.bool
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -706,10 +723,11 @@ class CancelTaskResponse(_message.Message):
         retry: _retry_pb2.RetryPolicy | None = ...,
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -773,3 +791,115 @@ class ListTaskAttemptsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_after_attempt) -> _WhichOneofReturnType__next_after_attempt | None: ...
 
 Global___ListTaskAttemptsResponse: _TypeAlias = ListTaskAttemptsResponse  # noqa: Y015
+
+@_typing.final
+class ListStuckTasksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Why:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _WhyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ListStuckTasksRequest._Why.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: ListStuckTasksRequest._Why.ValueType  # 0
+        RETRYING: ListStuckTasksRequest._Why.ValueType  # 1
+        WAITING: ListStuckTasksRequest._Why.ValueType  # 2
+
+    class Why(_Why, metaclass=_WhyEnumTypeWrapper): ...
+    UNSPECIFIED: ListStuckTasksRequest.Why.ValueType  # 0
+    RETRYING: ListStuckTasksRequest.Why.ValueType  # 1
+    WAITING: ListStuckTasksRequest.Why.ValueType  # 2
+
+    WHY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    FOR_AT_LEAST_FIELD_NUMBER: _builtins.int
+    UNSERVED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    why: Global___ListStuckTasksRequest.Why.ValueType
+    kind: _builtins.str
+    queue: _builtins.str
+    unserved: _builtins.bool
+    page_size: _builtins.int
+    page_token: _builtins.str
+    @_builtins.property
+    def for_at_least(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        why: Global___ListStuckTasksRequest.Why.ValueType = ...,
+        kind: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        for_at_least: _duration_pb2.Duration | None = ...,
+        unserved: _builtins.bool = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "for_at_least", b"for_at_least", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "for_at_least", b"for_at_least", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "queue", b"queue", "unserved", b"unserved", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListStuckTasksRequest: _TypeAlias = ListStuckTasksRequest  # noqa: Y015
+
+@_typing.final
+class ListStuckTasksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TASK_FIELD_NUMBER: _builtins.int
+        SINCE_FIELD_NUMBER: _builtins.int
+        NEXT_ATTEMPT_AT_FIELD_NUMBER: _builtins.int
+        WAITING_FIELD_NUMBER: _builtins.int
+        SERVED_FIELD_NUMBER: _builtins.int
+        waiting: _builtins.int
+        served: _builtins.bool
+        @_builtins.property
+        def task(self) -> _run_pb2.Task: ...
+        @_builtins.property
+        def since(self) -> _timestamp_pb2.Timestamp: ...
+        @_builtins.property
+        def next_attempt_at(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            task: _run_pb2.Task | None = ...,
+            since: _timestamp_pb2.Timestamp | None = ...,
+            next_attempt_at: _timestamp_pb2.Timestamp | None = ...,
+            waiting: _builtins.int = ...,
+            served: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_at", b"next_attempt_at", "since", b"since", "task", b"task"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["next_attempt_at", b"next_attempt_at", "served", b"served", "since", b"since", "task", b"task", "waiting", b"waiting"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListStuckTasksResponse.Item]: ...
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ListStuckTasksResponse.Item] | None = ...,
+        next_page_token: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token", "items", b"items", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__next_page_token: _TypeAlias = _typing.Literal["next_page_token"]  # noqa: Y015
+    _WhichOneofArgType__next_page_token: _TypeAlias = _typing.Literal["_next_page_token", b"_next_page_token"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
+
+Global___ListStuckTasksResponse: _TypeAlias = ListStuckTasksResponse  # noqa: Y015

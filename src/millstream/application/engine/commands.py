@@ -11,7 +11,7 @@ from typing import Any
 
 from millstream.application.views import NewTask
 from millstream.domain.batch import Batch, Claim, KeyClaim
-from millstream.domain.cancellation import cancel_run, cancel_task, force_run
+from millstream.domain.cancellation import cancel_run, cancel_task, force_run, limit_run
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
 from millstream.domain.graph_runs import Advance, advance
 from millstream.domain.lifecycle import (
@@ -20,6 +20,7 @@ from millstream.domain.lifecycle import (
     create,
     expire,
     fail,
+    hold,
     lease,
     lose,
     release,
@@ -41,6 +42,7 @@ class Command(ABC):
         task_ids: Tasks it touches.
         run_ids: More runs that it touches.
         open_tasks: It needs all open tasks of the run, and all buffers.
+        failed_tasks: It needs the tasks of the run that a retry begins again.
         gated: It needs buffers.
         registry: Tenant and version of the registry its activations were found with, or None.
         key: The idempotency key it claims, or None.
@@ -55,6 +57,7 @@ class Command(ABC):
     task_ids: Sequence[str] = ()
     run_ids: Sequence[str] = ()
     open_tasks: bool = False
+    failed_tasks: bool = False
     gated: bool = False
     registry: tuple[str, int] | None = None
     key: KeyClaim | None = None
@@ -104,6 +107,7 @@ class Publish(Command):
     by: str = ""
     produce: Produce = None  # type: ignore[assignment]  # always given; dataclass order wants a default
     waiter: str = ""
+    rerun_of: str = ""
 
     def buffers(self, batch: Batch) -> Sequence[str]:
         """Those of the gates that it enters."""
@@ -114,6 +118,7 @@ class Publish(Command):
         run = batch.runs.get(self.run_id)
         if run is None:
             run = Run(self.run_id, self.tenant, RunKind.CASCADE, batch.now_us, self.by, updated_us=batch.now_us)
+            run.rerun_of = self.rerun_of
             batch.add_run(run)
         elif run.tenant != self.tenant:
             # Another tenant's id must look like any that cannot be used, and tell nothing of what it is.
@@ -152,13 +157,15 @@ class CreateTask(Command):
     by: str = ""
     new: NewTask = None  # type: ignore[assignment]  # always given; dataclass order wants a default
     task_id: str = ""
+    rerun_of: str = ""
 
     def decide(self, batch: Batch) -> Task:
         """Make the run and its task."""
         run = Run(self.run_id, self.tenant, RunKind.SINGLE, batch.now_us, self.by, updated_us=batch.now_us)
         new = self.new
-        run.labels = new.labels
+        run.labels, run.rerun_of = new.labels, self.rerun_of
         batch.add_run(run)
+        limit_run(batch, run, new.run_timeout_us)
         keep_for_replays(batch, run, self.key)
         task = Task(
             self.task_id,
@@ -203,6 +210,10 @@ class LeaseReady(Command):
             if run is None:
                 # Another server holds it just now.
                 left.append(task_id)
+                continue
+            if run.paused_us:
+                # A server of the version before made it ready.
+                hold(batch, run, task)
                 continue
             gate = (task.tenant, task.kind)
             if task.limited and batch.room.get(gate, 0) <= 0:

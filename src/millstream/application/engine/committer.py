@@ -334,8 +334,9 @@ class Committer:
         task_ids = {task_id for command in commands for task_id in command.task_ids}
         batch.runs, elsewhere = await transaction.runs(run_ids, task_ids) if run_ids or task_ids else ({}, set())
         open_of = {command.run_id for command in commands if command.open_tasks} & batch.runs.keys()
-        if task_ids or open_of:
-            batch.tasks = await transaction.tasks(task_ids, open_of)
+        failed_of = {command.run_id for command in commands if command.failed_tasks} & batch.runs.keys()
+        if task_ids or open_of or failed_of:
+            batch.tasks = await transaction.tasks(task_ids, open_of, failed_of)
             if self.blocked is not None:
                 elsewhere |= {task.run_id for task in batch.tasks.values()} - batch.runs.keys()
         elsewhere |= await self._load_buffers(transaction, batch, commands, open_of)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from millstream.application.engine.commands import Command, keep_for_replays
 from millstream.domain.agents import Activation
 from millstream.domain.batch import Batch
+from millstream.domain.lifecycle import details
 from millstream.domain.publication import Produce, run_agent
 from millstream.domain.runs import Run, RunKind
 
@@ -20,11 +21,14 @@ class RunAgent(Command):
     start: Activation = None  # type: ignore[assignment]  # always given; dataclass order wants a default
     task_id: str = ""
     waiter: str = ""
+    rerun_of: str = ""
 
     def decide(self, batch: Batch) -> str:
         """Make the run with its artifacts and its task."""
         run = Run(self.run_id, self.tenant, RunKind.CASCADE, batch.now_us, self.by, updated_us=batch.now_us)
-        batch.add_run(run)
+        run.rerun_of = self.rerun_of
+        # A rerun gives its inputs to the same agent.
+        batch.add_run(run, details(agent=self.start.agent))
         run.waiters = (self.waiter,)
         run_agent(batch, run, self.inputs, self.start, self.task_id)
         keep_for_replays(batch, run, self.key)

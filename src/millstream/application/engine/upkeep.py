@@ -7,6 +7,7 @@ from millstream.application.catalog import Catalogs
 from millstream.application.engine.commands import Command, Due, Expire, ForceRun, StartTooLate
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.gate_due import GateDue
+from millstream.application.engine.run_operations import TimeOutRun
 from millstream.application.engine.waiting import Ended
 from millstream.application.feed import Feed
 from millstream.application.ids import new_id
@@ -81,6 +82,12 @@ class Upkeep:
         for run_id in overdue_runs:
             commands[f"force {run_id}"] = ForceRun(run_id=run_id, open_tasks=True, locked=True)
         await self._submit(commands)
+
+    async def time_out(self, run_ids: Sequence[str]) -> bool:
+        """End runs whose time is over; False where all of them were under way already."""
+        return await self._submit(
+            {f"time out {each}": TimeOutRun(run_id=each, open_tasks=True, locked=True) for each in run_ids}
+        )
 
     async def _submit(self, commands: Mapping[str, Command]) -> bool:
         """Submit what is not under way already, and wait for it, but not for long: a run that another server holds may

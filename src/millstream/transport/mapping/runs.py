@@ -1,25 +1,96 @@
 """Runs and events."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
-from millstream.application.views import RunQuery
+from millstream.application.run_views import DoneRuns, ManyRuns, RunQuery, RunView
+from millstream.domain.errors import MillstreamError, ValidationFailed
 from millstream.domain.runs import Event, Run, RunKind, RunStatus
+from millstream.transport.mapping.errors import body
 from millstream.transport.mapping.json import labels_of, struct_of
 from millstream.transport.mapping.pages import known
-from millstream.transport.mapping.times import put, us
+from millstream.transport.mapping.times import put, put_duration, us
 from millstream.wire.v1 import run_pb2
+from millstream.wire.v1.run_service_pb2 import CancelRunsResponse, RetryRunsResponse
+
+Done = TypeVar("Done", RetryRunsResponse, CancelRunsResponse)
+
+BULK_MOST: Final = 1000
 
 
 def run_query(request: Any) -> RunQuery:
-    """Which runs a request asks for."""
-    status = known(request.status, max(RunStatus), "status")
-    kind = known(request.kind, max(RunKind), "kind")
-    return RunQuery(
-        status=RunStatus(status) if status else None,
-        kind=RunKind(kind) if kind else None,
-        created_after_us=us(request.created_after, "created_after") if request.HasField("created_after") else 0,
-        created_before_us=us(request.created_before, "created_before") if request.HasField("created_before") else 0,
+    """Which runs a request asks for, in which order."""
+    wanted = [known(request.status, max(RunStatus), "status")]
+    wanted += [known(each, max(RunStatus), f"statuses[{n}]") for n, each in enumerate(request.statuses)]
+    return replace(
+        run_filter(request),
+        statuses=tuple(dict.fromkeys(RunStatus(each) for each in wanted if each)),
+        by_updated=request.sort_by == "updated_at",
+        ascending=request.sort_order == "asc",
     )
+
+
+def run_filter(request: Any, field: str = "") -> RunQuery:
+    """Which runs a request, or a filter in one, asks for, in whatever status. `field` stands before its fields'
+    names."""
+    given = request.HasField
+    kind = known(request.kind, max(RunKind), f"{field}kind")
+    return RunQuery(
+        kind=RunKind(kind) if kind else None,
+        created_after_us=us(request.created_after, f"{field}created_after") if given("created_after") else 0,
+        created_before_us=us(request.created_before, f"{field}created_before") if given("created_before") else 0,
+        workflow=request.workflow_id,
+        labels=tuple(_label(each, f"{field}labels[{n}]") for n, each in enumerate(request.labels)),
+        text=request.text.strip().lower(),
+        parent_id=request.parent_run_id.lower(),
+    )
+
+
+def _label(text: str, field: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValidationFailed.of(field, "must be a label as key=value")
+    return name, value
+
+
+def many_runs(request: Any, why: str) -> ManyRuns:
+    """Runs to do the same to."""
+    return ManyRuns(
+        ids=tuple(dict.fromkeys(each.lower() for each in request.run_ids)),
+        query=run_filter(request.filter, "filter.") if request.HasField("filter") else None,
+        why=why,
+        dry_run=request.dry_run,
+        limit=request.limit if request.HasField("limit") else BULK_MOST,
+        page_token=request.page_token,
+    )
+
+
+def put_done(out: Done, done: DoneRuns, correlation_id: str) -> Done:
+    """Write what became of many runs."""
+    for run_id, outcome in done.outcomes:
+        result = out.results.add(run_id=run_id)
+        if isinstance(outcome, MillstreamError):
+            result.status = "failed"
+            result.error.CopyFrom(body(outcome, correlation_id))
+        else:
+            result.status = outcome
+            out.accepted += outcome != "matched"
+    out.failed = sum(result.status == "failed" for result in out.results)
+    out.matched = done.matched
+    out.left = done.left
+    if done.next_page_token:
+        out.next_page_token = done.next_page_token
+    return out
+
+
+def run_view(view: RunView) -> run_pb2.Run:
+    """A run with what it was given and answers."""
+    out = put_run(run_pb2.Run(), view.run)
+    if view.input:
+        out.input = view.input
+    if view.output:
+        out.output = view.output
+    return out
 
 
 def put_run(out: run_pb2.Run, run: Run) -> run_pb2.Run:
@@ -39,6 +110,16 @@ def put_run(out: run_pb2.Run, run: Run) -> run_pb2.Run:
     out.created_by = run.created_by
     out.open_gates = run.open_gates
     out.parent_run_ids.extend(run.parents)
+    out.retry_attempt = run.redone
+    put(out.paused_at, run.paused_us)
+    if run.timeout_us:
+        put_duration(out.timeout, run.timeout_us)
+    put(out.deadline, run.deadline_us)
+    out.rerun_of = run.rerun_of
+    out.workflow = run.workflow
+    out.workflow_version = run.workflow_version
+    out.parent_run_id = run.parent_id
+    out.parent_task_id = run.parent_task
     if run.labels:
         out.labels.update(labels_of(run.labels))
     return out

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from millstream.application.run_views import StuckQuery, StuckTask
 from millstream.application.views import NewTask, TaskQuery, TaskView
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Attempt, Task, TaskStatus
@@ -11,7 +12,7 @@ from millstream.transport.mapping.policies import put_retry, put_timeouts, retry
 from millstream.transport.mapping.runs import put_error
 from millstream.transport.mapping.times import duration_us, put, us
 from millstream.wire.v1 import run_pb2
-from millstream.wire.v1.task_service_pb2 import CreateTaskRequest
+from millstream.wire.v1.task_service_pb2 import CreateTaskRequest, ListStuckTasksRequest
 
 _DEFAULTS = NewTask(kind="")
 
@@ -33,6 +34,7 @@ def new_task(message: CreateTaskRequest) -> NewTask:
         retry=retry_of(message.retry) if given("retry") else _DEFAULTS.retry,
         timeouts=timeouts_of(message.timeouts) if given("timeouts") else _DEFAULTS.timeouts,
         labels=labels_text(dict(message.labels)) if message.labels else "",
+        run_timeout_us=duration_us(message.run_timeout) if given("run_timeout") else 0,
     )
 
 
@@ -51,6 +53,28 @@ def task_query(request: Any, run_id: str = "") -> TaskQuery:
     )
 
 
+def stuck_query(request: ListStuckTasksRequest) -> StuckQuery:
+    """Which stuck tasks a request asks for."""
+    why = known(request.why, ListStuckTasksRequest.WAITING, "why")
+    return StuckQuery(
+        waiting=why == ListStuckTasksRequest.WAITING,
+        kind=request.kind,
+        queue=request.queue,
+        for_us=duration_us(request.for_at_least) if request.HasField("for_at_least") else 0,
+        unserved=request.unserved,
+    )
+
+
+def put_stuck(out: Any, stuck: StuckTask) -> None:
+    """Write a task that does not get on."""
+    put_task(out.task, stuck.task)
+    put(out.since, stuck.since_us)
+    if stuck.task.status is TaskStatus.SCHEDULED and not stuck.task.held_us:
+        put(out.next_attempt_at, stuck.task.run_at_us)
+    out.waiting = stuck.waiting
+    out.served = stuck.served
+
+
 def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
     """Write a task without its input and output."""
     out.task_id = task.id
@@ -62,7 +86,8 @@ def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
     out.attempt = task.attempt
     out.max_attempts = task.retry.max_attempts
     put(out.created_at, task.created_us)
-    put(out.run_at, task.run_at_us)
+    put(out.run_at, task.held_us or task.run_at_us)
+    out.held = task.held_us > 0
     put(out.started_at, task.started_us)
     put(out.finished_at, task.finished_us)
     put_error(out.error, task.error_code, task.error_message)

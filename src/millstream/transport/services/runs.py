@@ -1,13 +1,14 @@
-"""RunService: reading runs, and cancelling them."""
+"""RunService: reading runs, cancelling, retrying, repeating and pausing them."""
 
 from google.protobuf.message import Message
 
+from millstream.domain.runs import Run
 from millstream.transport.context import Context
 from millstream.transport.mapping import runs as mapping
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.mapping.steps import put_step
 from millstream.transport.mapping.tasks import put_task, task_query
-from millstream.transport.use_cases import Runs, RunSteps
+from millstream.transport.use_cases import RunOperations, Runs, RunSteps
 from millstream.wire.v1 import run_pb2
 from millstream.wire.v1 import run_service_pb2 as wire
 
@@ -17,8 +18,9 @@ DEFAULT_EVENTS = 100
 class RunService:
     """Runs over the wire."""
 
-    def __init__(self, runs: Runs, steps: RunSteps) -> None:
+    def __init__(self, runs: Runs, operations: RunOperations, steps: RunSteps) -> None:
         self._runs = runs
+        self._operations = operations
         self._steps = steps
 
     async def list_runs(self, request: wire.ListRunsRequest, context: Context) -> Message:
@@ -31,8 +33,7 @@ class RunService:
 
     async def get_run(self, request: wire.GetRunRequest, context: Context) -> Message:
         """Get a run."""
-        run = await self._runs.get(context.principal, request.run_id.lower())
-        return mapping.put_run(run_pb2.Run(), run)
+        return mapping.run_view(await self._runs.view(context.principal, request.run_id.lower()))
 
     async def list_run_events(self, request: wire.ListRunEventsRequest, context: Context) -> Message:
         """List the events of a run."""
@@ -65,5 +66,57 @@ class RunService:
     async def cancel_run(self, request: wire.CancelRunRequest, context: Context) -> Message:
         """Cancel a run."""
         run, replayed = await self._runs.cancel(context.principal, request.run_id.lower(), request.reason, context.key)
-        context.replayed(replayed)
-        return mapping.put_run(run_pb2.Run(), run)
+        return _answer(run, replayed, context)
+
+    async def list_run_children(self, request: wire.ListRunChildrenRequest, context: Context) -> Message:
+        """List the children of a run."""
+        page = await self._runs.children(context.principal, request.run_id.lower(), page_of(request))
+        out = wire.ListRunChildrenResponse(pagination=pagination(page.info))
+        for run in page.items:
+            mapping.put_run(out.items.add(), run)
+        return out
+
+    async def retry_run(self, request: wire.RetryRunRequest, context: Context) -> Message:
+        """Retry a failed run."""
+        run, replayed = await self._operations.retry(
+            context.principal, request.run_id.lower(), request.note, request.from_step, context.key
+        )
+        return _answer(run, replayed, context)
+
+    async def rerun_run(self, request: wire.RerunRunRequest, context: Context) -> Message:
+        """Begin a new run with what another was given."""
+        run, replayed = await self._operations.rerun(
+            context.principal, request.run_id.lower(), request.version, context.key
+        )
+        return _answer(run, replayed, context)
+
+    async def pause_run(self, request: wire.PauseRunRequest, context: Context) -> Message:
+        """Pause a run."""
+        run, replayed = await self._operations.pause(
+            context.principal, request.run_id.lower(), request.reason, context.key
+        )
+        return _answer(run, replayed, context)
+
+    async def resume_run(self, request: wire.ResumeRunRequest, context: Context) -> Message:
+        """Resume a run."""
+        run, replayed = await self._operations.resume(context.principal, request.run_id.lower(), context.key)
+        return _answer(run, replayed, context)
+
+    async def retry_runs(self, request: wire.RetryRunsRequest, context: Context) -> Message:
+        """Retry many runs."""
+        many = mapping.many_runs(request, request.note)
+        done = await self._operations.retry_many(context.principal, many, context.key)
+        context.replayed(done.replayed)
+        return mapping.put_done(wire.RetryRunsResponse(), done, context.correlation_id)
+
+    async def cancel_runs(self, request: wire.CancelRunsRequest, context: Context) -> Message:
+        """Cancel many runs."""
+        many = mapping.many_runs(request, request.reason)
+        done = await self._operations.cancel_many(context.principal, many, context.key)
+        context.replayed(done.replayed)
+        return mapping.put_done(wire.CancelRunsResponse(), done, context.correlation_id)
+
+
+def _answer(run: Run, replayed: bool, context: Context) -> Message:
+    context.replayed(replayed)
+    return mapping.put_run(run_pb2.Run(), run)

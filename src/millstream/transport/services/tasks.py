@@ -12,6 +12,7 @@ from millstream.transport.use_cases import Tasks
 from millstream.wire.v1 import task_service_pb2 as wire
 
 DEFAULT_ATTEMPTS = 100
+DEFAULT_STUCK = 50
 
 
 class TaskService:
@@ -42,6 +43,17 @@ class TaskService:
         out = wire.ListTasksResponse(pagination=pagination(page.info))
         for task in page.items:
             mapping.put_task(out.items.add(), task)
+        return out
+
+    async def list_stuck_tasks(self, request: wire.ListStuckTasksRequest, context: Context) -> Message:
+        """List what is stuck."""
+        size = request.page_size if request.HasField("page_size") else DEFAULT_STUCK
+        found, following = await self._tasks.stuck(
+            context.principal, mapping.stuck_query(request), size, request.page_token
+        )
+        out = wire.ListStuckTasksResponse(next_page_token=following or None)
+        for stuck in found:
+            mapping.put_stuck(out.items.add(), stuck)
         return out
 
     async def get_task(self, request: wire.GetTaskRequest, context: Context) -> Message:

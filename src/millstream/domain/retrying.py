@@ -1,0 +1,97 @@
+"""Retrying by hand: what failed finally is tried again, what was done stays.
+
+The numbers of attempts go on growing (engine-rules 9), and are not bounded by the policy, which counts anew.
+"""
+
+from collections.abc import Sequence
+
+from millstream.domain.batch import Batch
+from millstream.domain.cancellation import limit_run
+from millstream.domain.errors import Conflict, ValidationFailed
+from millstream.domain.lifecycle import details, make_ready
+from millstream.domain.planners import LIMIT_CODE, RUN_TIMEOUT
+from millstream.domain.runs import TIMER_QUEUE, EventType, Run, RunKind, RunStatus, Task, TaskStatus
+
+
+def is_to_redo(task: Task) -> bool:
+    """A retry of its run begins it again: it failed finally, or its run took too long (also where its worker was done
+    in the grace: nothing followed from that)."""
+    return task.status is TaskStatus.FAILED or (not task.open and task.error_code == RUN_TIMEOUT)
+
+
+def retry_run(batch: Batch, run: Run, tasks: Sequence[Task], by: str, note: str, from_step: str = "") -> None:
+    """Let a failed run go on with what failed in it.
+
+    Args:
+        tasks: Those of the run that are to redo, at least.
+        from_step: Of a run of a workflow, the step to begin again with, and all that needs it; "": what failed.
+
+    Raises Conflict where the run has not failed, or nothing of it can be tried again; ValidationFailed on `from_step`.
+    """
+    if run.status is not RunStatus.FAILED:
+        raise Conflict(f"run {run.id} is {run.status.name}; only a FAILED run can be retried")
+    again = [task for task in tasks if is_to_redo(task)]
+    match run.kind:
+        case RunKind.CASCADE | RunKind.SINGLE:
+            if from_step:
+                raise ValidationFailed.of("from_step", "only runs of a workflow have steps; leave it out")
+        case RunKind.GRAPH | RunKind.CODE:
+            raise Conflict(f"run {run.id} is of a workflow; execute the workflow again")
+    if not again:
+        code = run.error_code or "FAILED"
+        raise Conflict(f"run {run.id} has no task that could be tried again ({code}); rerun it instead")
+    reopen(batch, run, details(note=note, by=by, retry_attempt=run.redone + 1, tasks=len(again)))
+    for task in again:
+        batch.record(run, EventType.RETRY_REQUESTED, task_id=task.id, attempt=task.attempt)
+        begin_again(batch, run, task)
+
+
+def retry_task(batch: Batch, run: Run, task: Task, by: str, note: str) -> None:
+    """Try one finally failed task again; its run goes on where it has ended. Raises Conflict where the task did not
+    fail, or its run is being cancelled, or was."""
+    if not is_to_redo(task):
+        raise Conflict(f"task {task.id} is {task.status.name}; only a FAILED task can be retried")
+    if run.kind in (RunKind.GRAPH, RunKind.CODE):
+        raise Conflict(f"task {task.id} is a step of run {run.id}; retry the run")
+    if run.status in (RunStatus.CANCELLING, RunStatus.CANCELLED):
+        raise Conflict(f"run {run.id} of the task is {run.status.name}; nothing of it starts any more")
+    data = details(note=note, by=by)
+    if run.status is not RunStatus.RUNNING:
+        reopen(batch, run, data)
+    batch.record(run, EventType.RETRY_REQUESTED, task_id=task.id, attempt=task.attempt, data=data)
+    begin_again(batch, run, task)
+
+
+def reopen(batch: Batch, run: Run, data: str) -> None:
+    """Let an ended run go on: another try of it, with its whole time."""
+    run.status = RunStatus.RUNNING
+    run.finished_us = 0
+    run.redone += 1
+    if run.error_code != LIMIT_CODE:
+        # What a bound kept from being made is not made by a retry either.
+        run.error_code = run.error_message = ""
+    batch.reopened.add(run.id)
+    batch.touch(run)
+    batch.record(run, EventType.RETRY_REQUESTED, data=data)
+    limit_run(batch, run, run.timeout_us)
+
+
+def begin_again(batch: Batch, run: Run, task: Task) -> None:
+    """Make an ended task of a running run ready once more."""
+    if task.status is TaskStatus.FAILED:
+        run.failed_tasks -= 1
+    run.open_tasks += 1
+    task.status = TaskStatus.PENDING
+    task.tries = 0
+    task.finished_us = 0
+    task.cancelling = False
+    task.error_code = task.error_message = ""
+    batch.tasks[task.id] = task
+    if task.queue == TIMER_QUEUE:
+        # It is over at the time that it had.
+        task.status = TaskStatus.SCHEDULED
+        batch.touch(run, task)
+        batch.schedule(max(task.run_at_us, batch.now_us))
+        return
+    task.run_at_us = batch.now_us
+    make_ready(batch, run, task)
