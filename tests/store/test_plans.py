@@ -15,7 +15,7 @@ from millstream.domain.lifecycle import create
 from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import Run, RunKind, Task
-from millstream.store import artifacts, feed, lane, maintenance, payloads, promises, registry, runs
+from millstream.store import artifacts, feed, lane, maintenance, payloads, promises, registry, run_lists, runs, stuck
 from millstream.store.columns import names, numbers, uuids
 
 TASKS = 4000
@@ -132,6 +132,8 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
         (maintenance._EXPIRED, (NOW_US, 500), {"task_lease"}),
         (maintenance._TOO_LATE, (NOW_US, 500), {"task_start_by"}),
         (maintenance._OVERDUE_CANCELS, (NOW_US, 500), {"run_cancel"}),
+        (maintenance._OVERTIME, (NOW_US, 500), {"run_deadline"}),
+        (maintenance._NEXT_OVERTIME, (NOW_US,), {"run_deadline"}),
         (maintenance._OF_WORKER, ("w",), {"task_lease", "task_limited"}),
         (maintenance._RENEW, (IDS, "x", NOW_US), {"task_pkey"}),
         (maintenance._DELIVERED, (IDS, "x"), {"task_pkey"}),
@@ -147,6 +149,14 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
         (runs._OUTPUT, (1, ID, 1), {"attempt_pkey"}),
         (runs._FAILED, (ID,), {"task_run"}),
         (runs._ENDED, ([ID],), {"run_pkey", "task_pkey"}),
+        (run_lists._BY_IDS, ("acme", [ID]), {"run_pkey"}),
+        (stuck._RETRYING, ("acme", ID, "", "", NOW_US, 50), {"task_retrying", "attempt_pkey"}),
+        (stuck._LAST_LOOKED_AT, ("acme", ID), {"task_retrying"}),
+        (
+            stuck._WAITING,
+            ("acme", NOW_US, "", "", NOW_US, False, 50),
+            {"task_ready", "task_pkey", "interest_pkey", "lane_pkey"},
+        ),
         (promises._PROMISE, (ID, "acme"), {"task_pkey", "task_promise"}),
         (promises._OF_KEY, ("acme", "k1"), {"task_promise_key"}),
         (artifacts._BY_IDS, ("acme", [ID]), {"artifact_pkey"}),
@@ -180,6 +190,7 @@ async def test_what_is_read_in_the_background_uses_its_index(
         (lane._KNOWN_RUNS, (IDS,), {"run_pkey"}),
         (lane._TASKS, (IDS,), {"task_pkey"}),
         (lane._OPEN_TASKS, (IDS,), {"task_run"}),
+        (lane._FAILED_TASKS, (IDS,), {"task_run"}),
         (lane._KEYS, KEYS, {"idempotency_pkey"}),
         (lane._DROP_KEYS, (*KEYS, NOW_US), {"idempotency_pkey"}),
         (lane._LOCK_AGENTS, (names(["acme"]), names(["a1"])), {"agent_pkey"}),
@@ -195,6 +206,7 @@ async def test_what_is_read_in_the_background_uses_its_index(
         "known",
         "tasks",
         "open",
+        "failed",
         "keys",
         "drop",
         "agents",
