@@ -156,6 +156,18 @@ class Settings(BaseSettings):
     worker_retention_s: int = Field(
         default=DAY_S, ge=60, le=30 * DAY_S, description="How long a worker that went is listed."
     )
+    agent_networks: list[str] = Field(
+        default=[],
+        description="Networks in which agents may be called though they are not public, such as `10.0.0.0/8`; none:"
+        " in developer mode this machine.",
+    )
+    agent_calls: int = Field(
+        default=256, ge=1, le=10_000, description="Tasks for which a server calls agents (A2A, HTTP) at once."
+    )
+    agent_calls_per_tenant: int = Field(default=128, ge=1, le=10_000, description="Of them for one tenant.")
+    agent_answer_bytes: int = Field(
+        default=4 * MIB, ge=KIB, le=64 * MIB, description="Largest answer of such an agent; of a stream, all of it."
+    )
 
     max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
@@ -170,6 +182,16 @@ class Settings(BaseSettings):
         if text and not text.startswith(("postgresql://", "postgres://")):
             raise ValueError("must begin with postgresql://")
         return url
+
+    @field_validator("agent_networks")
+    @classmethod
+    def _networks(cls, networks: list[str]) -> list[str]:
+        for each in networks:
+            try:
+                ipaddress.ip_network(each)
+            except ValueError:
+                raise ValueError(f"{each!r} is no network, such as 10.0.0.0/8") from None
+        return networks
 
     @model_validator(mode="after")
     def _closed(self) -> "Settings":

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import logging
 import os
 import socket
 from dataclasses import dataclass, field
 
 from millstream.adapters import logs
+from millstream.adapters.agents import AgentCaller
 from millstream.adapters.expressions import CelPredicates
 from millstream.adapters.metrics import Metrics
 from millstream.adapters.sandbox import Sandbox
@@ -18,6 +20,8 @@ from millstream.application.advancing import Advancing
 from millstream.application.agent_runs import AgentRuns
 from millstream.application.agents import Agents, Types, online_kinds
 from millstream.application.artifacts import Artifacts
+from millstream.application.calling import Calling
+from millstream.application.calls import Calls
 from millstream.application.catalog import Catalogs
 from millstream.application.children import Children
 from millstream.application.correlations import Correlations
@@ -25,6 +29,7 @@ from millstream.application.defining import Defining
 from millstream.application.discovery import Discovery
 from millstream.application.engine.batches import Sizes
 from millstream.application.engine.engine import Engine
+from millstream.application.engine.pool import Pool
 from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
 from millstream.application.feed import Feed
@@ -51,6 +56,7 @@ from millstream.application.workers import Workers
 from millstream.application.workflow_runs import WorkflowRuns
 from millstream.application.workflows import Workflows
 from millstream.config import Settings
+from millstream.domain.addresses import LOOPBACK, Network
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Limits
 from millstream.runtime.loops import Loops, Retention
@@ -109,6 +115,7 @@ class Service:
     wakeups: Wakeups
     maintenance: Maintenance
     reads: Reads
+    calling: Calling
     _sandbox: Sandbox
     _database: Database
     _lanes: tuple[PostgresLane, PostgresLane]
@@ -121,6 +128,7 @@ class Service:
         self.engine.clock.set(await self.maintenance.now_us())
         await self.peers.refresh()
         await self.pauses.refresh()
+        await self.calling.refresh()
         for name, step in (
             ("engine", self.engine.run()),
             ("loops", self.loops.run()),
@@ -129,6 +137,7 @@ class Service:
             ("announcer", self.peers.run_announcer()),
             ("presence", self.peers.run_presence()),
             ("pauses", self.pauses.run()),
+            ("agents called", self.calling.run()),
             ("log levels", self.system.levels.run()),
             ("feed", self.feed.run()),
             ("workflows", self.advancing.run()),
@@ -143,6 +152,7 @@ class Service:
 
     async def close(self) -> None:
         """End everything, answer who still waits, disconnect."""
+        await self.calling.close()
         for task in reversed(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -164,7 +174,14 @@ class Service:
 
 
 def _receive(
-    engine: Engine, catalogs: Catalogs, peers: Peers, pauses: Pauses, levels: LogLevels, feed: Feed, message: Message
+    engine: Engine,
+    catalogs: Catalogs,
+    peers: Peers,
+    pauses: Pauses,
+    levels: LogLevels,
+    feed: Feed,
+    calling: Calling,
+    message: Message,
 ) -> None:
     """Act on a wake-up from another server."""
     match message:
@@ -181,6 +198,7 @@ def _receive(
             feed.look({tenant})
         case ("registry", tenant):
             catalogs.forget(tenant)
+            calling.look_again(tenant)
         case ("pauses",):
             pauses.look_again()
         case ("log levels",):
@@ -209,7 +227,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     sandbox = Sandbox()
     catalogs = Catalogs(registry, CelPredicates(), JsonSchemas(), sandbox)
     key_ttl_us = settings.idempotency_ttl_s * 1_000_000
-    registering = Registering(catalogs, key_ttl_us)
+    networks = _networks(settings)
+    registering = Registering(catalogs, key_ttl_us, networks)
     workflow_reads, served = WorkflowReads(database), functools.partial(online_kinds, engine, catalogs)
     defining = Defining(catalogs, workflow_reads, CelExpressions(), dispatcher_peers, served, key_ttl_us)
     levels = LogLevels(registering, registry, dispatcher_peers, settings.log_level, logs.apply)
@@ -219,7 +238,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         url,
         database,
         lane.id,
-        lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, levels, feed, message),
+        lambda message: _receive(engine, catalogs, dispatcher_peers, pauses, levels, feed, calling, message),
     )
     dispatcher_peers.send = wakeups.send
     payload_store = PayloadStore(database)
@@ -231,8 +250,12 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     workflow_runs = WorkflowRuns(engine, workflows, advancing, reads, key_ttl_us)
     advancing.others.append(Children(workflows, workflow_runs, catalogs, referring, reads))
     reporting = Reporting(engine, catalogs, referring, maintenance, reads, advancing)
+    caller = AgentCaller(networks, settings.agent_answer_bytes)
+    calls = Calls(caller, reporting, referring, engine.clock, settings.max_payload_bytes)
+    pool = Pool(settings.agent_calls, settings.agent_calls_per_tenant)
+    calling = Calling(engine, registry, calls, dispatcher_peers, pool, settings.drain_timeout_s)
     buffers = Buffers(database)
-    upkeep = Upkeep(engine, catalogs, pauses, feed)
+    upkeep = Upkeep(engine, catalogs, pauses, feed, calling)
     loops = Loops(
         upkeep,
         maintenance,
@@ -263,6 +286,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             WaitingGates(buffers, reads),
             agent_runs,
             HistoryReads(database),
+            calling,
         ),
         workflows,
         runs,
@@ -290,6 +314,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         wakeups,
         maintenance,
         reads,
+        calling,
         sandbox,
         database,
         (lane, blocking),
@@ -327,6 +352,14 @@ def _engine(
         settings.queue_max_commands,
         settings.queue_max_bytes,
     )
+
+
+def _networks(settings: Settings) -> tuple[Network, ...]:
+    """Networks that are not public where agents may be called."""
+    if not settings.agent_networks and settings.auth_mode == "developer":
+        # Which everyone who may call already is on.
+        return LOOPBACK
+    return tuple(ipaddress.ip_network(each) for each in settings.agent_networks)
 
 
 def _retention(settings: Settings) -> Retention:

@@ -126,7 +126,6 @@ def _plain(name: str) -> str:
         (artifact_service_pb2.GetArtifactTypeResponse, artifact_pb2.ArtifactType),
         (agent_service_pb2.CreateAgentResponse, agent_pb2.Agent),
         (agent_service_pb2.GetAgentResponse, agent_pb2.Agent),
-        (agent_service_pb2.CreateAgentRequest, agent_pb2.AgentSpec),
         (run_service_pb2.GetRunResponse, run_pb2.Run),
         (run_service_pb2.CancelRunResponse, run_pb2.Run),
         (run_service_pb2.RetryRunResponse, run_pb2.Run),
@@ -151,6 +150,13 @@ def test_an_answer_with_its_fields_at_the_top_is_its_resource(answer: Any, resou
     # Who consumed an artifact stands in lists alone.
     own = [f for f in descriptor_of(resource).fields if f.name not in {"consumptions", "consumed_by"}]
     assert list(map(_bare, descriptor_of(answer).fields)) == list(map(_bare, own))
+
+
+def test_a_worker_registers_agents_as_callers_do() -> None:
+    """But for how the servers call one: a worker's agent is called by its worker."""
+    called = {"protocol", "url"}
+    callers = [f for f in descriptor_of(agent_service_pb2.CreateAgentRequest).fields if f.name not in called]
+    assert list(map(_bare, callers)) == list(map(_bare, descriptor_of(agent_pb2.AgentSpec).fields))
 
 
 @pytest.mark.parametrize(

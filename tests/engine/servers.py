@@ -60,7 +60,11 @@ async def killed(service: Service) -> None:
     _RUNNING.remove(service)
     for background in service._background:
         background.cancel()
-    await asyncio.gather(*service._background, return_exceptions=True)
+    calls = [call for one in service.calling._serving.values() for call in one.running.values()]
+    for call in calls:
+        # What a killed process does not do: to tell the agent.
+        call.stop("LEASE_LOST")
+    await asyncio.gather(*service._background, *(call.task for call in calls if call.task), return_exceptions=True)
 
 
 async def acquainted(*services: Service) -> None:

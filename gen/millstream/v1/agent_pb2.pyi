@@ -355,7 +355,7 @@ Global___AgentPause: _TypeAlias = AgentPause  # noqa: Y015
 
 @_typing.final
 class ServingWorker(_message.Message):
-    """A connected worker that serves an agent."""
+    """A connected worker that serves an agent; for one with the protocol A2A or HTTP, a server that calls it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -419,7 +419,7 @@ class Agent(_message.Message):
         """It was deleted. Only where deleted agents are asked for."""
 
     class Status(_Status, metaclass=_StatusEnumTypeWrapper):
-        """Whether a worker serves it."""
+        """Whether a worker serves it; with the protocol A2A or HTTP, the servers do."""
 
     UNSPECIFIED: Agent.Status.ValueType  # 0
     """Never sent."""
@@ -452,6 +452,8 @@ class Agent(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -472,6 +474,10 @@ class Agent(_message.Message):
     """
     worker_count: _builtins.int
     """How many workers serve it. Absent in lists."""
+    protocol: _builtins.str
+    """How it is reached: "WORKER", "A2A" or "HTTP"."""
+    url: _builtins.str
+    """Where the server calls it; empty with WORKER."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]:
         """What activates it."""
@@ -539,10 +545,12 @@ class Agent(_message.Message):
         served_by: _abc.Iterable[Global___ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015

@@ -39,6 +39,8 @@ class CreateAgentRequest(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name, unique in the tenant: a letter, then letters, digits, "_", "." or "-"."""
     description: _builtins.str
@@ -47,6 +49,15 @@ class CreateAgentRequest(_message.Message):
     """Tasks of it that may run at once over all workers. 0: no bound."""
     queue: _builtins.str
     """Queue of its tasks. Default "default"."""
+    protocol: _builtins.str
+    """How it is reached. "WORKER" (the default): workers that connect. "A2A": the servers themselves call it by the A2A
+    protocol. "HTTP": the servers POST each task to it as JSON, as README says. In lower case too.
+    """
+    url: _builtins.str
+    """Where it is, http or https, without credentials; needed with A2A (its base, below which its card is at
+    `.well-known/agent-card.json`, or the card's own address, ending in `.json`) and with HTTP, refused with WORKER.
+    Addresses that are not public need the server's setting `agent_networks`. At most 2,000 characters.
+    """
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it, at most 20."""
@@ -79,10 +90,12 @@ class CreateAgentRequest(_message.Message):
         queue: _builtins.str = ...,
         retry: _retry_pb2.RetryPolicy | None = ...,
         timeouts: _retry_pb2.Timeouts | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "subscriptions", b"subscriptions", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,6 +127,8 @@ class CreateAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -134,6 +149,10 @@ class CreateAgentResponse(_message.Message):
     """
     worker_count: _builtins.int
     """How many workers serve it."""
+    protocol: _builtins.str
+    """How it is reached: "WORKER", "A2A" or "HTTP"."""
+    url: _builtins.str
+    """Where the server calls it; empty with WORKER."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -201,10 +220,12 @@ class CreateAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -350,6 +371,8 @@ class GetAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -370,6 +393,10 @@ class GetAgentResponse(_message.Message):
     """
     worker_count: _builtins.int
     """How many workers serve it."""
+    protocol: _builtins.str
+    """How it is reached: "WORKER", "A2A" or "HTTP"."""
+    url: _builtins.str
+    """Where the server calls it; empty with WORKER."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -437,10 +464,12 @@ class GetAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -481,6 +510,8 @@ class UpdateAgentRequest(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """Its id or its name."""
     description: _builtins.str
@@ -503,6 +534,15 @@ class UpdateAgentRequest(_message.Message):
     """Ignored: how many such gates there are."""
     worker_count: _builtins.int
     """Ignored: how many workers serve it."""
+    protocol: _builtins.str
+    """How it is reached. "WORKER" (the default): workers that connect. "A2A": the servers themselves call it by the A2A
+    protocol. "HTTP": the servers POST each task to it as JSON, as README says. In lower case too.
+    """
+    url: _builtins.str
+    """Where it is, http or https, without credentials; needed with A2A (its base, below which its card is at
+    `.well-known/agent-card.json`, or the card's own address, ending in `.json`) and with HTTP, refused with WORKER.
+    Addresses that are not public need the server's setting `agent_networks`. At most 2,000 characters.
+    """
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it, at most 20."""
@@ -572,10 +612,12 @@ class UpdateAgentRequest(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "created_at", b"created_at", "deleted_at", b"deleted_at", "expected_version", b"expected_version", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "expected_version", b"expected_version", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "expected_version", b"expected_version", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -609,6 +651,8 @@ class UpdateAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -629,6 +673,10 @@ class UpdateAgentResponse(_message.Message):
     """
     worker_count: _builtins.int
     """How many workers serve it."""
+    protocol: _builtins.str
+    """How it is reached: "WORKER", "A2A" or "HTTP"."""
+    url: _builtins.str
+    """Where the server calls it; empty with WORKER."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -696,10 +744,12 @@ class UpdateAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -803,6 +853,8 @@ class PauseAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -823,6 +875,10 @@ class PauseAgentResponse(_message.Message):
     """
     worker_count: _builtins.int
     """How many workers serve it."""
+    protocol: _builtins.str
+    """How it is reached: "WORKER", "A2A" or "HTTP"."""
+    url: _builtins.str
+    """Where the server calls it; empty with WORKER."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -890,10 +946,12 @@ class PauseAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -954,6 +1012,8 @@ class ResumeAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, a UUIDv7."""
     name: _builtins.str
@@ -974,6 +1034,10 @@ class ResumeAgentResponse(_message.Message):
     """
     worker_count: _builtins.int
     """How many workers serve it."""
+    protocol: _builtins.str
+    """How it is reached: "WORKER", "A2A" or "HTTP"."""
+    url: _builtins.str
+    """Where the server calls it; empty with WORKER."""
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]:
         """What activates it."""
@@ -1041,10 +1105,12 @@ class ResumeAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015

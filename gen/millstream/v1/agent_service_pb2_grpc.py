@@ -87,7 +87,8 @@ class AgentServiceServicer(object):
     """
 
     def CreateAgent(self, request, context):
-        """Registers an agent. Workers register theirs when they connect; both make the same resource.
+        """Registers an agent. Workers register theirs when they connect; both make the same resource. One with the protocol
+        A2A or HTTP is executed by the servers themselves, and a worker that registers its name is refused with CONFLICT.
         Errors: VALIDATION_ERROR (a bad `where` too), NOT_FOUND (a type it names), CONFLICT (the name is taken),
         IDEMPOTENCY_CONFLICT.
         """

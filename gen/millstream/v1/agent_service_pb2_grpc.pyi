@@ -34,7 +34,8 @@ class AgentServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AgentServiceAsyncStub: ...
     CreateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.CreateAgentRequest, _agent_service_pb2.CreateAgentResponse]
-    """Registers an agent. Workers register theirs when they connect; both make the same resource.
+    """Registers an agent. Workers register theirs when they connect; both make the same resource. One with the protocol
+    A2A or HTTP is executed by the servers themselves, and a worker that registers its name is refused with CONFLICT.
     Errors: VALIDATION_ERROR (a bad `where` too), NOT_FOUND (a type it names), CONFLICT (the name is taken),
     IDEMPOTENCY_CONFLICT.
     """
@@ -86,7 +87,8 @@ class AgentServiceAsyncStub(AgentServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.CreateAgentRequest, _agent_service_pb2.CreateAgentResponse]  # type: ignore[assignment]
-    """Registers an agent. Workers register theirs when they connect; both make the same resource.
+    """Registers an agent. Workers register theirs when they connect; both make the same resource. One with the protocol
+    A2A or HTTP is executed by the servers themselves, and a worker that registers its name is refused with CONFLICT.
     Errors: VALIDATION_ERROR (a bad `where` too), NOT_FOUND (a type it names), CONFLICT (the name is taken),
     IDEMPOTENCY_CONFLICT.
     """
@@ -141,7 +143,8 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.CreateAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.CreateAgentResponse, _abc.Awaitable[_agent_service_pb2.CreateAgentResponse]]:
-        """Registers an agent. Workers register theirs when they connect; both make the same resource.
+        """Registers an agent. Workers register theirs when they connect; both make the same resource. One with the protocol
+        A2A or HTTP is executed by the servers themselves, and a worker that registers its name is refused with CONFLICT.
         Errors: VALIDATION_ERROR (a bad `where` too), NOT_FOUND (a type it names), CONFLICT (the name is taken),
         IDEMPOTENCY_CONFLICT.
         """

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Protocol, TypeVar
 
 from millstream.application.agent_runs import AgentRuns
+from millstream.application.calling import Calling
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.engine import Engine
 from millstream.application.paging import (
@@ -86,6 +87,7 @@ class Agents:
         gates: WaitingGates,
         runs: AgentRuns,
         reads: HistoryReads,
+        calling: Calling,
     ) -> None:
         self._engine = engine
         self._catalogs = catalogs
@@ -94,10 +96,13 @@ class Agents:
         self._gates = gates
         self._reads = reads
         self._runs = runs
+        self._calling = calling
 
     async def create(self, principal: Principal, spec: AgentSpec, key: Key | None) -> tuple[AgentState, bool]:
         """Register an agent; see Registering.create_agent."""
         agent, replayed = await self._registering.create_agent(principal, spec, key)
+        if agent.spec.remote:
+            await self._calling.changed_here(principal.tenant)
         return await self._state(agent), replayed
 
     async def update(
@@ -111,12 +116,15 @@ class Agents:
     ) -> tuple[AgentState, bool]:
         """Replace an agent's specification; see Registering.update_agent."""
         agent, replayed = await self._registering.update_agent(principal, id_or_name, spec, expected, key, read_id)
+        if agent.spec.remote or self._calling.serves(agent):
+            await self._calling.changed_here(principal.tenant)
         return await self._state(agent), replayed
 
     async def delete(self, principal: Principal, id_or_name: str, key: Key | None) -> bool:
         """Delete an agent; see Registering.delete_agent."""
         replayed = await self._registering.delete_agent(principal, id_or_name, key)
         await self._pauses.changed_here()
+        await self._calling.changed_here(principal.tenant)
         return replayed
 
     async def pause(

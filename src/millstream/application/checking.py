@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from millstream.application.catalog import Catalogs
-from millstream.domain.agents import AgentSpec, Subscription
+from millstream.domain.addresses import Network, url_fault
+from millstream.domain.agents import HTTP, WORKER, AgentSpec, Subscription
 from millstream.domain.artifacts import EXTERNAL
 from millstream.domain.errors import FieldFault, NotFound, ValidationFailed
 
@@ -14,14 +15,15 @@ WAIT_US = 3_600_000_000
 """How long what waits in a gate does, where nothing else is said."""
 
 
-def check_agent(catalogs: Catalogs, spec: AgentSpec, types: set[str]) -> None:
-    """Raise ValidationFailed on a bad condition, key or gate, NotFound on a type that is not registered."""
+def check_agent(catalogs: Catalogs, spec: AgentSpec, types: set[str], networks: Sequence[Network] = ()) -> None:
+    """Raise ValidationFailed on a bad condition, key, gate or address, NotFound on a type that is not registered."""
     faults: list[FieldFault] = []
     if spec.name == EXTERNAL:
         # It would pass for the producer of all that clients publish.
         faults.append(FieldFault("name", f"{EXTERNAL!r} stands for clients; choose another name"))
     if spec.timeouts.fault:
         faults.append(FieldFault("timeouts.heartbeat", spec.timeouts.fault))
+    faults += _called(spec, networks)
     for index, subscription in enumerate(spec.subscriptions):
         field = f"subscriptions[{index}]"
         faults += _expressions(catalogs, subscription, field)
@@ -34,6 +36,22 @@ def check_agent(catalogs: Catalogs, spec: AgentSpec, types: set[str]) -> None:
             )
     if faults:
         raise ValidationFailed(f"{faults[0].field}: {faults[0].message}", faults)
+
+
+def _called(spec: AgentSpec, networks: Sequence[Network]) -> Iterator[FieldFault]:
+    """What is wrong with how the servers are to call an agent."""
+    if not spec.remote:
+        if spec.url:
+            text = f"has no effect with the protocol {WORKER}, whose workers connect; leave it out, or use A2A or HTTP"
+            yield FieldFault("url", text)
+        return
+    if not spec.url:
+        yield FieldFault("url", f"is needed with the protocol {spec.protocol}: where the server calls it", "REQUIRED")
+    elif fault := url_fault(spec.url, networks):
+        yield FieldFault("url", fault)
+    if spec.protocol == HTTP and spec.timeouts.heartbeat_us:
+        text = "has no effect with the protocol HTTP, which gives no sign of life; leave it out, or use A2A"
+        yield FieldFault("timeouts.heartbeat", text)
 
 
 def _expressions(catalogs: Catalogs, subscription: Subscription, field: str) -> Iterator[FieldFault]:

@@ -18,6 +18,7 @@ from millstream.application.typing_rules import (
     options_after,
 )
 from millstream.application.views import Key, LogLevel, TypeChange, TypeSpec
+from millstream.domain.addresses import Network
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
@@ -59,11 +60,13 @@ class Registering:
 
     Args:
         key_ttl_us: How long an idempotency key holds, microseconds.
+        networks: Networks that are not public where agents may be called.
     """
 
-    def __init__(self, catalogs: Catalogs, key_ttl_us: int) -> None:
+    def __init__(self, catalogs: Catalogs, key_ttl_us: int, networks: Sequence[Network] = ()) -> None:
         self._catalogs = catalogs
         self._key_ttl_us = key_ttl_us
+        self._networks = networks
 
     async def create_type(self, principal: Principal, spec: TypeSpec, key: Key | None) -> tuple[ArtifactType, bool]:
         """Register a type; whether it is a replay. Raises ValidationFailed, IdempotencyConflict."""
@@ -135,7 +138,7 @@ class Registering:
             earlier = await claimed(change, principal, key)
             if earlier is not None:
                 return await _agent_of(change, earlier), True
-            check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))))
+            check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))), self._networks)
             if await change.agents([spec.name]):
                 raise Conflict(f"there is an agent {spec.name!r} already; choose another name")
             await _check_room(change, 1)
@@ -171,7 +174,7 @@ class Registering:
             if expected is not None and expected != found.version:
                 raise Conflict(f"agent {found.spec.name!r} has version {found.version}, not {expected}; read it again")
             spec = normalized(replace(spec, name=found.spec.name))
-            check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))))
+            check_agent(self._catalogs, spec, set(await change.types(_types_of([spec]))), self._networks)
             made = found
             if spec != found.spec:
                 made = replace(found, spec=spec, version=found.version + 1, updated_us=change.now_us)
@@ -243,6 +246,11 @@ class Registering:
             for agent_spec in specs:
                 check_agent(self._catalogs, agent_spec, set(known_types))
                 found = known_agents.get(agent_spec.name)
+                if found is not None and found.spec.remote:
+                    raise Conflict(
+                        f"agent {found.spec.name!r} is called by the server ({found.spec.protocol}), so no worker can"
+                        " register it; choose another name, or update it to the protocol WORKER"
+                    )
                 if found is None or found.spec != agent_spec:
                     agent_id, version = (found.id, found.version + 1) if found else (new_id(), 1)
                     await change.put_agent(agent_id, agent_spec, version)

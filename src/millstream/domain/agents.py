@@ -69,9 +69,15 @@ class Subscription:
         return bool(self.counts) or self.join is not None or self.batch is not None
 
 
+WORKER = "WORKER"
+"""Protocol of agents that connected workers serve; the servers themselves call those of the others."""
+A2A = "A2A"
+HTTP = "HTTP"
+
+
 @dataclass(frozen=True, slots=True)
 class AgentSpec:
-    """What registers an agent."""
+    """What registers an agent; `url` is where the servers call it, "" where workers serve it."""
 
     name: str
     description: str = ""
@@ -82,6 +88,13 @@ class AgentSpec:
     queue: str = "default"
     retry: RetryPolicy = DEFAULT_RETRY
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    protocol: str = WORKER
+    url: str = ""
+
+    @property
+    def remote(self) -> bool:
+        """The servers call it themselves."""
+        return self.protocol != WORKER
 
 
 @dataclass(frozen=True, slots=True)

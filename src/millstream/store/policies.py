@@ -101,6 +101,8 @@ def spec_text(spec: AgentSpec) -> str:
     """An agent's specification. What a subscription does not use is left out: servers of the version before, which do
     not know of it, read the rest."""
     fields = asdict(spec)
+    # Columns of their own: a server of the version before reads the rest, and servers find the agents that they call.
+    del fields["protocol"], fields["url"]
     for subscription in fields["subscriptions"]:
         for name in ("counts", "join", "batch", "scope", "wait_us"):
             if not subscription[name]:

@@ -20,9 +20,10 @@ _VERSION = "SELECT version FROM registry WHERE tenant = $1"
 _AGENTS = "SELECT * FROM agent WHERE tenant = $1 ORDER BY name"
 _AGENTS_NAMED = "SELECT * FROM agent WHERE tenant = $1 AND name = ANY($2::text[])"
 _AGENT = "SELECT * FROM agent WHERE tenant = $1 AND (name = $2 OR id::text = lower($2)) ORDER BY name = $2 DESC LIMIT 1"
-_AGENT_EVER = """SELECT id, tenant, name, spec, version, created_us, updated_us, 0::int8 AS deleted_us FROM agent
+_AGENT_EVER = """SELECT id, tenant, name, spec, version, created_us, updated_us, 0::int8 AS deleted_us,
+protocol, url FROM agent
 WHERE tenant = $1 AND id = $2::text::uuid
-UNION ALL SELECT id, tenant, name, spec, version, created_us, updated_us, deleted_us FROM agent_deleted
+UNION ALL SELECT id, tenant, name, spec, version, created_us, updated_us, deleted_us, protocol, url FROM agent_deleted
 WHERE tenant = $1 AND id = $2::text::uuid"""
 _COUNT_AGENTS = "SELECT count(*) FROM agent WHERE tenant = $1"
 _TYPES_NAMED = """SELECT DISTINCT ON (name) * FROM artifact_type WHERE tenant = $1 AND name = ANY($2::text[])
@@ -40,13 +41,18 @@ _ADD_TYPE = """INSERT INTO artifact_type (tenant, name, version, schema, descrip
 VALUES ($1, $2, $3, $4, $5, $6, $7)"""
 _CHANGE_TYPE = """UPDATE artifact_type SET description = $4, options = $5
 WHERE tenant = $1 AND name = $2 AND version = $3::int8"""
-_PUT_AGENT = """INSERT INTO agent (tenant, name, id, spec, version, created_us, updated_us)
-VALUES ($1, $2, $3::text::uuid, $4, $5, $6, $6)
+_PUT_AGENT = """INSERT INTO agent (tenant, name, id, spec, version, created_us, updated_us, protocol, url)
+VALUES ($1, $2, $3::text::uuid, $4, $5, $6, $6, $7, $8)
 ON CONFLICT (tenant, name) DO UPDATE SET spec = excluded.spec, version = excluded.version,
-updated_us = excluded.updated_us"""
+updated_us = excluded.updated_us, protocol = excluded.protocol, url = excluded.url"""
 _DROP_AGENT = """WITH gone AS (DELETE FROM agent WHERE tenant = $1 AND name = $2 RETURNING *)
-INSERT INTO agent_deleted (tenant, id, name, spec, version, created_us, updated_us, deleted_us)
-SELECT tenant, id, name, spec, version, created_us, updated_us, $3 FROM gone"""
+INSERT INTO agent_deleted (tenant, id, name, spec, version, created_us, updated_us, deleted_us, protocol, url)
+SELECT tenant, id, name, spec, version, created_us, updated_us, $3, protocol, url FROM gone"""
+_CALLED = "SELECT * FROM agent WHERE protocol <> '' AND ($1 = '' OR tenant = $1)"
+_CALLED_DELETED = """SELECT * FROM agent_deleted WHERE protocol <> '' AND deleted_us > $2 AND ($1 = '' OR tenant = $1)
+ORDER BY deleted_us DESC LIMIT $3"""
+_CALLED_STAMP = """SELECT count(*), coalesce(max(updated_us), 0), coalesce(sum(version), 0) FROM agent
+WHERE protocol <> ''"""
 _DELETED = "SELECT * FROM agent_deleted WHERE tenant = $1 ORDER BY name, deleted_us DESC LIMIT $2"
 _PAUSE = """INSERT INTO pause (tenant, queue, kind, paused_us, paused_by, reason) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (tenant, queue, kind) DO NOTHING"""
@@ -148,9 +154,9 @@ class RegistryTransaction:
     async def put_agent(self, agent_id: str, spec: AgentSpec, version: int) -> None:
         """Make an agent, or its next version."""
         self._moved = True
-        await self._connection.execute(
-            _PUT_AGENT, self._tenant, spec.name, agent_id, spec_text(spec), version, self.now_us
-        )
+        called = (spec.protocol, spec.url) if spec.remote else ("", "")
+        values = (spec.name, agent_id, spec_text(spec), version, self.now_us)
+        await self._connection.execute(_PUT_AGENT, self._tenant, *values, *called)
 
     async def drop_agent(self, name: str) -> None:
         """Put an agent among the deleted."""
@@ -218,6 +224,25 @@ class RegistryStore:
     async def online(self, tenant: str, since_us: int) -> set[str]:
         """Kinds that a worker serves at some server seen since then."""
         return {row["kind"] for row in await self._database.fetch(_ONLINE, tenant, since_us)}
+
+    async def called(self, tenant: str, deleted_since_us: int, limit: int, known: Mapping[str, Agent]) -> list[Agent]:
+        """Agents that the servers call themselves, of a tenant or ("") of all; and those deleted since then, up to a
+        limit, the latest first. Those that are as known, by id, are those very objects."""
+        rows = await self._database.fetch(_CALLED, tenant)
+        rows += await self._database.fetch(_CALLED_DELETED, tenant, deleted_since_us, limit)
+        agents: list[Agent] = []
+        for read, row in enumerate(rows):
+            before = known.get(str(row["id"]))
+            gone = "deleted_us" in row
+            agents.append(_as_known(row, before if before is not None and bool(before.deleted_us) == gone else None))
+            if read % _READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return agents
+
+    async def called_stamp(self) -> tuple[int, int, int]:
+        """What differs when the agents that servers call are others than before."""
+        row = await self._database.fetchrow(_CALLED_STAMP)
+        return (int(row[0]), int(row[1]), int(row[2])) if row else (0, 0, 0)
 
     async def deleted(self, tenant: str, limit: int) -> list[Agent]:
         """Deleted agents by name, the latest of each first."""

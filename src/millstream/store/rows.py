@@ -1,5 +1,6 @@
 """Rows as the domain's values."""
 
+from dataclasses import replace
 from typing import Any
 
 from millstream.domain.agents import Agent, ArtifactType
@@ -100,8 +101,11 @@ def attempt_of(row: Row) -> Attempt:
 def agent_of(row: Row) -> Agent:
     """A row of `agent` or `agent_deleted`."""
     fields = dict(row)
+    spec = spec_of(row["spec"])
+    if row["protocol"]:
+        spec = replace(spec, protocol=row["protocol"], url=row["url"])
     return Agent(
-        str(row["id"]), row["tenant"], spec_of(row["spec"]), row["version"], row["created_us"], row["updated_us"],
+        str(row["id"]), row["tenant"], spec, row["version"], row["created_us"], row["updated_us"],
         fields.get("deleted_us", 0),
     )  # fmt: skip
 

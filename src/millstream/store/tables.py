@@ -348,7 +348,10 @@ agent = Table(
     _int("version"),
     _us("created_us"),
     _us("updated_us"),
+    _text("protocol"),
+    _text("url"),
     Index("agent_id", "tenant", "id", unique=True),
+    Index("agent_called", "tenant", "name", postgresql_where=text("protocol <> ''")),
 )
 
 # Apart from the living, so that nothing matches a deleted agent by mistake, servers of the version before included.
@@ -363,6 +366,9 @@ agent_deleted = Table(
     _us("created_us"),
     _us("updated_us"),
     _us("deleted_us"),
+    _text("protocol"),
+    _text("url"),
+    Index("agent_deleted_called", "deleted_us", postgresql_where=text("protocol <> ''")),
 )
 
 # A dispatch key whose tasks wait; "" stands for any queue, or any kind.

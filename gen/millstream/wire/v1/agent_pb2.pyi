@@ -352,6 +352,8 @@ class Agent(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -361,6 +363,8 @@ class Agent(_message.Message):
     status: Global___Agent.Status.ValueType
     waiting_gates: _builtins.int
     worker_count: _builtins.int
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subscription]: ...
     @_builtins.property
@@ -406,10 +410,12 @@ class Agent(_message.Message):
         served_by: _abc.Iterable[Global___ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015

@@ -36,10 +36,14 @@ class CreateAgentRequest(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     TIMEOUTS_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     description: _builtins.str
     max_concurrency: _builtins.int
     queue: _builtins.str
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -62,10 +66,12 @@ class CreateAgentRequest(_message.Message):
         queue: _builtins.str = ...,
         retry: _retry_pb2.RetryPolicy | None = ...,
         timeouts: _retry_pb2.Timeouts | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "queue", b"queue", "retry", b"retry", "subscriptions", b"subscriptions", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -95,6 +101,8 @@ class CreateAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -104,6 +112,8 @@ class CreateAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     waiting_gates: _builtins.int
     worker_count: _builtins.int
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -149,10 +159,12 @@ class CreateAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -278,6 +290,8 @@ class GetAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -287,6 +301,8 @@ class GetAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     waiting_gates: _builtins.int
     worker_count: _builtins.int
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -332,10 +348,12 @@ class GetAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -374,6 +392,8 @@ class UpdateAgentRequest(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     description: _builtins.str
     max_concurrency: _builtins.int
@@ -385,6 +405,8 @@ class UpdateAgentRequest(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     waiting_gates: _builtins.int
     worker_count: _builtins.int
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -432,10 +454,12 @@ class UpdateAgentRequest(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "created_at", b"created_at", "deleted_at", b"deleted_at", "expected_version", b"expected_version", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "expected_version", b"expected_version", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "agent_id", b"agent_id", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "expected_version", b"expected_version", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
     _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
@@ -467,6 +491,8 @@ class UpdateAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -476,6 +502,8 @@ class UpdateAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     waiting_gates: _builtins.int
     worker_count: _builtins.int
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -521,10 +549,12 @@ class UpdateAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -617,6 +647,8 @@ class PauseAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -626,6 +658,8 @@ class PauseAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     waiting_gates: _builtins.int
     worker_count: _builtins.int
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -671,10 +705,12 @@ class PauseAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015
@@ -730,6 +766,8 @@ class ResumeAgentResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _builtins.int
     WORKER_COUNT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     name: _builtins.str
     description: _builtins.str
@@ -739,6 +777,8 @@ class ResumeAgentResponse(_message.Message):
     status: _agent_pb2.Agent.Status.ValueType
     waiting_gates: _builtins.int
     worker_count: _builtins.int
+    protocol: _builtins.str
+    url: _builtins.str
     @_builtins.property
     def subscriptions(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Subscription]: ...
     @_builtins.property
@@ -784,10 +824,12 @@ class ResumeAgentResponse(_message.Message):
         served_by: _abc.Iterable[_agent_pb2.ServingWorker] | None = ...,
         worker_count: _builtins.int | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        protocol: _builtins.str = ...,
+        url: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "pause", b"pause", "retry", b"retry", "timeouts", b"timeouts", "updated_at", b"updated_at", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates", "_worker_count", b"_worker_count", "created_at", b"created_at", "deleted_at", b"deleted_at", "description", b"description", "gates", b"gates", "id", b"id", "labels", b"labels", "max_concurrency", b"max_concurrency", "name", b"name", "outputs", b"outputs", "pause", b"pause", "protocol", b"protocol", "queue", b"queue", "retry", b"retry", "served_by", b"served_by", "status", b"status", "subscriptions", b"subscriptions", "timeouts", b"timeouts", "updated_at", b"updated_at", "url", b"url", "version", b"version", "waiting_gates", b"waiting_gates", "worker_count", b"worker_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__waiting_gates: _TypeAlias = _typing.Literal["waiting_gates"]  # noqa: Y015
     _WhichOneofArgType__waiting_gates: _TypeAlias = _typing.Literal["_waiting_gates", b"_waiting_gates"]  # noqa: Y015

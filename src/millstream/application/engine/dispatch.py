@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
+from millstream.application.engine.pool import Pool
 from millstream.application.engine.ready import DispatchKey, Entry, ReadyWork
 from millstream.application.ports import ConnectedWorker
 from millstream.application.views import Cancellation, Lease, Push
@@ -41,6 +42,7 @@ class Session:
         served: What it says of its kinds; what they take and return only until it is noted.
         heard_us: When it was last heard of.
         noted: When it was last heard of and what it held, as last noted.
+        pool: Where it needs room beside its own credit, or None; `pooled` is how much of it it has.
     """
 
     id: str
@@ -61,11 +63,28 @@ class Session:
     leases: dict[str, HeldLease] = field(default_factory=dict)
     delivered: set[str] = field(default_factory=set)
     queued: set[DispatchKey] = field(default_factory=set)
+    pool: Pool | None = None
+    pooled: int = 0
 
     @property
     def has_room(self) -> bool:
         """It can be given a task."""
-        return self.credit > 0 and not self.draining
+        fits = self.pool is None or self.pool.has_room(self.tenant)
+        return self.credit > 0 and not self.draining and fits
+
+    def take(self, count: int) -> None:
+        """It is given so many tasks, or (negative) gives them back."""
+        self.credit -= count
+        if self.pool is not None:
+            self.pool.take(self.tenant, count)
+            self.pooled += count
+
+    def leave_pool(self) -> None:
+        """It is given nothing any more, and gives nothing back."""
+        if self.pool is not None:
+            self.pool.starved.pop(self.id, None)
+            self.pool.take(self.tenant, -self.pooled)
+            self.pool = None
 
     @property
     def claim(self) -> Claim:
@@ -160,21 +179,39 @@ class Dispatcher:
                 self._backlog.pop(key, None)
                 self._ready.pop(key, None)
                 self._own.drop(key)
+        pool = session.pool
+        session.leave_pool()
+        if pool is not None:
+            self._requeue(pool.fed())
 
     def add_credit(self, session: Session, credit: int) -> None:
         """A worker can take more."""
-        session.credit += credit
-        self._queue(session)
-        if any(key in self._backlog or key in self._own for key in session.keys):
-            self.wanted.set()
+        session.take(-credit)
+        self._requeue([session])
+        if session.pool is not None:
+            self._requeue(session.pool.fed())
+
+    def _requeue(self, sessions: Iterable[Session]) -> None:
+        """Sessions may have room again."""
+        for session in sessions:
+            self._queue(session)
+            if any(key in self._backlog or key in self._own for key in session.keys):
+                self.wanted.set()
 
     def _queue(self, session: Session) -> None:
         if not session.has_room:
+            self._starve(session)
             return
         for key in session.keys:
             if key not in session.queued:
                 session.queued.add(key)
                 self._ready.setdefault(key, deque()).append(session)
+
+    @staticmethod
+    def _starve(session: Session) -> None:
+        """Look at it again when there is room in its pool."""
+        if session.pool is not None and session.credit > 0 and not session.draining:
+            session.pool.starved[session.id] = session
 
     def mark(self, keys: Iterable[DispatchKey]) -> None:
         """Work of these keys waits, or may wait."""
@@ -251,11 +288,12 @@ class Dispatcher:
         while ready:
             session = ready[0]
             if session.has_room:
-                session.credit -= 1
+                session.take(1)
                 ready.rotate(-1)
                 return session.claim
             ready.popleft()
             session.queued.discard(key)
+            self._starve(session)
         return None
 
     def undo(self, batch: Batch) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence, Set
+from typing import Protocol
 
 from millstream.application.catalog import Catalogs
 from millstream.application.engine.commands import Command, Due, Expire, ForceRun, StartTooLate
@@ -18,14 +19,21 @@ from millstream.domain.gates import Buffer
 PATIENCE_S = 0.5
 
 
+class AgentsCalled(Protocol):
+    """The agents that servers call; see application.calling."""
+
+    async def refresh_moved(self) -> None: ...
+
+
 class Upkeep:
     """The engine as the loops see it; see ports.Upkeep."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, pauses: Pauses, feed: Feed) -> None:
+    def __init__(self, engine: Engine, catalogs: Catalogs, pauses: Pauses, feed: Feed, calling: "AgentsCalled") -> None:
         self._engine = engine
         self._feed = feed
         self._catalogs = catalogs
         self._pauses = pauses
+        self._calling = calling
         self.lane_id = engine.lane_id
         self.lease_us = engine.limits.lease_us
         self._asked: set[str] = set()
@@ -119,9 +127,10 @@ class Upkeep:
         self._engine.waiters.ended(run_id, Ended())
 
     async def look_for_work(self) -> None:
-        """Find waiting work and artifacts that no wake-up told of, and what was paused or resumed."""
+        """Find waiting work and artifacts that no wake-up told of, what was paused or resumed, and agents to call."""
         self._feed.look()
         await self._pauses.refresh()
+        await self._calling.refresh_moved()
         await self._engine.look_for_work()
 
     def leases(self) -> tuple[dict[str, int], list[str]]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from millstream.application.views import AgentDetail, AgentHistory, AgentState, SyncResult
-from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
+from millstream.domain.agents import WORKER, AgentSpec, Collect, Join, Subscription
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.workers import ServingWorker
 from millstream.transport.mapping.artifacts import put_artifact, put_failure
@@ -25,7 +25,15 @@ def agent_spec(message: Any) -> AgentSpec:
         queue=message.queue or "default",
         retry=retry_of(message.retry),
         timeouts=timeouts_of(message.timeouts),
+        **_called(message),
     )
+
+
+def _called(message: Any) -> dict[str, str]:
+    """How the servers call the agent. What a worker registers says nothing of it."""
+    if "protocol" not in message.DESCRIPTOR.fields_by_name:
+        return {}
+    return {"protocol": message.protocol.upper() or WORKER, "url": message.url}
 
 
 def expected(request: wire.UpdateAgentRequest) -> int | None:
@@ -156,6 +164,8 @@ def put_agent(out: agent_pb2.Agent, state: AgentState) -> agent_pb2.Agent:
     out.queue = spec.queue
     put_retry(out.retry, spec.retry)
     put_timeouts(out.timeouts, spec.timeouts)
+    out.protocol = spec.protocol
+    out.url = spec.url
     out.version = agent.version
     out.status = agent_pb2.Agent.Status.Value(state.status)
     if state.pause is not None:
