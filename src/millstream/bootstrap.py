@@ -108,6 +108,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.promises,
         service.workers,
         service.discovery,
+        service.tenants,
         service.system,
         exposition,
         leave,

@@ -50,6 +50,7 @@ from millstream.application.runs import Runs
 from millstream.application.step_values import Evaluator
 from millstream.application.system import System
 from millstream.application.tasks import Tasks
+from millstream.application.tenants import Tenants
 from millstream.application.waiting_gates import WaitingGates
 from millstream.application.watching import Watching
 from millstream.application.workers import Workers
@@ -72,6 +73,7 @@ from millstream.store.payloads import Payloads as PayloadStore
 from millstream.store.reads import Reads
 from millstream.store.registry import RegistryStore
 from millstream.store.schema import SchemaReads
+from millstream.store.tenants import TenantStore
 from millstream.store.wakeups import Message, Wakeups
 from millstream.store.workers import WorkerRows
 from millstream.store.workflows import WorkflowReads
@@ -104,6 +106,7 @@ class Service:
     steps: RunSteps
     workers: Workers
     discovery: Discovery
+    tenants: Tenants
     system: System
     engine: Engine
     catalogs: Catalogs
@@ -129,6 +132,7 @@ class Service:
         await self.peers.refresh()
         await self.pauses.refresh()
         await self.calling.refresh()
+        await self.tenants.start()
         for name, step in (
             ("engine", self.engine.run()),
             ("loops", self.loops.run()),
@@ -303,6 +307,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         RunSteps(advancing, reads),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
         Discovery(engine, worker_rows),
+        Tenants(registry, TenantStore(database), key_ttl_us, (key.tenant for key in settings.api_keys)),
         System(engine, maintenance, readiness, levels, metrics.engine.set),
         engine,
         catalogs,

@@ -23,6 +23,8 @@ from millstream.v1 import (
     run_service_pb2,
     system_service_pb2,
     task_service_pb2,
+    tenant_pb2,
+    tenant_service_pb2,
     worker_pb2,
     worker_service_pb2,
 )
@@ -40,6 +42,8 @@ from millstream.wire.v1 import run_pb2 as wire_run
 from millstream.wire.v1 import run_service_pb2 as wire_run_service
 from millstream.wire.v1 import system_service_pb2 as wire_system
 from millstream.wire.v1 import task_service_pb2 as wire_task_service
+from millstream.wire.v1 import tenant_pb2 as wire_tenant
+from millstream.wire.v1 import tenant_service_pb2 as wire_tenant_service
 from millstream.wire.v1 import worker_pb2 as wire_worker
 from millstream.wire.v1 import worker_service_pb2 as wire_worker_service
 
@@ -58,6 +62,8 @@ _TWINS: list[tuple[Any, Any]] = [
     (run_service_pb2, wire_run_service),
     (system_service_pb2, wire_system),
     (task_service_pb2, wire_task_service),
+    (tenant_pb2, wire_tenant),
+    (tenant_service_pb2, wire_tenant_service),
     (worker_pb2, wire_worker),
     (worker_service_pb2, wire_worker_service),
 ]
@@ -136,6 +142,8 @@ def _plain(name: str) -> str:
         (task_service_pb2.GetTaskResponse, run_pb2.Task),
         (task_service_pb2.CancelTaskResponse, run_pb2.Task),
         (worker_service_pb2.GetWorkerResponse, worker_pb2.Worker),
+        (tenant_service_pb2.CreateTenantResponse, tenant_pb2.Tenant),
+        (tenant_service_pb2.GetTenantResponse, tenant_pb2.Tenant),
         (promise_service_pb2.CreatePromiseResponse, promise_pb2.Promise),
         (promise_service_pb2.GetPromiseResponse, promise_pb2.Promise),
         (promise_service_pb2.ResolvePromiseResponse, promise_pb2.Promise),

@@ -36,7 +36,19 @@ from millstream.v1.artifact_service_pb2 import PublishRequest, PublishResponse, 
 
 SERVICES = [
     f"millstream.v1.{name}Service"
-    for name in ("Artifact", "Payload", "Correlation", "Agent", "Run", "Task", "Promise", "Worker", "Stream", "System")
+    for name in (
+        "Artifact",
+        "Payload",
+        "Correlation",
+        "Agent",
+        "Run",
+        "Task",
+        "Promise",
+        "Worker",
+        "Stream",
+        "Tenant",
+        "System",
+    )
 ]
 
 

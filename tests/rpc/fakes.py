@@ -84,6 +84,7 @@ from millstream.domain.runs import (
     TaskStatus,
 )
 from millstream.domain.struct_wire import encode_struct, encode_value
+from millstream.domain.tenants import Tenant
 from millstream.domain.workers import KindQuery, KindSpec, KnownKind, KnownWorker, ServingWorker, WorkerQuery
 from millstream.transport.server import UseCases
 
@@ -704,6 +705,22 @@ class System:
         return Levels("info", level or "info", (LogLevel(logger, level),) if level else ()), key is not None
 
 
+class Tenants(Fake):
+    async def create(
+        self, principal: Principal, slug: str, name: str, labels: str, key: Key | None
+    ) -> tuple[Tenant, bool]:
+        await self.seen("create", principal, slug, name, labels, key)
+        return Tenant(slug, ID, name, labels, AT_US, principal.name), key is not None
+
+    async def get(self, principal: Principal, slug: str) -> Tenant:
+        await self.seen("get", principal, slug)
+        return Tenant(slug, ID, "Acme", '{"a":"b"}', AT_US)
+
+    async def list(self, principal: Principal, page: PageRequest) -> Page[Tenant]:
+        await self.seen("list", principal, page)
+        return Page([Tenant("acme", ID, "Acme", "", AT_US)], _PAGE)
+
+
 class Fakes:
     """All of them."""
 
@@ -722,6 +739,7 @@ class Fakes:
         self.promises = Promises()
         self.workers = Workers()
         self.discovery = Discovery()
+        self.tenants = Tenants()
         self.system = System()
         self.drained = False
 
@@ -744,6 +762,7 @@ class Fakes:
             promises=self.promises,
             workers=self.workers,
             discovery=self.discovery,
+            tenants=self.tenants,
             system=self.system,
             exposition=written,
             leave=self.leave,

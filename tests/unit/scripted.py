@@ -17,6 +17,7 @@ from millstream.v1 import (
     promise_service_pb2,
     run_service_pb2,
     task_service_pb2,
+    tenant_service_pb2,
     worker_service_pb2,
 )
 
@@ -29,6 +30,7 @@ _SERVICES = {
         promise_service_pb2,
         run_service_pb2,
         task_service_pb2,
+        tenant_service_pb2,
         worker_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()

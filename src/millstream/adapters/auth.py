@@ -7,8 +7,8 @@ from typing import Final
 
 from millstream.domain.errors import Forbidden, Unauthenticated
 from millstream.domain.principals import Principal, permissions_of
+from millstream.domain.tenants import DEFAULT_TENANT
 
-DEFAULT_TENANT: Final = "default"
 _MAX_TENANT: Final = 128
 
 

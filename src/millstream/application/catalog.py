@@ -20,6 +20,7 @@ from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import FieldFault, NotFound, ValidationFailed
 from millstream.domain.matching import Route, match, routes_of
 from millstream.domain.struct_wire import Json, decode_struct
+from millstream.domain.tenants import Tenant
 from millstream.domain.workers import ServingWorker
 
 TENANTS_MOST = 1000
@@ -66,6 +67,14 @@ class Schemas(Protocol):
         """Whether it may be compiled within the server for the first time."""
 
 
+class TenantChange(Protocol):
+    """The tenants within such a transaction."""
+
+    async def find(self, slug: str) -> Tenant | None: ...
+    async def count(self) -> int: ...
+    async def add(self, made: Tenant) -> bool: ...
+
+
 class WorkflowChange(Protocol):
     """The workflows within such a transaction."""
 
@@ -84,6 +93,8 @@ class RegistryChange(Protocol):
 
     @property
     def workflows(self) -> WorkflowChange: ...
+    @property
+    def tenants(self) -> TenantChange: ...
     async def key(self, principal: str, key: Key) -> KeyClaim | None: ...
     async def claim(self, claim: KeyClaim) -> None: ...
     async def types(self, names: Iterable[str]) -> dict[str, ArtifactType]: ...

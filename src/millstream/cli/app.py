@@ -22,6 +22,7 @@ _COMMANDS = {
     "promises": ("promises", "app"),
     "workers": ("workers", "app"),
     "kinds": ("workers", "kinds"),
+    "tenants": ("tenants", "app"),
     "migrate": ("migrate", "app"),
     "config": ("config", "app"),
     "envoy-config": ("envoy", "app"),

@@ -15,6 +15,7 @@ _VIEW = frozenset(
         "workers.read",
         "promises.read",
         "workflows.read",
+        "tenants.read",
     }
 )
 _OPERATE = _VIEW | {
@@ -45,6 +46,7 @@ _WORK = frozenset(
         "promises.read",
         "promises.settle",
         "workflows.read",
+        "tenants.read",
         "worker.serve",
         "workers.read",
     }
@@ -54,7 +56,7 @@ ROLES: dict[str, frozenset[str]] = {
     "viewer": _VIEW,
     "operator": _OPERATE,
     "worker": _WORK,
-    "admin": _OPERATE | _WORK | {"admin"},
+    "admin": _OPERATE | _WORK | {"admin", "tenants.write"},
 }
 """Permissions by role."""
 

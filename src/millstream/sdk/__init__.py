@@ -44,6 +44,7 @@ from millstream.sdk.results import (
 from millstream.sdk.streams import ArtifactWatch, Streamed
 from millstream.sdk.system import LogLevel, LogLevels
 from millstream.sdk.tasks import NewTask
+from millstream.sdk.tenants import Tenant
 from millstream.sdk.worker import Worker
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "Task",
     "TaskCancelled",
     "TaskError",
+    "Tenant",
     "Timeouts",
     "UnavailableError",
     "Visibility",

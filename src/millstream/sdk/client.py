@@ -18,6 +18,7 @@ from millstream.sdk.results import BatchOutcome, Published, SyncResult
 from millstream.sdk.runs import Runs
 from millstream.sdk.system import System
 from millstream.sdk.tasks import Tasks
+from millstream.sdk.tenants import Tenants
 
 KEEPALIVE_S: Final = 120.0
 """Rarer than a worker's: a sync publish may be silent for 5 minutes, and servers take frequent probes ill."""
@@ -42,6 +43,7 @@ class Client:
         tasks: create, create_batch, list, get, cancel, attempts.
         promises: create, resolve, reject, wait, list, get, cancel.
         payloads: upload, download, download_to, read, load, get.
+        tenants: create, list, get.
         system: log_levels, set_log_level.
     """
 
@@ -76,6 +78,7 @@ class Client:
         self.payloads = Payloads(calls)
         self.workers = Workers(calls)
         self.kinds = Kinds(calls)
+        self.tenants = Tenants(calls)
         self.system = System(calls)
 
     async def publish(

@@ -13,6 +13,7 @@ from millstream.domain.workers import ServingWorker
 from millstream.store.connections import Database, Record
 from millstream.store.policies import options_text, spec_text
 from millstream.store.rows import agent_of, type_of
+from millstream.store.tenants import TenantRows
 from millstream.store.workflows import WorkflowRows
 
 _NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8"
@@ -95,6 +96,7 @@ class RegistryTransaction:
         self._moved = False
         self.now_us = now_us
         self.workflows = WorkflowRows(connection, tenant)
+        self.tenants = TenantRows(connection)
 
     async def key(self, principal: str, key: Key) -> KeyClaim | None:
         """The live claim of an idempotency key."""

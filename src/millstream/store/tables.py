@@ -371,6 +371,17 @@ agent_deleted = Table(
     Index("agent_deleted_called", "deleted_us", postgresql_where=text("protocol <> ''")),
 )
 
+tenant = Table(
+    "tenant",
+    metadata,
+    Column("slug", Text, primary_key=True),
+    Column("id", Uuid, nullable=False),
+    _text("name"),
+    _text("labels"),
+    _us("created_us"),
+    _text("created_by"),
+)
+
 # A dispatch key whose tasks wait; "" stands for any queue, or any kind.
 pause = Table(
     "pause",

@@ -24,6 +24,7 @@ from millstream.v1 import (
     stream_service_pb2,
     system_service_pb2,
     task_service_pb2,
+    tenant_service_pb2,
     worker_service_pb2,
 )
 from millstream.wire.v1 import (
@@ -54,6 +55,9 @@ from millstream.wire.v1 import (
     task_service_pb2 as _wire_tasks,
 )
 from millstream.wire.v1 import (
+    tenant_service_pb2 as _wire_tenants,
+)
+from millstream.wire.v1 import (
     worker_service_pb2 as _wire_workers,
 )
 
@@ -70,6 +74,7 @@ _AREAS = (
     (promise_service_pb2, _wire_promises),
     (worker_service_pb2, _wire_workers),
     (stream_service_pb2, _wire_streams),
+    (tenant_service_pb2, _wire_tenants),
     (system_service_pb2, _wire_system),
 )
 

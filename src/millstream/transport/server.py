@@ -24,6 +24,7 @@ from millstream.transport.services.runs import RunService
 from millstream.transport.services.streams import StreamService
 from millstream.transport.services.system import SystemService
 from millstream.transport.services.tasks import TaskService
+from millstream.transport.services.tenants import TenantService
 from millstream.transport.services.workers import WorkerService
 from millstream.transport.services.workflows import WorkflowService
 from millstream.transport.use_cases import (
@@ -38,6 +39,7 @@ from millstream.transport.use_cases import (
     RunSteps,
     System,
     Tasks,
+    Tenants,
     Types,
     Watching,
     Workers,
@@ -94,6 +96,7 @@ class UseCases:
     promises: Promises
     workers: Workers
     discovery: Discovery
+    tenants: Tenants
     system: System
     exposition: Callable[[], Awaitable[bytes]]
     leave: Callable[[], None]
@@ -118,6 +121,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "WorkerService": WorkerService(
             use_cases.workers, use_cases.discovery, PayloadRules(pipeline.limits.max_payload_bytes), version
         ),
+        "TenantService": TenantService(use_cases.tenants),
         "StreamService": StreamService(use_cases.watching),
         "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
     }

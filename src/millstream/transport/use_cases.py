@@ -58,6 +58,7 @@ from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.runs import Attempt, Event, Run, Task
 from millstream.domain.struct_wire import Json
+from millstream.domain.tenants import Tenant
 from millstream.domain.workers import KindQuery, KnownKind, KnownWorker, WorkerQuery
 
 
@@ -271,6 +272,16 @@ class Discovery(Protocol):
     async def workers(self, principal: Principal, query: WorkerQuery, page: PageRequest) -> Page[KnownWorker]: ...
     async def worker(self, principal: Principal, worker_id: str) -> KnownWorker: ...
     async def kinds(self, principal: Principal, query: KindQuery, page: PageRequest) -> Page[KnownKind]: ...
+
+
+class Tenants(Protocol):
+    """Tenants; the flag beside one is whether it is the answer of an earlier call."""
+
+    async def create(
+        self, principal: Principal, slug: str, name: str, labels: str, key: Key | None
+    ) -> tuple[Tenant, bool]: ...
+    async def get(self, principal: Principal, slug: str) -> Tenant: ...
+    async def list(self, principal: Principal, page: PageRequest) -> Page[Tenant]: ...
 
 
 class System(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 from millstream.adapters.envoy.body_table import body_table, parameter_table
 from millstream.adapters.envoy.descriptors import Contract, asset
 from millstream.adapters.envoy.local_replies import local_reply_config
-from millstream.adapters.envoy.routes import ANY_SERVER, CLUSTER, TRANSFERS_CLUSTER, routes
+from millstream.adapters.envoy.routes import ANY_SERVER, CAMEL_TRANSCODER, CLUSTER, TRANSFERS_CLUSTER, routes
 
 JSON = dict[str, Any]
 
@@ -201,6 +201,11 @@ def _filters(contract: Contract, max_body_bytes: int, proxy_token: str | None, *
             clear_route_cache=False,
         ),
         _filter("grpc_json_transcoder", "GrpcJsonTranscoder", **_transcoder(contract, max_body_bytes)),
+        {
+            **_filter("grpc_json_transcoder", "GrpcJsonTranscoder", **_transcoder(contract, max_body_bytes, True)),
+            "name": CAMEL_TRANSCODER,
+            "disabled": True,
+        },
         _filter("router", "Router", suppress_envoy_headers=True),
     ]
 
@@ -216,10 +221,10 @@ def _lua(contract: Contract, max_body_bytes: int, proxy_token: str | None) -> st
     return "\n".join([*constants, *(_text(asset(name)) for name in _LUA)])
 
 
-def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
+def _transcoder(contract: Contract, max_body_bytes: int, camel_case: bool = False) -> JSON:
     return {
         "proto_descriptor_bin": base64.b64encode(contract.transcoder_set()).decode("ascii"),
-        "services": contract.services(),
+        "services": contract.services(camel_case),
         "auto_mapping": False,
         "match_incoming_request_route": True,
         "case_insensitive_enum_parsing": True,
@@ -230,7 +235,7 @@ def _transcoder(contract: Contract, max_body_bytes: int) -> JSON:
             "reject_unknown_query_parameters": True,
             "reject_binding_body_field_collisions": True,
         },
-        "print_options": {"always_print_primitive_fields": True, "preserve_proto_field_names": True},
+        "print_options": {"always_print_primitive_fields": True, "preserve_proto_field_names": not camel_case},
         "max_request_body_size": _READ_FACTOR * max_body_bytes,
         "max_response_body_size": _MAX_ANSWER_BYTES,
     }

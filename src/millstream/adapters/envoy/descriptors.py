@@ -19,6 +19,8 @@ PACKAGE = "millstream.v1"
 HTTP_BODY = "google.api.HttpBody"
 TRANSFERS = f"{PACKAGE}.PayloadService"
 """The service whose streams are of any size, and as slow as their clients."""
+CAMEL_PATHS = "/api/tenants"
+"""Below it JSON has camelCase names; requests may have either."""
 _VALIDATE = "buf/validate/validate.proto"
 _RULES = "buf.validate.field"
 _INTEGERS = {FieldDescriptor.TYPE_UINT32: "uint32", FieldDescriptor.TYPE_INT32: "int32"}
@@ -51,6 +53,11 @@ class Binding:
     def transfer(self) -> bool:
         """It takes or gives a payload of any size."""
         return self.rpc.startswith(f"{TRANSFERS}.") and (self.streaming or self.uploading)
+
+    @property
+    def camel_case(self) -> bool:
+        """Its answers have camelCase names, as all of the paths of tenants."""
+        return self.template.startswith(CAMEL_PATHS)
 
     @property
     def has_head(self) -> bool:
@@ -92,9 +99,10 @@ class Contract:
         for file in self._files.file:
             self._pool.Add(file)
 
-    def services(self) -> list[str]:
-        """Full names of the services that have a REST binding."""
-        return sorted({binding.rpc.rpartition(".")[0] for binding in self.bindings()})
+    def services(self, camel_case: bool | None = None) -> list[str]:
+        """Full names of the services that have a REST binding, of one style of names or (None) of any."""
+        wanted = (each for each in self.bindings() if camel_case in (None, each.camel_case))
+        return sorted({binding.rpc.rpartition(".")[0] for binding in wanted})
 
     def bindings(self) -> list[Binding]:
         """Every binding of every RPC, the most specific paths first."""

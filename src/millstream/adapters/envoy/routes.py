@@ -18,6 +18,8 @@ TRANSFERS_CLUSTER = "millstream-transfers"
 other call."""
 LUA = "envoy.filters.http.lua"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
+CAMEL_TRANSCODER = "millstream.camel_case_transcoder"
+"""The same with camelCase names in answers; off but where a route turns it on."""
 COMPRESSOR = "envoy.filters.http.compressor"
 # What a call may take beyond the wait it is made for, in seconds.
 _GRACE_S = 15
@@ -113,6 +115,8 @@ def _rest_routes(binding: Binding) -> list[JSON]:
         route["route"] |= {"cluster": TRANSFERS_CLUSTER, "idle_timeout": f"{_STALLED_S}s"}
         route["request_body_buffer_limit"] = _KEPT_BYTES
         route["typed_per_filter_config"] = _disabled(COMPRESSOR)
+    if binding.camel_case:
+        route["typed_per_filter_config"] = {**_disabled(TRANSCODER), **_enabled(CAMEL_TRANSCODER)}
     body: JSON = {"body": _body_kind(binding)}
     if binding.streaming:
         body["stream"] = True
@@ -155,3 +159,7 @@ def _method_is(method: str) -> JSON:
 def _disabled(*filters: str) -> JSON:
     config = {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "disabled": True}
     return dict.fromkeys(filters, config)
+
+
+def _enabled(name: str) -> JSON:
+    return {name: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}}
