@@ -264,7 +264,7 @@ def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
             "Payment p {}",
         ),
         (
-            ("runs", "get", "r"),
+            ("runs", "get", "r", "--no-tree"),
             "RunService/GetRun",
             {"run_id": "r", "task_count": 3, "open_tasks": 1},
             "3 (1 open, 0 failed)",
@@ -274,6 +274,44 @@ def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
             "RunService/CancelRun",
             {"run_id": "r", "status": run_pb2.Run.CANCELLING},
             "CANCELLING",
+        ),
+        (
+            ("runs", "retry", "r", "--note", "why"),
+            "RunService/RetryRun",
+            {"run_id": "r", "retry_attempt": 2},
+            "retried    2",
+        ),
+        (("runs", "rerun", "r", "--latest"), "RunService/RerunRun", {"run_id": "n", "rerun_of": "r"}, "rerun of   r"),
+        (
+            ("runs", "pause", "r"),
+            "RunService/PauseRun",
+            {"run_id": "r", "paused_at": {"seconds": 1}},
+            "paused     1970",
+        ),
+        (("runs", "resume", "r"), "RunService/ResumeRun", {"run_id": "r"}, "id         r"),
+        (
+            ("runs", "children", "r"),
+            "RunService/ListRunChildren",
+            {"items": [{"run_id": "c", "workflow": "billing"}]},
+            "billing",
+        ),
+        (
+            ("runs", "tasks", "r"),
+            "RunService/ListRunTasks",
+            {"items": [{"task_id": "t", "attempt": 1, "max_attempts": 3}]},
+            "1/3",
+        ),
+        (
+            ("tasks", "stuck"),
+            "TaskService/ListStuckTasks",
+            {"items": [{"task": {"task_id": "t", "error": {"code": "X", "message": "y"}}}]},
+            "X: y",
+        ),
+        (
+            ("tasks", "stuck", "--unserved"),
+            "TaskService/ListStuckTasks",
+            {"items": [{"task": {"task_id": "t", "queue": "slow"}, "waiting": 7}]},
+            "no worker",
         ),
         (
             ("runs", "events", "r"),
@@ -522,3 +560,80 @@ def test_workers_and_kinds_are_shown(run: Run, service: ScriptedService) -> None
     assert all(word in shown.stdout for word in ("resize", "1.2", "TASK", "ONLINE"))
     for wrong in (["workers", "list", "--status", "here"], ["kinds", "--category", "here"]):
         assert run(*wrong).exit_code == 2
+
+
+def test_a_run_is_shown_with_a_tree_of_its_tasks_and_children(run: Run, service: ScriptedService) -> None:
+    """FV-14"""
+    service.answer(
+        "RunService/GetRun",
+        {
+            "run_id": "r",
+            "workflow": "billing",
+            "kind": run_pb2.RunKind.GRAPH,
+            "status": run_pb2.Run.RUNNING,
+            "task_count": 60,
+        },
+    )
+    of_parent = {"items": [{"run_id": "c", "workflow": "mail", "kind": run_pb2.RunKind.GRAPH, "parent_task_id": "t2"}]}
+    service.answer("RunService/ListRunChildren", of_parent, {})
+    first = {
+        "items": [
+            {"task_id": "t1", "kind": "pay", "status": run_pb2.Task.COMPLETED, "attempt": 2},
+            {"task_id": "t2", "kind": "mail", "status": run_pb2.Task.PENDING},
+        ]
+    }
+    held = {"task_id": "t3", "kind": "send", "status": run_pb2.Task.SCHEDULED, "held": True}
+    service.answer("RunService/ListRunTasks", first, {"items": [held]})
+    lines = [line.strip() for line in run("runs", "get", "r").stdout.splitlines()][-6:]
+    assert lines == [
+        "billing r RUNNING",
+        "├── pay t1 COMPLETED, attempt 2",
+        "├── mail t2 PENDING",
+        "│   └── mail c UNSPECIFIED",
+        "│       └── send t3 SCHEDULED, held",
+        "└── ... 58 more: millstream runs tasks r",
+    ]
+
+
+def test_many_runs_are_retried_call_after_call(run: Run, service: ScriptedService) -> None:
+    """FV-14: by what they have in common, until nothing is left; one that is refused makes the command fail."""
+    refused = {"run_id": "b", "status": "failed", "error": {"code": "CONFLICT", "message": "it runs"}}
+    service.answer(
+        "RunService/RetryRuns",
+        {
+            "results": [{"run_id": "a", "status": "accepted"}],
+            "accepted": 1,
+            "matched": 2,
+            "left": 1,
+            "next_page_token": "n",
+        },
+        {"results": [refused], "failed": 1, "matched": 1},
+    )
+    result = run("runs", "retry", "--label", "env=prod", "--text", "declined", "--note", "mended")
+    assert result.exit_code == 1
+    assert "it runs" in result.stdout
+    assert result.stdout.splitlines()[-1] == "1 accepted, 1 failed"
+    first, second = (call.request for call in service.calls)
+    assert (list(first.filter.labels), first.filter.text, first.note) == (["env=prod"], "declined", "mended")
+    assert (first.page_token, second.page_token) == ("", "n")
+
+
+def test_many_runs_are_cancelled_by_id_or_shown_beforehand(run: Run, service: ScriptedService) -> None:
+    """FV-14"""
+    matched = {"results": [{"run_id": "a", "status": "matched"}], "matched": 9, "left": 8, "next_page_token": "n"}
+    service.answer("RunService/CancelRuns", matched)
+    assert (
+        run("runs", "cancel", "--workflow", "w", "--dry-run").stdout.splitlines()[-1] == "9 matched, 0 failed, 8 left"
+    )
+    assert service.calls[-1].request.dry_run
+    service.answer("RunService/CancelRuns", {"results": [{"run_id": "a", "status": "accepted"}], "accepted": 2})
+    assert run("runs", "cancel", "a", "b").exit_code == 0
+    assert list(service.calls[-1].request.run_ids) == ["a", "b"]
+    for bad in (
+        ("cancel",),
+        ("retry", "a", "--text", "x"),
+        ("retry", "--label", "x"),
+        ("retry", "a", "b", "--from-step", "s"),
+    ):
+        assert run("runs", *bad).exit_code == 2
+    assert len(service.calls) == 2

@@ -1,22 +1,28 @@
-"""`millstream runs`."""
+"""`millstream runs`: finding and reading them."""
 
 from typing import Annotated
 
 import typer
+from rich.text import Text
+from rich.tree import Tree
 
+from millstream.cli import run_operations
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
-from millstream.cli.output import print_fields, print_json, print_list
-from millstream.cli.tasks import fault
-from millstream.sdk import Client, Run
+from millstream.cli.output import console, print_list
+from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, labels_of, show_run
+from millstream.cli.tasks import COLUMNS, fault
+from millstream.sdk import Client, Run, Task
 
-app = typer.Typer(help="Read and cancel runs.", no_args_is_help=True)
+app = typer.Typer(help="Read, cancel, retry, repeat and pause runs.", no_args_is_help=True)
 
-RunId = Annotated[str, typer.Argument(help="Id of the run.", show_default=False)]
-
+TREE_MOST = 50
+"""Tasks, and children, of each run that a tree shows."""
+DEPTH_MOST = 5
 _COLUMNS = {
     "id": lambda r: r.run_id,
     "kind": lambda r: r.kind,
-    "status": lambda r: r.status,
+    "status": lambda r: f"{r.status} (paused)" if r.paused_at else r.status,
+    "workflow": lambda r: r.workflow,
     "created": lambda r: r.created_at,
     "finished": lambda r: r.finished_at,
     "tasks": lambda r: r.task_count,
@@ -36,18 +42,38 @@ _EVENTS = {
 
 @app.command("list")
 def list_(
-    status: Annotated[str, typer.Option(help="In this status, such as FAILED.")] = "",
-    kind: Annotated[str, typer.Option(help="CASCADE or SINGLE.")] = "",
+    status: Annotated[list[str] | None, typer.Option(help="In this status, such as FAILED; may be repeated.")] = None,
+    kind: Kind = "",
+    workflow: Workflow = "",
+    label: Labels = None,
+    text: TextIn = "",
+    parent: Annotated[str, typer.Option(help="Children of this run.")] = "",
+    after: After = None,
+    before: Before = None,
+    sort: Annotated[str, typer.Option(help="created_at or updated_at.")] = "",
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="The other way round.")] = False,
     limit: Limit = DEFAULT_LIMIT,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """List runs, newest first."""
+    labels = labels_of(label)
 
     async def work(client: Client) -> None:
         try:
-            listing = client.runs.list(status=status, kind=kind)
+            listing = client.runs.list(
+                status=status or "",
+                kind=kind,
+                workflow=workflow,
+                labels=labels,
+                text=text,
+                parent=parent,
+                created_after=_aware(after),
+                created_before=_aware(before),
+                sort_by=sort,
+                sort_order="asc" if oldest_first else "",
+            )
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
         await print_list(listing, _COLUMNS, as_json=as_json, limit=limit, title="runs")
@@ -55,10 +81,49 @@ def list_(
     call(target, api_key, work)
 
 
+_aware = run_operations.aware
+
+
 @app.command()
-def get(run_id: RunId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None, as_json: Json = False) -> None:
-    """Show a run."""
-    _show(call(target, api_key, lambda client: client.runs.get(run_id)), as_json)
+def get(
+    run_id: RunId,
+    tree: Annotated[bool, typer.Option(help="Show its tasks and children, too.")] = True,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Show a run, with a tree of its tasks and of the runs that these began."""
+
+    async def work(client: Client) -> tuple[Run, Tree | None]:
+        run = await client.runs.get(run_id)
+        return run, await _tree_of(client, run) if tree and run.task_count and not as_json else None
+
+    run, found = call(target, api_key, work)
+    show_run(run, as_json)
+    if found is not None:
+        console().print(found)
+
+
+async def _tree_of(client: Client, run: Run, depth: int = 1) -> Tree:
+    tree = Tree(Text(f"{run.workflow or run.kind} {run.run_id} {run.status}"))
+    children: dict[str, list[Run]] = {}
+    if run.kind in ("GRAPH", "CODE") and depth < DEPTH_MOST:
+        for child in reversed(await client.runs.children(run.run_id).first(TREE_MOST)):
+            children.setdefault(child.parent_task_id, []).append(child)
+    tasks = await client.runs.tasks(run.run_id).first(TREE_MOST)
+    for task in tasks:
+        branch = tree.add(Text(_line(task)))
+        for child in children.get(task.task_id, ()):
+            branch.add(await _tree_of(client, child, depth + 1))
+    if run.task_count > len(tasks):
+        tree.add(Text(f"... {run.task_count - len(tasks)} more: millstream runs tasks {run.run_id}"))
+    return tree
+
+
+def _line(task: Task) -> str:
+    tried = f", attempt {task.attempt}" if task.attempt > 1 else ""
+    held = ", held" if task.held else ""
+    return f"{task.kind} {task.task_id} {task.status}{tried}{held} {fault(task.error)}".rstrip()
 
 
 @app.command()
@@ -80,36 +145,40 @@ def events(
 
 
 @app.command()
-def cancel(
+def tasks(
     run_id: RunId,
-    reason: Annotated[str, typer.Option(help="Why, for the run's events.")] = "",
+    status: Annotated[str, typer.Option(help="In this status, such as FAILED.")] = "",
+    limit: Limit = DEFAULT_LIMIT,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Cancel a run: running tasks are told, and have 10 s to end."""
-    _show(call(target, api_key, lambda client: client.runs.cancel(run_id, reason)), as_json)
+    """List the tasks of a run, in the order they were made."""
+
+    async def work(client: Client) -> None:
+        try:
+            listing = client.runs.tasks(run_id, status=status)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--status") from error
+        await print_list(listing, COLUMNS, as_json=as_json, limit=limit, title="tasks")
+
+    call(target, api_key, work)
 
 
-def _show(run: Run, as_json: bool) -> None:
-    if as_json:
-        print_json(run)
-        return
-    print_fields(
-        {
-            "id": run.run_id,
-            "kind": run.kind,
-            "status": run.status,
-            "created": run.created_at,
-            "updated": run.updated_at,
-            "finished": run.finished_at,
-            "error": fault(run.error),
-            "tasks": f"{run.task_count} ({run.open_tasks} open, {run.failed_tasks} failed)",
-            "open gates": run.open_gates or None,
-            "parents": run.parent_run_ids,
-            "artifacts": run.artifact_count,
-            "events": run.last_sequence,
-            "created by": run.created_by,
-            "labels": run.labels,
-        }
-    )
+@app.command()
+def children(
+    run_id: RunId,
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs that steps of a run began, newest first."""
+
+    async def work(client: Client) -> None:
+        await print_list(client.runs.children(run_id), _COLUMNS, as_json=as_json, limit=limit, title="children")
+
+    call(target, api_key, work)
+
+
+run_operations.add_to(app)

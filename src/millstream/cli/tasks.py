@@ -27,6 +27,24 @@ COLUMNS = {
     "worker": lambda t: t.worker,
     "error": lambda t: fault(t.error),
 }
+_RETRIED = {
+    "id": lambda s: s.task.task_id,
+    "kind": lambda s: s.task.kind,
+    "queue": lambda s: s.task.queue,
+    "status": lambda s: s.task.status,
+    "attempt": lambda s: f"{s.task.attempt}/{s.task.max_attempts}",
+    "failing since": lambda s: s.since,
+    "next attempt": lambda s: s.next_attempt_at,
+    "error": lambda s: fault(s.task.error),
+}
+_WAITING = {
+    "queue": lambda s: s.task.queue,
+    "kind": lambda s: s.task.kind,
+    "waiting": lambda s: s.waiting,
+    "since": lambda s: s.since,
+    "served": lambda s: "yes" if s.served else "no worker",
+    "oldest": lambda s: s.task.task_id,
+}
 _ATTEMPTS = {
     "attempt": lambda a: a.attempt,
     "status": lambda a: a.status,
@@ -62,6 +80,34 @@ def list_(
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--status") from error
         await print_list(listing, COLUMNS, as_json=as_json, limit=limit, title="tasks")
+
+    call(target, api_key, work)
+
+
+@app.command()
+def stuck(
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="What waits for a worker, by queue and kind, in place of what is retried.")
+    ] = False,
+    unserved: Annotated[
+        bool, typer.Option("--unserved", help="Of that, only where no worker is connected that takes it.")
+    ] = False,
+    kind: Annotated[str, typer.Option(help="Of this kind.")] = "",
+    queue: Annotated[str, typer.Option(help="In this queue.")] = "",
+    for_at_least: Annotated[float, typer.Option(min=0, help="Stuck for so many seconds.")] = 0,
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List what is stuck: tasks that failed and are tried again, or what waits for a worker."""
+
+    async def work(client: Client) -> None:
+        listing = client.tasks.stuck(
+            waiting=waiting or unserved, unserved=unserved, kind=kind, queue=queue, for_at_least=for_at_least
+        )
+        columns = _WAITING if waiting or unserved else _RETRIED
+        await print_list(listing, columns, as_json=as_json, limit=limit, title="stuck tasks")
 
     call(target, api_key, work)
 
@@ -116,7 +162,7 @@ def _show(task: Task, as_json: bool) -> None:
             "run": task.run_id,
             "kind": task.kind,
             "queue": task.queue,
-            "status": task.status,
+            "status": f"{task.status}, held while its run is paused" if task.held else task.status,
             "attempt": f"{task.attempt} of {task.max_attempts}",
             "priority": task.priority or None,
             "created": task.created_at,

@@ -41,9 +41,10 @@ from millstream.sdk.results import (
     SyncResult,
     Task,
 )
+from millstream.sdk.run_operations import RunOutcome, RunsDone
 from millstream.sdk.streams import ArtifactWatch, Streamed
 from millstream.sdk.system import LogLevel, LogLevels
-from millstream.sdk.tasks import NewTask
+from millstream.sdk.tasks import NewTask, StuckTask
 from millstream.sdk.tenants import Tenant
 from millstream.sdk.worker import Worker
 
@@ -86,10 +87,13 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunEvent",
+    "RunOutcome",
+    "RunsDone",
     "ServiceError",
     "ServingWorker",
     "StoredPayload",
     "Streamed",
+    "StuckTask",
     "Subscription",
     "SyncResult",
     "Task",

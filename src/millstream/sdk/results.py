@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from millstream.sdk.errors import FieldDetail, ServiceError, service_error
 from millstream.sdk.payload import JsonValue, from_struct, from_value
+from millstream.sdk.policies import seconds
 from millstream.v1 import artifact_pb2, artifact_service_pb2, error_pb2, run_pb2
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -223,6 +224,24 @@ class Run:
     """Gates in which artifacts of it wait for others."""
     parent_run_ids: tuple[str, ...] = ()
     """Of a cascade that a gate of the tenant began: those whose artifacts opened it."""
+    retry_attempt: int = 0
+    """How often it was retried by hand."""
+    paused_at: datetime | None = None
+    """Since when nothing new of it starts."""
+    timeout: float | None = None
+    """How long it may take in all, seconds."""
+    deadline: datetime | None = None
+    rerun_of: str = ""
+    """The run that it repeats."""
+    workflow: str = ""
+    workflow_version: str = ""
+    parent_run_id: str = ""
+    """The run that began it as its child."""
+    parent_task_id: str = ""
+    input: JsonValue = None
+    """What a run of a workflow was given. Not in lists."""
+    output: JsonValue = None
+    """What a run of a workflow answered. Not in lists."""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Run":
@@ -244,6 +263,17 @@ class Run:
             labels=dict(wire.labels),
             open_gates=wire.open_gates,
             parent_run_ids=tuple(wire.parent_run_ids),
+            retry_attempt=wire.retry_attempt,
+            paused_at=when(wire, "paused_at"),
+            timeout=seconds(wire, "timeout"),
+            deadline=when(wire, "deadline"),
+            rerun_of=wire.rerun_of,
+            workflow=wire.workflow,
+            workflow_version=wire.workflow_version,
+            parent_run_id=wire.parent_run_id,
+            parent_task_id=wire.parent_task_id,
+            input=from_value(wire.input) if wire.HasField("input") else None,
+            output=from_value(wire.output) if wire.HasField("output") else None,
         )
 
 
@@ -285,6 +315,8 @@ class Task:
     progress: float
     progress_message: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    held: bool = False
+    """Its run is paused: it does not start before that is resumed."""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Task":
@@ -311,6 +343,7 @@ class Task:
             progress=wire.progress,
             progress_message=wire.progress_message,
             labels=dict(wire.labels),
+            held=wire.held,
         )
 
 

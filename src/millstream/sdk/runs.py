@@ -1,44 +1,72 @@
-"""Runs: read and cancelled."""
+"""Runs: read, cancelled, retried, repeated, paused."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from millstream.sdk.artifacts import stamp
 from millstream.sdk.calls import Area, Listing, choice
 from millstream.sdk.payload import from_struct
 from millstream.sdk.results import Run, RunEvent, Task, when
+from millstream.sdk.run_operations import RunsDone, filter_of, labels_asked
 from millstream.v1 import run_pb2
 from millstream.v1 import run_service_pb2 as wire
 
+BULK_TIMEOUT_S = 75.0
+"""Of a call about many runs: the contract's longest wait, and a margin."""
+
 
 class Runs(Area):
-    """Reads runs, and cancels them."""
+    """Reads runs, and cancels, retries, repeats, pauses and resumes them."""
 
     def list(
         self,
         *,
-        status: str = "",
+        status: str | Sequence[str] = "",
         kind: str = "",
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        workflow: str = "",
+        labels: Mapping[str, str] | None = None,
+        text: str = "",
+        parent: str = "",
+        sort_by: str = "",
+        sort_order: str = "",
         page_size: int = 100,
     ) -> Listing[Run]:
-        """Lists runs, newest first; `status` such as "FAILED", `kind` "CASCADE" or "SINGLE".
+        """Lists runs, newest first.
+
+        Args:
+            status: Such as "FAILED", or several.
+            kind: "CASCADE", "SINGLE", "GRAPH" or "CODE".
+            workflow: Of this workflow, by name or id.
+            labels: With all of these.
+            text: With this in its id (from its beginning), workflow, error message or a label's value.
+            parent: Children of this run.
+            sort_by: "created_at" or "updated_at".
+            sort_order: "desc" or "asc".
 
         Raises:
             ValueError: there is no such status or kind.
         """
-        wanted = choice(run_pb2.Run.Status, status)
-        of_kind = choice(run_pb2.RunKind.Kind, kind)
+        asked = [choice(run_pb2.Run.Status, each) for each in ([status] if isinstance(status, str) else status) if each]
+        wanted: dict[str, Any] = {
+            # Servers of the version before know of one only.
+            **({"status": asked[0]} if len(asked) == 1 else {"statuses": asked}),
+            "kind": choice(run_pb2.RunKind.Kind, kind),
+            "created_after": stamp(created_after),
+            "created_before": stamp(created_before),
+            "workflow_id": workflow,
+            "labels": labels_asked(labels),
+            "text": text,
+            "parent_run_id": parent,
+            "sort_by": sort_by,
+            "sort_order": sort_order,
+            "page_size": page_size,
+        }
 
         async def fetch(cursor: str | None) -> tuple[list[Run], str | None]:
-            request = wire.ListRunsRequest(
-                status=wanted,
-                kind=of_kind,
-                created_after=stamp(created_after),
-                created_before=stamp(created_before),
-                page_size=page_size,
-                page_token=cursor or "",
-            )
+            request = wire.ListRunsRequest(**wanted, page_token=cursor or "")
             page = await self._calls.read("RunService/ListRuns", request, wire.ListRunsResponse)
             return [Run.from_wire(item) for item in page.items], page.pagination.next_page_token
 
@@ -76,11 +104,97 @@ class Runs(Area):
 
         return Listing(fetch)
 
+    def children(self, run_id: str, *, page_size: int = 100) -> Listing[Run]:
+        """Lists the runs that steps of a run began, newest first."""
+
+        async def fetch(cursor: str | None) -> tuple[list[Run], str | None]:
+            request = wire.ListRunChildrenRequest(run_id=run_id, page_size=page_size, page_token=cursor or "")
+            page = await self._calls.read("RunService/ListRunChildren", request, wire.ListRunChildrenResponse)
+            return [Run.from_wire(item) for item in page.items], page.pagination.next_page_token
+
+        return Listing(fetch)
+
     async def cancel(self, run_id: str, reason: str = "") -> Run:
         """Cancels a run and returns it as it stands: running tasks are told, and have 10 s to end."""
         request = wire.CancelRunRequest(run_id=run_id, reason=reason)
         answer = await self._calls.write("RunService/CancelRun", request, wire.CancelRunResponse)
         return Run.from_wire(answer.message)
+
+    async def retry(self, run_id: str, note: str = "", *, from_step: str = "", idempotency_key: str = "") -> Run:
+        """Lets a failed run go on: what is done stays, what failed begins again; of a run of a workflow from a step.
+
+        Raises:
+            ConflictError: it is not FAILED, or nothing of it could be tried again.
+        """
+        request = wire.RetryRunRequest(run_id=run_id, note=note, from_step=from_step)
+        answer = await self._calls.write("RunService/RetryRun", request, wire.RetryRunResponse, key=idempotency_key)
+        return Run.from_wire(answer.message)
+
+    async def rerun(self, run_id: str, *, version: str = "", idempotency_key: str = "") -> Run:
+        """Begins a new run with what another was given, and returns it; of a workflow's run in the "same" version (the
+        default) or the "latest"."""
+        request = wire.RerunRunRequest(run_id=run_id, version=version)
+        answer = await self._calls.write("RunService/RerunRun", request, wire.RerunRunResponse, key=idempotency_key)
+        return Run.from_wire(answer.message)
+
+    async def pause(self, run_id: str, reason: str = "") -> Run:
+        """Pauses a run: nothing new of it starts, what runs ends."""
+        request = wire.PauseRunRequest(run_id=run_id, reason=reason)
+        answer = await self._calls.write("RunService/PauseRun", request, wire.PauseRunResponse)
+        return Run.from_wire(answer.message)
+
+    async def resume(self, run_id: str) -> Run:
+        """Lets a paused run go on."""
+        request = wire.ResumeRunRequest(run_id=run_id)
+        answer = await self._calls.write("RunService/ResumeRun", request, wire.ResumeRunResponse)
+        return Run.from_wire(answer.message)
+
+    async def retry_many(
+        self,
+        run_ids: Sequence[str] = (),
+        note: str = "",
+        *,
+        dry_run: bool = False,
+        limit: int | None = None,
+        page_token: str = "",
+        idempotency_key: str = "",
+        **having: Any,
+    ) -> RunsDone:
+        """Retries failed runs, at most 1,000 a call: those named, or those `having` what `list` is asked for (kind,
+        created_after, created_before, workflow, labels, text, parent). A dry run tells which these are."""
+        request = wire.RetryRunsRequest(
+            run_ids=run_ids, filter=filter_of(**having), note=note, dry_run=dry_run, limit=limit, page_token=page_token
+        )
+        answer = await self._calls.write(
+            "RunService/RetryRuns", request, wire.RetryRunsResponse, key=idempotency_key, timeout_s=BULK_TIMEOUT_S
+        )
+        return RunsDone.from_wire(answer.message, answer.replayed)
+
+    async def cancel_many(
+        self,
+        run_ids: Sequence[str] = (),
+        reason: str = "",
+        *,
+        dry_run: bool = False,
+        limit: int | None = None,
+        page_token: str = "",
+        idempotency_key: str = "",
+        **having: Any,
+    ) -> RunsDone:
+        """Cancels runs, at most 1,000 a call: those named, or the running ones `having` what `list` is asked for (kind,
+        created_after, created_before, workflow, labels, text, parent). A dry run tells which these are."""
+        request = wire.CancelRunsRequest(
+            run_ids=run_ids,
+            filter=filter_of(**having),
+            reason=reason,
+            dry_run=dry_run,
+            limit=limit,
+            page_token=page_token,
+        )
+        answer = await self._calls.write(
+            "RunService/CancelRuns", request, wire.CancelRunsResponse, key=idempotency_key, timeout_s=BULK_TIMEOUT_S
+        )
+        return RunsDone.from_wire(answer.message, answer.replayed)
 
 
 def _event(message: run_pb2.RunEvent) -> RunEvent:

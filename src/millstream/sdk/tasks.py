@@ -36,6 +36,8 @@ class NewTask:
     timeouts: Timeouts | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str = ""
+    run_timeout: Seconds | None = None
+    """How long it may take in all, delays, waiting and retries included."""
 
     def fill(self, draft: DraftT) -> DraftT:
         """Puts it into a request.
@@ -56,7 +58,23 @@ class NewTask:
             draft.retry.CopyFrom(self.retry.to_wire())
         if self.timeouts is not None:
             draft.timeouts.CopyFrom(self.timeouts.to_wire())
+        if self.run_timeout is not None:
+            draft.run_timeout.CopyFrom(duration(self.run_timeout))
         return draft
+
+
+@dataclass(frozen=True, slots=True)
+class StuckTask:
+    """A task that does not get on; of those that wait, the one of its queue and kind that waits the longest."""
+
+    task: Task
+    since: datetime | None
+    """Its first failure, or the time from which it could have started."""
+    next_attempt_at: datetime | None = None
+    waiting: int = 0
+    """Of those that wait: how many of its queue and kind do, counted to 10,000."""
+    served: bool = False
+    """A worker is connected that takes it."""
 
 
 class Tasks(Area):
@@ -75,9 +93,12 @@ class Tasks(Area):
         timeouts: Timeouts | None = None,
         labels: Mapping[str, str] | None = None,
         idempotency_key: str = "",
+        run_timeout: Seconds | None = None,
     ) -> Task:
         """Creates a standalone task. See `NewTask` for what the arguments mean."""
-        new = NewTask(kind, input, queue, priority, run_at, delay, retry, timeouts, labels or {})
+        new = NewTask(
+            kind, input, queue, priority, run_at, delay, retry, timeouts, labels or {}, run_timeout=run_timeout
+        )
         answer = await self._calls.write(
             "TaskService/CreateTask",
             new.fill(wire.CreateTaskRequest()),
@@ -152,6 +173,35 @@ class Tasks(Area):
 
         return Listing(fetch)
 
+    def stuck(
+        self,
+        *,
+        waiting: bool = False,
+        kind: str = "",
+        queue: str = "",
+        for_at_least: Seconds = 0,
+        unserved: bool = False,
+        page_size: int = 100,
+    ) -> Listing[StuckTask]:
+        """Lists what is stuck: tasks that are retried, the oldest first; or, `waiting`, by queue and kind what waits
+        for a worker the longest, with `unserved` only where none is connected that takes it."""
+        why = wire.ListStuckTasksRequest.WAITING if waiting else wire.ListStuckTasksRequest.RETRYING
+
+        async def fetch(cursor: str | None) -> tuple[list[StuckTask], str | None]:
+            request = wire.ListStuckTasksRequest(
+                why=why,
+                kind=kind,
+                queue=queue,
+                for_at_least=duration(for_at_least),
+                unserved=unserved,
+                page_size=page_size,
+                page_token=cursor or "",
+            )
+            page = await self._calls.read("TaskService/ListStuckTasks", request, wire.ListStuckTasksResponse)
+            return [_stuck(item) for item in page.items], page.next_page_token
+
+        return Listing(fetch)
+
     async def get(self, task_id: str) -> Task:
         """Gets a task with its input and output."""
         request = wire.GetTaskRequest(task_id=task_id)
@@ -172,6 +222,16 @@ class Tasks(Area):
             return [_attempt(item) for item in page.items], page.next_after_attempt
 
         return Listing(fetch)
+
+
+def _stuck(message: wire.ListStuckTasksResponse.Item) -> StuckTask:
+    return StuckTask(
+        Task.from_wire(message.task),
+        when(message, "since"),
+        when(message, "next_attempt_at"),
+        message.waiting,
+        message.served,
+    )
 
 
 def _attempt(message: run_pb2.Attempt) -> Attempt:
