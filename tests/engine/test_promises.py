@@ -348,3 +348,32 @@ async def test_a_task_that_nobody_takes_in_time_fails_by_its_timer(
         )
         await asyncio.wait_for(ended, 10)
     assert (await first.tasks.get(ROOT, task.id)).task.error_code == "SCHEDULE_TO_START_TIMEOUT"
+
+
+async def test_a_settled_promise_is_not_tried_again(spread: Roles, database: Database) -> None:
+    """FV-17: once: neither its run nor its task is retried, nor is it made anew by rerunning its run."""
+    ref = await made(spread.publisher, "order-1")
+    settled = (await spread.worker.promises.settle(ROOT, ref, NO, None)).task
+    operations = spread.publisher.run_operations
+    for call in (
+        operations.retry(ROOT, settled.run_id, "", "", None),
+        operations.rerun(ROOT, settled.run_id, "", None),
+    ):
+        with pytest.raises(Conflict, match="is of a promise, which is settled once; make another"):
+            await call
+    assert state_of((await spread.worker.promises.get(ROOT, ref)).task) is PromiseState.REJECTED
+    await made(spread.worker, "order-1")
+    await check_all(database)
+
+
+async def test_a_promise_of_a_paused_run_is_settled_and_times_out(spread: Roles) -> None:
+    """FV-17: a pause stops what starts, not what comes from outside."""
+    for outcome in (YES, None):
+        ref = await made(spread.publisher, timeout_us=seconds(3600 if outcome else 0.05))
+        run_id = (await spread.publisher.promises.get(ROOT, ref)).task.run_id
+        await spread.worker.run_operations.pause(ROOT, run_id, "wait", None)
+        assert (await spread.publisher.promises.get(ROOT, ref)).task.finished_us == 0 or outcome is None
+        if outcome:
+            await spread.publisher.promises.settle(ROOT, ref, outcome, None)
+        view = await spread.worker.promises.wait(ROOT, ref, 10, fail_on_timeout=True)
+        assert state_of(view.task) is (PromiseState.RESOLVED if outcome else PromiseState.REJECTED)

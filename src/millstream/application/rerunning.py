@@ -15,7 +15,7 @@ from millstream.application.views import Key, NewTask, TaskQuery
 from millstream.domain.artifacts import EXTERNAL, Artifact, NewArtifact
 from millstream.domain.errors import Conflict, MillstreamError, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
-from millstream.domain.runs import Event, Run, RunKind, Task
+from millstream.domain.runs import PROMISE_QUEUE, Event, Run, RunKind, Task
 
 TASKS_MOST = 100
 
@@ -96,6 +96,8 @@ class Rerunning:
         task = await self._reads.task(principal.tenant, listed[0].id) if listed else None
         if task is None:
             raise NotFound(f"there is no run {found.id}")
+        if task.queue == PROMISE_QUEUE:
+            raise Conflict(f"run {found.id} is of a promise, which is settled once; make another")
         new = NewTask(
             task.kind, task.input, task.queue, task.priority, retry=task.retry, timeouts=task.timeouts,
             labels=task.labels, run_timeout_us=found.timeout_us,

@@ -75,7 +75,7 @@ class Rejection:
 
 def state_of(task: Task) -> PromiseState:
     """Where the promise stands."""
-    return _STATES[task.status]
+    return _STATES.get(task.status, PromiseState.PENDING)
 
 
 def promise_task(run: Run, task_id: str, new: NewPromise, now_us: int) -> Task:

@@ -10,12 +10,14 @@ from millstream.domain.cancellation import limit_run
 from millstream.domain.errors import Conflict, ValidationFailed
 from millstream.domain.lifecycle import details, make_ready
 from millstream.domain.planners import LIMIT_CODE, RUN_TIMEOUT
-from millstream.domain.runs import TIMER_QUEUE, EventType, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.runs import PROMISE_QUEUE, TIMER_QUEUE, EventType, Run, RunKind, RunStatus, Task, TaskStatus
 
 
 def is_to_redo(task: Task) -> bool:
     """A retry of its run begins it again: it failed finally, or its run took too long (also where its worker was done
-    in the grace: nothing followed from that)."""
+    in the grace: nothing followed from that). A promise never is: it is settled once."""
+    if task.queue == PROMISE_QUEUE:
+        return False
     return task.status is TaskStatus.FAILED or (not task.open and task.error_code == RUN_TIMEOUT)
 
 
@@ -37,6 +39,8 @@ def retry_run(batch: Batch, run: Run, tasks: Sequence[Task], by: str, note: str,
                 raise ValidationFailed.of("from_step", "only runs of a workflow have steps; leave it out")
         case RunKind.GRAPH | RunKind.CODE:
             raise Conflict(f"run {run.id} is of a workflow; execute the workflow again")
+    if not again and any(task.queue == PROMISE_QUEUE for task in tasks):
+        raise Conflict(f"run {run.id} is of a promise, which is settled once; make another")
     if not again:
         code = run.error_code or "FAILED"
         raise Conflict(f"run {run.id} has no task that could be tried again ({code}); rerun it instead")
@@ -49,6 +53,8 @@ def retry_run(batch: Batch, run: Run, tasks: Sequence[Task], by: str, note: str,
 def retry_task(batch: Batch, run: Run, task: Task, by: str, note: str) -> None:
     """Try one finally failed task again; its run goes on where it has ended. Raises Conflict where the task did not
     fail, or its run is being cancelled, or was."""
+    if task.queue == PROMISE_QUEUE:
+        raise Conflict(f"task {task.id} is a promise, which is settled once; make another")
     if not is_to_redo(task):
         raise Conflict(f"task {task.id} is {task.status.name}; only a FAILED task can be retried")
     if run.kind in (RunKind.GRAPH, RunKind.CODE):
