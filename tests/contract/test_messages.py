@@ -27,6 +27,8 @@ from millstream.v1 import (
     tenant_service_pb2,
     worker_pb2,
     worker_service_pb2,
+    workflow_pb2,
+    workflow_service_pb2,
 )
 from millstream.wire.v1 import agent_pb2 as wire_agent
 from millstream.wire.v1 import agent_service_pb2 as wire_agent_service
@@ -46,6 +48,8 @@ from millstream.wire.v1 import tenant_pb2 as wire_tenant
 from millstream.wire.v1 import tenant_service_pb2 as wire_tenant_service
 from millstream.wire.v1 import worker_pb2 as wire_worker
 from millstream.wire.v1 import worker_service_pb2 as wire_worker_service
+from millstream.wire.v1 import workflow_pb2 as wire_workflow
+from millstream.wire.v1 import workflow_service_pb2 as wire_workflow_service
 
 _TWINS: list[tuple[Any, Any]] = [
     (agent_pb2, wire_agent),
@@ -66,6 +70,8 @@ _TWINS: list[tuple[Any, Any]] = [
     (tenant_service_pb2, wire_tenant_service),
     (worker_pb2, wire_worker),
     (worker_service_pb2, wire_worker_service),
+    (workflow_pb2, wire_workflow),
+    (workflow_service_pb2, wire_workflow_service),
 ]
 _PAYLOADS = {"google.protobuf.Struct", "google.protobuf.Value"}
 

@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from millstream.application.log_levels import Levels
@@ -372,7 +372,7 @@ class Workflows(Fake):
 
     async def get(self, principal: Principal, id_or_name: str) -> WorkflowDetail:
         await self.seen("get", id_or_name)
-        return self.answer or workflow()
+        return self.answer or replace(workflow(), warnings=())
 
     async def version(self, principal: Principal, id_or_name: str, version: int) -> WorkflowVersion:
         await self.seen("version", id_or_name, version)

@@ -19,6 +19,7 @@ from millstream.v1 import (
     task_service_pb2,
     tenant_service_pb2,
     worker_service_pb2,
+    workflow_service_pb2,
 )
 
 _SERVICES = {
@@ -32,6 +33,7 @@ _SERVICES = {
         task_service_pb2,
         tenant_service_pb2,
         worker_service_pb2,
+        workflow_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 }

@@ -17,6 +17,7 @@ _COMMANDS = {
     "correlations": ("correlations", "app"),
     "types": ("types", "app"),
     "agents": ("agents", "app"),
+    "workflows": ("workflows", "app"),
     "runs": ("runs", "app"),
     "tasks": ("tasks", "app"),
     "promises": ("promises", "app"),

@@ -47,12 +47,14 @@ from millstream.sdk.system import LogLevel, LogLevels
 from millstream.sdk.tasks import NewTask, StuckTask
 from millstream.sdk.tenants import Tenant
 from millstream.sdk.worker import Worker
+from millstream.sdk.workflows import Applied, DefinitionCheck, Workflow, WorkflowVersion
 
 __all__ = [
     "AccessError",
     "Agent",
     "AgentHistory",
     "AgentSubscription",
+    "Applied",
     "Artifact",
     "ArtifactSummary",
     "ArtifactType",
@@ -66,6 +68,7 @@ __all__ = [
     "Context",
     "CorrelationStatus",
     "DeadlineError",
+    "DefinitionCheck",
     "Failure",
     "Fault",
     "FieldDetail",
@@ -106,4 +109,6 @@ __all__ = [
     "WaitingGate",
     "Worker",
     "WorkerInfo",
+    "Workflow",
+    "WorkflowVersion",
 ]

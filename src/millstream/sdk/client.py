@@ -19,6 +19,7 @@ from millstream.sdk.runs import Runs
 from millstream.sdk.system import System
 from millstream.sdk.tasks import Tasks
 from millstream.sdk.tenants import Tenants
+from millstream.sdk.workflows import Workflows
 
 KEEPALIVE_S: Final = 120.0
 """Rarer than a worker's: a sync publish may be silent for 5 minutes, and servers take frequent probes ill."""
@@ -39,6 +40,7 @@ class Client:
         correlations: status, export.
         types: create, update, deprecate, list, get, schema, versions.
         agents: create, update, delete, list, get, pause, resume, run, history.
+        workflows: apply, create, update, validate, delete, list, get, versions, version, schema.
         runs: list, get, events, tasks, cancel.
         tasks: create, create_batch, list, get, cancel, attempts.
         promises: create, resolve, reject, wait, list, get, cancel.
@@ -72,6 +74,7 @@ class Client:
         self.correlations = Correlations(calls)
         self.types = Types(calls)
         self.agents = Agents(calls)
+        self.workflows = Workflows(calls)
         self.runs = Runs(calls)
         self.tasks = Tasks(calls)
         self.promises = Promises(calls)

@@ -26,6 +26,7 @@ from millstream.v1 import (
     task_service_pb2,
     tenant_service_pb2,
     worker_service_pb2,
+    workflow_service_pb2,
 )
 from millstream.wire.v1 import (
     agent_service_pb2 as _wire_agents,
@@ -60,6 +61,9 @@ from millstream.wire.v1 import (
 from millstream.wire.v1 import (
     worker_service_pb2 as _wire_workers,
 )
+from millstream.wire.v1 import (
+    workflow_service_pb2 as _wire_workflows,
+)
 
 PACKAGE = "millstream.v1"
 TWIN_PACKAGE = "millstream.wire.v1"
@@ -69,6 +73,7 @@ _AREAS = (
     (payload_service_pb2, _wire_payloads),
     (correlation_service_pb2, _wire_correlations),
     (agent_service_pb2, _wire_agents),
+    (workflow_service_pb2, _wire_workflows),
     (run_service_pb2, _wire_runs),
     (task_service_pb2, _wire_tasks),
     (promise_service_pb2, _wire_promises),
