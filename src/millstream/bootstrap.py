@@ -106,6 +106,8 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.steps,
         service.tasks,
         service.promises,
+        service.dead_letters,
+        service.queues,
         service.workers,
         service.discovery,
         service.tenants,

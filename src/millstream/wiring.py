@@ -25,6 +25,7 @@ from millstream.application.calls import Calls
 from millstream.application.catalog import Catalogs
 from millstream.application.children import Children
 from millstream.application.correlations import Correlations
+from millstream.application.dead_letters import DeadLetters
 from millstream.application.defining import Defining
 from millstream.application.discovery import Discovery
 from millstream.application.engine.batches import Sizes
@@ -39,6 +40,7 @@ from millstream.application.pauses import Pauses
 from millstream.application.payloads import Payloads
 from millstream.application.promises import Promises
 from millstream.application.publishing import Publishing
+from millstream.application.queues import Queues
 from millstream.application.readiness import Readiness, Schema
 from millstream.application.referring import Referring
 from millstream.application.registering import Registering
@@ -68,8 +70,10 @@ from millstream.store.connections import Database
 from millstream.store.feed import FeedReads
 from millstream.store.history import HistoryReads
 from millstream.store.lane import PostgresLane
+from millstream.store.lines import Lines
 from millstream.store.maintenance import Maintenance
 from millstream.store.payloads import Payloads as PayloadStore
+from millstream.store.queues import QueueReads
 from millstream.store.reads import Reads
 from millstream.store.registry import RegistryStore
 from millstream.store.schema import SchemaReads
@@ -104,6 +108,8 @@ class Service:
     promises: Promises
     workflow_runs: WorkflowRuns
     steps: RunSteps
+    dead_letters: DeadLetters
+    queues: Queues
     workers: Workers
     discovery: Discovery
     tenants: Tenants
@@ -223,7 +229,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     reads, maintenance, registry = Reads(database), Maintenance(database), RegistryStore(database)
     worker_rows = WorkerRows(database)
     dispatcher_peers = Peers(lane.id, blocking.id, f"{socket.gethostname()}/{os.getpid()}", maintenance, worker_rows)
-    engine = _engine(settings, lane, blocking, maintenance, reads, dispatcher_peers, metrics)
+    lines = Lines(database)
+    engine = _engine(settings, lane, blocking, maintenance, lines, reads, dispatcher_peers, metrics)
     dispatcher_peers.served = lambda: engine.dispatcher.served
     dispatcher_peers.workers = lambda: engine.dispatcher.workers
     dispatcher_peers.listed = engine.dispatcher.listed
@@ -305,6 +312,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         Promises(engine, reads, key_ttl_us),
         workflow_runs,
         RunSteps(advancing, reads),
+        DeadLetters(engine, reads, key_ttl_us),
+        Queues(engine, catalogs, registering, pauses, QueueReads(database)),
         Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
         Discovery(engine, worker_rows),
         Tenants(registry, TenantStore(database), key_ttl_us, (key.tenant for key in settings.api_keys)),
@@ -332,6 +341,7 @@ def _engine(
     lane: PostgresLane,
     blocking: PostgresLane,
     maintenance: Maintenance,
+    lines: Lines,
     reads: Reads,
     peers: Peers,
     metrics: Metrics,
@@ -349,6 +359,7 @@ def _engine(
         lane,
         blocking,
         maintenance,
+        lines,
         reads,
         peers,
         metrics.engine,

@@ -1,6 +1,7 @@
 """Standalone tasks: created, leased, completed, listed."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.engine.database import Database
@@ -10,6 +11,7 @@ from tests.engine.world import AT_ONCE, ROOT, check_all, kinds_of, made, princip
 
 from millstream.application.paging import PageRequest
 from millstream.application.views import CreatedTask, NewTask, Reports, TaskQuery
+from millstream.domain.bounds import Bounds
 from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
 from millstream.domain.runs import AttemptStatus, RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import decode_value, encode_value
@@ -269,3 +271,43 @@ async def test_a_poll_waits_for_work_and_no_longer_than_asked(spread: Roles) -> 
     await eventually(served)
     task = (await spread.publisher.tasks.create(ROOT, NewTask("sums"), None)).task
     assert [lease.task.id for lease in await polling] == [task.id]
+
+
+async def test_tasks_are_found_by_run_agent_worker_and_labels(start: Start) -> None:
+    """FV-5, FV-10: one by one and together, the newest or the oldest first, a page at a time."""
+    here, there = await start()
+    async with Worker(there, kinds=["sums"]) as worker:
+        labelled = ('{"a":"1","b":"x y"}', '{"a":"1"}', '{"a":"2","b":"x y"}', "", '{"c":"ü\\"="}')
+        made = [(await here.tasks.create(ROOT, NewTask("sums", labels=labels), None)).task for labels in labelled]
+        await worker.take_many(5)
+
+        async def found(**fields: Any) -> list[str]:
+            page = await here.tasks.list(ROOT, TaskQuery(**fields), PageRequest())
+            return [task.id for task in page.items]
+
+        ids = [task.id for task in made]
+        assert await found(labels='{"a":"1"}') == [ids[1], ids[0]]
+        assert await found(labels='{"b":"x y","a":"1"}') == [ids[0]]
+        assert await found(labels='{"c":"ü\\"="}') == [ids[4]]
+        assert await found(labels='{"a":"3"}') == []
+        assert await found(run_id=made[2].run_id, oldest_first=False) == [ids[2]]
+        assert await found(run_id=made[2].run_id, labels='{"a":"1"}') == []
+        assert await found(worker=worker.session._session.name) == ids[::-1]
+        assert await found(worker="nobody") == []
+        assert await found(agent="nobody") == []
+        assert await found(oldest_first=True) == ids
+        first = await here.tasks.list(ROOT, TaskQuery(oldest_first=True), PageRequest(page_size=3))
+        request = PageRequest(page_size=3, page_token=first.info.next_page_token)
+        second = await there.tasks.list(ROOT, TaskQuery(oldest_first=True), request)
+        assert [task.id for task in [*first.items, *second.items]] == ids
+
+
+async def test_a_task_in_line_is_pending_to_who_lists(start: Start) -> None:
+    """FV-5: the engine's own status is nobody else's."""
+    here, _ = await start()
+    async with Worker(here, kinds=["sums"]) as worker:
+        for _ in range(2):
+            await here.tasks.create(ROOT, NewTask("sums", bounds=Bounds("k", 1)), None)
+        await worker.take()
+        page = await here.tasks.list(ROOT, TaskQuery(status=TaskStatus.PENDING), PageRequest())
+        assert [task.status for task in page.items] == [TaskStatus.IN_LINE]

@@ -26,10 +26,13 @@ from millstream.application.views import (
     AgentState,
     ArtifactQuery,
     Batch,
+    BulkDone,
+    BulkWanted,
     Cancellation,
     Consumption,
     CorrelationStatus,
     CreatedTask,
+    DeadLetterQuery,
     Hello,
     ItemCounts,
     Key,
@@ -43,6 +46,7 @@ from millstream.application.views import (
     PromiseView,
     Published,
     Push,
+    QueueState,
     ReportResult,
     Reports,
     Sent,
@@ -454,7 +458,7 @@ class RunOperations(Fake):
 class Tasks(Fake):
     async def create(self, principal: Principal, new: NewTask, key: Key | None) -> CreatedTask:
         await self.seen("create", principal, new, key)
-        return CreatedTask(task(TaskStatus.PENDING))
+        return self.answer or CreatedTask(task(TaskStatus.PENDING))
 
     async def create_batch(
         self,
@@ -468,7 +472,7 @@ class Tasks(Fake):
 
     async def get(self, principal: Principal, task_id: str) -> TaskView:
         await self.seen("get", principal, task_id)
-        return TaskView(task(TaskStatus.COMPLETED), encode_value("done"))
+        return self.answer or TaskView(task(TaskStatus.COMPLETED), encode_value("done"))
 
     async def cancel(self, principal: Principal, task_id: str, reason: str, key: Key | None) -> TaskView:
         await self.seen("cancel", principal, task_id, reason, key)
@@ -541,6 +545,34 @@ class Promises(Fake):
     async def list(self, principal: Principal, query: PromiseQuery, page: PageRequest) -> Page[Task]:
         await self.seen("list", principal, query, page)
         return Page([promise()], _PAGE)
+
+
+class DeadLetters(Fake):
+    async def retry(self, principal: Principal, wanted: BulkWanted, key: Key | None) -> BulkDone:
+        await self.seen("retry", principal, wanted, key)
+        return BulkDone(3, ((ID, None), (OTHER, Conflict("it is RUNNING"))), more=True)
+
+    async def drop(self, principal: Principal, wanted: BulkWanted, key: Key | None) -> BulkDone:
+        await self.seen("drop", principal, wanted, key)
+        return BulkDone(2)
+
+    async def list(self, principal: Principal, query: DeadLetterQuery, page: PageRequest) -> Page[Task]:
+        await self.seen("list", principal, query, page)
+        return Page([task(TaskStatus.FAILED)], _PAGE)
+
+
+class Queues(Fake):
+    async def pause(self, principal: Principal, queue: str, reason: str, key: Key | None) -> tuple[QueueState, bool]:
+        await self.seen("pause", principal, queue, reason, key)
+        return QueueState(queue, 1, 2, 3, 4, AT_US, Pause("default", queue, "", AT_US, "root", reason)), True
+
+    async def resume(self, principal: Principal, queue: str, key: Key | None) -> tuple[QueueState, bool]:
+        await self.seen("resume", principal, queue, key)
+        return QueueState(queue), False
+
+    async def list(self, principal: Principal, page: PageRequest) -> Page[QueueState]:
+        await self.seen("list", principal, page)
+        return Page([QueueState("default", running=10_001)], _PAGE)
 
 
 def lease(payload_bytes: int = 0) -> Lease:
@@ -737,6 +769,8 @@ class Fakes:
         self.steps = RunSteps()
         self.tasks = Tasks()
         self.promises = Promises()
+        self.dead_letters = DeadLetters()
+        self.queues = Queues()
         self.workers = Workers()
         self.discovery = Discovery()
         self.tenants = Tenants()
@@ -760,6 +794,8 @@ class Fakes:
             steps=self.steps,
             tasks=self.tasks,
             promises=self.promises,
+            dead_letters=self.dead_letters,
+            queues=self.queues,
             workers=self.workers,
             discovery=self.discovery,
             tenants=self.tenants,

@@ -35,6 +35,7 @@ from millstream.v1 import (
     artifact_service_pb2,
     correlation_service_pb2,
     promise_service_pb2,
+    queue_service_pb2,
     run_service_pb2,
     system_service_pb2,
     task_service_pb2,
@@ -51,6 +52,7 @@ _MODULES = (
     run_service_pb2,
     task_service_pb2,
     promise_service_pb2,
+    queue_service_pb2,
     worker_service_pb2,
     tenant_service_pb2,
     workflow_service_pb2,
@@ -656,7 +658,14 @@ async def test_log_levels(service: Service) -> None:
 
 def test_every_method_of_the_contract_is_asked_for_here() -> None:
     here = __import__("pathlib").Path(__file__)
-    beside = ("test_streams.py", "test_payloads.py", "test_promises.py", "test_tenants.py", "test_workflows.py")
+    beside = (
+        "test_streams.py",
+        "test_payloads.py",
+        "test_promises.py",
+        "test_tenants.py",
+        "test_workflows.py",
+        "test_task_services.py",
+    )
     source = here.read_text() + "".join(here.with_name(name).read_text() for name in beside)
     missing = [m.name for m in contract.methods() if f"/{m.name}" not in source and not m.streaming]
     assert missing == []

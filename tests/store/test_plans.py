@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.engine.database import Database, Postgres
 
+from millstream.application.views import DeadLetterQuery
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.batch import Batch, Claim, KeyClaim, Limits
@@ -15,8 +16,24 @@ from millstream.domain.lifecycle import create
 from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import Run, RunKind, Task
-from millstream.store import artifacts, feed, lane, maintenance, payloads, promises, registry, run_lists, runs, stuck
-from millstream.store.columns import names, numbers, uuids
+from millstream.store import (
+    artifacts,
+    dead_letters,
+    feed,
+    lane,
+    lines,
+    maintenance,
+    payloads,
+    promises,
+    queues,
+    registry,
+    run_lists,
+    runs,
+    stuck,
+)
+from millstream.store.columns import names, numbers, texts, uuids
+from millstream.store.query import compiled
+from millstream.store.tables import task as task_table
 
 TASKS = 4000
 NOW_US = 1_700_000_000_000_000
@@ -54,6 +71,7 @@ SELECT 'acme', decode(lpad(to_hex(n), 64, '0'), 'hex'), lpad(to_hex(n), 32, '0')
 INSERT INTO payload (tenant, sha256, blob) VALUES ('acme', decode(repeat('01', 32), 'hex'), gen_random_uuid());
 INSERT INTO payload_holder SELECT tenant, sha256, 'root' FROM payload;
 INSERT INTO payload_chunk (blob, n, bytes) SELECT blob, 0, '' FROM payload;
+INSERT INTO line (tenant, name, until_us) SELECT 'acme', 'c:k' || n, n FROM generate_series(1, {TASKS}) n;
 """
 _DEAD_LEASES = (
     f"UPDATE task SET status = 3, owner = 'x', worker_id = 'w', lease_until_us = {NOW_US}",
@@ -61,6 +79,9 @@ _DEAD_LEASES = (
     "UPDATE task SET status = 1 WHERE run_at_us % 50 = 0",
     "UPDATE task SET status = 2 WHERE run_at_us % 50 = 1",
     "UPDATE task SET status = 3, owner = 'x', worker_id = 'w', limited = true WHERE run_at_us % 50 = 2",
+    "UPDATE task SET status = 0, waits_for = 'c:k', concurrency_key = 'k' WHERE run_at_us % 50 = 3",
+    "UPDATE task SET status = 3, concurrency_key = 'k' WHERE run_at_us % 50 = 4",
+    "UPDATE task SET status = 5 WHERE run_at_us % 50 = 5",
 )
 
 
@@ -128,12 +149,27 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
             {"task_ready"},
         ),
         (maintenance._DUE, (NOW_US, 500), {"task_scheduled"}),
-        (maintenance._NEXT_DUE, (1,), {"task_scheduled", "task_start_by"}),
+        (maintenance._NEXT_DUE, (1,), {"task_scheduled", "task_start_by", "task_line_start_by"}),
         (maintenance._EXPIRED, (NOW_US, 500), {"task_lease"}),
         (maintenance._TOO_LATE, (NOW_US, 500), {"task_start_by"}),
+        (maintenance._TOO_LATE_IN_LINE, (NOW_US, 500), {"task_line_start_by"}),
         (maintenance._OVERDUE_CANCELS, (NOW_US, 500), {"run_cancel"}),
         (maintenance._OVERTIME, (NOW_US, 500), {"run_deadline"}),
         (maintenance._NEXT_OVERTIME, (NOW_US,), {"run_deadline"}),
+        (lines._GROUPS, (names(["acme"]), names(["c:k"])), {"task_line", "task_running", "line_pkey"}),
+        (
+            lines._FIRST_OF,
+            (names(["acme"]), names(["c:k"]), names(["default"]), names(["sums"]), numbers([10])),
+            {"task_line"},
+        ),
+        (lines._AFTER, ("", "", 200), {"task_line"}),
+        (queues._RUNNING, ("acme",), {"task_lease"}),
+        (queues._NAMES_BY[0], ("acme",), {"task_in_line"}),
+        (queues._NAMES_BY[1], ("acme",), {"task_delayed"}),
+        (queues._NAMES_BY[2], ("acme",), {"task_ready"}),
+        (queues._COUNTS[0], ("acme", names(["default"])), {"task_in_line"}),
+        (queues._COUNTS[1], ("acme", names(["default"])), {"task_delayed"}),
+        (queues._COUNTS[2], ("acme", names(["default"])), {"task_ready"}),
         (maintenance._OF_WORKER, ("w",), {"task_lease", "task_limited"}),
         (maintenance._RENEW, (IDS, "x", NOW_US), {"task_pkey"}),
         (maintenance._DELIVERED, (IDS, "x"), {"task_pkey"}),
@@ -195,6 +231,15 @@ async def test_what_is_read_in_the_background_uses_its_index(
         (lane._DROP_KEYS, (*KEYS, NOW_US), {"idempotency_pkey"}),
         (lane._LOCK_AGENTS, (names(["acme"]), names(["a1"])), {"agent_pkey"}),
         (lane._RUNNING, ("acme", "sums"), {"task_limited"}),
+        (lane._LOCK_LINES, (names(["acme"]), names(["c:k"])), {"line_pkey"}),
+        (lane._LINES_RUNNING, (names(["acme"]), names(["c:k"])), {"task_running"}),
+        (
+            lane._STARTED,
+            (names(["acme"]), names(["r:k"]), numbers([1]), texts(["[[1,1]]"]), numbers([NOW_US])),
+            {"line_pkey"},
+        ),
+        (lane._ENDED_OF_KEYS, (IDS,), {"run_pkey"}),
+        (lane._FREE_KEYS, (*KEYS, ["[]"]), {"idempotency_pkey"}),
         (lane._REGISTRY, (names(["acme"]),), {"registry_pkey"}),
         (lane._PRUNE, (ID, 1, 2), {"commit_batch_pkey"}),
         (lane._PAYLOADS, (names(["acme"]), names([DIGEST.hex()])), {"payload_pkey"}),
@@ -211,6 +256,11 @@ async def test_what_is_read_in_the_background_uses_its_index(
         "drop",
         "agents",
         "running",
+        "lines",
+        "lines running",
+        "started",
+        "ended of keys",
+        "free keys",
         "registry",
         "prune",
         "payloads",
@@ -276,8 +326,9 @@ async def test_a_batch_is_written_by_primary_keys(database: Database) -> None:
             {"artifact_kind", "run_parents", "run_pkey"},
         ),
         (maintenance._KEYS, (NOW_US, 5000), {"idempotency_expires"}),
+        (maintenance._LINES, (NOW_US, 500), {"line_until"}),
     ],
-    ids=["runs", "artifacts", "keys"],
+    ids=["runs", "artifacts", "keys", "lines"],
 )
 async def test_what_is_old_is_found_by_its_age(
     database: Database, sql: str, arguments: tuple[object, ...], indexes: set[str]
@@ -286,6 +337,19 @@ async def test_what_is_old_is_found_by_its_age(
     nodes = await plan_of(database, sql, *arguments, settings=maintenance._ORDERLY)
     assert used(nodes) == indexes
     assert {node["Node Type"] for node in nodes} & {"Seq Scan", "Sort"} == set()
+
+
+async def test_dead_letters_are_found_in_their_order(database: Database) -> None:
+    """A page costs the same however many tasks there are: in the order of their index, in both directions."""
+    failed, id_ = task_table.c.finished_us, task_table.c.id
+    for statement in (
+        dead_letters._dead("acme", DeadLetterQuery(kind="sums")).order_by(failed.desc(), id_.desc()),
+        dead_letters._dead("acme", DeadLetterQuery(since_us=1)).order_by(failed, id_),
+    ):
+        text, arguments = compiled(statement.limit(50))
+        nodes = await plan_of(database, text, *arguments, settings={"jit": "off"})
+        assert used(nodes) == {"task_dead"}
+        assert {node["Node Type"] for node in nodes} & {"Seq Scan", "Sort"} == set()
 
 
 async def test_a_batch_costs_the_same_in_a_large_table(database: Database) -> None:

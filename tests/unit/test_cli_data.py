@@ -444,7 +444,6 @@ def test_the_schema_of_a_type_is_printed_as_it_is(run: Run, service: ScriptedSer
     [
         ("runs", "list", "--status", "nowhere"),
         ("tasks", "list", "--status", "nowhere"),
-        ("tasks", "list", "--run", "r", "--kind", "k"),
         ("runs", "list", "--limit", "-1"),
         ("publish",),
         ("publish", "Order", '{"n": 9007199254740992}'),

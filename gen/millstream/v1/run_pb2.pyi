@@ -291,7 +291,7 @@ class Task(_message.Message):
         SCHEDULED: Task._Status.ValueType  # 1
         """Waits for its time: delayed, between two attempts, or held while its run is paused."""
         PENDING: Task._Status.ValueType  # 2
-        """Waits for a worker."""
+        """Waits for a worker, or for its turn by its concurrency key or its rate (see waiting_for)."""
         RUNNING: Task._Status.ValueType  # 3
         """A worker has it."""
         COMPLETED: Task._Status.ValueType  # 4
@@ -309,7 +309,7 @@ class Task(_message.Message):
     SCHEDULED: Task.Status.ValueType  # 1
     """Waits for its time: delayed, between two attempts, or held while its run is paused."""
     PENDING: Task.Status.ValueType  # 2
-    """Waits for a worker."""
+    """Waits for a worker, or for its turn by its concurrency key or its rate (see waiting_for)."""
     RUNNING: Task.Status.ValueType  # 3
     """A worker has it."""
     COMPLETED: Task.Status.ValueType  # 4
@@ -363,6 +363,10 @@ class Task(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -389,6 +393,10 @@ class Task(_message.Message):
     """What the worker said of its progress."""
     held: _builtins.bool
     """Its run is paused: it does not start before that is resumed."""
+    waiting_for: _builtins.str
+    """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
+    dropped: _builtins.bool
+    """It failed finally and was dropped from the dead letters."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -433,6 +441,14 @@ class Task(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by who made it."""
 
+    @_builtins.property
+    def concurrency(self) -> Global___Concurrency:
+        """How many tasks of its key run at once, where it is bounded."""
+
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimit:
+        """How many tasks of its key start in a period, where it is bounded."""
+
     def __init__(
         self,
         *,
@@ -460,14 +476,76 @@ class Task(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         held: _builtins.bool = ...,
+        concurrency: Global___Concurrency | None = ...,
+        rate_limit: Global___RateLimit | None = ...,
+        waiting_for: _builtins.str = ...,
+        dropped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Concurrency(_message.Message):
+    """A bound on how many tasks of a key run at once, over all servers and workers of the tenant."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key: up to 255 characters, not beginning with "~"."""
+    limit: _builtins.int
+    """Tasks with this key that run at once, 1 to 100,000. Each task is started by its own limit: when fewer run."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Concurrency: _TypeAlias = Concurrency  # noqa: Y015
+
+@_typing.final
+class RateLimit(_message.Message):
+    """A bound on how many tasks of a key start in a period, over all servers and workers of the tenant. Retries are starts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """The key: up to 255 characters, not beginning with "~"."""
+    limit: _builtins.int
+    """Starts at most in any period, 1 to 1,000,000."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """The period, 0.1 s to 31 days. A start may come a hundredth of it later than the bound itself asks for."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
 
 @_typing.final
 class TaskError(_message.Message):
@@ -662,6 +740,8 @@ class RunEvent(_message.Message):
         """A promise was given its value; who gave it stands in `data`."""
         PROMISE_REJECTED: RunEvent._Type.ValueType  # 46
         """A promise was rejected; who did it stands in `data`."""
+        TASK_DROPPED: RunEvent._Type.ValueType  # 40
+        """Somebody dropped a failed task from the dead letters."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """What happened."""
@@ -724,6 +804,8 @@ class RunEvent(_message.Message):
     """A promise was given its value; who gave it stands in `data`."""
     PROMISE_REJECTED: RunEvent.Type.ValueType  # 46
     """A promise was rejected; who did it stands in `data`."""
+    TASK_DROPPED: RunEvent.Type.ValueType  # 40
+    """Somebody dropped a failed task from the dead letters."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

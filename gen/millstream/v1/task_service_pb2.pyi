@@ -62,6 +62,10 @@ class CreateTaskRequest(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEDUPLICATION_KEY_FIELD_NUMBER: _builtins.int
+    DEDUPLICATION_TTL_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """What it does: a letter, then letters, digits, "_", ".", ":" or "-". Kinds beginning with "agent:" are
     the server's.
@@ -70,6 +74,11 @@ class CreateTaskRequest(_message.Message):
     """Its queue. Default "default"."""
     priority: _builtins.int
     """Urgency, -100 to 100, the higher the sooner."""
+    deduplication_key: _builtins.str
+    """Its key in its kind and tenant, whoever calls: while a task with it stands, that one is the answer, and nothing is
+    made. A task that ends FAILED or CANCELLED frees its key. Up to 255 characters; an idempotency key of the call
+    (x-idempotency-key) is looked at first.
+    """
     @_builtins.property
     def input(self) -> _struct_pb2.Value:
         """What it is given. Default null. At most 1 MiB."""
@@ -100,6 +109,18 @@ class CreateTaskRequest(_message.Message):
         RUN_TIMEOUT. Default: for ever.
         """
 
+    @_builtins.property
+    def deduplication_ttl(self) -> _duration_pb2.Duration:
+        """How long the deduplication key holds, 1 s to 30 days. Default 24 h, or as the server is configured."""
+
+    @_builtins.property
+    def concurrency(self) -> _run_pb2.Concurrency:
+        """At most so many tasks with this key run at once."""
+
+    @_builtins.property
+    def rate_limit(self) -> _run_pb2.RateLimit:
+        """At most so many tasks with this key start in a period."""
+
     def __init__(
         self,
         *,
@@ -113,10 +134,14 @@ class CreateTaskRequest(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         run_timeout: _duration_pb2.Duration | None = ...,
+        deduplication_key: _builtins.str = ...,
+        deduplication_ttl: _duration_pb2.Duration | None = ...,
+        concurrency: _run_pb2.Concurrency | None = ...,
+        rate_limit: _run_pb2.RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "input", b"input", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "deduplication_ttl", b"deduplication_ttl", "delay", b"delay", "input", b"input", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "deduplication_key", b"deduplication_key", "deduplication_ttl", b"deduplication_ttl", "delay", b"delay", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -172,6 +197,10 @@ class CreateTaskResponse(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -198,6 +227,10 @@ class CreateTaskResponse(_message.Message):
     """What the worker said of its progress."""
     held: _builtins.bool
     """Its run is paused: it does not start before that is resumed."""
+    waiting_for: _builtins.str
+    """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
+    dropped: _builtins.bool
+    """It failed finally and was dropped from the dead letters."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -242,6 +275,14 @@ class CreateTaskResponse(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by who made it."""
 
+    @_builtins.property
+    def concurrency(self) -> _run_pb2.Concurrency:
+        """How many tasks of its key run at once, where it is bounded."""
+
+    @_builtins.property
+    def rate_limit(self) -> _run_pb2.RateLimit:
+        """How many tasks of its key start in a period, where it is bounded."""
+
     def __init__(
         self,
         *,
@@ -269,10 +310,14 @@ class CreateTaskResponse(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         held: _builtins.bool = ...,
+        concurrency: _run_pb2.Concurrency | None = ...,
+        rate_limit: _run_pb2.RateLimit | None = ...,
+        waiting_for: _builtins.str = ...,
+        dropped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +366,10 @@ class CreateTaskBatchRequest(_message.Message):
         LABELS_FIELD_NUMBER: _builtins.int
         RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
         IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+        DEDUPLICATION_KEY_FIELD_NUMBER: _builtins.int
+        DEDUPLICATION_TTL_FIELD_NUMBER: _builtins.int
+        CONCURRENCY_FIELD_NUMBER: _builtins.int
+        RATE_LIMIT_FIELD_NUMBER: _builtins.int
         kind: _builtins.str
         """What it does: a letter, then letters, digits, "_", ".", ":" or "-". Kinds beginning with "agent:" are
         the server's.
@@ -331,6 +380,8 @@ class CreateTaskBatchRequest(_message.Message):
         """Urgency, -100 to 100, the higher the sooner."""
         idempotency_key: _builtins.str
         """Idempotency key of this item, in the scope of CreateTask: 1 to 255 printable ASCII characters."""
+        deduplication_key: _builtins.str
+        """Its key in its kind and tenant, whoever calls: while a task with it stands, that one is the answer."""
         @_builtins.property
         def input(self) -> _struct_pb2.Value:
             """What it is given. Default null. At most 1 MiB."""
@@ -359,6 +410,18 @@ class CreateTaskBatchRequest(_message.Message):
         def run_timeout(self) -> _duration_pb2.Duration:
             """How long it may take in all, 1 ms to 366 days. Default: for ever."""
 
+        @_builtins.property
+        def deduplication_ttl(self) -> _duration_pb2.Duration:
+            """How long the deduplication key holds, 1 s to 30 days. Default 24 h, or as the server is configured."""
+
+        @_builtins.property
+        def concurrency(self) -> _run_pb2.Concurrency:
+            """At most so many tasks with this key run at once."""
+
+        @_builtins.property
+        def rate_limit(self) -> _run_pb2.RateLimit:
+            """At most so many tasks with this key start in a period."""
+
         def __init__(
             self,
             *,
@@ -373,10 +436,14 @@ class CreateTaskBatchRequest(_message.Message):
             labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
             run_timeout: _duration_pb2.Duration | None = ...,
             idempotency_key: _builtins.str = ...,
+            deduplication_key: _builtins.str = ...,
+            deduplication_ttl: _duration_pb2.Duration | None = ...,
+            concurrency: _run_pb2.Concurrency | None = ...,
+            rate_limit: _run_pb2.RateLimit | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "input", b"input", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "deduplication_ttl", b"deduplication_ttl", "delay", b"delay", "input", b"input", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "deduplication_key", b"deduplication_key", "deduplication_ttl", b"deduplication_ttl", "delay", b"delay", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "labels", b"labels", "priority", b"priority", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_timeout", b"run_timeout", "timeouts", b"timeouts"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -484,6 +551,11 @@ class ListTasksRequest(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     CREATED_AFTER_FIELD_NUMBER: _builtins.int
     CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    WORKER_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    SORT_ORDER_FIELD_NUMBER: _builtins.int
     page: _builtins.int
     """Page from 1."""
     page_size: _builtins.int
@@ -496,6 +568,14 @@ class ListTasksRequest(_message.Message):
     """Of this kind."""
     queue: _builtins.str
     """In this queue."""
+    run_id: _builtins.str
+    """Of this run."""
+    agent: _builtins.str
+    """Of this agent."""
+    worker: _builtins.str
+    """In the hands of, or last in those of, the worker with this name."""
+    sort_order: _builtins.str
+    """"desc" (the default, newest first) or "asc"."""
     @_builtins.property
     def created_after(self) -> _timestamp_pb2.Timestamp:
         """Made at this time or later."""
@@ -503,6 +583,10 @@ class ListTasksRequest(_message.Message):
     @_builtins.property
     def created_before(self) -> _timestamp_pb2.Timestamp:
         """Made before this time."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """With these labels, each as "key=value"; at most 8."""
 
     def __init__(
         self,
@@ -515,10 +599,15 @@ class ListTasksRequest(_message.Message):
         queue: _builtins.str = ...,
         created_after: _timestamp_pb2.Timestamp | None = ...,
         created_before: _timestamp_pb2.Timestamp | None = ...,
+        run_id: _builtins.str = ...,
+        agent: _builtins.str = ...,
+        worker: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+        sort_order: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "_page_token", b"_page_token", "created_after", b"created_after", "created_before", b"created_before", "page", b"page", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "_page_token", b"_page_token", "created_after", b"created_after", "created_before", b"created_before", "kind", b"kind", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "queue", b"queue", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "_page_token", b"_page_token", "agent", b"agent", "created_after", b"created_after", "created_before", b"created_before", "kind", b"kind", "labels", b"labels", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "queue", b"queue", "run_id", b"run_id", "sort_order", b"sort_order", "status", b"status", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
     _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
@@ -545,7 +634,7 @@ class ListTasksResponse(_message.Message):
     PAGINATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Task]:
-        """The tasks, without input and output, newest first."""
+        """The tasks, without input and output, newest first unless asked otherwise."""
 
     @_builtins.property
     def pagination(self) -> _pagination_pb2.Pagination:
@@ -637,6 +726,10 @@ class GetTaskResponse(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -663,6 +756,10 @@ class GetTaskResponse(_message.Message):
     """What the worker said of its progress."""
     held: _builtins.bool
     """Its run is paused: it does not start before that is resumed."""
+    waiting_for: _builtins.str
+    """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
+    dropped: _builtins.bool
+    """It failed finally and was dropped from the dead letters."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -707,6 +804,14 @@ class GetTaskResponse(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by who made it."""
 
+    @_builtins.property
+    def concurrency(self) -> _run_pb2.Concurrency:
+        """How many tasks of its key run at once, where it is bounded."""
+
+    @_builtins.property
+    def rate_limit(self) -> _run_pb2.RateLimit:
+        """How many tasks of its key start in a period, where it is bounded."""
+
     def __init__(
         self,
         *,
@@ -734,10 +839,14 @@ class GetTaskResponse(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         held: _builtins.bool = ...,
+        concurrency: _run_pb2.Concurrency | None = ...,
+        rate_limit: _run_pb2.RateLimit | None = ...,
+        waiting_for: _builtins.str = ...,
+        dropped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -819,6 +928,10 @@ class CancelTaskResponse(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -845,6 +958,10 @@ class CancelTaskResponse(_message.Message):
     """What the worker said of its progress."""
     held: _builtins.bool
     """Its run is paused: it does not start before that is resumed."""
+    waiting_for: _builtins.str
+    """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
+    dropped: _builtins.bool
+    """It failed finally and was dropped from the dead letters."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -889,6 +1006,14 @@ class CancelTaskResponse(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels given by who made it."""
 
+    @_builtins.property
+    def concurrency(self) -> _run_pb2.Concurrency:
+        """How many tasks of its key run at once, where it is bounded."""
+
+    @_builtins.property
+    def rate_limit(self) -> _run_pb2.RateLimit:
+        """How many tasks of its key start in a period, where it is bounded."""
+
     def __init__(
         self,
         *,
@@ -916,10 +1041,14 @@ class CancelTaskResponse(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         held: _builtins.bool = ...,
+        concurrency: _run_pb2.Concurrency | None = ...,
+        rate_limit: _run_pb2.RateLimit | None = ...,
+        waiting_for: _builtins.str = ...,
+        dropped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1131,3 +1260,328 @@ class ListStuckTasksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_page_token) -> _WhichOneofReturnType__next_page_token | None: ...
 
 Global___ListStuckTasksResponse: _TypeAlias = ListStuckTasksResponse  # noqa: Y015
+
+@_typing.final
+class DeadLetterFilter(_message.Message):
+    """Which dead letters; fields that are not given match all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """Of this kind."""
+    queue: _builtins.str
+    """In this queue."""
+    error_code: _builtins.str
+    """Failed with this code, such as "PAYMENT_DECLINED" or "START_TO_CLOSE_TIMEOUT"."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Failed at this time or later."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Failed before this time."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        error_code: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_code", b"error_code", "kind", b"kind", "queue", b"queue", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetterFilter: _TypeAlias = DeadLetterFilter  # noqa: Y015
+
+@_typing.final
+class ListDeadLettersRequest(_message.Message):
+    """Which dead letters to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    page: _builtins.int
+    """Page from 1."""
+    page_size: _builtins.int
+    """Items a page, 1 to 500. Default 50."""
+    page_token: _builtins.str
+    """The next_page_token of the page before."""
+    kind: _builtins.str
+    """Of this kind."""
+    queue: _builtins.str
+    """In this queue."""
+    error_code: _builtins.str
+    """Failed with this code."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Failed at this time or later."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Failed before this time."""
+
+    def __init__(
+        self,
+        *,
+        page: _builtins.int | None = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str | None = ...,
+        kind: _builtins.str = ...,
+        queue: _builtins.str = ...,
+        error_code: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "_page_token", b"_page_token", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page", b"_page", "_page_size", b"_page_size", "_page_token", b"_page_token", "error_code", b"error_code", "kind", b"kind", "page", b"page", "page_size", b"page_size", "page_token", b"page_token", "queue", b"queue", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page: _TypeAlias = _typing.Literal["page"]  # noqa: Y015
+    _WhichOneofArgType__page: _TypeAlias = _typing.Literal["_page", b"_page"]  # noqa: Y015
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    _WhichOneofReturnType__page_token: _TypeAlias = _typing.Literal["page_token"]  # noqa: Y015
+    _WhichOneofArgType__page_token: _TypeAlias = _typing.Literal["_page_token", b"_page_token"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page) -> _WhichOneofReturnType__page | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_token) -> _WhichOneofReturnType__page_token | None: ...
+
+Global___ListDeadLettersRequest: _TypeAlias = ListDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class ListDeadLettersResponse(_message.Message):
+    """A page of dead letters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    PAGINATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Task]:
+        """The tasks, without input and output, the latest failure first."""
+
+    @_builtins.property
+    def pagination(self) -> _pagination_pb2.Pagination:
+        """Where this page stands."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[_run_pb2.Task] | None = ...,
+        pagination: _pagination_pb2.Pagination | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pagination", b"pagination"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "pagination", b"pagination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeadLettersResponse: _TypeAlias = ListDeadLettersResponse  # noqa: Y015
+
+@_typing.final
+class DeadLetterResult(_message.Message):
+    """What became of one dead letter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Id of the task."""
+    status: _builtins.str
+    """"done" or "failed"."""
+    @_builtins.property
+    def error(self) -> _error_pb2.ErrorBody:
+        """Why it failed."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        status: _builtins.str = ...,
+        error: _error_pb2.ErrorBody | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "status", b"status", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadLetterResult: _TypeAlias = DeadLetterResult  # noqa: Y015
+
+@_typing.final
+class RetryDeadLettersRequest(_message.Message):
+    """Which dead letters to retry: by their ids, or by a filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only say how many there are. Default false."""
+    note: _builtins.str
+    """Why, for the runs' events."""
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of tasks, at most 1,000. Not together with filter."""
+
+    @_builtins.property
+    def filter(self) -> Global___DeadLetterFilter:
+        """All that match, the oldest first. {} is every dead letter of the tenant."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+        filter: Global___DeadLetterFilter | None = ...,
+        dry_run: _builtins.bool = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "note", b"note", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDeadLettersRequest: _TypeAlias = RetryDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class RetryDeadLettersResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """Dead letters that match, those of this call included; exact up to 10,000, and never more than 10,001."""
+    done: _builtins.int
+    """How many were made ready again; 0 in a dry run."""
+    failed: _builtins.int
+    """How many could not be."""
+    more: _builtins.bool
+    """More match than one call takes: call again."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetterResult]:
+        """The outcome of each task, but for those of a dry run."""
+
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        done: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        results: _abc.Iterable[Global___DeadLetterResult] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "matched", b"matched", "more", b"more", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDeadLettersResponse: _TypeAlias = RetryDeadLettersResponse  # noqa: Y015
+
+@_typing.final
+class DropDeadLettersRequest(_message.Message):
+    """Which dead letters to drop: by their ids, or by a filter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Only say how many there are. Default false."""
+    note: _builtins.str
+    """Why, for the runs' events."""
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of tasks, at most 1,000. Not together with filter."""
+
+    @_builtins.property
+    def filter(self) -> Global___DeadLetterFilter:
+        """All that match, the oldest first. {} is every dead letter of the tenant."""
+
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+        filter: Global___DeadLetterFilter | None = ...,
+        dry_run: _builtins.bool = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "filter", b"filter", "note", b"note", "task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropDeadLettersRequest: _TypeAlias = DropDeadLettersRequest  # noqa: Y015
+
+@_typing.final
+class DropDeadLettersResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """Dead letters that match, those of this call included; exact up to 10,000, and never more than 10,001."""
+    done: _builtins.int
+    """How many were dropped; 0 in a dry run."""
+    failed: _builtins.int
+    """How many could not be."""
+    more: _builtins.bool
+    """More match than one call takes: call again."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeadLetterResult]:
+        """The outcome of each task, but for those of a dry run."""
+
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        done: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        results: _abc.Iterable[Global___DeadLetterResult] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "failed", b"failed", "matched", b"matched", "more", b"more", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropDeadLettersResponse: _TypeAlias = DropDeadLettersResponse  # noqa: Y015

@@ -65,6 +65,21 @@ class TaskServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_task__service__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.ListDeadLetters = channel.unary_unary(
+                '/millstream.v1.TaskService/ListDeadLetters',
+                request_serializer=millstream_dot_v1_dot_task__service__pb2.ListDeadLettersRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_task__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.RetryDeadLetters = channel.unary_unary(
+                '/millstream.v1.TaskService/RetryDeadLetters',
+                request_serializer=millstream_dot_v1_dot_task__service__pb2.RetryDeadLettersRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_task__service__pb2.RetryDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DropDeadLetters = channel.unary_unary(
+                '/millstream.v1.TaskService/DropDeadLetters',
+                request_serializer=millstream_dot_v1_dot_task__service__pb2.DropDeadLettersRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_task__service__pb2.DropDeadLettersResponse.FromString,
+                _registered_method=True)
         self.ListTaskAttempts = channel.unary_unary(
                 '/millstream.v1.TaskService/ListTaskAttempts',
                 request_serializer=millstream_dot_v1_dot_task__service__pb2.ListTaskAttemptsRequest.SerializeToString,
@@ -93,7 +108,7 @@ class TaskServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Lists tasks, newest first.
+        """Lists tasks, newest first unless asked otherwise.
         Errors: VALIDATION_ERROR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -121,6 +136,33 @@ class TaskServiceServicer(object):
         """Cancels a task. One that waits ends at once; one that runs is told, and ends in CANCELLED after a grace
         of 10 s whatever it does.
         Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended), IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeadLetters(self, request, context):
+        """Lists dead letters: tasks that failed finally, the latest first. A retried or dropped one is none any more.
+        Errors: VALIDATION_ERROR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryDeadLetters(self, request, context):
+        """Tries dead letters again, by their ids or by a filter, up to 1,000 a call, each with an outcome of its own. Its
+        run is RUNNING again, and the task may use all its attempts once more, while their numbers go on. One of a
+        workflow's run is retried with its run instead. With dry_run it only says how many it would be.
+        Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropDeadLetters(self, request, context):
+        """Drops dead letters from their list, by their ids or by a filter, up to 1,000 a call, each with an outcome of its
+        own. The tasks stay FAILED. With dry_run it only says how many it would be.
+        Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +208,21 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=millstream_dot_v1_dot_task__service__pb2.CancelTaskRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_task__service__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeadLetters,
+                    request_deserializer=millstream_dot_v1_dot_task__service__pb2.ListDeadLettersRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_task__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RetryDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDeadLetters,
+                    request_deserializer=millstream_dot_v1_dot_task__service__pb2.RetryDeadLettersRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_task__service__pb2.RetryDeadLettersResponse.SerializeToString,
+            ),
+            'DropDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropDeadLetters,
+                    request_deserializer=millstream_dot_v1_dot_task__service__pb2.DropDeadLettersRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_task__service__pb2.DropDeadLettersResponse.SerializeToString,
             ),
             'ListTaskAttempts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTaskAttempts,
@@ -336,6 +393,87 @@ class TaskService(object):
             '/millstream.v1.TaskService/CancelTask',
             millstream_dot_v1_dot_task__service__pb2.CancelTaskRequest.SerializeToString,
             millstream_dot_v1_dot_task__service__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.TaskService/ListDeadLetters',
+            millstream_dot_v1_dot_task__service__pb2.ListDeadLettersRequest.SerializeToString,
+            millstream_dot_v1_dot_task__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.TaskService/RetryDeadLetters',
+            millstream_dot_v1_dot_task__service__pb2.RetryDeadLettersRequest.SerializeToString,
+            millstream_dot_v1_dot_task__service__pb2.RetryDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.TaskService/DropDeadLetters',
+            millstream_dot_v1_dot_task__service__pb2.DropDeadLettersRequest.SerializeToString,
+            millstream_dot_v1_dot_task__service__pb2.DropDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,7 +42,7 @@ class TaskServiceStub:
     Errors: VALIDATION_ERROR (the list itself), RATE_LIMITED. An item's error stands in its result.
     """
     ListTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]
-    """Lists tasks, newest first.
+    """Lists tasks, newest first unless asked otherwise.
     Errors: VALIDATION_ERROR.
     """
     ListStuckTasks: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListStuckTasksRequest, _task_service_pb2.ListStuckTasksResponse]
@@ -58,6 +58,21 @@ class TaskServiceStub:
     """Cancels a task. One that waits ends at once; one that runs is told, and ends in CANCELLED after a grace
     of 10 s whatever it does.
     Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended), IDEMPOTENCY_CONFLICT.
+    """
+    ListDeadLetters: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListDeadLettersRequest, _task_service_pb2.ListDeadLettersResponse]
+    """Lists dead letters: tasks that failed finally, the latest first. A retried or dropped one is none any more.
+    Errors: VALIDATION_ERROR.
+    """
+    RetryDeadLetters: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.RetryDeadLettersRequest, _task_service_pb2.RetryDeadLettersResponse]
+    """Tries dead letters again, by their ids or by a filter, up to 1,000 a call, each with an outcome of its own. Its
+    run is RUNNING again, and the task may use all its attempts once more, while their numbers go on. One of a
+    workflow's run is retried with its run instead. With dry_run it only says how many it would be.
+    Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
+    """
+    DropDeadLetters: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.DropDeadLettersRequest, _task_service_pb2.DropDeadLettersResponse]
+    """Drops dead letters from their list, by their ids or by a filter, up to 1,000 a call, each with an outcome of its
+    own. The tasks stay FAILED. With dry_run it only says how many it would be.
+    Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
     """
     ListTaskAttempts: _grpc.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskAttemptsRequest, _task_service_pb2.ListTaskAttemptsResponse]
     """Lists the attempts of a task, the running one included.
@@ -78,7 +93,7 @@ class TaskServiceAsyncStub(TaskServiceStub):
     Errors: VALIDATION_ERROR (the list itself), RATE_LIMITED. An item's error stands in its result.
     """
     ListTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTasksRequest, _task_service_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Lists tasks, newest first.
+    """Lists tasks, newest first unless asked otherwise.
     Errors: VALIDATION_ERROR.
     """
     ListStuckTasks: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListStuckTasksRequest, _task_service_pb2.ListStuckTasksResponse]  # type: ignore[assignment]
@@ -94,6 +109,21 @@ class TaskServiceAsyncStub(TaskServiceStub):
     """Cancels a task. One that waits ends at once; one that runs is told, and ends in CANCELLED after a grace
     of 10 s whatever it does.
     Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended), IDEMPOTENCY_CONFLICT.
+    """
+    ListDeadLetters: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListDeadLettersRequest, _task_service_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
+    """Lists dead letters: tasks that failed finally, the latest first. A retried or dropped one is none any more.
+    Errors: VALIDATION_ERROR.
+    """
+    RetryDeadLetters: _aio.UnaryUnaryMultiCallable[_task_service_pb2.RetryDeadLettersRequest, _task_service_pb2.RetryDeadLettersResponse]  # type: ignore[assignment]
+    """Tries dead letters again, by their ids or by a filter, up to 1,000 a call, each with an outcome of its own. Its
+    run is RUNNING again, and the task may use all its attempts once more, while their numbers go on. One of a
+    workflow's run is retried with its run instead. With dry_run it only says how many it would be.
+    Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
+    """
+    DropDeadLetters: _aio.UnaryUnaryMultiCallable[_task_service_pb2.DropDeadLettersRequest, _task_service_pb2.DropDeadLettersResponse]  # type: ignore[assignment]
+    """Drops dead letters from their list, by their ids or by a filter, up to 1,000 a call, each with an outcome of its
+    own. The tasks stay FAILED. With dry_run it only says how many it would be.
+    Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
     """
     ListTaskAttempts: _aio.UnaryUnaryMultiCallable[_task_service_pb2.ListTaskAttemptsRequest, _task_service_pb2.ListTaskAttemptsResponse]  # type: ignore[assignment]
     """Lists the attempts of a task, the running one included.
@@ -129,7 +159,7 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _task_service_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_task_service_pb2.ListTasksResponse, _abc.Awaitable[_task_service_pb2.ListTasksResponse]]:
-        """Lists tasks, newest first.
+        """Lists tasks, newest first unless asked otherwise.
         Errors: VALIDATION_ERROR.
         """
 
@@ -163,6 +193,39 @@ class TaskServiceServicer(metaclass=_abc_1.ABCMeta):
         """Cancels a task. One that waits ends at once; one that runs is told, and ends in CANCELLED after a grace
         of 10 s whatever it does.
         Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended), IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeadLetters(
+        self,
+        request: _task_service_pb2.ListDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.ListDeadLettersResponse, _abc.Awaitable[_task_service_pb2.ListDeadLettersResponse]]:
+        """Lists dead letters: tasks that failed finally, the latest first. A retried or dropped one is none any more.
+        Errors: VALIDATION_ERROR.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryDeadLetters(
+        self,
+        request: _task_service_pb2.RetryDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.RetryDeadLettersResponse, _abc.Awaitable[_task_service_pb2.RetryDeadLettersResponse]]:
+        """Tries dead letters again, by their ids or by a filter, up to 1,000 a call, each with an outcome of its own. Its
+        run is RUNNING again, and the task may use all its attempts once more, while their numbers go on. One of a
+        workflow's run is retried with its run instead. With dry_run it only says how many it would be.
+        Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
+        """
+
+    @_abc_1.abstractmethod
+    def DropDeadLetters(
+        self,
+        request: _task_service_pb2.DropDeadLettersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_service_pb2.DropDeadLettersResponse, _abc.Awaitable[_task_service_pb2.DropDeadLettersResponse]]:
+        """Drops dead letters from their list, by their ids or by a filter, up to 1,000 a call, each with an outcome of its
+        own. The tasks stay FAILED. With dry_run it only says how many it would be.
+        Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED. A task's error stands in its result.
         """
 
     @_abc_1.abstractmethod

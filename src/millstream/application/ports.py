@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from millstream.domain.batch import Batch, KeyClaim
+from millstream.domain.bounds import Bounds, Line, LineKey
 from millstream.domain.errors import BadRequest, FieldFault, Unavailable
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import Run, Task
@@ -86,6 +87,9 @@ class Transaction(Protocol):
     async def room(self, gates: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
         """Lock limited agents by (tenant, kind); how many more of their tasks may run. Those locked elsewhere are left
         out."""
+
+    async def lines(self, wanted: set[LineKey]) -> dict[LineKey, Line]:
+        """Lock lines; those locked elsewhere, or not there, are left out."""
 
     async def buffers(self, ids: set[str], of_runs: set[str]) -> tuple[dict[str, Buffer], set[str]]:
         """Lock buffers by id, and all of some runs; and the ids of those that are locked elsewhere."""
@@ -175,6 +179,39 @@ class ConnectedWorker:
     draining: bool = False
     heard_us: int = 0
     used: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What waits in a line for one kind of worker.
+
+    Attributes:
+        bounds: Of the first task.
+        called: How many were called up and have not started.
+    """
+
+    tenant: str
+    line: Line
+    queue: str
+    kind: str
+    bounds: Bounds
+    called: int
+
+    @property
+    def key(self) -> LineKey:
+        """The line."""
+        return (self.tenant, self.line.name)
+
+
+@dataclass(frozen=True, slots=True)
+class InLine:
+    """A task that waits in a line."""
+
+    id: str
+    tenant: str
+    kind: str
+    limited: bool
+    bounds: Bounds
 
 
 class Upkeep(Protocol):

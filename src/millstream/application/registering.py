@@ -212,6 +212,18 @@ class Registering:
             await self._claim(change, principal, key, [found.id])
         return found, False
 
+    async def pause_queue(self, principal: Principal, queue: str, reason: str | None, key: Key | None) -> bool:
+        """Let a queue's tasks wait, or (reason None) go on; whether it is a replay. Raises IdempotencyConflict."""
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            if await claimed(change, principal, key) is not None:
+                return True
+            if reason is None:
+                await change.resume(queue, "")
+            else:
+                await change.pause(queue, "", principal.name, reason)
+            await self._claim(change, principal, key, [queue])
+        return False
+
     async def set_log_level(
         self, principal: Principal, logger: str, level: str, for_us: int, key: Key | None
     ) -> tuple[LogLevel, bool]:

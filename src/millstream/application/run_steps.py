@@ -32,7 +32,12 @@ _STATES = {
     StepState.FAILED: "FAILED",
     StepState.CANCELLED: "CANCELLED",
 }
-_TASKS = {TaskStatus.SCHEDULED: "PENDING", TaskStatus.PENDING: "PENDING", TaskStatus.RUNNING: "RUNNING"}
+_TASKS = {
+    TaskStatus.IN_LINE: "PENDING",
+    TaskStatus.SCHEDULED: "PENDING",
+    TaskStatus.PENDING: "PENDING",
+    TaskStatus.RUNNING: "RUNNING",
+}
 
 
 class StepReads(Protocol):

@@ -17,6 +17,7 @@ from millstream.application.runs import claim_of, task_page
 from millstream.application.sight import Sight
 from millstream.application.stuck import StuckReads, stuck_tasks
 from millstream.application.views import Batch, CreatedTask, Key, NewTask, Published, TaskQuery, TaskView
+from millstream.domain.batch import BUSINESS, KeyClaim
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Attempt, AttemptStatus, Task, TaskStatus
@@ -83,6 +84,7 @@ class Tasks:
                     new_run=True,
                     size_bytes=500 + len(new.input),
                     key=claim_of(principal, key, [task_id], now_us + self._key_ttl_us),
+                    business_key=self._business_key(principal, new, [task_id, run_id], now_us),
                     tenant=principal.tenant,
                     by=principal.name,
                     new=new,
@@ -92,6 +94,14 @@ class Tasks:
             )
         outcomes = await self._engine.submit_all(commands)
         return [await self._created(principal, outcome) for outcome in outcomes]
+
+    def _business_key(self, principal: Principal, new: NewTask, made: list[str], now_us: int) -> KeyClaim | None:
+        """The claim of a task's own key, whoever asks for it."""
+        if not new.business_key:
+            return None
+        expires_us = now_us + (new.business_ttl_us or self._key_ttl_us)
+        rpc = f"{BUSINESS}task {new.kind}"
+        return KeyClaim(principal.tenant, "", rpc, new.business_key, b"", json.dumps(made), expires_us)
 
     async def _created(self, principal: Principal, outcome: Outcome) -> CreatedTask | MillstreamError:
         if isinstance(outcome, MillstreamError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from millstream.domain.agents import Agent, AgentSpec, Pause
 from millstream.domain.artifacts import Artifact, NewArtifact, size_bytes
+from millstream.domain.bounds import UNBOUND, Bounds
 from millstream.domain.errors import MillstreamError
 from millstream.domain.promises import PromiseState
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
@@ -158,6 +159,8 @@ class NewTask:
         delay_us: Not before this long from now; 0 for now.
         labels: JSON object as text, or "".
         run_timeout_us: How long it may take in all, delays and retries included; 0 for ever.
+        business_key: While a task of this kind and key stands, it is the answer; "" for none.
+        business_ttl_us: How long the key holds, 0 for the server's time.
     """
 
     kind: str
@@ -170,6 +173,9 @@ class NewTask:
     timeouts: Timeouts = DEFAULT_TIMEOUTS
     labels: str = ""
     run_timeout_us: int = 0
+    bounds: Bounds = UNBOUND
+    business_key: str = ""
+    business_ttl_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +197,8 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class TaskQuery:
-    """Which tasks; None, "" and 0 are "any"."""
+    """Which tasks; None, "" and 0 are "any". `labels`: a JSON object as text, all of which a task has;
+    `oldest_first` None: as the list does, those of a run the oldest first, and others the newest."""
 
     status: TaskStatus | None = None
     kind: str = ""
@@ -199,6 +206,58 @@ class TaskQuery:
     run_id: str = ""
     created_after_us: int = 0
     created_before_us: int = 0
+    agent: str = ""
+    worker: str = ""
+    labels: str = ""
+    oldest_first: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterQuery:
+    """Which dead letters; "" and 0 are "any". Times are microseconds, from inclusive, to exclusive."""
+
+    kind: str = ""
+    queue: str = ""
+    error_code: str = ""
+    since_us: int = 0
+    until_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BulkWanted:
+    """Which dead letters a call is about: those with these ids, or (query) all that match.
+
+    Attributes:
+        note: Why, for the runs' events.
+    """
+
+    task_ids: tuple[str, ...] = ()
+    query: DeadLetterQuery | None = None
+    dry_run: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BulkDone:
+    """What became of them: how many matched, and the error of each, None where there is none."""
+
+    matched: int
+    results: tuple[tuple[str, MillstreamError | None], ...] = ()
+    more: bool = False
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue as it stands; counts end at 10,001."""
+
+    queue: str
+    ready: int = 0
+    in_line: int = 0
+    scheduled: int = 0
+    running: int = 0
+    oldest_us: int = 0
+    pause: Pause | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ _COMMANDS = {
     "workers": ("workers", "app"),
     "kinds": ("workers", "kinds"),
     "tenants": ("tenants", "app"),
+    "queues": ("queues", "app"),
     "migrate": ("migrate", "app"),
     "config": ("config", "app"),
     "envoy-config": ("envoy", "app"),

@@ -17,14 +17,6 @@ _TTL_MOST_S: Final = 2_592_000
 _NESTED_MOST: Final = 30
 
 
-def json_object(text: str, name: str = "JSON") -> dict[str, Any]:
-    """The JSON object that is the argument, in the @file it names, or on stdin for "-". Raises BadParameter."""
-    data = json_value(text, name)
-    if not isinstance(data, dict):
-        raise typer.BadParameter("it must be a JSON object", param_hint=name)
-    return data
-
-
 def json_value(text: str, name: str = "JSON") -> Any:
     """The JSON that is the argument, in the @file it names, or on stdin for "-". Raises BadParameter."""
     try:
@@ -39,6 +31,14 @@ def json_value(text: str, name: str = "JSON") -> Any:
         raise typer.BadParameter(f"cannot read {text[1:]}: {error.strerror}", param_hint=name) from error
     except orjson.JSONDecodeError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint=name) from error
+
+
+def json_object(text: str, name: str = "JSON") -> dict[str, Any]:
+    """The JSON object that is the argument, in the @file it names, or on stdin for "-". Raises BadParameter."""
+    data = json_value(text, name)
+    if not isinstance(data, dict):
+        raise typer.BadParameter("it must be a JSON object", param_hint=name)
+    return data
 
 
 def labels_of(given: Iterable[str]) -> dict[str, str]:

@@ -5,17 +5,18 @@ from typing import Annotated
 import typer
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
+from millstream.cli.dead_letters import dead, drop, retry
+from millstream.cli.dead_letters import fault as fault
+from millstream.cli.given import json_value
 from millstream.cli.output import print_fields, print_json, print_list
-from millstream.sdk import Client, Fault, Task
+from millstream.sdk import Client, Concurrency, NewTask, RateLimit, Task
 
-app = typer.Typer(help="Read and cancel tasks.", no_args_is_help=True)
+app = typer.Typer(help="Create, read, cancel and retry tasks.", no_args_is_help=True)
+app.command()(dead)
+app.command()(retry)
+app.command()(drop)
 
 TaskId = Annotated[str, typer.Argument(help="Id of the task.", show_default=False)]
-
-
-def fault(error: Fault | None) -> str:
-    """The fault on one line."""
-    return f"{error.code}: {error.message}" if error else ""
 
 
 COLUMNS = {
@@ -55,28 +56,102 @@ _ATTEMPTS = {
 }
 
 
+@app.command()
+def create(
+    kind: Annotated[str, typer.Argument(help="What it does: a kind that a worker serves.", show_default=False)],
+    given: Annotated[
+        str, typer.Argument(metavar="[INPUT]", help="JSON, @file, or - for stdin.", show_default=False)
+    ] = "null",
+    queue: Annotated[str, typer.Option(help="Its queue.")] = "default",
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="The higher the sooner.")] = 0,
+    delay: Annotated[float, typer.Option(min=0, help="Not before so many seconds from now.")] = 0.0,
+    label: Annotated[list[str] | None, typer.Option(help="key=value; repeat for more.", show_default=False)] = None,
+    key: Annotated[str, typer.Option(help="Idempotency key of this call.", show_default=False)] = "",
+    deduplication_key: Annotated[
+        str, typer.Option(help="While a task of this kind and key stands, it is the answer.", show_default=False)
+    ] = "",
+    concurrency: Annotated[
+        str, typer.Option(help="KEY=N: at most N tasks with this key run at once.", show_default=False)
+    ] = "",
+    rate: Annotated[
+        str, typer.Option(help="KEY=N/SECONDS: at most N tasks with this key start in a period.", show_default=False)
+    ] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Create a standalone task."""
+    new = NewTask(
+        kind,
+        json_value(given, "INPUT"),
+        queue,
+        priority,
+        delay=delay or None,
+        labels=_labels(label),
+        idempotency_key=key,
+        deduplication_key=deduplication_key,
+        concurrency=_concurrency(concurrency),
+        rate_limit=_rate(rate),
+    )
+    _show(call(target, api_key, lambda client: client.tasks.create_one(new)), as_json)
+
+
+def _labels(given: list[str] | None) -> dict[str, str]:
+    found = {}
+    for each in given or ():
+        name, equals, value = each.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{each!r} is no key=value", param_hint="--label")
+        found[name] = value
+    return found
+
+
+def _concurrency(given: str) -> Concurrency | None:
+    key, _, limit = given.rpartition("=")
+    if given and not (key and limit.isdecimal()):
+        raise typer.BadParameter("must be KEY=N, such as shop=3", param_hint="--concurrency")
+    return Concurrency(key, int(limit)) if given else None
+
+
+def _rate(given: str) -> RateLimit | None:
+    key, _, bound = given.rpartition("=")
+    limit, _, period = bound.partition("/")
+    try:
+        return RateLimit(key, int(limit), float(period)) if given else None
+    except ValueError:
+        raise typer.BadParameter("must be KEY=N/SECONDS, such as mail=10/60", param_hint="--rate") from None
+
+
 @app.command("list")
 def list_(
     status: Annotated[str, typer.Option(help="In this status, such as FAILED.")] = "",
     kind: Annotated[str, typer.Option(help="Of this kind.")] = "",
     queue: Annotated[str, typer.Option(help="In this queue.")] = "",
     run: Annotated[str, typer.Option(help="Of this run.")] = "",
+    agent: Annotated[str, typer.Option(help="Of this agent.")] = "",
+    worker: Annotated[str, typer.Option(help="That the worker with this name has, or had.")] = "",
+    label: Annotated[list[str] | None, typer.Option(help="key=value; repeat for more.", show_default=False)] = None,
+    oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first, as always of one run.")] = False,
     limit: Limit = DEFAULT_LIMIT,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """List tasks, newest first; those of one run in the order they were made."""
-    if run and (kind or queue):
-        raise typer.BadParameter("--run goes with --status only")
+    labels = _labels(label)
+
+    narrowed = bool(kind or queue or agent or worker or labels)
 
     async def work(client: Client) -> None:
         try:
             listing = (
                 client.runs.tasks(run, status=status)
-                if run
-                else client.tasks.list(status=status, kind=kind, queue=queue)
-            )
+                if run and not narrowed
+                else client.tasks.list(
+                    status=status, kind=kind, queue=queue, run_id=run, agent=agent, worker=worker, labels=labels,
+                    oldest_first=oldest or bool(run),
+                )
+            )  # fmt: skip
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--status") from error
         await print_list(listing, COLUMNS, as_json=as_json, limit=limit, title="tasks")
@@ -163,6 +238,7 @@ def _show(task: Task, as_json: bool) -> None:
             "kind": task.kind,
             "queue": task.queue,
             "status": f"{task.status}, held while its run is paused" if task.held else task.status,
+            "waits for": task.waiting_for,
             "attempt": f"{task.attempt} of {task.max_attempts}",
             "priority": task.priority or None,
             "created": task.created_at,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from millstream.domain.artifacts import Artifact
+from millstream.domain.bounds import Line, LineKey
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import Attempt, EventType, PayloadKind, Run, Task
 
@@ -37,9 +38,17 @@ class Claim:
     arrived: bool = False
 
 
+BUSINESS = "~"
+"""How the "RPC" of business keys begins: they hold for a tenant and a kind, whoever calls."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyClaim:
-    """An idempotency key claimed with the effect it guards; `response` is what a replay needs, as JSON text."""
+    """An idempotency key claimed with the effect it guards; `response` is what a replay needs, as JSON text.
+
+    A business key has no principal and no fingerprint, and its response is a list that ends with a run's id: it is free
+    again once that run ends FAILED or CANCELLED.
+    """
 
     tenant: str
     principal: str
@@ -84,6 +93,8 @@ class Batch:
         waiting: Tasks that became ready and were offered in vain.
         freed: Dispatch keys of limited tasks that left a worker, so that another may start.
         room: How many more tasks of a limited dispatch key may start.
+        lines: Lines that are locked here, as they stand.
+        looks: Lines to look at after the commit: a task came, or left room.
         ended: Runs that ended here.
         reopened: Ended runs that go on.
         due_runs: Runs that somebody has to look at after the commit.
@@ -121,6 +132,8 @@ class Batch:
     waiting: list[Task] = field(default_factory=list)
     freed: set[tuple[str, str, str]] = field(default_factory=set)
     room: dict[tuple[str, str], int] = field(default_factory=dict)
+    lines: dict[LineKey, Line] = field(default_factory=dict)
+    looks: set[LineKey] = field(default_factory=set)
     ended: dict[str, Run] = field(default_factory=dict)
     reopened: set[str] = field(default_factory=set)
     due_runs: set[str] = field(default_factory=set)

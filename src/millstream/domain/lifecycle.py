@@ -86,6 +86,9 @@ def make_ready(batch: Batch, run: Run, task: Task) -> None:
         if task.start_by_us:
             batch.schedule(task.start_by_us)
         return
+    if task.bounds.lines:
+        line_up(batch, run, task, task.bounds.lines[0])
+        return
     claim = batch.offer(task)
     if claim is None:
         key = (task.tenant, task.queue, task.kind)
@@ -105,6 +108,7 @@ def hold(batch: Batch, run: Run, task: Task) -> None:
     work, or for what is due, does not even find it, be it a server of the version before."""
     if not task.held_us:
         task.held_us = max(task.run_at_us, 1)
+    _leave_line(batch, task)
     task.run_at_us = NEVER_US
     task.start_by_us = 0
     task.status = TaskStatus.SCHEDULED
@@ -117,9 +121,50 @@ def become_ready(batch: Batch, run: Run, task: Task) -> None:
     make_ready(batch, run, task)
 
 
+def line_up(batch: Batch, run: Run, task: Task, line: str) -> None:
+    """Let a task wait in a line. Whoever left room in it meanwhile did not see the task, so it is looked at again."""
+    if task.status is TaskStatus.IN_LINE and task.waits_for == line:
+        return
+    _leave_line(batch, task)
+    task.status, task.waits_for = TaskStatus.IN_LINE, line
+    batch.touch(run, task)
+    batch.looks.add((task.tenant, line))
+
+
+def promote(batch: Batch, run: Run, task: Task) -> None:
+    """Let any worker take a task that there is room for."""
+    task.status = TaskStatus.PENDING
+    batch.touch(run, task)
+    batch.freed.add((task.tenant, task.queue, task.kind))
+
+
+def lacking(batch: Batch, task: Task) -> str | None:
+    """The line that has no room for the task, "" where all have; None where another server holds one of them."""
+    for name in task.bounds.lines:
+        line = batch.lines.get((task.tenant, name))
+        if line is None:
+            return None
+        if not line.room(task.bounds, batch.now_us):
+            return name
+    return ""
+
+
+def _leave_line(batch: Batch, task: Task) -> None:
+    """A task that had room, and did not start, leaves it to the next."""
+    if task.waits_for and task.status is TaskStatus.PENDING:
+        batch.looks.add((task.tenant, task.waits_for))
+    task.waits_for = ""
+
+
 def lease(batch: Batch, run: Run, task: Task, claim: Claim) -> None:
     """Give a pending task to a worker. The attempt number grows, and never shrinks again."""
-    task.status = TaskStatus.RUNNING
+    for name in task.bounds.lines:
+        line = batch.lines[task.tenant, name]
+        line.start(task.bounds, batch.now_us)
+        if line.is_rate:
+            # When the next may start is known from now on.
+            batch.looks.add((task.tenant, name))
+    task.status, task.waits_for = TaskStatus.RUNNING, ""
     task.attempt += 1
     task.owner = batch.lane
     task.worker_id, task.worker_name = claim.worker_id, claim.worker_name
@@ -233,7 +278,7 @@ def lose(batch: Batch, run: Run, task: Task) -> None:
 
 def start_too_late(batch: Batch, run: Run, task: Task) -> None:
     """Fail a pending task that no worker took within schedule_to_start."""
-    if task.status is not TaskStatus.PENDING or not 0 < task.start_by_us <= batch.now_us:
+    if task.status not in (TaskStatus.PENDING, TaskStatus.IN_LINE) or not 0 < task.start_by_us <= batch.now_us:
         return
     text = f"no worker took it within {task.timeouts.schedule_to_start_us / 1e6:g} s"
     fail(batch, run, task, "SCHEDULE_TO_START_TIMEOUT", text, retryable=False, counts=False)
@@ -302,6 +347,9 @@ def finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventT
 def _give_back(batch: Batch, task: Task) -> None:
     if task.limited and task.status is TaskStatus.RUNNING:
         batch.freed.add((task.tenant, task.queue, task.kind))
+    if task.bounds.concurrency_key and task.status is TaskStatus.RUNNING:
+        batch.looks.add((task.tenant, task.bounds.lines[0]))
+    _leave_line(batch, task)
     task.owner = ""
     task.lease_until_us = task.deadline_us = task.beat_by_us = task.start_by_us = 0
 

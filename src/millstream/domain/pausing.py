@@ -16,7 +16,7 @@ def pause_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: s
     batch.touch(run)
     batch.record(run, EventType.RUN_PAUSED, data=details(reason=reason, by=by))
     for task in open_tasks:
-        if task.status in (TaskStatus.SCHEDULED, TaskStatus.PENDING) and not task.queue.startswith(UNLEASED):
+        if task.open and task.status is not TaskStatus.RUNNING and not task.queue.startswith(UNLEASED):
             hold(batch, run, task)
 
 

@@ -30,6 +30,7 @@ _OPERATE = _VIEW | {
     "tasks.cancel",
     "promises.create",
     "promises.settle",
+    "queues.write",
 }
 _WORK = frozenset(
     {

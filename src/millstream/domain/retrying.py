@@ -56,7 +56,7 @@ def retry_task(batch: Batch, run: Run, task: Task, by: str, note: str) -> None:
     if task.queue == PROMISE_QUEUE:
         raise Conflict(f"task {task.id} is a promise, which is settled once; make another")
     if not is_to_redo(task):
-        raise Conflict(f"task {task.id} is {task.status.name}; only a FAILED task can be retried")
+        raise Conflict(f"task {task.id} is {task.shown_status.name}; only a FAILED task can be retried")
     if run.kind in (RunKind.GRAPH, RunKind.CODE):
         raise Conflict(f"task {task.id} is a step of run {run.id}; retry the run")
     if run.status in (RunStatus.CANCELLING, RunStatus.CANCELLED):
@@ -66,6 +66,16 @@ def retry_task(batch: Batch, run: Run, task: Task, by: str, note: str) -> None:
         reopen(batch, run, data)
     batch.record(run, EventType.RETRY_REQUESTED, task_id=task.id, attempt=task.attempt, data=data)
     begin_again(batch, run, task)
+
+
+def drop_task(batch: Batch, run: Run, task: Task, by: str, note: str) -> None:
+    """Take a finally failed task out of the dead letters. Raises Conflict where it did not fail, or was dropped."""
+    if task.status is not TaskStatus.FAILED or task.dropped:
+        stands = "dropped already" if task.dropped else task.shown_status.name
+        raise Conflict(f"task {task.id} is {stands}; only a FAILED task can be dropped")
+    task.dropped = True
+    batch.touch(run, task)
+    batch.record(run, EventType.TASK_DROPPED, task_id=task.id, attempt=task.attempt, data=details(note=note, by=by))
 
 
 def reopen(batch: Batch, run: Run, data: str) -> None:
@@ -90,7 +100,7 @@ def begin_again(batch: Batch, run: Run, task: Task) -> None:
     task.status = TaskStatus.PENDING
     task.tries = 0
     task.finished_us = 0
-    task.cancelling = False
+    task.cancelling = task.dropped = False
     task.error_code = task.error_message = ""
     batch.tasks[task.id] = task
     if task.queue == TIMER_QUEUE:

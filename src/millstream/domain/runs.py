@@ -8,6 +8,7 @@ rows, and a copy per step was a third of its time; a batch that fails drops them
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from millstream.domain.bounds import UNBOUND, Bounds
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 
 DAY_US = 86_400_000_000
@@ -43,8 +44,9 @@ class RunStatus(IntEnum):
 
 
 class TaskStatus(IntEnum):
-    """Where a task stands."""
+    """Where a task stands. IN_LINE is the engine's own: PENDING to all others, it waits in a line; see bounds."""
 
+    IN_LINE = 0
     SCHEDULED = 1
     PENDING = 2
     RUNNING = 3
@@ -95,6 +97,7 @@ class EventType(IntEnum):
     RUN_TIMED_OUT = 33
     PROMISE_RESOLVED = 45
     PROMISE_REJECTED = 46
+    TASK_DROPPED = 40
 
 
 @dataclass(slots=True)
@@ -181,6 +184,9 @@ class Task:
         item: Of a step for many items, the number of its item, from 1; else 0.
         promise_key: Of a promise: its key in the tenant, or "".
         held_us: Its run is paused: the time that stood in run_at_us, which is never then; 0: it is not held.
+        bounds: How many run at once, or start in a while, of those with its keys.
+        waits_for: The line that it waits in, or waited in until there was room for it; "" once it started.
+        dropped: Failed finally, and nobody wants to see it among the dead letters any more.
     """
 
     id: str
@@ -222,11 +228,19 @@ class Task:
     item: int = 0
     promise_key: str = ""
     held_us: int = 0
+    bounds: Bounds = UNBOUND
+    waits_for: str = ""
+    dropped: bool = False
 
     @property
     def open(self) -> bool:
         """It has not ended."""
         return self.status <= TaskStatus.RUNNING
+
+    @property
+    def shown_status(self) -> TaskStatus:
+        """Its status as all but the engine see it."""
+        return self.status or TaskStatus.PENDING
 
 
 class PayloadKind(IntEnum):

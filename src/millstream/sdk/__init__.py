@@ -6,6 +6,7 @@ from millstream.sdk.artifacts import NewArtifact
 from millstream.sdk.calls import Listing
 from millstream.sdk.client import Client
 from millstream.sdk.context import Context
+from millstream.sdk.dead_letters import BulkOutcome, DeadLetters
 from millstream.sdk.discovery import KindInfo, WorkerInfo
 from millstream.sdk.errors import (
     AccessError,
@@ -24,8 +25,9 @@ from millstream.sdk.errors import (
     UnavailableError,
 )
 from millstream.sdk.payloads import StoredPayload
-from millstream.sdk.policies import Batch, Join, RetryPolicy, Subscription, Timeouts, Visibility
+from millstream.sdk.policies import Batch, Concurrency, Join, RateLimit, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.promises import Promise
+from millstream.sdk.queues import Queue
 from millstream.sdk.results import (
     Artifact,
     ArtifactSummary,
@@ -62,11 +64,14 @@ __all__ = [
     "Attempt",
     "Batch",
     "BatchOutcome",
+    "BulkOutcome",
     "Client",
+    "Concurrency",
     "ConflictError",
     "ConnectError",
     "Context",
     "CorrelationStatus",
+    "DeadLetters",
     "DeadlineError",
     "DefinitionCheck",
     "Failure",
@@ -86,6 +91,8 @@ __all__ = [
     "PayloadError",
     "Promise",
     "Published",
+    "Queue",
+    "RateLimit",
     "RateLimitedError",
     "RetryPolicy",
     "Run",

@@ -14,6 +14,7 @@ from millstream.sdk.discovery import Kinds, Workers
 from millstream.sdk.payloads import Payloads
 from millstream.sdk.policies import TypeRef, Visibility
 from millstream.sdk.promises import Promises
+from millstream.sdk.queues import Queues
 from millstream.sdk.results import BatchOutcome, Published, SyncResult
 from millstream.sdk.runs import Runs
 from millstream.sdk.system import System
@@ -44,6 +45,8 @@ class Client:
         runs: list, get, events, tasks, cancel.
         tasks: create, create_batch, list, get, cancel, attempts.
         promises: create, resolve, reject, wait, list, get, cancel.
+        tasks: create, create_batch, list, get, cancel, attempts; dead.list, dead.retry, dead.drop.
+        queues: list, pause, resume.
         payloads: upload, download, download_to, read, load, get.
         tenants: create, list, get.
         system: log_levels, set_log_level.
@@ -78,6 +81,7 @@ class Client:
         self.runs = Runs(calls)
         self.tasks = Tasks(calls)
         self.promises = Promises(calls)
+        self.queues = Queues(calls)
         self.payloads = Payloads(calls)
         self.workers = Workers(calls)
         self.kinds = Kinds(calls)

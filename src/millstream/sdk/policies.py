@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 from google.protobuf.duration_pb2 import Duration as WireDuration
 from pydantic import BaseModel
 
-from millstream.v1 import agent_pb2, artifact_pb2, retry_pb2
+from millstream.v1 import agent_pb2, artifact_pb2, retry_pb2, run_pb2
 
 Seconds: TypeAlias = float | timedelta
 """A length of time: a number of seconds, or a timedelta."""
@@ -80,6 +80,31 @@ class RetryPolicy:
             max_attempts=wire.max_attempts if wire.HasField("max_attempts") else None,
             non_retryable_codes=tuple(wire.non_retryable_codes),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """At most `limit` tasks with this key run at once, over all workers of the tenant."""
+
+    key: str
+    limit: int
+
+    def to_wire(self) -> run_pb2.Concurrency:
+        """The message of the contract."""
+        return run_pb2.Concurrency(key=self.key, limit=self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `limit` tasks with this key start in any `period`, over all workers of the tenant."""
+
+    key: str
+    limit: int
+    period: Seconds
+
+    def to_wire(self) -> run_pb2.RateLimit:
+        """The message of the contract."""
+        return run_pb2.RateLimit(key=self.key, limit=self.limit, period=duration(self.period))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -317,6 +317,10 @@ class Task:
     labels: Mapping[str, str] = field(default_factory=dict)
     held: bool = False
     """Its run is paused: it does not start before that is resumed."""
+    waiting_for: str = ""
+    """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
+    dropped: bool = False
+    """It was dropped from the dead letters."""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Task":
@@ -344,6 +348,8 @@ class Task:
             progress_message=wire.progress_message,
             labels=dict(wire.labels),
             held=wire.held,
+            waiting_for=wire.waiting_for,
+            dropped=wire.dropped,
         )
 
 

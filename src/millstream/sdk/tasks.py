@@ -1,15 +1,16 @@
 """Standalone tasks: created, read, cancelled."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 
 from millstream.sdk.artifacts import failed_chunk, stamp
-from millstream.sdk.calls import Area, Listing, choice, chunks
+from millstream.sdk.calls import Area, Calls, Listing, choice, chunks
+from millstream.sdk.dead_letters import DeadLetterCalls
 from millstream.sdk.errors import ServiceError
 from millstream.sdk.payload import JsonValue, fill_value, from_value
-from millstream.sdk.policies import RetryPolicy, Seconds, Timeouts, duration
+from millstream.sdk.policies import Concurrency, RateLimit, RetryPolicy, Seconds, Timeouts, duration
 from millstream.sdk.results import Attempt, BatchOutcome, Fault, Task, item_error, when
 from millstream.v1 import run_pb2
 from millstream.v1 import task_service_pb2 as wire
@@ -36,8 +37,15 @@ class NewTask:
     timeouts: Timeouts | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str = ""
+    """Of the call: the same key again makes nothing and gives the first answer."""
     run_timeout: Seconds | None = None
     """How long it may take in all, delays, waiting and retries included."""
+    deduplication_key: str = ""
+    """Of the task in its kind: while a task with it stands (not failed, not cancelled), that one is the answer."""
+    deduplication_ttl: Seconds | None = None
+    """How long the deduplication key holds. Default 24 h."""
+    concurrency: Concurrency | None = None
+    rate_limit: RateLimit | None = None
 
     def fill(self, draft: DraftT) -> DraftT:
         """Puts it into a request.
@@ -60,6 +68,13 @@ class NewTask:
             draft.timeouts.CopyFrom(self.timeouts.to_wire())
         if self.run_timeout is not None:
             draft.run_timeout.CopyFrom(duration(self.run_timeout))
+        draft.deduplication_key = self.deduplication_key
+        if self.deduplication_ttl is not None:
+            draft.deduplication_ttl.CopyFrom(duration(self.deduplication_ttl))
+        if self.concurrency is not None:
+            draft.concurrency.CopyFrom(self.concurrency.to_wire())
+        if self.rate_limit is not None:
+            draft.rate_limit.CopyFrom(self.rate_limit.to_wire())
         return draft
 
 
@@ -78,7 +93,15 @@ class StuckTask:
 
 
 class Tasks(Area):
-    """Creates standalone tasks, and reads and cancels any task."""
+    """Creates standalone tasks, and reads and cancels any task.
+
+    Attributes:
+        dead: Finally failed tasks: list, retry, drop.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        super().__init__(calls)
+        self.dead = DeadLetterCalls(calls)
 
     async def create(
         self,
@@ -94,16 +117,26 @@ class Tasks(Area):
         labels: Mapping[str, str] | None = None,
         idempotency_key: str = "",
         run_timeout: Seconds | None = None,
+        deduplication_key: str = "",
+        deduplication_ttl: Seconds | None = None,
+        concurrency: Concurrency | None = None,
+        rate_limit: RateLimit | None = None,
     ) -> Task:
         """Creates a standalone task. See `NewTask` for what the arguments mean."""
         new = NewTask(
-            kind, input, queue, priority, run_at, delay, retry, timeouts, labels or {}, run_timeout=run_timeout
-        )
+            kind, input, queue, priority, run_at, delay, retry, timeouts, labels or {},
+            deduplication_key=deduplication_key, deduplication_ttl=deduplication_ttl, concurrency=concurrency,
+            rate_limit=rate_limit, run_timeout=run_timeout,
+        )  # fmt: skip
+        return await self.create_one(replace(new, idempotency_key=idempotency_key))
+
+    async def create_one(self, new: NewTask) -> Task:
+        """Creates a standalone task."""
         answer = await self._calls.write(
             "TaskService/CreateTask",
             new.fill(wire.CreateTaskRequest()),
             wire.CreateTaskResponse,
-            key=idempotency_key,
+            key=new.idempotency_key,
         )
         return Task.from_wire(answer.message)
 
@@ -149,9 +182,19 @@ class Tasks(Area):
         queue: str = "",
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        run_id: str = "",
+        agent: str = "",
+        worker: str = "",
+        labels: Mapping[str, str] | None = None,
+        oldest_first: bool = False,
         page_size: int = 100,
     ) -> Listing[Task]:
-        """Lists tasks, newest first, without input and output; `status` such as "FAILED".
+        """Lists tasks, newest first unless asked otherwise, without input and output.
+
+        Args:
+            status: such as "FAILED".
+            worker: name of the worker that has, or had, it.
+            labels: which it has, all of them.
 
         Raises:
             ValueError: there is no such status.
@@ -165,6 +208,11 @@ class Tasks(Area):
                 queue=queue,
                 created_after=stamp(created_after),
                 created_before=stamp(created_before),
+                run_id=run_id,
+                agent=agent,
+                worker=worker,
+                labels=[f"{name}={value}" for name, value in (labels or {}).items()],
+                sort_order="asc" if oldest_first else "",
                 page_size=page_size,
                 page_token=cursor or "",
             )

@@ -17,7 +17,7 @@ from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import Attempt, Run, Task
 from millstream.store.columns import blobs, flags, lists, names, numbers, texts, uuids
-from millstream.store.policies import parts_text, policy_text, visibility_text
+from millstream.store.policies import bounds_text, parts_text, policy_text, visibility_text
 
 Encoder = Callable[[Any], str]
 
@@ -73,7 +73,8 @@ TASK = _columns(
     run_at_us:us! start_by_us:us!? attempt:int! tries:int!? started_us:us! finished_us:us!? lease_until_us:us!
     deadline_us:us! beat_by_us:us!? owner:name! worker_id:name! worker_name:name! delivered:bool!? cancelling:bool!?
     depth:small limited:bool? agent:name artifact_ids:text input:bytes policy:name? labels:text? error_code:name!?
-    error_message:text!? step:int? item:int? promise_key:text? held_us:us!?""",
+    error_message:text!? step:int? item:int? promise_key:text? held_us:us!? bounds:name? concurrency_key:name?
+    waits_for:name!? dropped:bool!?""",
     _KINDS,
 )
 RUN_PAYLOAD = _columns("day:int run_id:uuid what:small value:bytes", _KINDS)
@@ -119,6 +120,7 @@ def _task_row(task: Task) -> tuple[Any, ...]:
         task.worker_name, task.delivered, task.cancelling, task.depth, task.limited, task.agent,
         ",".join(task.artifact_ids), task.input, policy_text(task.retry, task.timeouts), task.labels,
         task.error_code, task.error_message, task.step, task.item, task.promise_key, task.held_us,
+        bounds_text(task.bounds), task.bounds.concurrency_key, task.waits_for, task.dropped,
     )  # fmt: skip
 
 

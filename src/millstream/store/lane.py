@@ -6,6 +6,7 @@ row again tells what happened: if it is there the write was committed, and if it
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import asyncpg
 
 from millstream.application.ports import Disconnected
-from millstream.domain.batch import Batch, KeyClaim
+from millstream.domain.batch import BUSINESS, Batch, KeyClaim
+from millstream.domain.bounds import Line, LineKey
 from millstream.domain.gates import Buffer
 from millstream.domain.planners import RUN_TIMEOUT
 from millstream.domain.runs import Run, Task
@@ -21,8 +23,8 @@ from millstream.store import hot, single
 from millstream.store.columns import names, numbers, texts, uuids
 from millstream.store.connections import LOST, connect, translated
 from millstream.store.feed import packed
-from millstream.store.policies import spec_of
-from millstream.store.rows import BUFFER_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, buffer_of, run_of, task_of
+from millstream.store.policies import spec_of, starts_text
+from millstream.store.rows import BUFFER_COLUMNS, RUN_COLUMNS, TASK_COLUMNS, buffer_of, line_of, run_of, task_of
 
 BLOCKING_LOCK_MS = 5000
 """How long the blocking lane waits for a run that another server holds."""
@@ -62,6 +64,18 @@ _KNOWN_BUFFERS = "SELECT id::text FROM buffer WHERE id = ANY($1::text::uuid[])"
 _REGISTRY = "SELECT tenant, version FROM registry WHERE tenant = ANY($1::text::text[])"
 _LOCK_AGENTS = """SELECT tenant, name, spec FROM agent WHERE (tenant, name) IN
 (SELECT * FROM unnest($1::text::text[], $2::text::text[])) ORDER BY tenant, name FOR UPDATE SKIP LOCKED"""
+_LOCK_LINES = """SELECT tenant, name, period_us, starts FROM line WHERE (tenant, name) IN
+(SELECT * FROM unnest($1::text::text[], $2::text::text[])) ORDER BY tenant, name FOR UPDATE SKIP LOCKED"""
+_LINES_RUNNING = """SELECT k.tenant, k.name, (SELECT count(*) FROM task WHERE tenant = k.tenant AND status = 3
+AND concurrency_key = substr(k.name, 3) AND concurrency_key <> '') AS running
+FROM unnest($1::text::text[], $2::text::text[]) k(tenant, name)"""
+_STARTED = """UPDATE line SET period_us = u.period_us, starts = u.starts, until_us = CASE WHEN
+line.until_us < u.until_us THEN u.until_us + 86400000000 ELSE line.until_us END
+FROM unnest($1::text::text[], $2::text::text[], $3::text::int8[], $4::text::text[], $5::text::int8[])
+u(tenant, name, period_us, starts, until_us) WHERE line.tenant = u.tenant AND line.name = u.name"""
+_ENDED_OF_KEYS = "SELECT id::text FROM run WHERE id = ANY($1::text::uuid[]) AND status IN (4, 5)"
+_FREE_KEYS = """DELETE FROM idempotency WHERE (tenant, principal, rpc, key, response) IN (SELECT * FROM
+unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text[], $5::text[]))"""
 _AGENTS = (
     "SELECT tenant, name FROM agent WHERE (tenant, name) IN (SELECT * FROM unnest($1::text::text[], $2::text::text[]))"
 )
@@ -134,8 +148,22 @@ class PostgresTransaction:
         now = await self._connection.fetchval(_NOW)
         if any(row["expires_us"] <= now for row in rows):
             await self._connection.execute(_DROP_KEYS, *_key_columns(ids), now)
-        found = [KeyClaim(**row) for row in rows if row["expires_us"] > now]
-        return {claim.id: claim for claim in found}
+        found = {claim.id: claim for claim in (KeyClaim(**row) for row in rows if row["expires_us"] > now)}
+        await self._free(found)
+        return found
+
+    async def _free(self, found: dict[tuple[str, str, str, str], KeyClaim]) -> None:
+        """Take business keys out whose run failed or was cancelled: they can be claimed anew."""
+        of_runs = {claim: json.loads(claim.response)[-1] for claim in found.values() if claim.rpc.startswith(BUSINESS)}
+        if not of_runs:
+            return
+        ended = {row["id"] for row in await self._connection.fetch(_ENDED_OF_KEYS, uuids(of_runs.values()))}
+        free = [claim for claim, run_id in of_runs.items() if run_id in ended]
+        if free:
+            columns = _key_columns(claim.id for claim in free)
+            await self._connection.execute(_FREE_KEYS, *columns, [claim.response for claim in free])
+        for claim in free:
+            del found[claim.id]
 
     async def runs(self, run_ids: set[str], task_ids: set[str]) -> tuple[dict[str, Run], set[str]]:
         """Lock runs in the order of their ids; of those named directly, which are locked elsewhere."""
@@ -185,6 +213,19 @@ class PostgresTransaction:
                     del found[row["tenant"], f"agent:{row['name']}"]
         return found
 
+    async def lines(self, wanted: set[LineKey]) -> dict[LineKey, Line]:
+        """Lock lines in order, and count what runs of their keys. Those locked elsewhere are passed over, so that
+        nobody waits for a server that was stopped."""
+        tenants, lines = zip(*sorted(wanted), strict=True)
+        rows = await self._connection.fetch(_LOCK_LINES, names(tenants), names(lines))
+        found = {(row["tenant"], row["name"]): line_of(row) for row in rows}
+        counted = [key for key, line in found.items() if not line.is_rate]
+        if counted:
+            tenants, lines = zip(*counted, strict=True)
+            for row in await self._connection.fetch(_LINES_RUNNING, names(tenants), names(lines)):
+                found[row["tenant"], row["name"]].running = row["running"]
+        return found
+
     async def buffers(self, ids: set[str], of_runs: set[str]) -> tuple[dict[str, Buffer], set[str]]:
         """Lock buffers; what of them another server holds is passed over, unless this is the blocking lane."""
         passing = "" if self._blocking else " SKIP LOCKED"
@@ -210,6 +251,16 @@ class PostgresTransaction:
 
     async def write(self, batch: Batch) -> None:
         """Write the batch with its number."""
+        started = [(tenant, line) for (tenant, _), line in batch.lines.items() if line.changed]
+        if started:
+            await self._connection.execute(
+                _STARTED,
+                names([tenant for tenant, _ in started]),
+                names([line.name for _, line in started]),
+                numbers([line.period_us for _, line in started]),
+                texts([starts_text(line.starts) for _, line in started]),
+                numbers([batch.now_us + line.period_us for _, line in started]),
+            )
         statement = statement_of(batch, {})
         await self._connection.fetchrow(statement.text, *self._batch, *statement.parameters)
 

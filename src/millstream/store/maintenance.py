@@ -5,25 +5,29 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from millstream.domain.bounds import UNBOUND, Bounds
 from millstream.domain.runs import DAY_US
 from millstream.store.columns import names, numbers, uuids
 from millstream.store.connections import Database
-from millstream.store.policies import options_of
+from millstream.store.policies import bounds_of, options_of
 from millstream.store.query import first_id
 from millstream.store.workers import REMEMBER
 
 DispatchKey = tuple[str, str, str]
 
-_CANDIDATES = """SELECT t.id::text, t.tenant, t.kind, t.queue, t.limited, t.urgency, t.run_at_us FROM
+_CANDIDATES = """SELECT t.id::text, t.tenant, t.kind, t.queue, t.limited, t.bounds, t.urgency, t.run_at_us FROM
 unnest($1::text::text[], $2::text::text[], $3::text::text[], $4::text::int4[]) k(tenant, queue, kind, room),
-LATERAL (SELECT id, tenant, kind, queue, limited, urgency, run_at_us FROM task
+LATERAL (SELECT id, tenant, kind, queue, limited, bounds, urgency, run_at_us FROM task
 WHERE tenant = k.tenant AND queue = k.queue AND kind = k.kind AND status = 2
 ORDER BY urgency, run_at_us, id LIMIT k.room) t ORDER BY t.urgency, t.run_at_us, t.id"""
 _DUE = "SELECT id::text FROM task WHERE status = 1 AND run_at_us <= $1 ORDER BY run_at_us LIMIT $2"
 _NEXT_DUE = """SELECT least((SELECT min(run_at_us) FROM task WHERE status = 1 AND run_at_us > $1),
-(SELECT min(start_by_us) FROM task WHERE status = 2 AND start_by_us > 0 AND start_by_us > $1))"""
+(SELECT min(start_by_us) FROM task WHERE status = 2 AND start_by_us > 0 AND start_by_us > $1),
+(SELECT min(start_by_us) FROM task WHERE status = 0 AND start_by_us > 0 AND start_by_us > $1))"""
 _EXPIRED = "SELECT id::text FROM task WHERE status = 3 AND lease_until_us <= $1 ORDER BY lease_until_us LIMIT $2"
 _TOO_LATE = """SELECT id::text FROM task WHERE status = 2 AND start_by_us > 0 AND start_by_us <= $1
+ORDER BY start_by_us LIMIT $2"""
+_TOO_LATE_IN_LINE = """SELECT id::text FROM task WHERE status = 0 AND start_by_us > 0 AND start_by_us <= $1
 ORDER BY start_by_us LIMIT $2"""
 _OVERDUE_CANCELS = """SELECT id::text FROM run WHERE cancel_by_us > 0 AND cancel_by_us <= $1
 ORDER BY cancel_by_us LIMIT $2"""
@@ -64,6 +68,8 @@ remembered AS ({REMEMBER})
 DELETE FROM interest WHERE lane IN (SELECT id FROM gone)"""  # noqa: S608
 _KEYS = """DELETE FROM idempotency WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency WHERE expires_us < $1
 ORDER BY expires_us LIMIT $2))"""
+_LINES = """DELETE FROM line WHERE ctid = ANY(ARRAY(SELECT ctid FROM line WHERE until_us < $1 ORDER BY until_us
+LIMIT $2 FOR UPDATE SKIP LOCKED))"""
 _ORDERLY = {"enable_seqscan": "off", "enable_sort": "off"}
 """How the oldest few are found: in the order of an index, not by reading all."""
 # Locked, so that none is opened again while it is dropped.
@@ -98,6 +104,7 @@ class Candidate:
     key: DispatchKey
     entry: tuple[int, int, str]
     limited: bool
+    bounds: Bounds = UNBOUND
 
 
 class Maintenance:
@@ -121,6 +128,7 @@ class Maintenance:
                 (row["tenant"], row["queue"], row["kind"]),
                 (row["urgency"], row["run_at_us"], row["id"]),
                 row["limited"],
+                bounds_of(row["bounds"]),
             )
             for row in rows
         ]
@@ -141,8 +149,8 @@ class Maintenance:
         return await self._ids(_EXPIRED, now_us, limit)
 
     async def too_late(self, now_us: int, limit: int) -> list[str]:
-        """Pending tasks whose schedule_to_start has passed."""
-        return await self._ids(_TOO_LATE, now_us, limit)
+        """Waiting tasks whose schedule_to_start has passed."""
+        return await self._ids(_TOO_LATE, now_us, limit) + await self._ids(_TOO_LATE_IN_LINE, now_us, limit)
 
     async def overdue_cancels(self, now_us: int, limit: int) -> list[str]:
         """Runs whose cancellation has waited long enough."""
@@ -236,6 +244,11 @@ class Maintenance:
         """Drop expired idempotency keys; returns how many."""
         async with self._orderly() as connection:
             return _count(await connection.execute(_KEYS, now_us, limit))
+
+    async def drop_lines(self, now_us: int, limit: int) -> int:
+        """Drop rows of lines that were not used for long; returns how many. They are made again when needed."""
+        async with self._orderly() as connection:
+            return _count(await connection.execute(_LINES, now_us, limit))
 
     async def drop_runs(self, ended_before_us: int, now_us: int, limit: int) -> int:
         """Drop finished runs with all that is theirs but their artifacts; returns how many."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from millstream.domain.agents import DEFAULT_OPTIONS, AgentSpec, Collect, Join, Subscription, TypeOptions
 from millstream.domain.artifacts import PUBLIC, Visibility
+from millstream.domain.bounds import UNBOUND, Bounds
 from millstream.domain.gates import Part
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
 
@@ -33,6 +34,28 @@ def policy_of(text: str) -> tuple[RetryPolicy, Timeouts]:
         return DEFAULT_RETRY, DEFAULT_TIMEOUTS
     retry, timeouts = json.loads(text)
     return _retry(retry), Timeouts(**timeouts)
+
+
+@functools.lru_cache(_MOST)
+def bounds_text(bounds: Bounds) -> str:
+    """Bounds by key; "" for none."""
+    return "" if bounds == UNBOUND else _dump(astuple(bounds))
+
+
+@functools.lru_cache(_MOST)
+def bounds_of(text: str) -> Bounds:
+    """The reverse of bounds_text."""
+    return Bounds(*json.loads(text)) if text else UNBOUND
+
+
+def starts_text(starts: Sequence[tuple[int, int]]) -> str:
+    """Starts of a line; "" for none."""
+    return _dump(starts) if starts else ""
+
+
+def starts_of(text: str) -> list[tuple[int, int]]:
+    """The reverse of starts_text."""
+    return [(at_us, count) for at_us, count in json.loads(text)] if text else []
 
 
 def _retry(fields: dict[str, Any]) -> RetryPolicy:

@@ -2,14 +2,15 @@
 
 from millstream.store.artifacts import ArtifactReads
 from millstream.store.connections import Database
+from millstream.store.dead_letters import DeadLetterReads
 from millstream.store.promises import PromiseReads
 from millstream.store.run_lists import RunLists
 from millstream.store.runs import RunReads
 from millstream.store.stuck import StuckReads
 
 
-class Reads(ArtifactReads, RunReads, RunLists, StuckReads, PromiseReads):
-    """Reads of artifacts, runs, tasks, attempts, events and promises."""
+class Reads(ArtifactReads, RunReads, RunLists, StuckReads, PromiseReads, DeadLetterReads):
+    """Reads of artifacts, runs, tasks, attempts, events, promises and dead letters."""
 
     def __init__(self, database: Database) -> None:
         ArtifactReads.__init__(self, database)
@@ -17,3 +18,4 @@ class Reads(ArtifactReads, RunReads, RunLists, StuckReads, PromiseReads):
         RunLists.__init__(self, database)
         StuckReads.__init__(self, database)
         PromiseReads.__init__(self, database)
+        DeadLetterReads.__init__(self, database)

@@ -5,6 +5,7 @@ from typing import Any
 
 from millstream.domain.agents import Agent, ArtifactType
 from millstream.domain.artifacts import Artifact
+from millstream.domain.bounds import Line
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import (
     Attempt,
@@ -17,7 +18,7 @@ from millstream.domain.runs import (
     Task,
     TaskStatus,
 )
-from millstream.store.policies import options_of, parts_of, policy_of, spec_of, visibility_of
+from millstream.store.policies import bounds_of, options_of, parts_of, policy_of, spec_of, starts_of, visibility_of
 
 Row = Any
 """An asyncpg record, or a mapping like one."""
@@ -29,7 +30,7 @@ parent_task::text, paused_us, timeout_us, deadline_us, rerun_of::text"""
 TASK_COLUMNS = """id::text, run_id::text, tenant, kind, queue, created_us, day, status, urgency, run_at_us,
 start_by_us, attempt, tries, started_us, finished_us, lease_until_us, deadline_us, beat_by_us, owner,
 worker_id, worker_name, delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels,
-error_code, error_message, progress, progress_message, step, item, promise_key, held_us"""
+error_code, error_message, progress, progress_message, step, item, promise_key, held_us, bounds, waits_for, dropped"""
 ARTIFACT_COLUMNS = """id::text, tenant, run_id::text, seq, type, version, payload, produced_by, visibility, tags,
 partition_key, created_us, published_by, payload_digest, payload_bytes"""
 BUFFER_COLUMNS = """id::text, tenant, agent, sub, run_id::text, key, collects, opened_us, expires_us, arrived, parts"""
@@ -60,6 +61,8 @@ def run_of(row: Row) -> Run:
 def task_of(row: Row) -> Task:
     """A row of `task` by TASK_COLUMNS."""
     fields = dict(row)
+    # It stands in the bounds, and in a column for its index.
+    fields.pop("concurrency_key", None)
     retry, timeouts = policy_of(fields.pop("policy"))
     ids = fields.pop("artifact_ids")
     return Task(
@@ -67,6 +70,7 @@ def task_of(row: Row) -> Task:
         artifact_ids=tuple(ids.split(",")) if ids else (),
         retry=retry,
         timeouts=timeouts,
+        bounds=bounds_of(fields.pop("bounds")),
         status=TaskStatus(fields.pop("status")),
         **fields,
     )
@@ -82,6 +86,11 @@ def buffer_of(row: Row) -> Buffer:
     """A row of `buffer` by BUFFER_COLUMNS."""
     fields = dict(row)
     return Buffer(**{**fields, "run_id": fields["run_id"] or "", "parts": parts_of(fields["parts"])}, stored=True)
+
+
+def line_of(row: Row) -> Line:
+    """A row of `line`, without what runs."""
+    return Line(row["name"], period_us=row["period_us"], starts=starts_of(row["starts"]))
 
 
 def event_of(row: Row) -> Event:

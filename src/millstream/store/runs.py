@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, cast, literal_column, select
+from sqlalchemy.dialects.postgresql import JSONB
 
 from millstream.application.views import ItemCounts, StepEnd, TaskQuery
 from millstream.domain.runs import CHILD_QUEUE, Attempt, Event, EventType, PayloadKind, Run, Task, TaskStatus
@@ -19,7 +20,7 @@ from millstream.store.rows import (
     run_of,
     task_of,
 )
-from millstream.store.tables import task
+from millstream.store.tables import LABELLED, task
 
 _RUN = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
 _TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
@@ -149,10 +150,10 @@ class RunReads:
     async def tasks(self, tenant: str, query: TaskQuery, after_id: str, skip: int, limit: int) -> list[Task]:
         """Tasks without input, newest first, or of one run in the order they were made; one more than `limit` where
         there are more."""
-        order = task.c.id if query.run_id else task.c.id.desc()
-        statement = _tasks(tenant, query).order_by(order)
+        upwards = bool(query.run_id) if query.oldest_first is None else query.oldest_first
+        statement = _tasks(tenant, query).order_by(task.c.id if upwards else task.c.id.desc())
         if after_id:
-            beyond = task.c.id > uid(after_id) if query.run_id else task.c.id < uid(after_id)
+            beyond = task.c.id > uid(after_id) if upwards else task.c.id < uid(after_id)
             statement = statement.where(beyond)
         rows = await fetch(self._database, statement.offset(skip).limit(limit + 1))
         return [task_of({**row, "input": b""}) for row in rows]
@@ -167,9 +168,17 @@ def _tasks(tenant: str, query: TaskQuery) -> Select[Any]:
     if query.run_id:
         found = found.where(task.c.run_id == uid(query.run_id))
     if query.status is not None:
-        found = found.where(task.c.status == int(query.status))
+        wanted = (TaskStatus.PENDING, TaskStatus.IN_LINE) if query.status is TaskStatus.PENDING else (query.status,)
+        found = found.where(task.c.status.in_([*map(int, wanted)]))
     if query.kind:
         found = found.where(task.c.kind == query.kind)
+    if query.agent:
+        found = found.where(task.c.agent == query.agent)
+    if query.worker:
+        found = found.where(task.c.worker_name == query.worker)
+    if query.labels:
+        labels = cast(query.labels, JSONB)
+        found = found.where(cast(task.c.labels, JSONB).contains(labels), literal_column(LABELLED))
     if query.queue:
         found = found.where(task.c.queue == query.queue)
     if query.created_after_us:

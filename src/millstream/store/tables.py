@@ -170,6 +170,11 @@ task = Table(
     _int("item"),
     _text("promise_key"),
     _us("held_us"),
+    # How many run at once, and start in a while, of those with its keys; the first of them for its index.
+    _text("bounds"),
+    _text("concurrency_key"),
+    _text("waits_for"),
+    Column("dropped", Boolean, nullable=False, server_default=text("false")),
     Index("task_run", "run_id", "id"),
     Index("task_tenant", "tenant", "id"),
     # The tenant's turn leads the key: a dispatcher that serves several tenants asks each in turn.
@@ -189,6 +194,29 @@ task = Table(
     ),
     Index("task_retrying", "tenant", "id", postgresql_where=text("tries > 0 AND finished_us = 0")),
     Index("task_limited", "tenant", "kind", postgresql_where=text("status = 3 AND limited")),
+    Index(
+        "task_running",
+        "tenant",
+        "concurrency_key",
+        postgresql_where=text("status = 3 AND concurrency_key <> ''"),
+    ),
+    # Those that wait for their turn, by line (status 0), and those whose turn it is (status 2).
+    Index(
+        "task_line",
+        *("tenant", "waits_for", "status", "queue", "kind", "urgency", "run_at_us", "id"),
+        postgresql_where=text("waits_for <> ''"),
+    ),
+    Index("task_in_line", "tenant", "queue", postgresql_where=text("status = 0")),
+    Index("task_line_start_by", "start_by_us", postgresql_where=text("status = 0 AND start_by_us > 0")),
+    Index("task_delayed", "tenant", "queue", "run_at_us", postgresql_where=text("status = 1")),
+    Index("task_dead", "tenant", "finished_us", "id", postgresql_where=text("status = 5 AND NOT dropped")),
+    Index(
+        "task_labels",
+        text("(labels::jsonb)"),
+        postgresql_using="gin",
+        postgresql_where=text(LABELLED),
+        postgresql_with={"gin_pending_list_limit": "256"},
+    ),
     postgresql_with=_HOT,
 )
 
@@ -288,6 +316,20 @@ buffer = Table(
     Index("buffer_run", "run_id"),
     # A part more changes neither key: half of each page is free for it.
     postgresql_with={"fillfactor": "50", **_HOT},
+)
+
+# A line in which tasks wait for their turn: locked by whoever starts some of them.
+line = Table(
+    "line",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    _us("period_us"),
+    _text("starts"),
+    # It is swept after this: what runs is counted from the tasks, and nothing of its starts matters any more.
+    _us("until_us"),
+    Index("line_until", "until_us"),
+    postgresql_with=_HOT,
 )
 
 idempotency = Table(

@@ -20,6 +20,7 @@ from millstream.v1 import (
     payload_service_pb2,
     policy_pb2,
     promise_service_pb2,
+    queue_service_pb2,
     run_service_pb2,
     stream_service_pb2,
     system_service_pb2,
@@ -42,6 +43,9 @@ from millstream.wire.v1 import (
 )
 from millstream.wire.v1 import (
     promise_service_pb2 as _wire_promises,
+)
+from millstream.wire.v1 import (
+    queue_service_pb2 as _wire_queues,
 )
 from millstream.wire.v1 import (
     run_service_pb2 as _wire_runs,
@@ -77,6 +81,7 @@ _AREAS = (
     (run_service_pb2, _wire_runs),
     (task_service_pb2, _wire_tasks),
     (promise_service_pb2, _wire_promises),
+    (queue_service_pb2, _wire_queues),
     (worker_service_pb2, _wire_workers),
     (stream_service_pb2, _wire_streams),
     (tenant_service_pb2, _wire_tenants),

@@ -20,6 +20,7 @@ from millstream.transport.services.artifacts import ArtifactService
 from millstream.transport.services.correlations import CorrelationService
 from millstream.transport.services.payloads import PayloadService
 from millstream.transport.services.promises import PromiseService
+from millstream.transport.services.queues import QueueService
 from millstream.transport.services.runs import RunService
 from millstream.transport.services.streams import StreamService
 from millstream.transport.services.system import SystemService
@@ -31,9 +32,11 @@ from millstream.transport.use_cases import (
     Agents,
     Artifacts,
     Correlations,
+    DeadLetters,
     Discovery,
     Payloads,
     Promises,
+    Queues,
     RunOperations,
     Runs,
     RunSteps,
@@ -94,6 +97,8 @@ class UseCases:
     steps: RunSteps
     tasks: Tasks
     promises: Promises
+    dead_letters: DeadLetters
+    queues: Queues
     workers: Workers
     discovery: Discovery
     tenants: Tenants
@@ -116,8 +121,9 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "AgentService": AgentService(use_cases.agents),
         "WorkflowService": WorkflowService(use_cases.workflows),
         "RunService": RunService(use_cases.runs, use_cases.run_operations, use_cases.steps),
-        "TaskService": TaskService(use_cases.tasks, readers["CreateTask"]),
+        "TaskService": TaskService(use_cases.tasks, use_cases.dead_letters, readers["CreateTask"]),
         "PromiseService": PromiseService(use_cases.promises),
+        "QueueService": QueueService(use_cases.queues),
         "WorkerService": WorkerService(
             use_cases.workers, use_cases.discovery, PayloadRules(pipeline.limits.max_payload_bytes), version
         ),

@@ -18,8 +18,11 @@ from millstream.application.views import (
     AgentState,
     ArtifactQuery,
     Batch,
+    BulkDone,
+    BulkWanted,
     CorrelationStatus,
     CreatedTask,
+    DeadLetterQuery,
     Hello,
     Key,
     Lease,
@@ -31,6 +34,7 @@ from millstream.application.views import (
     PromiseView,
     Published,
     Push,
+    QueueState,
     ReportResult,
     Reports,
     Sent,
@@ -231,6 +235,24 @@ class Promises(Protocol):
         self, principal: Principal, ref: PromiseRef, timeout_s: float, fail_on_timeout: bool
     ) -> PromiseView: ...
     async def list(self, principal: Principal, query: PromiseQuery, page: PageRequest) -> Page[Task]: ...
+
+
+class DeadLetters(Protocol):
+    """Finally failed tasks."""
+
+    async def retry(self, principal: Principal, wanted: BulkWanted, key: Key | None) -> BulkDone: ...
+    async def drop(self, principal: Principal, wanted: BulkWanted, key: Key | None) -> BulkDone: ...
+    async def list(self, principal: Principal, query: DeadLetterQuery, page: PageRequest) -> Page[Task]: ...
+
+
+class Queues(Protocol):
+    """Queues; the flag beside one is whether it is the answer of an earlier call."""
+
+    async def pause(
+        self, principal: Principal, queue: str, reason: str, key: Key | None
+    ) -> tuple[QueueState, bool]: ...
+    async def resume(self, principal: Principal, queue: str, key: Key | None) -> tuple[QueueState, bool]: ...
+    async def list(self, principal: Principal, page: PageRequest) -> Page[QueueState]: ...
 
 
 class WorkerSession(Protocol):

@@ -281,6 +281,10 @@ class Task(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    WAITING_FOR_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -296,6 +300,8 @@ class Task(_message.Message):
     progress: _builtins.float
     progress_message: _builtins.str
     held: _builtins.bool
+    waiting_for: _builtins.str
+    dropped: _builtins.bool
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -314,6 +320,10 @@ class Task(_message.Message):
     def timeouts(self) -> _retry_pb2.Timeouts: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def concurrency(self) -> Global___Concurrency: ...
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimit: ...
     def __init__(
         self,
         *,
@@ -341,10 +351,14 @@ class Task(_message.Message):
         timeouts: _retry_pb2.Timeouts | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         held: _builtins.bool = ...,
+        concurrency: Global___Concurrency | None = ...,
+        rate_limit: Global___RateLimit | None = ...,
+        waiting_for: _builtins.str = ...,
+        dropped: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -356,6 +370,54 @@ class Task(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Concurrency(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    limit: _builtins.int
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Concurrency: _TypeAlias = Concurrency  # noqa: Y015
+
+@_typing.final
+class RateLimit(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    limit: _builtins.int
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration: ...
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
 
 @_typing.final
 class TaskError(_message.Message):
@@ -486,6 +548,7 @@ class RunEvent(_message.Message):
         RUN_TIMED_OUT: RunEvent._Type.ValueType  # 33
         PROMISE_RESOLVED: RunEvent._Type.ValueType  # 45
         PROMISE_REJECTED: RunEvent._Type.ValueType  # 46
+        TASK_DROPPED: RunEvent._Type.ValueType  # 40
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
     UNSPECIFIED: RunEvent.Type.ValueType  # 0
@@ -517,6 +580,7 @@ class RunEvent(_message.Message):
     RUN_TIMED_OUT: RunEvent.Type.ValueType  # 33
     PROMISE_RESOLVED: RunEvent.Type.ValueType  # 45
     PROMISE_REJECTED: RunEvent.Type.ValueType  # 46
+    TASK_DROPPED: RunEvent.Type.ValueType  # 40
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

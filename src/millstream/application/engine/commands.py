@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from millstream.application.views import NewTask
-from millstream.domain.batch import Batch, Claim, KeyClaim
+from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run, limit_run
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
 from millstream.domain.graph_runs import Advance, advance
@@ -20,8 +20,6 @@ from millstream.domain.lifecycle import (
     create,
     expire,
     fail,
-    hold,
-    lease,
     lose,
     release,
     start_too_late,
@@ -46,6 +44,7 @@ class Command(ABC):
         gated: It needs buffers.
         registry: Tenant and version of the registry its activations were found with, or None.
         key: The idempotency key it claims, or None.
+        business_key: The key of what it makes, whoever asks for it; looked at after `key`.
         size_bytes: What it weighs in a batch.
         locked: Never decided from cached state.
         payloads: (tenant, SHA-256) of payloads kept outside that its artifacts refer to.
@@ -61,6 +60,7 @@ class Command(ABC):
     gated: bool = False
     registry: tuple[str, int] | None = None
     key: KeyClaim | None = None
+    business_key: KeyClaim | None = None
     size_bytes: int = 200
     locked: bool = False
     payloads: Sequence[tuple[str, bytes]] = ()
@@ -83,11 +83,17 @@ def found_of(batch: Batch, task_id: str) -> tuple[Run, Task]:
     return batch.runs[task.run_id], task
 
 
-def _leased(batch: Batch, tenant: str, task_id: str, attempt: int) -> tuple[Run, Task]:
-    """A task in the hands of its worker, in this very attempt. Raises LeaseLost or NotFound."""
+def task_of(batch: Batch, task_id: str, tenant: str) -> tuple[Run, Task]:
+    """A task of a tenant with its run. Raises NotFound."""
     run, task = found_of(batch, task_id)
     if task.tenant != tenant:
         raise NotFound(f"there is no task {task_id}")
+    return run, task
+
+
+def _leased(batch: Batch, tenant: str, task_id: str, attempt: int) -> tuple[Run, Task]:
+    """A task in the hands of its worker, in this very attempt. Raises LeaseLost or NotFound."""
+    run, task = task_of(batch, task_id, tenant)
     check_fence(task, attempt)
     return run, task
 
@@ -167,6 +173,7 @@ class CreateTask(Command):
         batch.add_run(run)
         limit_run(batch, run, new.run_timeout_us)
         keep_for_replays(batch, run, self.key)
+        keep_for_replays(batch, run, self.business_key)
         task = Task(
             self.task_id,
             run.id,
@@ -181,52 +188,10 @@ class CreateTask(Command):
             retry=new.retry,
             timeouts=new.timeouts,
             labels=new.labels,
+            bounds=new.bounds,
         )
         create(batch, run, task)
         return task
-
-
-@dataclass(slots=True)
-class LeaseReady(Command):
-    """Offer pending tasks to connected workers; returns those that still wait, and the gates held by another server.
-
-    Attributes:
-        gates: (tenant, kind) of limited agents among the tasks: their rows are locked and their running tasks
-            counted first, so that no two servers start one too many.
-    """
-
-    gates: tuple[tuple[str, str], ...] = ()
-
-    def decide(self, batch: Batch) -> tuple[list[str], set[tuple[str, str]]]:
-        """Offer each task that is still pending, in the order given."""
-        left: list[str] = []
-        held = set(self.gates) - batch.room.keys()
-        for task_id in self.task_ids:
-            task = batch.tasks.get(task_id)
-            run = batch.runs.get(task.run_id) if task else None
-            if task is None or task.status is not TaskStatus.PENDING or (run and run.status is not RunStatus.RUNNING):
-                batch.unsure = True
-                continue
-            if run is None:
-                # Another server holds it just now.
-                left.append(task_id)
-                continue
-            if run.paused_us:
-                # A server of the version before made it ready.
-                hold(batch, run, task)
-                continue
-            gate = (task.tenant, task.kind)
-            if task.limited and batch.room.get(gate, 0) <= 0:
-                left.append(task_id)
-                continue
-            claim: Claim | None = batch.assign(task)
-            if claim is not None:
-                if task.limited:
-                    batch.room[gate] -= 1
-                lease(batch, run, task, claim)
-            else:
-                left.append(task_id)
-        return left, held
 
 
 @dataclass(slots=True)
@@ -246,9 +211,7 @@ class Complete(Command):
 
     def decide(self, batch: Batch) -> bool:
         """Whether this changed anything: a completion may come twice."""
-        run, task = found_of(batch, self.task_ids[0])
-        if task.tenant != self.tenant:
-            raise NotFound(f"there is no task {task.id}")
+        run, task = task_of(batch, self.task_ids[0], self.tenant)
         owed = run.due_us
         changed = complete(batch, run, task, self.attempt, self.output, self.produced)
         if self.follow is not None:
@@ -364,9 +327,7 @@ class CancelTask(Command):
 
     def decide(self, batch: Batch) -> Task:
         """Cancel it if it waits, tell its worker if it runs."""
-        run, task = found_of(batch, self.task_ids[0])
-        if task.tenant != self.tenant:
-            raise NotFound(f"there is no task {task.id}")
+        run, task = task_of(batch, self.task_ids[0], self.tenant)
         cancel_task(batch, run, task, self.reason, self.by)
         keep_for_replays(batch, run, self.key)
         return task

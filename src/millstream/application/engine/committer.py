@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from millstream.application.engine.batches import Decided, Hooks, Sizes
 from millstream.application.engine.cache import RunCache
 from millstream.application.engine.clock import Clock
-from millstream.application.engine.commands import Command, LeaseReady
+from millstream.application.engine.commands import Command
 from millstream.application.engine.deciding import Keys, decide, registry_of
+from millstream.application.engine.leasing import LeaseReady
 from millstream.application.engine.queue import CommandQueue, Item, Outcome
 from millstream.application.ports import Conflicted, Disconnected, Lane, Refused, Transaction
 from millstream.domain.batch import Batch, Limits
@@ -322,13 +323,16 @@ class Committer:
         self._defer(deferred)
 
     async def _load(self, transaction: Transaction, batch: Batch, items: list[Item], deferred: list[Item]) -> Keys:
-        """Read and lock what the commands need: keys, then bounds of agents, runs, tasks and buffers."""
+        """Read and lock what the commands need: keys, then bounds of agents and lines, runs, tasks and buffers."""
         commands = [item.command for item in items]
-        claims = [command.key for command in commands if command.key is not None]
+        claims = [key for command in commands for key in (command.key, command.business_key) if key is not None]
         keys = await transaction.keys(claims) if claims else {}
         gates = {gate for command in commands if isinstance(command, LeaseReady) for gate in command.gates}
         if gates:
             batch.room = await transaction.room(gates)
+        lines = {line for command in commands if isinstance(command, LeaseReady) for line in command.lines}
+        if lines:
+            batch.lines = await transaction.lines(lines)
         run_ids = {command.run_id for command in commands if command.run_id}
         run_ids.update(run_id for command in commands for run_id in command.run_ids)
         task_ids = {task_id for command in commands for task_id in command.task_ids}

@@ -1,5 +1,7 @@
 """Deciding a batch: its commands in order, each seeing the effects of those before it."""
 
+from dataclasses import replace
+
 from millstream.application.engine.commands import Command
 from millstream.application.engine.queue import Item, Outcome, RegistryMoved, Replayed
 from millstream.domain.batch import Batch, KeyClaim
@@ -36,14 +38,24 @@ def decide(batch: Batch, items: list[Item], keys: Keys, registry: dict[str, int]
 
 
 def _decide_one(batch: Batch, command: Command, keys: Keys) -> Outcome:
-    claim = command.key
-    if claim is None:
+    claim, business = command.key, command.business_key
+    if claim is None and business is None:
         return command.decide(batch)
-    first = batch.claims.get(claim.id) or keys.get(claim.id)
-    if first is not None:
-        if first.fingerprint != claim.fingerprint:
-            raise IdempotencyConflict(f"the idempotency key {claim.key!r} was used with another request")
-        return Replayed(first)
+    if claim is not None:
+        first = batch.claims.get(claim.id) or keys.get(claim.id)
+        if first is not None:
+            if first.fingerprint != claim.fingerprint:
+                raise IdempotencyConflict(f"the idempotency key {claim.key!r} was used with another request")
+            return Replayed(first)
+    if business is not None:
+        first = batch.claims.get(business.id) or keys.get(business.id)
+        if first is not None:
+            if claim is not None:
+                # The call succeeded: its own key gives this answer from now on, whatever becomes of the other.
+                batch.claims[claim.id] = replace(claim, response=first.response)
+            return Replayed(first)
     result = command.decide(batch)
-    batch.claims[claim.id] = claim
+    for each in (claim, business):
+        if each is not None:
+            batch.claims[each.id] = each
     return result

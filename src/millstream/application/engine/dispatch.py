@@ -282,8 +282,11 @@ class Dispatcher:
                 self.mark([key])
 
     def assign(self, task: Task) -> Claim | None:
-        """A worker with room for the task, taking its credit; workers take turns."""
+        """A worker with room for the task, taking its credit; workers take turns. One that waited in a line overtakes
+        nothing that waits for a worker."""
         key = (task.tenant, task.queue, task.kind)
+        if task.status is TaskStatus.IN_LINE and (key in self._backlog or key in self._own or self._undecided.get(key)):
+            return None
         ready = self._ready.get(key) if not self._is_paused(key) else None
         while ready:
             session = ready[0]

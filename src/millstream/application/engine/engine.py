@@ -11,15 +11,18 @@ from typing import Any, Protocol
 from millstream.application.engine.batches import Hooks, Sizes
 from millstream.application.engine.cache import RunCache
 from millstream.application.engine.clock import Clock
-from millstream.application.engine.commands import Command, LeaseReady, Release
+from millstream.application.engine.commands import Command, Release
 from millstream.application.engine.committer import Committer
 from millstream.application.engine.dispatch import Dispatcher, Session, lease_of
+from millstream.application.engine.leasing import LeaseReady
+from millstream.application.engine.lines import LineReads, Lines
 from millstream.application.engine.queue import CommandQueue, Outcome
 from millstream.application.engine.ready import DispatchKey, Entry
 from millstream.application.engine.waiting import Ended, Waiters
 from millstream.application.ports import Lane
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Handoff, Limits
+from millstream.domain.bounds import Bounds
 from millstream.domain.errors import MillstreamError, Unavailable
 from millstream.domain.runs import PROMISE_QUEUE, PayloadKind, Run, TaskStatus
 
@@ -39,6 +42,8 @@ class Candidate(Protocol):
     def entry(self) -> Entry: ...
     @property
     def limited(self) -> bool: ...
+    @property
+    def bounds(self) -> Bounds: ...
 
 
 class Pending(Protocol):
@@ -90,6 +95,7 @@ class Engine:
         lane: Lane,
         blocking: Lane,
         pending: Pending,
+        lines: LineReads,
         artifacts: Artifacts,
         peers: Peers,
         observer: Observer,
@@ -110,6 +116,7 @@ class Engine:
         self.attend: Callable[[Set[str]], None] = lambda run_ids: None
         """Called with the runs that somebody has to look at after a commit."""
         self._pending = pending
+        self.lines = Lines(lines, lambda command: self.submit(command, urgent=True), self.clock.now_us)
         self._artifacts = artifacts
         self._peers = peers
         self.cache = RunCache()
@@ -130,6 +137,7 @@ class Engine:
             group.create_task(self.committer.run(), name="committer")
             group.create_task(self._blocked.run(), name="blocking committer")
             group.create_task(self._pull(), name="pull")
+            group.create_task(self.lines.run(), name="lines")
 
     def stop(self) -> None:
         """Answer everything that still waits."""
@@ -177,6 +185,8 @@ class Engine:
             self._peers.ready(batch.ready | batch.freed)
             if self.dispatcher.wanting():
                 self.dispatcher.wanted.set()
+        if batch.looks:
+            self.lines.look(batch.looks)
         if batch.scheduled_us:
             self.scheduled(batch.scheduled_us)
         if batch.due_runs:
@@ -317,7 +327,12 @@ class Engine:
         if not waiting:
             return set(), set()
         gates = tuple({(item.key[0], item.key[2]) for item in found if item.limited})
-        command = LeaseReady(task_ids=[entry[2] for entry in waiting], gates=gates, locked=bool(gates))
+        lines = tuple({(item.key[0], name) for item in found for name in item.bounds.lines})
+        if lines:
+            await self.lines.ensure(lines)
+        command = LeaseReady(
+            task_ids=[entry[2] for entry in waiting], gates=gates, lines=lines, locked=bool(gates or lines)
+        )
         still_waiting, held = await self.submit(command, urgent=True)
         return set(still_waiting), held
 
@@ -330,6 +345,7 @@ class Engine:
             dispatcher.mark({item.key for item in await self._pending.candidates(quiet)})
         if dispatcher.wanting():
             dispatcher.wanted.set()
+        await self.lines.sweep()
 
     # Workers.
 

@@ -4,13 +4,14 @@ from typing import Any
 
 from millstream.application.run_views import StuckQuery, StuckTask
 from millstream.application.views import NewTask, TaskQuery, TaskView
+from millstream.domain.bounds import CONCURRENCY, PLANNERS, UNBOUND, Bounds
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Attempt, Task, TaskStatus
 from millstream.transport.mapping.json import labels_of, labels_text
 from millstream.transport.mapping.pages import known
 from millstream.transport.mapping.policies import put_retry, put_timeouts, retry_of, timeouts_of
 from millstream.transport.mapping.runs import put_error
-from millstream.transport.mapping.times import duration_us, put, us
+from millstream.transport.mapping.times import duration_us, put, put_duration, us
 from millstream.wire.v1 import run_pb2
 from millstream.wire.v1.task_service_pb2 import CreateTaskRequest, ListStuckTasksRequest
 
@@ -35,7 +36,16 @@ def new_task(message: CreateTaskRequest) -> NewTask:
         timeouts=timeouts_of(message.timeouts) if given("timeouts") else _DEFAULTS.timeouts,
         labels=labels_text(dict(message.labels)) if message.labels else "",
         run_timeout_us=duration_us(message.run_timeout) if given("run_timeout") else 0,
+        bounds=_bounds(message) if given("concurrency") or given("rate_limit") else UNBOUND,
+        business_key=message.deduplication_key,
+        business_ttl_us=duration_us(message.deduplication_ttl) if given("deduplication_ttl") else 0,
     )
+
+
+def _bounds(message: CreateTaskRequest) -> Bounds:
+    """What bounds a task by key."""
+    concurrency, rate = message.concurrency, message.rate_limit
+    return Bounds(concurrency.key, concurrency.limit, rate.key, rate.limit, duration_us(rate.period))
 
 
 def task_query(request: Any, run_id: str = "") -> TaskQuery:
@@ -44,12 +54,20 @@ def task_query(request: Any, run_id: str = "") -> TaskQuery:
     status = TaskStatus(number) if number else None
     if run_id:
         return TaskQuery(status=status, run_id=run_id.lower())
+    oldest_first = None
+    if request.sort_order or request.run_id:
+        oldest_first = request.sort_order == "asc"
     return TaskQuery(
         status=status,
         kind=request.kind,
         queue=request.queue,
         created_after_us=us(request.created_after, "created_after") if request.HasField("created_after") else 0,
         created_before_us=us(request.created_before, "created_before") if request.HasField("created_before") else 0,
+        run_id=request.run_id.lower(),
+        agent=request.agent,
+        worker=request.worker,
+        labels=labels_text(dict(label.split("=", 1) for label in request.labels)),
+        oldest_first=oldest_first,
     )
 
 
@@ -81,7 +99,7 @@ def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
     out.run_id = task.run_id
     out.kind = task.kind
     out.queue = task.queue
-    out.status = int(task.status)  # type: ignore[assignment]
+    out.status = int(task.shown_status)  # type: ignore[assignment]
     out.priority = task.priority
     out.attempt = task.attempt
     out.max_attempts = task.retry.max_attempts
@@ -101,7 +119,23 @@ def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
     put_timeouts(out.timeouts, task.timeouts)
     if task.labels:
         out.labels.update(labels_of(task.labels))
+    if task.bounds.lines:
+        _put_bounds(out, task)
+    out.dropped = task.dropped
     return out
+
+
+def _put_bounds(out: run_pb2.Task, task: Task) -> None:
+    """Write what bounds a task by key. A planner's own keys are nobody else's business."""
+    bounds = task.bounds
+    if bounds.concurrency_key and not bounds.concurrency_key.startswith(PLANNERS):
+        out.concurrency.key, out.concurrency.limit = bounds.concurrency_key, bounds.concurrency_limit
+    if bounds.rate_key:
+        out.rate_limit.key, out.rate_limit.limit = bounds.rate_key, bounds.rate_limit
+        put_duration(out.rate_limit.period, bounds.rate_period_us)
+    if task.status is TaskStatus.IN_LINE:
+        kind = "concurrency" if task.waits_for.startswith(CONCURRENCY) else "rate"
+        out.waiting_for = f"{kind}:{task.waits_for[len(CONCURRENCY) :]}"
 
 
 def task_view(view: TaskView) -> run_pb2.Task:

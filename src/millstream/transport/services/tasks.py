@@ -6,9 +6,10 @@ from millstream.application.views import NewTask, TaskView
 from millstream.transport.context import Context
 from millstream.transport.mapping import tasks as mapping
 from millstream.transport.mapping.batches import Items, put_outcomes
+from millstream.transport.mapping.dead_letters import bulk_wanted, dead_letter_query, put_bulk
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.reading import Reader
-from millstream.transport.use_cases import Tasks
+from millstream.transport.use_cases import DeadLetters, Tasks
 from millstream.wire.v1 import task_service_pb2 as wire
 
 DEFAULT_ATTEMPTS = 100
@@ -18,8 +19,9 @@ DEFAULT_STUCK = 50
 class TaskService:
     """Tasks over the wire; `item` reads a task of a batch as CreateTask reads its request."""
 
-    def __init__(self, tasks: Tasks, item: Reader) -> None:
+    def __init__(self, tasks: Tasks, dead_letters: DeadLetters, item: Reader) -> None:
         self._tasks = tasks
+        self._dead_letters = dead_letters
         self._items: Items[wire.CreateTaskBatchRequest.Item, NewTask] = Items("CreateTask", item, mapping.new_task)
 
     async def create_task(self, request: wire.CreateTaskRequest, context: Context) -> Message:
@@ -65,6 +67,26 @@ class TaskService:
         view = await self._tasks.cancel(context.principal, request.task_id.lower(), request.reason, context.key)
         context.replayed(view.replayed)
         return mapping.task_view(view)
+
+    async def list_dead_letters(self, request: wire.ListDeadLettersRequest, context: Context) -> Message:
+        """List finally failed tasks."""
+        page = await self._dead_letters.list(context.principal, dead_letter_query(request), page_of(request))
+        out = wire.ListDeadLettersResponse(pagination=pagination(page.info))
+        for task in page.items:
+            mapping.put_task(out.items.add(), task)
+        return out
+
+    async def retry_dead_letters(self, request: wire.RetryDeadLettersRequest, context: Context) -> Message:
+        """Try finally failed tasks again."""
+        done = await self._dead_letters.retry(context.principal, bulk_wanted(request), context.key)
+        context.replayed(done.replayed)
+        return put_bulk(wire.RetryDeadLettersResponse(), done, context.correlation_id)
+
+    async def drop_dead_letters(self, request: wire.DropDeadLettersRequest, context: Context) -> Message:
+        """Take finally failed tasks out of the dead letters."""
+        done = await self._dead_letters.drop(context.principal, bulk_wanted(request), context.key)
+        context.replayed(done.replayed)
+        return put_bulk(wire.DropDeadLettersResponse(), done, context.correlation_id)
 
     async def list_task_attempts(self, request: wire.ListTaskAttemptsRequest, context: Context) -> Message:
         """List the attempts of a task."""
