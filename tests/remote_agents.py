@@ -112,7 +112,12 @@ class _Executor(AgentExecutor):
 
 @contextlib.asynccontextmanager
 async def a2a_agent(
-    behave: Behaviour, *, streaming: bool = True, binding: str = "JSONRPC", modes: tuple[str, ...] = ()
+    behave: Behaviour,
+    *,
+    streaming: bool = True,
+    binding: str = "JSONRPC",
+    version: str = "1.0",
+    modes: tuple[str, ...] = (),
 ) -> AsyncIterator[RemoteAgent]:
     """An agent by A2A for the length of the block."""
     agent = RemoteAgent(behave)
@@ -123,14 +128,16 @@ async def a2a_agent(
             description="An agent of a test.",
             version="1",
             capabilities=AgentCapabilities(streaming=streaming),
-            supported_interfaces=[AgentInterface(url=f"{base}/rpc", protocol_binding=binding, protocol_version="1.0")],
+            supported_interfaces=[
+                AgentInterface(url=f"{base}/rpc", protocol_binding=binding, protocol_version=version)
+            ],
             default_input_modes=[*(modes or ("application/json",))],
             default_output_modes=["application/json"],
         )
         handler = DefaultRequestHandlerV2(_Executor(agent), InMemoryTaskStore(), card)
         routes: list[BaseRoute] = [*create_agent_card_routes(card)]
         if binding == "JSONRPC":
-            routes += create_jsonrpc_routes(handler, "/rpc")
+            routes += create_jsonrpc_routes(handler, "/rpc", enable_v0_3_compat=True)
         else:
             routes += create_rest_routes(handler, path_prefix="/rpc")
         async with _serving(Starlette(routes=routes), listener):
@@ -143,8 +150,12 @@ Answering = Callable[[Request], Awaitable[Response]]
 @contextlib.asynccontextmanager
 async def http_agent(answer: Answering, path: str = "/") -> AsyncIterator[str]:
     """An agent by HTTP for the length of the block; its URL."""
+
+    async def endpoint(request: Request) -> Response:
+        return await answer(request)
+
     with _listening() as (listener, base):
-        routes = [Route(path, answer, methods=["GET", "POST"])]
+        routes = [Route(path, endpoint, methods=["POST"])]
         async with _serving(Starlette(routes=routes), listener):
             yield f"{base}{path}"
 

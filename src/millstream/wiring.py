@@ -228,7 +228,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     database = await Database.open(url, settings.pool_size)
     reads, maintenance, registry = Reads(database), Maintenance(database), RegistryStore(database)
     worker_rows = WorkerRows(database)
-    dispatcher_peers = Peers(lane.id, blocking.id, f"{socket.gethostname()}/{os.getpid()}", maintenance, worker_rows)
+    server = f"{socket.gethostname()}/{os.getpid()}"
+    dispatcher_peers = Peers(lane.id, blocking.id, server, maintenance, worker_rows)
     lines = Lines(database)
     engine = _engine(settings, lane, blocking, maintenance, lines, reads, dispatcher_peers, metrics)
     dispatcher_peers.served = lambda: engine.dispatcher.served
@@ -264,7 +265,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     caller = AgentCaller(networks, settings.agent_answer_bytes)
     calls = Calls(caller, reporting, referring, engine.clock, settings.max_payload_bytes)
     pool = Pool(settings.agent_calls, settings.agent_calls_per_tenant)
-    calling = Calling(engine, registry, calls, dispatcher_peers, pool, settings.drain_timeout_s)
+    calling = Calling(engine, registry, calls, dispatcher_peers, f"server {server}", pool, settings.drain_timeout_s)
     buffers = Buffers(database)
     upkeep = Upkeep(engine, catalogs, pauses, feed, calling)
     loops = Loops(

@@ -51,11 +51,11 @@ async def hang(turn: Turn) -> None:
 
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["streams", "is looked at"])
-@pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
-async def test_what_an_agent_makes_is_published(start: Start, streaming: bool, binding: str) -> None:
-    """WM-1: an artifact, an answer, an artifact; whichever server is asked, by each binding."""
+@pytest.mark.parametrize(("binding", "version"), [("JSONRPC", "1.0"), ("HTTP+JSON", "1.0"), ("JSONRPC", "0.3")])
+async def test_what_an_agent_makes_is_published(start: Start, streaming: bool, binding: str, version: str) -> None:
+    """WM-1: an artifact, an answer, an artifact; whichever server is asked, by each binding and version."""
     here, there = await start(agent_networks=NETWORKS)
-    async with a2a_agent(pay, streaming=streaming, binding=binding) as remote:
+    async with a2a_agent(pay, streaming=streaming, binding=binding, version=version) as remote:
         await register(here, TYPES, called(remote.url))
         result = await cascade(there)
     assert result.completed
@@ -63,7 +63,7 @@ async def test_what_an_agent_makes_is_published(start: Start, streaming: bool, b
     assert [each.type for each in result.artifacts] == ["Order", "Payment"]
     assert payload_of(result.artifacts[1]) == {"paid": True, "order_id": "7"}
     assert result.artifacts[1].produced_by == "payments"
-    assert [turn.message.parts[0].media_type for turn in remote.turns] == ["application/json"]
+    assert [turn.data for turn in remote.turns] == [[{"order_id": "7"}]]
 
 
 async def test_an_agent_is_told_what_the_task_is(start: Start) -> None:

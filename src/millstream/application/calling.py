@@ -20,8 +20,6 @@ from millstream.domain.workers import KindSpec
 
 log = logging.getLogger(__name__)
 
-NAME: Final = "millstream"
-"""Of the worker that a server is, where workers are shown."""
 SERVED_DELETED_US: Final = 86_400_000_000
 """How long the tasks of a deleted agent are still worked off."""
 DELETED_MOST: Final = 10_000
@@ -62,17 +60,19 @@ class Calling:
     """Serves the agents that servers call.
 
     Args:
+        name: Of the worker that this server is, where workers are shown.
         drain_s: How long calls under way may take when the server stops.
     """
 
     def __init__(
-        self, engine: Engine, reads: CalledAgents, calls: Calls, peers: CallPeers, pool: Pool,
+        self, engine: Engine, reads: CalledAgents, calls: Calls, peers: CallPeers, name: str, pool: Pool,
         drain_s: float,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._reads = reads
         self._calls = calls
         self._peers = peers
+        self._name = name
         self._pool = pool
         self._drain_s = drain_s
         self._drained_at: float | None = None
@@ -177,10 +177,10 @@ class Calling:
         return True
 
     def _session(self, agent: Agent, keys: tuple[tuple[str, str, str], ...]) -> Session:
-        worker_id = f"{NAME}.{self._engine.lane_id}.{agent.spec.name}"
+        worker_id = f"server.{self._engine.lane_id}.{agent.spec.name}"
         slots, now_us = self._pool.most_of_tenant, self._engine.clock.now_us()
         return Session(
-            new_id(), agent.tenant, worker_id, NAME, keys, lambda *_: None, slots, connected_us=now_us,
+            new_id(), agent.tenant, worker_id, self._name, keys, lambda *_: None, slots, connected_us=now_us,
             draining=self._drained_at is not None, served=(KindSpec(agent.kind),), slots=slots, heard_us=now_us,
             queues=tuple(sorted({key[1] for key in keys})), noted=(now_us, 0), pool=self._pool,
         )  # fmt: skip

@@ -21,6 +21,7 @@ def _consumes(agent: Any) -> tuple[str, ...]:
 _COLUMNS = {
     "name": lambda a: a.name,
     "status": lambda a: a.status,
+    "protocol": lambda a: a.protocol,
     "consumes": _consumes,
     "publishes": lambda a: a.outputs,
     "version": lambda a: a.version,
@@ -66,6 +67,8 @@ def get(
             "name": found.name,
             "id": found.id,
             "status": _status(found),
+            "protocol": found.protocol,
+            "url": found.url,
             "description": found.description,
             "subscriptions": [_subscription(s) for s in found.subscriptions],
             "publishes": found.outputs,

@@ -20,6 +20,10 @@ _WORKER_GRACE_S = 5.0
 _REGISTRATION_S = 0.1
 # A first request for each example: path and JSON body.
 _REQUESTS = {
+    "summaries_a2a": (
+        "/api/v1/artifacts/sync",
+        '{"type": "Text", "payload": {"text": "Tea is late. It always is."}}',
+    ),
     "orders": (
         "/api/v1/artifacts/sync",
         '{"type": "Order", "payload": {"order_id": "o-1", "amount": 12.5, "items": ["tea"]}}',

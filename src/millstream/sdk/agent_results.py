@@ -126,6 +126,9 @@ class Agent:
     """Of its tasks; None: the service's default."""
     timeouts: Timeouts | None = None
     """Of its tasks; None: the service's default."""
+    protocol: str = "WORKER"
+    """"WORKER", or "A2A" or "HTTP", where the service itself calls it at `url`."""
+    url: str = ""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Agent":
@@ -154,6 +157,8 @@ class Agent:
             worker_count=wire.worker_count,
             retry=RetryPolicy.from_wire(wire.retry) if wire.HasField("retry") else None,
             timeouts=Timeouts.from_wire(wire.timeouts) if wire.HasField("timeouts") else None,
+            protocol=wire.protocol or "WORKER",
+            url=wire.url,
         )
 
 

@@ -31,6 +31,9 @@ class NewAgent:
     queue: str = ""
     retry: RetryPolicy | None = None
     timeouts: Timeouts | None = None
+    protocol: str = ""
+    """"A2A" or "HTTP": the service calls the agent at `url` itself. Empty: workers serve it."""
+    url: str = ""
 
     def fields(self) -> dict[str, Any]:
         """The fields of a request."""
@@ -44,6 +47,8 @@ class NewAgent:
             "queue": self.queue,
             "retry": self.retry.to_wire() if self.retry else None,
             "timeouts": self.timeouts.to_wire() if self.timeouts else None,
+            "protocol": self.protocol,
+            "url": self.url,
         }
 
 
