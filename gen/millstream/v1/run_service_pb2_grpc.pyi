@@ -71,9 +71,9 @@ class RunServiceStub:
     IDEMPOTENCY_CONFLICT.
     """
     RerunRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RerunRunRequest, _run_service_pb2.RerunRunResponse]
-    """Begins a new run with what another was given, whatever became of that: of a standalone task the same task, at
-    once; of a cascade its first artifact, or of an agent that was run by name its inputs. Answers the new run, which
-    names the other in rerun_of.
+    """Begins a new run with what another was given, whatever became of that: of a workflow the same input, in the same
+    version or the latest; of a standalone task the same task, at once; of a cascade its first artifact, or of an agent
+    that was run by name its inputs. Answers the new run, which names the other in rerun_of.
     Errors: VALIDATION_ERROR, NOT_FOUND (the run, or what it was given, is gone or not the caller's to see), CONFLICT
     (it was begun by a gate: rerun one of its parents), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
     """
@@ -144,9 +144,9 @@ class RunServiceAsyncStub(RunServiceStub):
     IDEMPOTENCY_CONFLICT.
     """
     RerunRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RerunRunRequest, _run_service_pb2.RerunRunResponse]  # type: ignore[assignment]
-    """Begins a new run with what another was given, whatever became of that: of a standalone task the same task, at
-    once; of a cascade its first artifact, or of an agent that was run by name its inputs. Answers the new run, which
-    names the other in rerun_of.
+    """Begins a new run with what another was given, whatever became of that: of a workflow the same input, in the same
+    version or the latest; of a standalone task the same task, at once; of a cascade its first artifact, or of an agent
+    that was run by name its inputs. Answers the new run, which names the other in rerun_of.
     Errors: VALIDATION_ERROR, NOT_FOUND (the run, or what it was given, is gone or not the caller's to see), CONFLICT
     (it was begun by a gate: rerun one of its parents), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
     """
@@ -268,9 +268,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.RerunRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.RerunRunResponse, _abc.Awaitable[_run_service_pb2.RerunRunResponse]]:
-        """Begins a new run with what another was given, whatever became of that: of a standalone task the same task, at
-        once; of a cascade its first artifact, or of an agent that was run by name its inputs. Answers the new run, which
-        names the other in rerun_of.
+        """Begins a new run with what another was given, whatever became of that: of a workflow the same input, in the same
+        version or the latest; of a standalone task the same task, at once; of a cascade its first artifact, or of an agent
+        that was run by name its inputs. Answers the new run, which names the other in rerun_of.
         Errors: VALIDATION_ERROR, NOT_FOUND (the run, or what it was given, is gone or not the caller's to see), CONFLICT
         (it was begun by a gate: rerun one of its parents), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
         """

@@ -1,7 +1,7 @@
 """Rerunning: a new run with what another was given."""
 
 import json
-from typing import Protocol
+from typing import Protocol, assert_never
 
 from millstream.application.agent_runs import AgentRuns
 from millstream.application.engine.commands import Refuse
@@ -12,10 +12,11 @@ from millstream.application.runs import claim_of
 from millstream.application.sight import SightReads, may_see, restricted
 from millstream.application.tasks import Tasks
 from millstream.application.views import Key, NewTask, TaskQuery
+from millstream.application.workflow_runs import NewRun, WorkflowRuns
 from millstream.domain.artifacts import EXTERNAL, Artifact, NewArtifact
 from millstream.domain.errors import Conflict, MillstreamError, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
-from millstream.domain.runs import PROMISE_QUEUE, Event, Run, RunKind, Task
+from millstream.domain.runs import PROMISE_QUEUE, Event, PayloadKind, Run, RunKind, Task
 
 TASKS_MOST = 100
 
@@ -25,6 +26,7 @@ class RerunReads(SightReads, Protocol):
 
     async def run(self, tenant: str, run_id: str) -> Run | None: ...
     async def events(self, found: Run, after_seq: int, limit: int) -> list[Event]: ...
+    async def payload(self, found: Run, what: PayloadKind) -> bytes: ...
     async def task(self, tenant: str, task_id: str) -> Task | None: ...
     async def tasks(self, tenant: str, query: TaskQuery, after_id: str, skip: int, limit: int) -> list[Task]: ...
     async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]: ...
@@ -45,6 +47,7 @@ class Rerunning:
         publishing: Publishing,
         agent_runs: AgentRuns,
         tasks: Tasks,
+        workflow_runs: WorkflowRuns,
         key_ttl_us: int,
     ) -> None:
         self._engine = engine
@@ -52,6 +55,7 @@ class Rerunning:
         self._publishing = publishing
         self._agent_runs = agent_runs
         self._tasks = tasks
+        self._workflow_runs = workflow_runs
         self._key_ttl_us = key_ttl_us
 
     async def rerun(self, principal: Principal, run_id: str, version: str, key: Key | None) -> tuple[str, bool]:
@@ -63,7 +67,7 @@ class Rerunning:
                 raise NotFound(f"there is no run {run_id}")
             if version and found.kind in (RunKind.CASCADE, RunKind.SINGLE):
                 raise ValidationFailed.of("version", "only runs of a workflow have one; leave it out")
-            return await self._again(principal, found, key)
+            return await self._again(principal, found, version, key)
         except MillstreamError as error:
             # What the key's first call began stands, whatever became of the run since.
             return await self._first(principal, key, error), True
@@ -77,19 +81,25 @@ class Rerunning:
         made = json.loads(outcome.claim.response)
         if len(made) > 1:
             return str(made[1])
+        if await self._reads.run(principal.tenant, made[0]) is not None:
+            return str(made[0])
         task = await self._reads.task(principal.tenant, made[0])
         if task is None:
             raise NotFound("the run is gone: its retention has passed")
         return task.run_id
 
-    async def _again(self, principal: Principal, found: Run, key: Key | None) -> tuple[str, bool]:
+    async def _again(self, principal: Principal, found: Run, version: str, key: Key | None) -> tuple[str, bool]:
         match found.kind:
             case RunKind.SINGLE:
                 return await self._task_again(principal, found, key)
             case RunKind.CASCADE:
                 return await self._cascade_again(principal, found, key)
-            case RunKind.GRAPH | RunKind.CODE:
-                raise Conflict(f"run {found.id} is of a workflow; execute the workflow again")
+            case RunKind.GRAPH:
+                return await self._workflow_again(principal, found, version, key)
+            case RunKind.CODE:
+                raise Conflict(f"run {found.id} is of a workflow written as code; execute the workflow again")
+            case _:
+                assert_never(found.kind)
 
     async def _task_again(self, principal: Principal, found: Run, key: Key | None) -> tuple[str, bool]:
         listed = await self._reads.tasks(principal.tenant, TaskQuery(run_id=found.id), "", 0, 1)
@@ -104,6 +114,15 @@ class Rerunning:
         )  # fmt: skip
         created = await self._tasks.create(principal, new, key, found.id)
         return created.task.run_id, created.replayed
+
+    async def _workflow_again(
+        self, principal: Principal, found: Run, version: str, key: Key | None
+    ) -> tuple[str, bool]:
+        given = await self._reads.payload(found, PayloadKind.INPUT)
+        wanted = "" if version == "latest" else found.workflow_version
+        new = NewRun(found.workflow, wanted, given, found.labels, found.timeout_us, found.id)
+        result = await self._workflow_runs.execute(principal, new, key)
+        return result.run.id, result.replayed
 
     async def _cascade_again(self, principal: Principal, found: Run, key: Key | None) -> tuple[str, bool]:
         if found.parents:

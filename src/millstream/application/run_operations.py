@@ -1,10 +1,11 @@
 """What operators do to runs: retry, rerun, pause and resume them, one or many."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from millstream.application.advancing import Definitions
 from millstream.application.engine.commands import CancelRun, ClaimKey, Command
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, Replayed
@@ -17,7 +18,8 @@ from millstream.application.sight import Sight
 from millstream.application.views import Key
 from millstream.domain.errors import MillstreamError, NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
-from millstream.domain.runs import Run, RunStatus
+from millstream.domain.runs import Run, RunKind, RunStatus
+from millstream.domain.workflows import Definition
 
 PAGES_MOST = 10
 """Pages that a call looks through for runs that match, where few do."""
@@ -43,8 +45,17 @@ class RunOperations:
         key_ttl_us: How long an idempotency key holds, microseconds.
     """
 
-    def __init__(self, engine: Engine, reads: RunReads, runs: Runs, rerunning: Rerunning, key_ttl_us: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        reads: RunReads,
+        runs: Runs,
+        rerunning: Rerunning,
+        definitions: Definitions,
+        key_ttl_us: int,
+    ) -> None:
         self._engine = engine
+        self._definitions = definitions
         self._reads = reads
         self._runs = runs
         self._rerunning = rerunning
@@ -57,7 +68,10 @@ class RunOperations:
         self, principal: Principal, run_id: str, note: str, from_step: str, key: Key | None
     ) -> tuple[Run, bool]:
         """Let a failed run go on with what failed in it. Raises NotFound, Conflict, ValidationFailed."""
-        return await self._do(principal, self._retry(principal, run_id, note, key, from_step))
+        found = await self._reads.run(principal.tenant, run_id)
+        command = self._retry(principal, run_id, note, key, from_step)
+        command.definition = await self._definition(found) if found is not None else None
+        return await self._do(principal, command)
 
     async def pause(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]:
         """Let nothing new of a run start. Raises NotFound, Conflict."""
@@ -92,8 +106,9 @@ class RunOperations:
     async def retry_many(self, principal: Principal, many: ManyRuns, key: Key | None) -> DoneRuns:
         """Retry failed runs. Raises ValidationFailed, IdempotencyConflict, RateLimited."""
 
-        def command(run: Run, own: Key | None) -> Command:
+        async def command(run: Run, own: Key | None) -> Command:
             made = self._retry(principal, run.id, many.why, own)
+            made.definition = await self._definition(run)
             made.size_bytes += TASK_BYTES * max(run.failed_tasks, 1)
             return made
 
@@ -102,7 +117,7 @@ class RunOperations:
     async def cancel_many(self, principal: Principal, many: ManyRuns, key: Key | None) -> DoneRuns:
         """Cancel running runs. Raises ValidationFailed, IdempotencyConflict, RateLimited."""
 
-        def command(run: Run, own: Key | None) -> Command:
+        async def command(run: Run, own: Key | None) -> Command:
             return CancelRun(
                 run_id=run.id, open_tasks=True, locked=True, key=self._claim(principal, own, run.id),
                 size_bytes=500 + TASK_BYTES * run.open_tasks, tenant=principal.tenant, reason=many.why,
@@ -116,7 +131,7 @@ class RunOperations:
         principal: Principal,
         many: ManyRuns,
         status: RunStatus,
-        command: Callable[[Run, Key | None], Command],
+        command: Callable[[Run, Key | None], Awaitable[Command]],
         key: Key | None,
     ) -> DoneRuns:
         found = await self._found(principal, many, status)
@@ -165,13 +180,13 @@ class RunOperations:
         self,
         principal: Principal,
         ids: Sequence[str],
-        command: Callable[[Run, Key | None], Command],
+        command: Callable[[Run, Key | None], Awaitable[Command]],
         key: Key | None,
     ) -> list[tuple[str, str | MillstreamError]]:
         """Have it done to each run; what the queue does not take fails with RATE_LIMITED."""
         known = await self._reads.runs_by_ids(principal.tenant, [*ids])
         outcomes: dict[str, Outcome] = {each: NotFound(f"there is no run {each}") for each in ids}
-        commands = [command(known[each], _own(key, each)) for each in ids if each in known]
+        commands = [await command(known[each], _own(key, each)) for each in ids if each in known]
         for chunk in _chunks(commands):
             try:
                 done = await self._engine.submit_all(chunk)
@@ -179,6 +194,15 @@ class RunOperations:
                 done = [error] * len(chunk)
             outcomes |= {made.run_id: outcome for made, outcome in zip(chunk, done, strict=True)}
         return [(each, _told(outcomes[each])) for each in ids]
+
+    async def _definition(self, found: Run) -> Definition | None:
+        """What a graph run follows; None of other runs, and where it is gone."""
+        if found.kind is not RunKind.GRAPH:
+            return None
+        try:
+            return await self._definitions.pinned(found.tenant, found.workflow, found.workflow_version)
+        except NotFound:
+            return None
 
     def _retry(self, principal: Principal, run_id: str, note: str, key: Key | None, from_step: str = "") -> RetryRun:
         return RetryRun(

@@ -30,12 +30,16 @@ class NewRun:
         version: Its version; "": the latest.
         input: google.protobuf.Value in wire form.
         labels: JSON object as text, or "".
+        timeout_us: How long it may take; 0: as long as its definition says.
+        rerun_of: The run that it repeats, or "".
     """
 
     workflow: str
     version: str = ""
     input: bytes = b""
     labels: str = ""
+    timeout_us: int = 0
+    rerun_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ class WorkflowRuns:
             by=by,
             input=new.input,
             labels=labels_of(definition.labels, new.labels),
+            timeout_us=new.timeout_us,
+            rerun_of=new.rerun_of,
             advance=advance,
         )
         return promising(command, tenant, advance)

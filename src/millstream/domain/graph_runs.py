@@ -78,12 +78,17 @@ def advance(batch: Batch, run: Run, with_: Advance, owed_us: int = 0) -> None:
 def retry(batch: Batch, run: Run, definition: Definition, from_step: str = "") -> None:
     """Let a failed run, which was just reopened, go on: with what did not come to be, or from a step on. Raises
     ValidationFailed where there is no such step."""
-    if from_step and from_step not in definition.place:
-        raise ValidationFailed.of("from_step", f"workflow {run.workflow} has no step {from_step!r}", "NOT_FOUND")
+    check_step(run, definition, from_step)
     graph = Graph(definition, run.plan)
     graph.again(definition.place[from_step] if from_step else None)
     run.plan = graph.text
     batch.attend(run)
+
+
+def check_step(run: Run, definition: Definition, from_step: str) -> None:
+    """Raise ValidationFailed where a run has no such step to begin again with."""
+    if from_step and from_step not in definition.place:
+        raise ValidationFailed.of("from_step", f"workflow {run.workflow} has no step {from_step!r}", "NOT_FOUND")
 
 
 def _advance(batch: Batch, run: Run, with_: Advance) -> None:

@@ -4,13 +4,17 @@ The numbers of attempts go on growing (engine-rules 9), and are not bounded by t
 """
 
 from collections.abc import Sequence
+from typing import assert_never
 
+from millstream.domain import graph_runs
 from millstream.domain.batch import Batch
 from millstream.domain.cancellation import limit_run
 from millstream.domain.errors import Conflict, ValidationFailed
+from millstream.domain.graph_runs import check_step
 from millstream.domain.lifecycle import details, make_ready
 from millstream.domain.planners import LIMIT_CODE, RUN_TIMEOUT
 from millstream.domain.runs import PROMISE_QUEUE, TIMER_QUEUE, EventType, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.workflows import Definition
 
 
 def is_to_redo(task: Task) -> bool:
@@ -21,26 +25,43 @@ def is_to_redo(task: Task) -> bool:
     return task.status is TaskStatus.FAILED or (not task.open and task.error_code == RUN_TIMEOUT)
 
 
-def retry_run(batch: Batch, run: Run, tasks: Sequence[Task], by: str, note: str, from_step: str = "") -> None:
+def retry_run(
+    batch: Batch,
+    run: Run,
+    tasks: Sequence[Task],
+    by: str,
+    note: str,
+    from_step: str = "",
+    definition: Definition | None = None,
+) -> None:
     """Let a failed run go on with what failed in it.
 
     Args:
         tasks: Those of the run that are to redo, at least.
         from_step: Of a run of a workflow, the step to begin again with, and all that needs it; "": what failed.
+        definition: Of a graph run, what it follows.
 
     Raises Conflict where the run has not failed, or nothing of it can be tried again; ValidationFailed on `from_step`.
     """
     if run.status is not RunStatus.FAILED:
         raise Conflict(f"run {run.id} is {run.status.name}; only a FAILED run can be retried")
-    again = [task for task in tasks if is_to_redo(task)]
     match run.kind:
         case RunKind.CASCADE | RunKind.SINGLE:
             if from_step:
                 raise ValidationFailed.of("from_step", "only runs of a workflow have steps; leave it out")
-        case RunKind.GRAPH | RunKind.CODE:
-            raise Conflict(f"run {run.id} is of a workflow; execute the workflow again")
-    if not again and any(task.queue == PROMISE_QUEUE for task in tasks):
-        raise Conflict(f"run {run.id} is of a promise, which is settled once; make another")
+            again = [task for task in tasks if is_to_redo(task)]
+            if not again and any(task.queue == PROMISE_QUEUE for task in tasks):
+                raise Conflict(f"run {run.id} is of a promise, which is settled once; make another")
+            _retry_tasks(batch, run, again, by, note)
+        case RunKind.GRAPH:
+            _retry_steps(batch, run, definition, by, note, from_step)
+        case RunKind.CODE:
+            raise Conflict(f"run {run.id} is of a workflow written as code; execute the workflow again")
+        case _:
+            assert_never(run.kind)
+
+
+def _retry_tasks(batch: Batch, run: Run, again: Sequence[Task], by: str, note: str) -> None:
     if not again:
         code = run.error_code or "FAILED"
         raise Conflict(f"run {run.id} has no task that could be tried again ({code}); rerun it instead")
@@ -48,6 +69,15 @@ def retry_run(batch: Batch, run: Run, tasks: Sequence[Task], by: str, note: str,
     for task in again:
         batch.record(run, EventType.RETRY_REQUESTED, task_id=task.id, attempt=task.attempt)
         begin_again(batch, run, task)
+
+
+def _retry_steps(batch: Batch, run: Run, definition: Definition | None, by: str, note: str, from_step: str) -> None:
+    """Steps begin again with tasks of their own: what they are given may differ."""
+    if definition is None:
+        raise Conflict(f"run {run.id} is of a workflow whose definition is gone; execute another")
+    check_step(run, definition, from_step)
+    reopen(batch, run, details(note=note, by=by, retry_attempt=run.redone + 1, from_step=from_step))
+    graph_runs.retry(batch, run, definition, from_step)
 
 
 def retry_task(batch: Batch, run: Run, task: Task, by: str, note: str) -> None:

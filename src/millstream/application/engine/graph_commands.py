@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from millstream.application.engine.commands import Command, keep_for_replays
 from millstream.domain.agents import Activation
 from millstream.domain.batch import Batch
+from millstream.domain.cancellation import limit_run
 from millstream.domain.errors import Conflict
 from millstream.domain.graph_runs import Advance, advance, begin
 from millstream.domain.publication import Produce, publish, run_agent
@@ -22,6 +23,8 @@ class StartGraph(Command):
         labels: JSON object as text, or "".
         waiter: The lane where a caller waits for its end, or "".
         parent_id, parent_task: The run and its task that begin it, or "".
+        timeout_us: How long it may take; 0: as long as its definition says.
+        rerun_of: The run that it repeats, or "".
     """
 
     tenant: str = ""
@@ -31,6 +34,8 @@ class StartGraph(Command):
     waiter: str = ""
     parent_id: str = ""
     parent_task: str = ""
+    timeout_us: int = 0
+    rerun_of: str = ""
     advance: Advance = None  # type: ignore[assignment]  # always given; dataclass order wants a default
 
     def decide(self, batch: Batch) -> Run:
@@ -41,12 +46,13 @@ class StartGraph(Command):
         run = Run(
             self.run_id, self.tenant, RunKind.GRAPH, batch.now_us, self.by, updated_us=batch.now_us,
             labels=self.labels, workflow=definition.name, workflow_version=str(definition.version),
-            parent_id=self.parent_id, parent_task=self.parent_task,
+            parent_id=self.parent_id, parent_task=self.parent_task, rerun_of=self.rerun_of,
             waiters=(self.waiter,) if self.waiter else (),
         )  # fmt: skip
         batch.add_run(run)
         if self.input:
             batch.keep(run, PayloadKind.INPUT, self.input)
+        limit_run(batch, run, self.timeout_us or definition.timeout_us)
         begin(batch, run, self.advance)
         keep_for_replays(batch, run, self.key)
         return run

@@ -9,6 +9,7 @@ from millstream.domain.errors import NotFound
 from millstream.domain.pausing import pause_run, resume_run
 from millstream.domain.retrying import retry_run
 from millstream.domain.runs import Run, Task
+from millstream.domain.workflows import Definition
 
 
 @dataclass(slots=True)
@@ -34,14 +35,15 @@ class _OnRun(Command):
 
 @dataclass(slots=True)
 class RetryRun(_OnRun):
-    """Let a failed run go on with what failed in it."""
+    """Let a failed run go on with what failed in it. `definition`: what a graph run follows."""
 
     note: str = ""
     from_step: str = ""
+    definition: Definition | None = None
 
     def act(self, batch: Batch, run: Run, tasks: list[Task]) -> None:
         """Begin its failed tasks again."""
-        retry_run(batch, run, tasks, self.by, self.note, self.from_step)
+        retry_run(batch, run, tasks, self.by, self.note, self.from_step, self.definition)
 
 
 @dataclass(slots=True)
