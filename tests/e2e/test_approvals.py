@@ -73,6 +73,20 @@ async def test_a_large_expense_waits_for_its_answer(
     assert await waiting == {"expense_id": new["payload"]["expense_id"], **expected}
 
 
+async def test_who_approves_may_use_the_command_line(stack: Stack, rest: Client, approvals: Process) -> None:
+    """FV-14, FV-17: listed, awaited and resolved by `millstream promises`."""
+    new = expense(950)
+    waiting = asyncio.create_task(outcome(rest, new))
+    path = await asked(rest, new["payload"]["expense_id"])
+    named = path.rpartition("/")[2]
+    listed = await stack.command("promises", "list", "--state", "pending", "--name", "approval")
+    await listed.line(named.removeprefix("key:"))
+    awaiting = await stack.command("promises", "await", named, "--json")
+    resolved = await stack.command("promises", "resolve", named, '{"approved": true}')
+    assert (await resolved.ended(), await listed.ended(), await awaiting.ended()) == (0, 0, 0)
+    assert (await waiting)["type"] == "Payment"
+
+
 async def test_another_worker_goes_on_waiting_for_the_same_answer(
     stack: Stack, rest: Client, approvals: Process
 ) -> None:

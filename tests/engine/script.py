@@ -7,7 +7,7 @@ times differ.
 import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,10 +18,11 @@ from tests.engine.world import FOREVER, ROOT, agent, key, made, types
 
 from millstream.application.engine.commands import Due
 from millstream.application.ids import new_id
-from millstream.application.views import AttemptFailure, Completion, Lease, NewTask, Reports
+from millstream.application.views import AttemptFailure, Completion, Lease, NewTask, PromiseRef, Reports
 from millstream.domain.agents import Join
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.errors import MillstreamError
+from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.retry import RetryPolicy
 from millstream.domain.struct_wire import decode_struct, decode_value, encode_value
 from millstream.wiring import Service
@@ -50,6 +51,8 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("release"), _SERVER, _PICK),
     st.tuples(st.just("cancel task"), _SERVER, _PICK),
     st.tuples(st.just("cancel run"), _SERVER, st.integers(0, RUNS - 1)),
+    st.tuples(st.just("promise"), _SERVER, st.integers(0, 2)),
+    st.tuples(st.just("settle"), _SERVER, _PICK, st.booleans()),
     st.tuples(st.just("worker"), _SERVER),
     st.tuples(st.just("time"), _SERVER, st.sampled_from([20, 61])),
 )
@@ -71,6 +74,7 @@ class World:
     open: dict[str, Lease]
     ended: list[Lease]
     told: list[str]
+    promises: list[str] = field(default_factory=list)
     number: int = 0
 
     async def play(self, script: Sequence[Step]) -> None:
@@ -115,6 +119,14 @@ class World:
                 await self._server(server).tasks.cancel(ROOT, lease.task.id, "no more", None)
             case ("cancel run", server, run):
                 await self._server(server).runs.cancel(ROOT, self.runs[run], "no more", None)
+            case ("promise", server, name):
+                promise = NewPromise("ok", f"k{name}" if name else "", encode_value(self._next()), 50_000_000)
+                made_now = await self._server(server).promises.create(ROOT, promise, None)
+                self.promises.append(made_now.task.id)
+            case ("settle", server, pick, good) if self.promises:
+                outcome = Resolution(encode_value("yes")) if good else Rejection("NO", "no")
+                ref_ = PromiseRef(self.promises[pick % len(self.promises)])
+                await self._server(server).promises.settle(ROOT, ref_, outcome, None)
             case ("worker", server):
                 await self._change_worker(server)
             case ("time", server, seconds):
