@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import asyncpg
 
-_TABLES = ("run", "task", "artifact", "artifact_type", "agent", "idempotency", "payload")
+_TABLES = (
+    "run",
+    "task",
+    "artifact",
+    "artifact_type",
+    "agent",
+    "idempotency",
+    "payload",
+    "workflow",
+    "workflow_version",
+)
 
 
 class Stored:

@@ -39,6 +39,7 @@ class Write:
         return self.path.replace("{id}", check_ok(made, 201)[name])
 
 
+WORKFLOW = {"name": "nap", "steps": [{"id": "rest", "kind": "sleep", "seconds": 0}]}
 WRITES = {
     "publish": Write("/api/v1/artifacts", {"type": "Note", "payload": {"n": 1}}, {"type": "Note", "payload": {"n": 2}}),
     "publish_sync": Write(
@@ -53,6 +54,13 @@ WRITES = {
     "task_batch": Write("/api/v1/tasks/batch", {"tasks": [{"kind": "k"}]}, {"tasks": [{"kind": "l"}]}, table="task"),
     "type": Write("/api/v1/artifact-types", {"name": "A"}, {"name": "B"}, status=201, table="artifact_type"),
     "agent": Write("/api/v1/agents", {"name": "a"}, {"name": "b"}, status=201, table="agent"),
+    "workflow": Write(
+        "/api/v1/workflows",
+        {"definition": WORKFLOW},
+        {"definition": WORKFLOW | {"timeout": 1}},
+        status=201,
+        table="workflow_version",
+    ),
     "cancel_task": Write("/api/v1/tasks/{id}/cancel", {"reason": "a"}, {"reason": "b"}, before="/api/v1/tasks:task_id"),
     "cancel_run": Write("/api/v1/runs/{id}/cancel", {"reason": "a"}, {"reason": "b"}, before="/api/v1/tasks:run_id"),
 }

@@ -102,7 +102,17 @@ async def test_a_walk_by_token_finds_everything_once_while_more_is_published(own
 
 @pytest.mark.parametrize(
     "path",
-    ["artifacts", "artifact-types", "artifact-types/Note/versions", "agents", "runs", "tasks", "runs/{id}/tasks"],
+    [
+        "artifacts",
+        "artifact-types",
+        "artifact-types/Note/versions",
+        "agents",
+        "runs",
+        "tasks",
+        "runs/{id}/tasks",
+        "workflows",
+        "workflows/nap-1/versions",
+    ],
 )
 async def test_every_list_has_pages_and_tokens(own: Client, path: str) -> None:
     """FL-12, WM-11: page and page_size with totals, or a walk by tokens, of every list alike."""
@@ -113,6 +123,9 @@ async def test_every_list_has_pages_and_tokens(own: Client, path: str) -> None:
         check_ok(await own.post("/api/v1/artifact-types", json={"name": f"Type{number}"}), 201)
     for number in range(3):
         check_ok(await own.post("/api/v1/agents", json={"name": f"agent-{number}", **agent}), 201)
+        definition = {"name": f"nap-{number}", "steps": [{"id": "rest", "kind": "sleep", "seconds": number}]}
+        check_ok(await own.post("/api/v1/workflows", json={"definition": definition}), 201)
+    check_ok(await own.put("/api/v1/workflows/nap-1", json={"definition": definition | {"name": "nap-1"}}))
     results = await publish(own, 3)
     path = f"/api/v1/{path.replace('{id}', results[0]['correlation_id'])}"
     whole = check_ok(await own.get(path, params={"page_size": 500}))["items"]
@@ -221,7 +234,17 @@ TOKENS = [
 
 @pytest.mark.parametrize(
     "path",
-    ["artifacts", "runs", "tasks", "agents", "artifact-types", "artifact-types/Note/versions", "runs/{id}/tasks"],
+    [
+        "artifacts",
+        "runs",
+        "tasks",
+        "agents",
+        "artifact-types",
+        "artifact-types/Note/versions",
+        "runs/{id}/tasks",
+        "workflows",
+        "workflows?sort=-created_at",
+    ],
 )
 async def test_a_page_token_that_no_list_made_is_a_field_error(own: Client, path: str) -> None:
     """FL-12: whatever stands in it."""

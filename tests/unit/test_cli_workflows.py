@@ -99,12 +99,17 @@ def test_what_became_of_it_is_json_for_machines(run: Run, service: ScriptedServi
 
 
 def test_faults_are_told_by_the_fields_of_the_file(run: Run, service: ScriptedService) -> None:
-    """WM-2: without the name of the request's field."""
+    """WM-2: without the name of the request's field, and all of them: the error itself has not room for many."""
     refused = Abort(
         grpc.StatusCode.INVALID_ARGUMENT, "definition.steps: is required", "VALIDATION_ERROR",
-        (("definition.steps", "is required", "REQUIRED"), ("definition.timeout", "must be a number", "WRONG_TYPE")),
+        (("definition.steps", "is required", "REQUIRED"),),
     )  # fmt: skip
+    every = [
+        {"field": "definition.steps", "message": "is required", "code": "REQUIRED"},
+        {"field": "definition.timeout", "message": "must be a number", "code": "WRONG_TYPE"},
+    ]
     service.answer("WorkflowService/CreateWorkflow", refused)
+    service.answer("WorkflowService/ValidateWorkflow", {"faults": every})
     result = run("apply", "-f", "-", stdin='{"nam": "order"}')
     assert result.exit_code == 1
     assert "  steps: is required [REQUIRED]" in result.stderr

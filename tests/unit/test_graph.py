@@ -113,10 +113,11 @@ def test_a_failure_that_is_not_tolerated_ends_the_run() -> None:
 
 
 def test_faults_of_a_graph_are_named_by_their_fields() -> None:
-    """WM-2: doubled ids, unknown needs and cycles, all of them at once."""
+    """WM-2: doubled ids, of which the first counts, unknown needs and cycles, all of them at once."""
     steps = (step(0, [3]), step(0, []), step(2, [9, 2]), step(3, [0]))
     assert [(each.field, each.code) for each in graph_faults(steps)] == [
-        ("steps[1].id", "DUPLICATE"), ("steps[2].needs[0]", "NOT_FOUND"), ("steps[2].needs", "CYCLE"),
+        ("steps[1].id", "DUPLICATE"), ("steps[2].needs[0]", "NOT_FOUND"), ("steps[0].needs", "CYCLE"),
+        ("steps[2].needs", "CYCLE"),
     ]  # fmt: skip
 
 

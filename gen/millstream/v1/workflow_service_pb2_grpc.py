@@ -90,8 +90,8 @@ class WorkflowServiceServicer(object):
     def CreateWorkflow(self, request, context):
         """Creates a workflow, after its definition was checked as ValidateWorkflow does. One that was deleted may be created
         again: it has another id, and its version is one more than the last.
-        Errors: VALIDATION_ERROR (`details` names every fault of the definition, at most 100, by its path), CONFLICT (the
-        name is taken), IDEMPOTENCY_CONFLICT.
+        Errors: VALIDATION_ERROR (`details` names the faults of the definition by their paths, as many as fit: 3 KiB of them,
+        over REST 7; ValidateWorkflow tells all), CONFLICT (the name is taken), IDEMPOTENCY_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

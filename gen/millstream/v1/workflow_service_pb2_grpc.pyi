@@ -37,8 +37,8 @@ class WorkflowServiceStub:
     CreateWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.CreateWorkflowRequest, _workflow_service_pb2.CreateWorkflowResponse]
     """Creates a workflow, after its definition was checked as ValidateWorkflow does. One that was deleted may be created
     again: it has another id, and its version is one more than the last.
-    Errors: VALIDATION_ERROR (`details` names every fault of the definition, at most 100, by its path), CONFLICT (the
-    name is taken), IDEMPOTENCY_CONFLICT.
+    Errors: VALIDATION_ERROR (`details` names the faults of the definition by their paths, as many as fit: 3 KiB of them,
+    over REST 7; ValidateWorkflow tells all), CONFLICT (the name is taken), IDEMPOTENCY_CONFLICT.
     """
     ListWorkflows: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]
     """Lists workflows, without their definitions.
@@ -85,8 +85,8 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     CreateWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.CreateWorkflowRequest, _workflow_service_pb2.CreateWorkflowResponse]  # type: ignore[assignment]
     """Creates a workflow, after its definition was checked as ValidateWorkflow does. One that was deleted may be created
     again: it has another id, and its version is one more than the last.
-    Errors: VALIDATION_ERROR (`details` names every fault of the definition, at most 100, by its path), CONFLICT (the
-    name is taken), IDEMPOTENCY_CONFLICT.
+    Errors: VALIDATION_ERROR (`details` names the faults of the definition by their paths, as many as fit: 3 KiB of them,
+    over REST 7; ValidateWorkflow tells all), CONFLICT (the name is taken), IDEMPOTENCY_CONFLICT.
     """
     ListWorkflows: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowsRequest, _workflow_service_pb2.ListWorkflowsResponse]  # type: ignore[assignment]
     """Lists workflows, without their definitions.
@@ -136,8 +136,8 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workflow_service_pb2.CreateWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.CreateWorkflowResponse]]:
         """Creates a workflow, after its definition was checked as ValidateWorkflow does. One that was deleted may be created
         again: it has another id, and its version is one more than the last.
-        Errors: VALIDATION_ERROR (`details` names every fault of the definition, at most 100, by its path), CONFLICT (the
-        name is taken), IDEMPOTENCY_CONFLICT.
+        Errors: VALIDATION_ERROR (`details` names the faults of the definition by their paths, as many as fit: 3 KiB of them,
+        over REST 7; ValidateWorkflow tells all), CONFLICT (the name is taken), IDEMPOTENCY_CONFLICT.
         """
 
     @_abc_1.abstractmethod

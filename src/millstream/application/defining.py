@@ -171,7 +171,9 @@ async def _checked(
     faults, warnings = unknown(name, found.references, known)
     told = _told([*found.faults, *faults])
     if told or found.definition is None:
-        raise ValidationFailed(f"{told[0].field}: {told[0].message}", told)
+        # An error carries as many as fit into metadata.
+        more = f" ({len(told)} faults in all: ValidateWorkflow tells each)" if len(told) > 1 else ""
+        raise ValidationFailed(f"{told[0].field}: {told[0].message}{more}", told)
     return found.definition, _told([*found.warnings, *warnings])
 
 

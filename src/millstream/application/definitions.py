@@ -92,7 +92,10 @@ class _Step(_Strict):
 
 
 class _Work(_Strict):
-    input: JsonValue = Field(default=None, description='What it is given; "${CEL}" stands for a value.')
+    input: JsonValue = Field(
+        default=None,
+        description='What it is given; "${CEL}" stands for a value. Default: the input of the run, in a map the item.',
+    )
     retry: Retry = Retry()
     timeouts: Limits = Limits()
     priority: int = Field(default=0, ge=-100, le=100, description="The higher, the sooner.")
@@ -202,7 +205,7 @@ class Case(_Strict):
 
 
 class BranchStep(_Step):
-    """A choice: the first case that holds is taken, else "default". Its result is the name of the case."""
+    """A choice: the first case that holds is taken, else "default". Its result is {"case": its name}."""
 
     kind: Literal["branch"]
     branches: list[Case] = Field(min_length=1, max_length=100, description="Its cases, in order.")

@@ -1,9 +1,9 @@
 """`millstream workflows`."""
 
 import sys
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -11,8 +11,6 @@ from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKe
 from millstream.cli.definitions import definitions_of, differences, shown, yaml_of
 from millstream.cli.output import print_fields, print_json, print_list
 from millstream.sdk import Applied, Client, DefinitionCheck, FieldDetail, InvalidRequestError, Workflow, WorkflowVersion
-
-T = TypeVar("T")
 
 app = typer.Typer(help="Define workflows and read them.", no_args_is_help=True)
 
@@ -43,7 +41,7 @@ def apply(file: Files, target: Target = DEFAULT_TARGET, api_key: ApiKey = None, 
 
     async def work(client: Client) -> None:
         for definition in definitions:
-            _print_applied(await _told(client.workflows.apply(definition)), as_json)
+            _print_applied(await _applied(client, definition), as_json)
 
     call(target, api_key, work)
 
@@ -177,12 +175,14 @@ def schema(target: Target = DEFAULT_TARGET, api_key: ApiKey = None) -> None:
     print_json(call(target, api_key, lambda client: client.workflows.schema()))
 
 
-async def _told(applied: Awaitable[T]) -> T:
-    """Faults by the fields of the file."""
+async def _applied(client: Client, definition: dict[str, Any]) -> Applied:
+    """What became of a definition. Raises InvalidRequestError with all faults, by the fields of the file."""
     try:
-        return await applied
+        return await client.workflows.apply(definition)
     except InvalidRequestError as error:
-        error.details = tuple(replace(each, field=_field(each)) for each in error.details)
+        # An error has room for some of them only.
+        found = (await client.workflows.validate(definition)).faults or error.details
+        error.details = tuple(replace(each, field=_field(each)) for each in found)
         raise
 
 

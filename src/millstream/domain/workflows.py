@@ -172,7 +172,9 @@ def graph_faults(steps: Sequence[Step]) -> Iterator[FieldFault]:
         for index, need in enumerate(step.needs):
             if need not in first:
                 yield FieldFault(f"steps[{number}].needs[{index}]", f"there is no step {need!r}", "NOT_FOUND")
-    for cycle in cycles({step.id: [need for need in step.needs if need in first] for step in steps}):
+    # Of a doubled id, the first counts here too.
+    needs = {name: [need for need in steps[number].needs if need in first] for name, number in first.items()}
+    for cycle in cycles(needs):
         path = " -> ".join([*cycle, cycle[0]])
         yield FieldFault(f"steps[{first[cycle[0]]}].needs", f"is a cycle: {path}", "CYCLE")
 
