@@ -166,6 +166,14 @@ def test_objects_come_back_as_they_went_in(data: dict[str, Any]) -> None:
     assert from_struct(Struct.FromString(struct.SerializeToString())) == data
 
 
+def test_a_whole_number_that_is_no_exact_integer_comes_as_the_float_that_it_is() -> None:
+    for number in (1e300, -(2.0**53)):
+        found = from_value(Value(number_value=number))
+        assert type(found) is float
+        fill_value(Value(), found)
+    assert type(from_value(Value(number_value=2.0**53 - 1))) is int
+
+
 def test_models_dates_and_the_like_become_json() -> None:
     class Color(enum.StrEnum):
         RED = "red"

@@ -117,6 +117,37 @@ async def test_a_sync_handler_stops_where_it_checks(service: WorkServer, worker:
     assert (stream.failures[1].task_id, stream.failures[1].code) == ("t1", "CANCELLED")
 
 
+async def test_a_sign_of_life_that_is_answered_with_a_wish_to_cancel_cancels(
+    service: WorkServer, worker: Worker, gate: Gate
+) -> None:
+    async with worker:
+        stream = await service.next()
+        await stream.push(lease("gated"))
+        await gate.entered.acquire()
+        await stream.send(refused=[worker_pb2.ReportResult(task_id="t1", attempt=1, cancel_requested=True)])
+        await stream.until(lambda s: len(s.failures) == 1)
+        await stream.ack()
+    assert stream.failures[0].code == "CANCELLED"
+
+
+async def test_a_lease_that_comes_again_before_its_report_is_stored_is_not_run_again(
+    service: WorkServer, worker: Worker
+) -> None:
+    runs: list[str] = []
+    worker.task("count")(lambda value: runs.append(value))
+    worker.task("echo")(lambda value: value)
+    async with worker:
+        stream = await service.next()
+        await stream.push(lease("count", "t1", "once"))
+        await stream.until(lambda s: len(s.completions) == 1)
+        await stream.push(lease("count", "t1", "once"))
+        await stream.push(lease("echo", "t2", "fence"))
+        await stream.until(lambda s: len(s.completions) == 2)
+        assert stream.delivered == ["t1", "t1", "t2"]
+        await stream.ack()
+    assert runs == ["once"]
+
+
 async def test_of_a_lost_lease_nothing_is_reported(service: WorkServer, worker: Worker, gate: Gate) -> None:
     async with worker:
         stream = await service.next()

@@ -25,6 +25,7 @@ _COMMANDS = {
     "kinds": ("workers", "kinds"),
     "tenants": ("tenants", "app"),
     "queues": ("queues", "app"),
+    "conformance": ("conformance", "conformance"),
     "migrate": ("migrate", "app"),
     "config": ("config", "app"),
     "envoy-config": ("envoy", "app"),

@@ -309,7 +309,7 @@ def _agent_spec(
 
 def _description(documented: Any) -> str:
     """The first paragraph of the docstring, on one line; pydantic's own is nobody's."""
-    text = documented.__doc__ if "__doc__" in vars(documented) or callable(documented) else ""
+    text = documented.__doc__ if callable(documented) or "__doc__" in vars(documented) else ""
     if not text or text == BaseModel.__doc__:
         return ""
     return " ".join(inspect.cleandoc(text).split("\n\n")[0].split())[:2000]

@@ -93,6 +93,7 @@ class Outbox:
         self._number = 0
         self._sent: deque[tuple[int, list[Report], dict[Fence, None]]] = deque()
         self._unacked = 0
+        self._open: set[Fence] = set()
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
@@ -102,6 +103,7 @@ class Outbox:
     def report(self, report: Report, *, credit: int) -> None:
         """Queues a completion or a failure, with the credit its slot gives back."""
         self._reports.append(report)
+        self._open.add(report.fence)
         self._credit += credit
         self._settled.clear()
         self._wake.set()
@@ -201,7 +203,9 @@ class Outbox:
         """Everything up to this message is stored."""
         sent = self._sent
         while sent and sent[0][0] <= number:
-            self._unacked -= len(sent.popleft()[1])
+            stored = sent.popleft()[1]
+            self._unacked -= len(stored)
+            self._open.difference_update(report.fence for report in stored)
         if self._credit and self._unacked <= self._max_unacked:
             self._wake.set()
         if not (self._unacked or self._reports):
@@ -214,6 +218,10 @@ class Outbox:
         return [report.fence for _, reports, _ in self._sent for report in reports] + [
             report.fence for report in self._reports
         ]
+
+    def reported(self, fence: Fence) -> bool:
+        """Whether the lease has a report that is not known to be stored."""
+        return fence in self._open
 
     async def settled(self) -> None:
         """Waits until every report is acknowledged."""

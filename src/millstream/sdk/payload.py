@@ -30,7 +30,8 @@ def from_value(value: Value) -> JsonValue:
         return value.string_value
     if kind == "number_value":
         number = value.number_value
-        return int(number) if number.is_integer() else number
+        # What is beyond is no exact integer, and could not be sent back as one.
+        return int(number) if number.is_integer() and abs(number) < EXACT_INTEGER else number
     if kind == "struct_value":
         return {key: from_value(item) for key, item in value.struct_value.fields.items()}
     if kind == "list_value":

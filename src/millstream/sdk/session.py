@@ -133,6 +133,10 @@ class Session:
 
     def _handle(self, response: WorkResponse) -> None:
         for refused in response.refused:
+            if refused.cancel_requested:
+                self._slots.cancel(Fence(refused.task_id, refused.attempt), "CANCELLED")
+            if not refused.HasField("error"):
+                continue
             _LOG.warning(
                 "the report on task %s, attempt %d was refused: %s: %s",
                 refused.task_id, refused.attempt, refused.error.code, refused.error.message,

@@ -56,7 +56,7 @@ class Slots:
                 self._outbox.release((fence,))
             else:
                 arrived.append(fence)
-                if fence not in self._held:
+                if fence not in self._held and not self._outbox.reported(fence):
                     self._begin(lease, fence)
         if arrived:
             # After the tasks were made: their first steps run before the writer does, and what ends at once

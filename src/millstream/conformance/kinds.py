@@ -1,0 +1,29 @@
+"""What a worker serves while it is tested, and the environment that tells it so."""
+
+from typing import Final
+
+ECHO: Final = "conformance.echo"
+FAIL: Final = "conformance.fail"
+SLEEP: Final = "conformance.sleep"
+HOLD: Final = "conformance.hold"
+PROGRESS: Final = "conformance.progress"
+TOKEN: Final = "conformance.token"  # noqa: S105 (a kind's name)
+KINDS: Final = (ECHO, FAIL, SLEEP, HOLD, PROGRESS, TOKEN)
+"""Kinds of standalone tasks; docs/worker-protocol.md says what each does."""
+PUBLISHER: Final = "conformance-publisher"
+"""The agent that takes an INPUT and publishes an OUTPUT for each of its items."""
+INPUT: Final = "ConformanceInput"
+OUTPUT: Final = "ConformanceOutput"
+
+SLOTS: Final = 20
+API_KEY: Final = "conformance-key"
+
+
+def environment(target: str) -> dict[str, str]:
+    """What a worker is told."""
+    return {
+        "MILLSTREAM_TARGET": target,
+        "MILLSTREAM_API_KEY": API_KEY,
+        "MILLSTREAM_CONFORMANCE_KINDS": ",".join((*KINDS, f"agent:{PUBLISHER}")),
+        "MILLSTREAM_CONFORMANCE_SLOTS": str(SLOTS),
+    }

@@ -1,0 +1,121 @@
+"""The conformance kit finds nothing in the SDK's worker, and in broken ones what they break."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conformance.broken_worker import EXAMPLE, FAULTS
+from typer.testing import CliRunner, Result
+
+from millstream.cli.app import app
+from millstream.conformance import ALWAYS, RULES, SCENARIOS, Outcome, play
+
+BROKEN = Path(__file__).with_name("broken_worker.py")
+PATIENCE_S = 3.0
+"""Less than a user's kit has: what a broken worker never does is waited for in each test."""
+
+# A fault, a scenario that finds it, and the rule that it names.
+FOUND = [
+    ("names_too_few_kinds", "hello", "W6"),
+    ("describes_what_it_does_not_serve", "hello", "W7"),
+    ("shows_no_token", "hello", "W4"),
+    ("breaks_a_field_rule", "hello", "W3"),
+    ("says_hello_twice", "hello", "W1"),
+    ("counts_its_messages_wrong", "hello", "W2"),
+    ("is_another_one_each_time", "reconnect", "W5"),
+    ("names_nothing_that_it_holds", "reconnect", "W28"),
+    ("gives_up_with_its_stream", "reconnect", "W29"),
+    ("keeps_what_is_lost", "held-lost", "W30"),
+    ("tries_without_rest", "unavailable", "W27"),
+    ("names_nothing_that_it_holds", "goaway", "W28"),
+    ("ends_with_its_stream", "clean-end", "W26"),
+    ("falls_over_unknown_fields", "unknown-fields", "W38"),
+    ("asks_for_too_much", "credit", "W8"),
+    ("runs_one_after_the_other", "credit", "W10"),
+    ("keeps_its_slots", "batch", "W9"),
+    ("acknowledges_no_arrival", "delivery", "W11"),
+    ("acknowledges_arrivals_with_the_report", "delivery", "W11"),
+    ("mistakes_nothing_for_an_object", "payloads", "W14"),
+    ("runs_what_comes_twice", "duplicate", "W17"),
+    ("is_silent_about_unknown_kinds", "unknown-kind", "W13"),
+    ("knows_only_first_attempts", "attempts", "W17"),
+    ("names_what_it_was_never_given", "delivery", "W18"),
+    ("makes_up_tokens", "token", "W16"),
+    ("cannot_do_what_it_names", "kinds", "W6"),
+    ("forgets_when_to_try_again", "fail", "W19"),
+    ("publishes_nothing", "publish", "W20"),
+    ("tells_no_progress", "progress", "W21"),
+    ("forgets_what_was_not_acknowledged", "unacknowledged", "W22"),
+    ("sends_again_what_was_acknowledged", "unacknowledged", "W23"),
+    ("takes_the_last_acknowledgement_for_all", "acknowledged-in-part", "W23"),
+    ("dies_of_a_refusal", "refused", "W24"),
+    ("waits_for_acknowledgements", "slow-acks", "W25"),
+    ("is_never_heard_of", "keep-alive", "W31"),
+    ("has_no_heart", "heartbeat", "W32"),
+    ("cannot_be_cancelled", "cancel", "W33"),
+    ("reports_what_is_lost", "lease-lost", "W34"),
+    ("cancels_by_task", "stray-cancel", "W35"),
+    ("stays_where_it_is", "server-drain", "W36"),
+    ("drops_everything_when_it_is_stopped", "stop", "W37"),
+    ("fails_what_comes_late", "stop", "W37"),
+]
+
+
+async def outcome(argv: list[str], scenario: str, patience_s: float) -> Outcome:
+    (found,) = [each async for each in play([sys.executable, *argv], [SCENARIOS[scenario]], patience_s)]
+    return found
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_the_worker_of_the_sdk_keeps_the_rules(scenario: str) -> None:
+    """FV-19: each scenario of the kit."""
+    found = await outcome([str(EXAMPLE)], scenario, 20.0)
+    assert found.passed, (found.rule, found.message, found.output)
+
+
+@pytest.mark.parametrize(("fault", "scenario", "rule"), FOUND)
+async def test_a_broken_worker_fails_the_scenario_that_it_breaks(fault: str, scenario: str, rule: str) -> None:
+    found = await outcome([str(BROKEN), fault], scenario, PATIENCE_S)
+    assert (found.passed, found.rule) == (False, rule), (found.message, found.output)
+    assert found.message
+
+
+def test_every_fault_every_scenario_and_every_rule_is_tried() -> None:
+    assert {fault for fault, _, _ in FOUND} == FAULTS.keys()
+    assert {scenario for _, scenario, _ in FOUND} == SCENARIOS.keys()
+    checked = {rule for each in SCENARIOS.values() for rule in each.rules} | set(ALWAYS)
+    assert checked == RULES.keys()
+    # These are told by the rules around them: a worker that breaks one is found by the other.
+    twins = {"W12": "W17", "W15": "W17"}
+    assert RULES.keys() - {rule for _, _, rule in FOUND} == twins.keys()
+
+
+async def test_a_worker_that_does_not_start_is_told_with_what_it_said() -> None:
+    found = await outcome(["-c", "print('no way'); raise SystemExit(3)"], "hello", PATIENCE_S)
+    assert (found.passed, found.rule) == (False, "W1")
+    assert "exited with 3" in found.message
+    assert found.output == ("no way",)
+
+
+def test_the_command_tells_each_scenario_and_fails_with_the_worker() -> None:
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["conformance", *arguments])
+
+    good = f"{sys.executable} {EXAMPLE}"
+    done = run("--target", good, "--scenario", "hello", "--scenario", "token")
+    assert (done.exit_code, [line.split()[:2] for line in done.stdout.splitlines()[:2]]) == (
+        0, [["pass", "hello"], ["pass", "token"]],
+    )  # fmt: skip
+    bad = f"{sys.executable} {BROKEN} makes_up_tokens"
+    done = run("--target", bad, "--scenario", "token")
+    assert done.exit_code == 1
+    assert f"W16: {RULES['W16']}" in done.stdout
+    done = run("--target", bad, "--scenario", "token", "--json")
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["scenario"], told["passed"], told["broken_rule"]) == (1, "token", False, "W16")
+    listed = run("--list")
+    assert [line.split()[0] for line in listed.stdout.splitlines()[: len(SCENARIOS)]] == list(SCENARIOS)
+    assert len(run("--list", "--json").stdout.splitlines()) == len(SCENARIOS)
+    for wrong in (["--scenario", "nothing", "--list"], [], ["--target", "'"], ["--target", "no-such-program"]):
+        assert run(*wrong).exit_code == 2

@@ -1,0 +1,106 @@
+"""A worker that is not Python: built from its lock file, tried by the kit, and at work behind the proxy. (FV-19)"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.e2e.answers import check_ok
+from tests.e2e.stack import READY_S, Process, Stack
+
+from millstream.conformance import SCENARIOS, play
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "examples" / "typescript-worker"
+CONTRACT = ROOT / "envoy" / "millstream.binpb"
+NODE = 20
+_OFFLINE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "ENOTCACHED", "E403")
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command of the worker that the kit tries, built in a folder of its own."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("Node and npm are not installed")
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.removeprefix("v").split(".")[0]) < NODE:
+        pytest.skip(f"Node {NODE} or newer is needed, not {version.strip()}")
+    home = tmp_path_factory.mktemp("typescript-worker")
+    for name in ("package.json", "package-lock.json", "tsconfig.json", ".npmrc", "src"):
+        copy = shutil.copytree if (SOURCES / name).is_dir() else shutil.copyfile
+        copy(SOURCES / name, home / name)
+    cache = {"npm_config_cache": str(home / ".cache")}
+    installed = _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], home, cache)
+    if installed.returncode and any(code in installed.stderr for code in _OFFLINE):
+        pytest.skip(f"npm cannot reach a registry: {installed.stderr.strip()[-300:]}")
+    assert installed.returncode == 0, installed.stderr
+    built = _run([npm, "run", "build"], home, cache)
+    assert built.returncode == 0, built.stdout
+    return [node, str(home / "dist" / "conformance.js"), str(CONTRACT)]
+
+
+def _run(argv: list[str], home: Path, more: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        argv, cwd=home, env=os.environ | more, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+async def test_a_worker_in_typescript_keeps_the_rules(program: list[str], scenario: str) -> None:
+    """WM-10: written from the protocol alone."""
+    (found,) = [each async for each in play(program, [SCENARIOS[scenario]], 20.0)]
+    assert found.passed, (found.rule, found.message, found.output)
+
+
+@pytest.fixture
+async def worker(stack: Stack, program: list[str]) -> AsyncIterator[Process]:
+    """The worker, connected to the servers through the proxy."""
+    process = Process("typescript")
+    await process.start(*program, MILLSTREAM_TARGET=stack.target)
+    yield process
+    await process.stop()
+    assert process.code == 0, process.lines
+
+
+async def test_a_worker_in_typescript_works(rest: httpx.AsyncClient, worker: Process) -> None:
+    """WM-10, FV-6: tasks and agents, at the servers themselves."""
+    order: Any = {"list": [1, None, {"deep": True}], "text": "ä€"}
+    created = check_ok(await rest.post("/api/v1/tasks", json={"kind": "conformance.echo", "input": order}), 201)
+    async with asyncio.timeout(READY_S):
+        while True:
+            task = check_ok(await rest.get(f"/api/v1/tasks/{created['task_id']}"))
+            if task["status"] == "COMPLETED":
+                break
+            await asyncio.sleep(0.02)
+    assert task["output"] == order
+    marks = [str(uuid.uuid4()), 2]
+    made = check_ok(
+        await rest.post("/api/v1/artifacts/sync", json={"type": "ConformanceInput", "payload": {"items": marks}})
+    )
+    assert (made["completed"], made["failures"]) == (True, [])
+    assert [each["payload"] for each in made["artifacts"][1:]] == [{"item": mark} for mark in marks]
+    (known,) = check_ok(await rest.get("/api/v1/workers", params={"name": "conformance", "status": "ONLINE"}))["items"]
+    assert known["agents"] == ["conformance-publisher"]
+
+
+def test_the_locks_name_versions_and_no_place() -> None:
+    """Pinned, with hashes; where packages come from is the installer's business."""
+    package = json.loads((SOURCES / "package.json").read_text())
+    pins = [*package["dependencies"].values(), *package["devDependencies"].values()]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", pin) for pin in pins)
+    lock = json.loads((SOURCES / "package-lock.json").read_text())
+    packages = {name: each for name, each in lock["packages"].items() if name}
+    assert len(packages) > len(pins)
+    assert all(each["integrity"].startswith("sha512-") and "resolved" not in each for each in packages.values())
+    assert all(name.startswith("node_modules/") for name in packages)
