@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Select, select, text
 
 from millstream.application.views import PromiseQuery
-from millstream.domain.promises import STATUSES
+from millstream.domain.promises import STATUSES, PromiseState
 from millstream.domain.runs import Task
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
@@ -19,6 +19,7 @@ AND promise_key <> '' AND finished_us > 0 ORDER BY finished_us DESC LIMIT 1) LIM
 # As the indexes have it: what is passed as a parameter no plan made for all of them may use.
 _IS_PROMISE = text("queue = '~promise'")
 _HAS_KEY = text("promise_key <> ''")
+_IS_OPEN = text("status = 2")
 _LIST = tuple(
     text_id(column) if column.key in ("id", "run_id") else column for column in task.c if column.key != "input"
 )
@@ -55,7 +56,9 @@ class PromiseReads:
 
 def _promises(tenant: str, query: PromiseQuery) -> Select[Any]:
     found = select(*_LIST).where(task.c.tenant == tenant, _IS_PROMISE)
-    if query.state is not None:
+    if query.state is PromiseState.PENDING:
+        found = found.where(_IS_OPEN)
+    elif query.state is not None:
         found = found.where(task.c.status == int(STATUSES[query.state]))
     if query.key:
         found = found.where(task.c.promise_key == query.key, _HAS_KEY)
