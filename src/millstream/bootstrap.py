@@ -104,6 +104,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.runs,
         service.run_operations,
         service.steps,
+        service.workflow_runs,
         service.tasks,
         service.promises,
         service.dead_letters,

@@ -17,10 +17,11 @@ from millstream.application.views import (
     Lease,
     PromiseQuery,
     PromiseRef,
+    RunResult,
     StepView,
     TaskQuery,
 )
-from millstream.application.workflow_runs import NewRun, RunResult
+from millstream.application.workflow_runs import NewRun
 from millstream.domain.promises import Resolution
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import Json, decode_value, encode_value

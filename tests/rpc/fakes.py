@@ -49,6 +49,7 @@ from millstream.application.views import (
     QueueState,
     ReportResult,
     Reports,
+    RunResult,
     Sent,
     StepView,
     StoredPayload,
@@ -62,6 +63,7 @@ from millstream.application.views import (
     WaitingGate,
 )
 from millstream.application.watches import WatchFilter
+from millstream.application.workflow_runs import NewRun
 from millstream.application.workflow_views import (
     Validation,
     WorkflowDetail,
@@ -419,6 +421,39 @@ class Runs(Fake):
         return Page([run()], _PAGE)
 
 
+class Executions(Fake):
+    def now_us(self) -> int:
+        return AT_US + 1_500_000
+
+    async def execute(self, principal: Principal, new: NewRun, key: Key | None) -> RunResult:
+        await self.seen("execute", principal, new, key)
+        return RunResult(graph_run(), replayed=key is not None)
+
+    async def execute_sync(self, principal: Principal, new: NewRun, key: Key | None, timeout_s: float) -> RunResult:
+        await self.seen("execute_sync", principal, new, key, timeout_s)
+        done = graph_run(RunStatus.COMPLETED) if new.workflow != "slow" else graph_run()
+        return RunResult(done, b"\x20\x01" if new.workflow != "slow" else b"")
+
+    async def execute_batch(
+        self, principal: Principal, items: list[NewRun | MillstreamError], item_keys: list[Key | None], key: Key | None
+    ) -> Batch:
+        await self.seen("execute_batch", principal, items, item_keys, key)
+        return Batch([each if isinstance(each, MillstreamError) else RunResult(graph_run()) for each in items])
+
+    async def result(self, principal: Principal, run_id: str, timeout_s: float) -> RunResult:
+        await self.seen("result", principal, run_id, timeout_s)
+        return RunResult(graph_run())
+
+
+def graph_run(status: RunStatus = RunStatus.RUNNING) -> Run:
+    """A run of a workflow."""
+    finished_us = AT_US + 2_000_000 if status is RunStatus.COMPLETED else 0
+    return Run(
+        "r1", "acme", RunKind.GRAPH, AT_US, workflow="order", workflow_version="3", status=status,
+        finished_us=finished_us,
+    )  # fmt: skip
+
+
 class RunSteps(Fake):
     async def list(self, principal: Principal, run_id: str, page: PageRequest) -> Page[StepView]:
         await self.seen("list", principal, run_id, page)
@@ -767,6 +802,7 @@ class Fakes:
         self.runs = Runs()
         self.run_operations = RunOperations()
         self.steps = RunSteps()
+        self.executions = Executions()
         self.tasks = Tasks()
         self.promises = Promises()
         self.dead_letters = DeadLetters()
@@ -792,6 +828,7 @@ class Fakes:
             runs=self.runs,
             run_operations=self.run_operations,
             steps=self.steps,
+            executions=self.executions,
             tasks=self.tasks,
             promises=self.promises,
             dead_letters=self.dead_letters,

@@ -512,6 +512,35 @@ async def test_what_is_stuck(service: Service) -> None:
     assert service.fakes.tasks.calls[-1][2:4] == (StuckQuery(kind="resize", queue="slow"), 3)
 
 
+async def test_executions(service: Service) -> None:
+    """WM-3"""
+    begun = await _ask(
+        service, "WorkflowService/ExecuteWorkflow",
+        {"workflow_id": "order", "input": {"n": 1}, "version": "3", "labels": {"a": "b"}},
+    )  # fmt: skip
+    assert (begun["run_id"], begun["workflow"], begun["version"], begun["status"]) == ("r1", "order", "3", "RUNNING")
+    new = service.fakes.executions.calls[-1][2]
+    assert (new.workflow, new.version, decode_value(new.input), new.labels) == ("order", "3", {"n": 1}, '{"a":"b"}')
+    done = await _ask(service, "WorkflowService/ExecuteWorkflowSync", {"workflow_id": "order", "timeout": 5})
+    assert (done["completed"], done["output"], done["duration_ms"]) == (True, True, 2000)
+    assert service.fakes.executions.calls[-1][4] == 5
+    slow = await _ask(service, "WorkflowService/ExecuteWorkflowSync", {"workflow_id": "slow"})
+    assert "completed" not in slow
+    assert slow["duration_ms"] == 1500
+    late = {"workflow_id": "slow", "fail_on_timeout": True}
+    _, answer = await _call(service, "WorkflowService/ExecuteWorkflowSync", late)
+    assert status_of(answer)[0] == "TIMEOUT"
+    batch = await _ask(
+        service, "WorkflowService/ExecuteWorkflowBatch",
+        {"runs": [{"workflow_id": "order", "idempotency_key": "k"}, {"workflow_id": ""}]},
+    )  # fmt: skip
+    assert [each["status"] for each in batch["results"]] == ["accepted", "failed"]
+    assert batch["results"][1]["error"]["details"][0]["field"] == "runs[1].workflow_id"
+    result = await _ask(service, "RunService/GetRunResult", {"run_id": OTHER.upper(), "timeout": 0})
+    assert result["status"] == "RUNNING"
+    assert service.fakes.executions.calls[-1][2:4] == (OTHER, 0)
+
+
 async def test_tasks(service: Service) -> None:
     wanted = {
         "kind": "resize",

@@ -558,6 +558,92 @@ class ListRunStepsResponse(_message.Message):
 Global___ListRunStepsResponse: _TypeAlias = ListRunStepsResponse  # noqa: Y015
 
 @_typing.final
+class GetRunResultRequest(_message.Message):
+    """Whose result to get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    FAIL_ON_TIMEOUT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    timeout: _builtins.float
+    """Seconds to wait, 0 to 300. Default 30."""
+    fail_on_timeout: _builtins.bool
+    """Answer TIMEOUT instead of completed:false when the time passes."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        timeout: _builtins.float | None = ...,
+        fail_on_timeout: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "fail_on_timeout", b"fail_on_timeout", "run_id", b"run_id", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
+    _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout) -> _WhichOneofReturnType__timeout | None: ...
+
+Global___GetRunResultRequest: _TypeAlias = GetRunResultRequest  # noqa: Y015
+
+@_typing.final
+class GetRunResultResponse(_message.Message):
+    """What a run came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Its id."""
+    workflow: _builtins.str
+    """Name of the workflow that it follows, if any."""
+    version: _builtins.str
+    """The version that it follows."""
+    status: _run_pb2.Run.Status.ValueType
+    """Where it stands."""
+    completed: _builtins.bool
+    """It has ended. false: the time passed first, and it goes on."""
+    duration_ms: _builtins.float
+    """From its beginning to its end, or to this answer."""
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What it answered, where it is COMPLETED."""
+
+    @_builtins.property
+    def error(self) -> _run_pb2.TaskError:
+        """Why it failed or was cancelled."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        version: _builtins.str = ...,
+        status: _run_pb2.Run.Status.ValueType = ...,
+        completed: _builtins.bool = ...,
+        output: _struct_pb2.Value | None = ...,
+        error: _run_pb2.TaskError | None = ...,
+        duration_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "duration_ms", b"duration_ms", "error", b"error", "output", b"output", "run_id", b"run_id", "status", b"status", "version", b"version", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunResultResponse: _TypeAlias = GetRunResultResponse  # noqa: Y015
+
+@_typing.final
 class CancelRunRequest(_message.Message):
     """Which run to cancel."""
 

@@ -60,6 +60,11 @@ class RunServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
                 _registered_method=True)
+        self.GetRunResult = channel.unary_unary(
+                '/millstream.v1.RunService/GetRunResult',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunResultRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunResultResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/millstream.v1.RunService/CancelRun',
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
@@ -142,6 +147,14 @@ class RunServiceServicer(object):
     def ListRunSteps(self, request, context):
         """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
         Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunResult(self, request, context):
+        """Waits for the end of a run, and tells what it came to. When the time passes first, it says how the run stands.
+        Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT where fail_on_timeout is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +265,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.ListRunSteps,
                     request_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.SerializeToString,
+            ),
+            'GetRunResult': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunResult,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunResultRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunResultResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -430,6 +448,33 @@ class RunService(object):
             '/millstream.v1.RunService/ListRunSteps',
             millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
             millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunResult(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/GetRunResult',
+            millstream_dot_v1_dot_run__service__pb2.GetRunResultRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.GetRunResultResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,10 @@ class RunServiceStub:
     """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
+    GetRunResult: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunResultRequest, _run_service_pb2.GetRunResultResponse]
+    """Waits for the end of a run, and tells what it came to. When the time passes first, it says how the run stands.
+    Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT where fail_on_timeout is set.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]
     """Cancels a run: nothing new starts in it, running tasks are told, and after a grace of 10 s it ends in
     CANCELLED whatever they do. Cancelling a run that is being cancelled changes nothing.
@@ -126,6 +130,10 @@ class RunServiceAsyncStub(RunServiceStub):
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
     Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
+    GetRunResult: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunResultRequest, _run_service_pb2.GetRunResultResponse]  # type: ignore[assignment]
+    """Waits for the end of a run, and tells what it came to. When the time passes first, it says how the run stands.
+    Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT where fail_on_timeout is set.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Cancels a run: nothing new starts in it, running tasks are told, and after a grace of 10 s it ends in
@@ -226,6 +234,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_service_pb2.ListRunStepsResponse, _abc.Awaitable[_run_service_pb2.ListRunStepsResponse]]:
         """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
         Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunResult(
+        self,
+        request: _run_service_pb2.GetRunResultRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.GetRunResultResponse, _abc.Awaitable[_run_service_pb2.GetRunResultResponse]]:
+        """Waits for the end of a run, and tells what it came to. When the time passes first, it says how the run stands.
+        Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT where fail_on_timeout is set.
         """
 
     @_abc_1.abstractmethod

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from millstream.v1 import error_pb2 as _error_pb2
 from millstream.v1 import pagination_pb2 as _pagination_pb2
+from millstream.v1 import run_pb2 as _run_pb2
 from millstream.v1 import workflow_pb2 as _workflow_pb2
 import builtins as _builtins
 import sys
@@ -666,3 +667,373 @@ class GetWorkflowVersionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetWorkflowVersionResponse: _TypeAlias = GetWorkflowVersionResponse  # noqa: Y015
+
+@_typing.final
+class ExecuteWorkflowRequest(_message.Message):
+    """Which workflow to run, and with what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """Id or name of the workflow."""
+    version: _builtins.str
+    """The version to run. Default: the latest."""
+    @_builtins.property
+    def input(self) -> _struct_pb2.Value:
+        """What the run is given. Default null. At most 1 MiB."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels, at most 32, beside those of the workflow."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        input: _struct_pb2.Value | None = ...,
+        version: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "labels", b"labels", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteWorkflowRequest: _TypeAlias = ExecuteWorkflowRequest  # noqa: Y015
+
+@_typing.final
+class ExecuteWorkflowResponse(_message.Message):
+    """The run that was begun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Its id, a UUIDv7."""
+    workflow: _builtins.str
+    """Name of the workflow."""
+    version: _builtins.str
+    """The version that it follows."""
+    status: _run_pb2.Run.Status.ValueType
+    """Where it stands."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        version: _builtins.str = ...,
+        status: _run_pb2.Run.Status.ValueType = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "run_id", b"run_id", "status", b"status", "version", b"version", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteWorkflowResponse: _TypeAlias = ExecuteWorkflowResponse  # noqa: Y015
+
+@_typing.final
+class ExecuteWorkflowSyncRequest(_message.Message):
+    """Which workflow to run, with what, and how long to wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    FAIL_ON_TIMEOUT_FIELD_NUMBER: _builtins.int
+    workflow_id: _builtins.str
+    """Id or name of the workflow."""
+    version: _builtins.str
+    """The version to run. Default: the latest."""
+    timeout: _builtins.float
+    """Seconds to wait, 1 to 300. Default 30."""
+    fail_on_timeout: _builtins.bool
+    """Answer TIMEOUT instead of completed:false when the time passes."""
+    @_builtins.property
+    def input(self) -> _struct_pb2.Value:
+        """What the run is given. Default null. At most 1 MiB."""
+
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels, at most 32, beside those of the workflow."""
+
+    def __init__(
+        self,
+        *,
+        workflow_id: _builtins.str = ...,
+        input: _struct_pb2.Value | None = ...,
+        version: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        timeout: _builtins.float | None = ...,
+        fail_on_timeout: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "input", b"input", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "fail_on_timeout", b"fail_on_timeout", "input", b"input", "labels", b"labels", "timeout", b"timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
+    _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout) -> _WhichOneofReturnType__timeout | None: ...
+
+Global___ExecuteWorkflowSyncRequest: _TypeAlias = ExecuteWorkflowSyncRequest  # noqa: Y015
+
+@_typing.final
+class ExecuteWorkflowSyncResponse(_message.Message):
+    """What the run came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    COMPLETED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Its id, a UUIDv7."""
+    workflow: _builtins.str
+    """Name of the workflow."""
+    version: _builtins.str
+    """The version that it follows."""
+    status: _run_pb2.Run.Status.ValueType
+    """Where it stands."""
+    completed: _builtins.bool
+    """It has ended. false: the time passed first, and it goes on."""
+    duration_ms: _builtins.float
+    """From its beginning to its end, or to this answer."""
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What it answered, where it is COMPLETED."""
+
+    @_builtins.property
+    def error(self) -> _run_pb2.TaskError:
+        """Why it failed or was cancelled."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        version: _builtins.str = ...,
+        status: _run_pb2.Run.Status.ValueType = ...,
+        completed: _builtins.bool = ...,
+        output: _struct_pb2.Value | None = ...,
+        error: _run_pb2.TaskError | None = ...,
+        duration_ms: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "duration_ms", b"duration_ms", "error", b"error", "output", b"output", "run_id", b"run_id", "status", b"status", "version", b"version", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteWorkflowSyncResponse: _TypeAlias = ExecuteWorkflowSyncResponse  # noqa: Y015
+
+@_typing.final
+class ExecuteWorkflowBatchRequest(_message.Message):
+    """Runs to begin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One of them."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class LabelsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+        INPUT_FIELD_NUMBER: _builtins.int
+        VERSION_FIELD_NUMBER: _builtins.int
+        LABELS_FIELD_NUMBER: _builtins.int
+        IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+        workflow_id: _builtins.str
+        """Id or name of the workflow."""
+        version: _builtins.str
+        """The version to run. Default: the latest."""
+        idempotency_key: _builtins.str
+        """Of this item alone, of the same scope as ExecuteWorkflow's."""
+        @_builtins.property
+        def input(self) -> _struct_pb2.Value:
+            """What the run is given. Default null. At most 1 MiB."""
+
+        @_builtins.property
+        def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """Labels, at most 32, beside those of the workflow."""
+
+        def __init__(
+            self,
+            *,
+            workflow_id: _builtins.str = ...,
+            input: _struct_pb2.Value | None = ...,
+            version: _builtins.str = ...,
+            labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            idempotency_key: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecuteWorkflowBatchRequest.Item]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___ExecuteWorkflowBatchRequest.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteWorkflowBatchRequest: _TypeAlias = ExecuteWorkflowBatchRequest  # noqa: Y015
+
+@_typing.final
+class ExecuteWorkflowBatchResponse(_message.Message):
+    """What became of each."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Result(_message.Message):
+        """One of them."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        INDEX_FIELD_NUMBER: _builtins.int
+        STATUS_FIELD_NUMBER: _builtins.int
+        RUN_ID_FIELD_NUMBER: _builtins.int
+        ERROR_FIELD_NUMBER: _builtins.int
+        index: _builtins.int
+        """Its place in the request, from 0."""
+        status: _builtins.str
+        """"accepted", "duplicate" (its key had begun a run before) or "failed"."""
+        run_id: _builtins.str
+        """The run."""
+        @_builtins.property
+        def error(self) -> _error_pb2.ErrorBody:
+            """Why it failed."""
+
+        def __init__(
+            self,
+            *,
+            index: _builtins.int = ...,
+            status: _builtins.str = ...,
+            run_id: _builtins.str = ...,
+            error: _error_pb2.ErrorBody | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "index", b"index", "run_id", b"run_id", "status", b"status"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.int
+    """Accepted, duplicates included."""
+    failed: _builtins.int
+    """Failed."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExecuteWorkflowBatchResponse.Result]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___ExecuteWorkflowBatchResponse.Result] | None = ...,
+        accepted: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "failed", b"failed", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteWorkflowBatchResponse: _TypeAlias = ExecuteWorkflowBatchResponse  # noqa: Y015

@@ -81,6 +81,21 @@ class WorkflowServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionResponse.FromString,
                 _registered_method=True)
+        self.ExecuteWorkflow = channel.unary_unary(
+                '/millstream.v1.WorkflowService/ExecuteWorkflow',
+                request_serializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowResponse.FromString,
+                _registered_method=True)
+        self.ExecuteWorkflowSync = channel.unary_unary(
+                '/millstream.v1.WorkflowService/ExecuteWorkflowSync',
+                request_serializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowSyncRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowSyncResponse.FromString,
+                _registered_method=True)
+        self.ExecuteWorkflowBatch = channel.unary_unary(
+                '/millstream.v1.WorkflowService/ExecuteWorkflowBatch',
+                request_serializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowBatchRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowBatchResponse.FromString,
+                _registered_method=True)
 
 
 class WorkflowServiceServicer(object):
@@ -165,6 +180,32 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExecuteWorkflow(self, request, context):
+        """Begins a run of a workflow and answers at once. It follows the version that it was begun with to its end.
+        Errors: VALIDATION_ERROR (the input breaks the workflow's schema), NOT_FOUND, IDEMPOTENCY_CONFLICT, PAYLOAD_TOO_LARGE,
+        RATE_LIMITED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecuteWorkflowSync(self, request, context):
+        """Begins a run of a workflow, waits for its end, and answers what it answered. When the time passes first, the run
+        goes on, and GetRunResult waits for it again.
+        Errors: as ExecuteWorkflow, and TIMEOUT where fail_on_timeout is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExecuteWorkflowBatch(self, request, context):
+        """Begins up to 1,000 runs, of one or several workflows, each with an outcome of its own, in request order.
+        Errors: VALIDATION_ERROR (the list itself), RATE_LIMITED. An item's error stands in its result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkflowServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -212,6 +253,21 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.GetWorkflowVersion,
                     request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionResponse.SerializeToString,
+            ),
+            'ExecuteWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecuteWorkflow,
+                    request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowResponse.SerializeToString,
+            ),
+            'ExecuteWorkflowSync': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecuteWorkflowSync,
+                    request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowSyncRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowSyncResponse.SerializeToString,
+            ),
+            'ExecuteWorkflowBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExecuteWorkflowBatch,
+                    request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowBatchRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowBatchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -458,6 +514,87 @@ class WorkflowService(object):
             '/millstream.v1.WorkflowService/GetWorkflowVersion',
             millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionRequest.SerializeToString,
             millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkflowService/ExecuteWorkflow',
+            millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowRequest.SerializeToString,
+            millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteWorkflowSync(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkflowService/ExecuteWorkflowSync',
+            millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowSyncRequest.SerializeToString,
+            millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowSyncResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExecuteWorkflowBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkflowService/ExecuteWorkflowBatch',
+            millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowBatchRequest.SerializeToString,
+            millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,20 @@ class WorkflowServiceStub:
     """Gets a version of a workflow, with its definition.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
+    ExecuteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowRequest, _workflow_service_pb2.ExecuteWorkflowResponse]
+    """Begins a run of a workflow and answers at once. It follows the version that it was begun with to its end.
+    Errors: VALIDATION_ERROR (the input breaks the workflow's schema), NOT_FOUND, IDEMPOTENCY_CONFLICT, PAYLOAD_TOO_LARGE,
+    RATE_LIMITED.
+    """
+    ExecuteWorkflowSync: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowSyncRequest, _workflow_service_pb2.ExecuteWorkflowSyncResponse]
+    """Begins a run of a workflow, waits for its end, and answers what it answered. When the time passes first, the run
+    goes on, and GetRunResult waits for it again.
+    Errors: as ExecuteWorkflow, and TIMEOUT where fail_on_timeout is set.
+    """
+    ExecuteWorkflowBatch: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowBatchRequest, _workflow_service_pb2.ExecuteWorkflowBatchResponse]
+    """Begins up to 1,000 runs, of one or several workflows, each with an outcome of its own, in request order.
+    Errors: VALIDATION_ERROR (the list itself), RATE_LIMITED. An item's error stands in its result.
+    """
 
 @_typing.type_check_only
 class WorkflowServiceAsyncStub(WorkflowServiceStub):
@@ -123,6 +137,20 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     GetWorkflowVersion: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowVersionRequest, _workflow_service_pb2.GetWorkflowVersionResponse]  # type: ignore[assignment]
     """Gets a version of a workflow, with its definition.
     Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
+    ExecuteWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowRequest, _workflow_service_pb2.ExecuteWorkflowResponse]  # type: ignore[assignment]
+    """Begins a run of a workflow and answers at once. It follows the version that it was begun with to its end.
+    Errors: VALIDATION_ERROR (the input breaks the workflow's schema), NOT_FOUND, IDEMPOTENCY_CONFLICT, PAYLOAD_TOO_LARGE,
+    RATE_LIMITED.
+    """
+    ExecuteWorkflowSync: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowSyncRequest, _workflow_service_pb2.ExecuteWorkflowSyncResponse]  # type: ignore[assignment]
+    """Begins a run of a workflow, waits for its end, and answers what it answered. When the time passes first, the run
+    goes on, and GetRunResult waits for it again.
+    Errors: as ExecuteWorkflow, and TIMEOUT where fail_on_timeout is set.
+    """
+    ExecuteWorkflowBatch: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowBatchRequest, _workflow_service_pb2.ExecuteWorkflowBatchResponse]  # type: ignore[assignment]
+    """Begins up to 1,000 runs, of one or several workflows, each with an outcome of its own, in request order.
+    Errors: VALIDATION_ERROR (the list itself), RATE_LIMITED. An item's error stands in its result.
     """
 
 class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -222,6 +250,38 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workflow_service_pb2.GetWorkflowVersionResponse, _abc.Awaitable[_workflow_service_pb2.GetWorkflowVersionResponse]]:
         """Gets a version of a workflow, with its definition.
         Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecuteWorkflow(
+        self,
+        request: _workflow_service_pb2.ExecuteWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.ExecuteWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.ExecuteWorkflowResponse]]:
+        """Begins a run of a workflow and answers at once. It follows the version that it was begun with to its end.
+        Errors: VALIDATION_ERROR (the input breaks the workflow's schema), NOT_FOUND, IDEMPOTENCY_CONFLICT, PAYLOAD_TOO_LARGE,
+        RATE_LIMITED.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecuteWorkflowSync(
+        self,
+        request: _workflow_service_pb2.ExecuteWorkflowSyncRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.ExecuteWorkflowSyncResponse, _abc.Awaitable[_workflow_service_pb2.ExecuteWorkflowSyncResponse]]:
+        """Begins a run of a workflow, waits for its end, and answers what it answered. When the time passes first, the run
+        goes on, and GetRunResult waits for it again.
+        Errors: as ExecuteWorkflow, and TIMEOUT where fail_on_timeout is set.
+        """
+
+    @_abc_1.abstractmethod
+    def ExecuteWorkflowBatch(
+        self,
+        request: _workflow_service_pb2.ExecuteWorkflowBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.ExecuteWorkflowBatchResponse, _abc.Awaitable[_workflow_service_pb2.ExecuteWorkflowBatchResponse]]:
+        """Begins up to 1,000 runs, of one or several workflows, each with an outcome of its own, in request order.
+        Errors: VALIDATION_ERROR (the list itself), RATE_LIMITED. An item's error stands in its result.
         """
 
 def add_WorkflowServiceServicer_to_server(servicer: WorkflowServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
 from millstream.application.referring import Referring, referred
-from millstream.application.views import Batch, CreatedTask, Key, Published, SyncResult
+from millstream.application.views import Batch, CreatedTask, Key, Published, RunResult, SyncResult
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
 from millstream.domain.batch import KeyClaim
@@ -194,7 +194,7 @@ def item_key(key: Key | None, index: int) -> Key | None:
     return Key(f"{key.value}#{index}", f"{key.rpc}#", key.fingerprint) if key is not None else None
 
 
-def batch_of(results: "list[Published | CreatedTask | MillstreamError]", key: Key | None) -> Batch:
+def batch_of(results: "Sequence[Published | CreatedTask | RunResult | MillstreamError]", key: Key | None) -> Batch:
     """The outcomes of a call; replayed where its key had stored all that succeeded."""
     stored = [result for result in results if not isinstance(result, MillstreamError)]
     return Batch(results, key is not None and bool(stored) and all(result.replayed for result in stored))

@@ -1,6 +1,6 @@
 """What use cases take and give, beside the domain's own values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from millstream.domain.agents import Agent, AgentSpec, Pause
@@ -9,7 +9,7 @@ from millstream.domain.bounds import UNBOUND, Bounds
 from millstream.domain.errors import MillstreamError
 from millstream.domain.promises import PromiseState
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
-from millstream.domain.runs import Failure, Task, TaskStatus
+from millstream.domain.runs import Failure, Run, Task, TaskStatus
 from millstream.domain.workers import KindSpec, ServingWorker
 
 
@@ -64,7 +64,7 @@ class Published:
 class Batch:
     """Outcomes of a batch call in request order."""
 
-    results: "list[Published | CreatedTask | MillstreamError]"
+    results: "Sequence[Published | CreatedTask | RunResult | MillstreamError]"
     replayed: bool = False
 
 
@@ -539,3 +539,17 @@ class StepView:
     output: bytes
     items: ItemCounts | None = None
     child_run_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run, and what it answered where it has completed (google.protobuf.Value in wire form)."""
+
+    run: Run
+    output: bytes = b""
+    replayed: bool = False
+
+    @property
+    def completed(self) -> bool:
+        """It has ended."""
+        return self.run.finished_us > 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -9,12 +10,13 @@ from millstream.application.advancing import Advancing, labels_of, promising
 from millstream.application.engine.commands import AttachWaiter
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.graph_commands import StartGraph
-from millstream.application.engine.queue import Replayed
+from millstream.application.engine.queue import Outcome, Replayed
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
+from millstream.application.publishing import batch_of, claim_call, item_key
 from millstream.application.runs import claim_of
-from millstream.application.views import Key
-from millstream.domain.errors import NotFound
+from millstream.application.views import Batch, Key, RunResult
+from millstream.domain.errors import MillstreamError, NotFound, Unavailable
 from millstream.domain.principals import Principal
 from millstream.domain.runs import PayloadKind, Run
 from millstream.domain.struct_wire import Json, decode_value
@@ -40,20 +42,6 @@ class NewRun:
     labels: str = ""
     timeout_us: int = 0
     rerun_of: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """A run, and what it answered where it has completed (google.protobuf.Value in wire form)."""
-
-    run: Run
-    output: bytes = b""
-    replayed: bool = False
-
-    @property
-    def completed(self) -> bool:
-        """It has ended."""
-        return self.run.finished_us > 0
 
 
 class ResultReads(Protocol):
@@ -105,6 +93,36 @@ class WorkflowRuns:
                     return RunResult(end.run, end.output)
         return replace(await self.wait(principal, begun.run.id, deadline), replayed=begun.replayed)
 
+    def now_us(self) -> int:
+        """The database's time, carried on by this process's clock."""
+        return self._engine.clock.now_us()
+
+    async def execute_batch(
+        self, principal: Principal, items: Sequence[NewRun | MillstreamError], keys: Sequence[Key | None],
+        key: Key | None,
+    ) -> Batch:  # fmt: skip
+        """Begin many, each with an outcome of its own. Raises IdempotencyConflict, RateLimited."""
+        await claim_call(self._engine, claim_of(principal, key, [], self._expires_us()))
+        keys = [own or item_key(key, index) for index, own in enumerate(keys)]
+        results: list[RunResult | MillstreamError] = [
+            each if isinstance(each, MillstreamError) else Unavailable("") for each in items
+        ]
+        commands: dict[int, StartGraph] = {}
+        for index, item in enumerate(items):
+            if isinstance(item, NewRun):
+                try:
+                    commands[index] = await self._command(principal, item, keys[index], new_id())
+                except MillstreamError as error:
+                    results[index] = error
+        outcomes = await self._engine.submit_all([*commands.values()])
+        for index, outcome in zip(commands, outcomes, strict=True):
+            results[index] = await self._begun(principal, outcome, commands[index].run_id)
+        return batch_of(results, key)
+
+    async def result(self, principal: Principal, run_id: str, timeout_s: float) -> RunResult:
+        """What a run came to, or how it stands when the time has passed. Raises NotFound."""
+        return await self.wait(principal, run_id, asyncio.get_running_loop().time() + timeout_s)
+
     async def wait(self, principal: Principal, run_id: str, deadline: float) -> RunResult:
         """Wait for the end of a run until a time of the loop's clock. Raises NotFound."""
         while True:
@@ -128,16 +146,28 @@ class WorkflowRuns:
         return run
 
     async def _begin(self, principal: Principal, new: NewRun, key: Key | None, run_id: str, waiter: str) -> RunResult:
+        command = await self._command(principal, new, key, run_id)
+        command.waiter = waiter
+        result = await self._begun(principal, (await self._engine.submit_all([command]))[0], run_id)
+        if isinstance(result, MillstreamError):
+            raise result
+        return result
+
+    async def _command(self, principal: Principal, new: NewRun, key: Key | None, run_id: str) -> StartGraph:
         definition = await self.workflows.definition(principal.tenant, new.workflow, new.version)
         await self.workflows.check_input(definition, decode_value(new.input), len(new.input))
         command = await self.command(principal.tenant, principal.name, definition, new, run_id)
-        command.waiter = waiter
-        command.key = claim_of(principal, key, [run_id], self._engine.clock.now_us() + self._key_ttl_us)
-        outcome = await self._engine.submit(command)
+        command.key = claim_of(principal, key, [run_id], self._expires_us())
+        return command
+
+    async def _begun(self, principal: Principal, outcome: Outcome, run_id: str) -> RunResult | MillstreamError:
         if isinstance(outcome, Replayed):
             self._advancing.forget(run_id)
             return RunResult(await self._run(principal, json.loads(outcome.claim.response)[0]), replayed=True)
-        return RunResult(outcome)
+        return outcome if isinstance(outcome, MillstreamError) else RunResult(outcome)
+
+    def _expires_us(self) -> int:
+        return self._engine.clock.now_us() + self._key_ttl_us
 
     async def command(self, tenant: str, by: str, definition: Definition, new: NewRun, run_id: str) -> StartGraph:
         """What begins a run of a definition."""

@@ -23,6 +23,7 @@ _OPERATE = _VIEW | {
     "types.write",
     "agents.write",
     "workflows.write",
+    "workflows.execute",
     "runs.cancel",
     "runs.retry",
     "runs.pause",

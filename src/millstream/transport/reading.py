@@ -20,6 +20,7 @@ _VALUE = "google.protobuf.Value"
 _ITEMS: dict[str, frozenset[str]] = {
     "PublishBatchRequest": frozenset({"artifacts"}),
     "CreateTaskBatchRequest": frozenset({"tasks"}),
+    "ExecuteWorkflowBatchRequest": frozenset({"runs"}),
     "WorkRequest": frozenset({"completions", "failures", "progress"}),
     "CompleteRequest": frozenset({"completions"}),
     "FailRequest": frozenset({"failures"}),

@@ -34,6 +34,7 @@ from millstream.transport.use_cases import (
     Correlations,
     DeadLetters,
     Discovery,
+    Executions,
     Payloads,
     Promises,
     Queues,
@@ -95,6 +96,7 @@ class UseCases:
     runs: Runs
     run_operations: RunOperations
     steps: RunSteps
+    executions: Executions
     tasks: Tasks
     promises: Promises
     dead_letters: DeadLetters
@@ -119,8 +121,8 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "PayloadService": PayloadService(use_cases.payloads),
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
-        "WorkflowService": WorkflowService(use_cases.workflows),
-        "RunService": RunService(use_cases.runs, use_cases.run_operations, use_cases.steps),
+        "WorkflowService": WorkflowService(use_cases.workflows, use_cases.executions, readers["ExecuteWorkflow"]),
+        "RunService": RunService(use_cases.runs, use_cases.run_operations, use_cases.steps, use_cases.executions),
         "TaskService": TaskService(use_cases.tasks, use_cases.dead_letters, readers["CreateTask"]),
         "PromiseService": PromiseService(use_cases.promises),
         "QueueService": QueueService(use_cases.queues),

@@ -37,6 +37,7 @@ from millstream.application.views import (
     QueueState,
     ReportResult,
     Reports,
+    RunResult,
     Sent,
     StepView,
     StoredPayload,
@@ -48,6 +49,7 @@ from millstream.application.views import (
     TypeSpec,
 )
 from millstream.application.watches import WatchFilter
+from millstream.application.workflow_runs import NewRun
 from millstream.application.workflow_views import (
     Validation,
     WorkflowDetail,
@@ -179,6 +181,22 @@ class Runs(Protocol):
     async def tasks(self, principal: Principal, query: TaskQuery, page: PageRequest) -> Page[Task]: ...
     async def cancel(self, principal: Principal, run_id: str, reason: str, key: Key | None) -> tuple[Run, bool]: ...
     async def list(self, principal: Principal, query: RunQuery, page: PageRequest) -> Page[Run]: ...
+
+
+class Executions(Protocol):
+    """Runs of workflows."""
+
+    def now_us(self) -> int: ...
+    async def execute(self, principal: Principal, new: NewRun, key: Key | None) -> RunResult: ...
+    async def execute_sync(self, principal: Principal, new: NewRun, key: Key | None, timeout_s: float) -> RunResult: ...
+    async def execute_batch(
+        self,
+        principal: Principal,
+        items: list[NewRun | MillstreamError],
+        item_keys: list[Key | None],
+        key: Key | None,
+    ) -> Batch: ...
+    async def result(self, principal: Principal, run_id: str, timeout_s: float) -> RunResult: ...
 
 
 class RunSteps(Protocol):

@@ -27,10 +27,11 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from millstream.wire.v1 import error_pb2 as millstream_dot_wire_dot_v1_dot_error__pb2
 from millstream.wire.v1 import pagination_pb2 as millstream_dot_wire_dot_v1_dot_pagination__pb2
+from millstream.wire.v1 import run_pb2 as millstream_dot_wire_dot_v1_dot_run__pb2
 from millstream.wire.v1 import workflow_pb2 as millstream_dot_wire_dot_v1_dot_workflow__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)millstream/wire/v1/workflow_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/wire/v1/error.proto\x1a#millstream/wire/v1/pagination.proto\x1a!millstream/wire/v1/workflow.proto\"K\n\x15\x43reateWorkflowRequest\x12#\n\ndefinition\x18\x01 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x42\r\n\x0b_definition\"\xf5\x03\n\x16\x43reateWorkflowResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x18\n\x07version\x18\x04 \x01(\rR\x07version\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12#\n\ndefinition\x18\x06 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x08 \x01(\tR\tcreatedBy\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x39\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdeletedAt\x12:\n\x08warnings\x18\x0b \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x08warningsB\r\n\x0b_definition\"\xf5\x02\n\x14ListWorkflowsRequest\x12$\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02R\tpageToken\x88\x01\x01\x12\x1c\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04name\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12Z\n\x04sort\x18\x06 \x01(\tBF\xbaHCrAR\x00R\x04nameR\x05-nameR\ncreated_atR\x0b-created_atR\nupdated_atR\x0b-updated_atR\x04sortB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x8b\x01\n\x15ListWorkflowsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32\x1c.millstream.wire.v1.WorkflowR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"M\n\x17ValidateWorkflowRequest\x12#\n\ndefinition\x18\x01 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x42\r\n\x0b_definition\"\xa4\x01\n\x18ValidateWorkflowResponse\x12\x14\n\x05valid\x18\x01 \x01(\x08R\x05valid\x12\x36\n\x06\x66\x61ults\x18\x02 \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x06\x66\x61ults\x12:\n\x08warnings\x18\x03 \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x08warnings\"\x1a\n\x18GetWorkflowSchemaRequest\"A\n\x12GetWorkflowRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\"\xb6\x03\n\x13GetWorkflowResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x18\n\x07version\x18\x04 \x01(\rR\x07version\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12#\n\ndefinition\x18\x06 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x08 \x01(\tR\tcreatedBy\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x39\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdeletedAtB\r\n\x0b_definition\"\xca\x01\n\x15UpdateWorkflowRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12#\n\ndefinition\x18\x02 \x01(\x0cH\x01R\ndefinition\x88\x01\x01\x12;\n\x10\x65xpected_version\x18\x03 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x42\x13\n\x11_expected_versionB\r\n\x0b_definition\"\xf5\x03\n\x16UpdateWorkflowResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x18\n\x07version\x18\x04 \x01(\rR\x07version\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12#\n\ndefinition\x18\x06 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x08 \x01(\tR\tcreatedBy\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x39\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdeletedAt\x12:\n\x08warnings\x18\x0b \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x08warningsB\r\n\x0b_definition\"D\n\x15\x44\x65leteWorkflowRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\"\x18\n\x16\x44\x65leteWorkflowResponse\"\xf2\x01\n\x1bListWorkflowVersionsRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12$\n\x04page\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x03 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02R\tpageToken\x88\x01\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x99\x01\n\x1cListWorkflowVersionsResponse\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32#.millstream.wire.v1.WorkflowVersionR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"o\n\x19GetWorkflowVersionRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12%\n\x07version\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01R\x07version\"\xf9\x01\n\x1aGetWorkflowVersionResponse\x12\x1f\n\x0bworkflow_id\x18\x01 \x01(\tR\nworkflowId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n\x07version\x18\x03 \x01(\rR\x07version\x12#\n\ndefinition\x18\x04 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x06 \x01(\tR\tcreatedByB\r\n\x0b_definitionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)millstream/wire/v1/workflow_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/wire/v1/error.proto\x1a#millstream/wire/v1/pagination.proto\x1a\x1cmillstream/wire/v1/run.proto\x1a!millstream/wire/v1/workflow.proto\"K\n\x15\x43reateWorkflowRequest\x12#\n\ndefinition\x18\x01 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x42\r\n\x0b_definition\"\xf5\x03\n\x16\x43reateWorkflowResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x18\n\x07version\x18\x04 \x01(\rR\x07version\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12#\n\ndefinition\x18\x06 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x08 \x01(\tR\tcreatedBy\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x39\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdeletedAt\x12:\n\x08warnings\x18\x0b \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x08warningsB\r\n\x0b_definition\"\xf5\x02\n\x14ListWorkflowsRequest\x12$\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02R\tpageToken\x88\x01\x01\x12\x1c\n\x04name\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04name\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12Z\n\x04sort\x18\x06 \x01(\tBF\xbaHCrAR\x00R\x04nameR\x05-nameR\ncreated_atR\x0b-created_atR\nupdated_atR\x0b-updated_atR\x04sortB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x8b\x01\n\x15ListWorkflowsResponse\x12\x32\n\x05items\x18\x01 \x03(\x0b\x32\x1c.millstream.wire.v1.WorkflowR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"M\n\x17ValidateWorkflowRequest\x12#\n\ndefinition\x18\x01 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x42\r\n\x0b_definition\"\xa4\x01\n\x18ValidateWorkflowResponse\x12\x14\n\x05valid\x18\x01 \x01(\x08R\x05valid\x12\x36\n\x06\x66\x61ults\x18\x02 \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x06\x66\x61ults\x12:\n\x08warnings\x18\x03 \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x08warnings\"\x1a\n\x18GetWorkflowSchemaRequest\"A\n\x12GetWorkflowRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\"\xb6\x03\n\x13GetWorkflowResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x18\n\x07version\x18\x04 \x01(\rR\x07version\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12#\n\ndefinition\x18\x06 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x08 \x01(\tR\tcreatedBy\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x39\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdeletedAtB\r\n\x0b_definition\"\xca\x01\n\x15UpdateWorkflowRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12#\n\ndefinition\x18\x02 \x01(\x0cH\x01R\ndefinition\x88\x01\x01\x12;\n\x10\x65xpected_version\x18\x03 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01H\x00R\x0f\x65xpectedVersion\x88\x01\x01\x42\x13\n\x11_expected_versionB\r\n\x0b_definition\"\xf5\x03\n\x16UpdateWorkflowResponse\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12 \n\x0b\x64\x65scription\x18\x03 \x01(\tR\x0b\x64\x65scription\x12\x18\n\x07version\x18\x04 \x01(\rR\x07version\x12;\n\x06status\x18\x05 \x01(\x0e\x32#.millstream.wire.v1.Workflow.StatusR\x06status\x12#\n\ndefinition\x18\x06 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x08 \x01(\tR\tcreatedBy\x12\x39\n\nupdated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tupdatedAt\x12\x39\n\ndeleted_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tdeletedAt\x12:\n\x08warnings\x18\x0b \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x08warningsB\r\n\x0b_definition\"D\n\x15\x44\x65leteWorkflowRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\"\x18\n\x16\x44\x65leteWorkflowResponse\"\xf2\x01\n\x1bListWorkflowVersionsRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12$\n\x04page\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x03 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02R\tpageToken\x88\x01\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x99\x01\n\x1cListWorkflowVersionsResponse\x12\x39\n\x05items\x18\x01 \x03(\x0b\x32#.millstream.wire.v1.WorkflowVersionR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"o\n\x19GetWorkflowVersionRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12%\n\x07version\x18\x02 \x01(\rB\x0b\xbaH\x08*\x06\x18\xc0\x84=(\x01R\x07version\"\xf9\x01\n\x1aGetWorkflowVersionResponse\x12\x1f\n\x0bworkflow_id\x18\x01 \x01(\tR\nworkflowId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n\x07version\x18\x03 \x01(\rR\x07version\x12#\n\ndefinition\x18\x04 \x01(\x0cH\x00R\ndefinition\x88\x01\x01\x12\x39\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1d\n\ncreated_by\x18\x06 \x01(\tR\tcreatedByB\r\n\x0b_definition\"\xb2\x02\n\x16\x45xecuteWorkflowRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12\x19\n\x05input\x18\x02 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12!\n\x07version\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x07version\x12h\n\x06labels\x18\x04 \x03(\x0b\x32\x36.millstream.wire.v1.ExecuteWorkflowRequest.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02R\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_input\"\xd9\x01\n\x17\x45xecuteWorkflowResponse\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x1a\n\x08workflow\x18\x02 \x01(\tR\x08workflow\x12\x18\n\x07version\x18\x03 \x01(\tR\x07version\x12\x36\n\x06status\x18\x04 \x01(\x0e\x32\x1e.millstream.wire.v1.Run.StatusR\x06status\x12\x39\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tcreatedAt\"\xa6\x03\n\x1a\x45xecuteWorkflowSyncRequest\x12+\n\x0bworkflow_id\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\nworkflowId\x12\x19\n\x05input\x18\x02 \x01(\x0cH\x01R\x05input\x88\x01\x01\x12!\n\x07version\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x07version\x12l\n\x06labels\x18\x04 \x03(\x0b\x32:.millstream.wire.v1.ExecuteWorkflowSyncRequest.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02R\x06labels\x12\x36\n\x07timeout\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\xc0r@)\x00\x00\x00\x00\x00\x00\xf0?H\x00R\x07timeout\x88\x01\x01\x12&\n\x0f\x66\x61il_on_timeout\x18\x08 \x01(\x08R\rfailOnTimeout\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\n\n\x08_timeoutB\x08\n\x06_input\"\xbe\x02\n\x1b\x45xecuteWorkflowSyncResponse\x12\x15\n\x06run_id\x18\x01 \x01(\tR\x05runId\x12\x1a\n\x08workflow\x18\x02 \x01(\tR\x08workflow\x12\x18\n\x07version\x18\x03 \x01(\tR\x07version\x12\x36\n\x06status\x18\x04 \x01(\x0e\x32\x1e.millstream.wire.v1.Run.StatusR\x06status\x12\x1c\n\tcompleted\x18\x05 \x01(\x08R\tcompleted\x12\x1b\n\x06output\x18\x06 \x01(\x0cH\x00R\x06output\x88\x01\x01\x12\x33\n\x05\x65rror\x18\x07 \x01(\x0b\x32\x1d.millstream.wire.v1.TaskErrorR\x05\x65rror\x12\x1f\n\x0b\x64uration_ms\x18\x08 \x01(\x01R\ndurationMsB\t\n\x07_output\"\xa3\x03\n\x1b\x45xecuteWorkflowBatchRequest\x12U\n\x04runs\x18\x01 \x03(\x0b\x32\x34.millstream.wire.v1.ExecuteWorkflowBatchRequest.ItemB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x04runs\x1a\xac\x02\n\x04Item\x12\x1f\n\x0bworkflow_id\x18\x01 \x01(\tR\nworkflowId\x12\x19\n\x05input\x18\x02 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12\x18\n\x07version\x18\x03 \x01(\tR\x07version\x12`\n\x06labels\x18\x04 \x03(\x0b\x32@.millstream.wire.v1.ExecuteWorkflowBatchRequest.Item.LabelsEntryB\x06\xbaH\x03\xd8\x01\x03R\x06labels\x12\'\n\x0fidempotency_key\x18\x0f \x01(\tR\x0eidempotencyKey\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_input\"\xaa\x02\n\x1c\x45xecuteWorkflowBatchResponse\x12Q\n\x07results\x18\x01 \x03(\x0b\x32\x37.millstream.wire.v1.ExecuteWorkflowBatchResponse.ResultR\x07results\x12\x1a\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\rR\x08\x61\x63\x63\x65pted\x12\x16\n\x06\x66\x61iled\x18\x03 \x01(\rR\x06\x66\x61iled\x1a\x82\x01\n\x06Result\x12\x14\n\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n\x06status\x18\x02 \x01(\tR\x06status\x12\x15\n\x06run_id\x18\x03 \x01(\tR\x05runId\x12\x33\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x1d.millstream.wire.v1.ErrorBodyR\x05\x65rrorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -67,38 +68,84 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETWORKFLOWVERSIONREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_GETWORKFLOWVERSIONREQUEST'].fields_by_name['version']._loaded_options = None
   _globals['_GETWORKFLOWVERSIONREQUEST'].fields_by_name['version']._serialized_options = b'\272H\010*\006\030\300\204=(\001'
-  _globals['_CREATEWORKFLOWREQUEST']._serialized_start=261
-  _globals['_CREATEWORKFLOWREQUEST']._serialized_end=336
-  _globals['_CREATEWORKFLOWRESPONSE']._serialized_start=339
-  _globals['_CREATEWORKFLOWRESPONSE']._serialized_end=840
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=843
-  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1216
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1219
-  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1358
-  _globals['_VALIDATEWORKFLOWREQUEST']._serialized_start=1360
-  _globals['_VALIDATEWORKFLOWREQUEST']._serialized_end=1437
-  _globals['_VALIDATEWORKFLOWRESPONSE']._serialized_start=1440
-  _globals['_VALIDATEWORKFLOWRESPONSE']._serialized_end=1604
-  _globals['_GETWORKFLOWSCHEMAREQUEST']._serialized_start=1606
-  _globals['_GETWORKFLOWSCHEMAREQUEST']._serialized_end=1632
-  _globals['_GETWORKFLOWREQUEST']._serialized_start=1634
-  _globals['_GETWORKFLOWREQUEST']._serialized_end=1699
-  _globals['_GETWORKFLOWRESPONSE']._serialized_start=1702
-  _globals['_GETWORKFLOWRESPONSE']._serialized_end=2140
-  _globals['_UPDATEWORKFLOWREQUEST']._serialized_start=2143
-  _globals['_UPDATEWORKFLOWREQUEST']._serialized_end=2345
-  _globals['_UPDATEWORKFLOWRESPONSE']._serialized_start=2348
-  _globals['_UPDATEWORKFLOWRESPONSE']._serialized_end=2849
-  _globals['_DELETEWORKFLOWREQUEST']._serialized_start=2851
-  _globals['_DELETEWORKFLOWREQUEST']._serialized_end=2919
-  _globals['_DELETEWORKFLOWRESPONSE']._serialized_start=2921
-  _globals['_DELETEWORKFLOWRESPONSE']._serialized_end=2945
-  _globals['_LISTWORKFLOWVERSIONSREQUEST']._serialized_start=2948
-  _globals['_LISTWORKFLOWVERSIONSREQUEST']._serialized_end=3190
-  _globals['_LISTWORKFLOWVERSIONSRESPONSE']._serialized_start=3193
-  _globals['_LISTWORKFLOWVERSIONSRESPONSE']._serialized_end=3346
-  _globals['_GETWORKFLOWVERSIONREQUEST']._serialized_start=3348
-  _globals['_GETWORKFLOWVERSIONREQUEST']._serialized_end=3459
-  _globals['_GETWORKFLOWVERSIONRESPONSE']._serialized_start=3462
-  _globals['_GETWORKFLOWVERSIONRESPONSE']._serialized_end=3711
+  _globals['_EXECUTEWORKFLOWREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_EXECUTEWORKFLOWREQUEST'].fields_by_name['workflow_id']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_EXECUTEWORKFLOWREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_EXECUTEWORKFLOWREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWREQUEST'].fields_by_name['labels']._serialized_options = b'\272H\025\232\001\022\020 \"\007r\005\020\001\030\200\001*\005r\003\030\200\002'
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['workflow_id']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['workflow_id']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['version']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['labels']._serialized_options = b'\272H\025\232\001\022\020 \"\007r\005\020\001\030\200\001*\005r\003\030\200\002'
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['timeout']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST'].fields_by_name['timeout']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\300r@)\000\000\000\000\000\000\360?'
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM_LABELSENTRY']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM'].fields_by_name['labels']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM'].fields_by_name['labels']._serialized_options = b'\272H\003\330\001\003'
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST'].fields_by_name['runs']._loaded_options = None
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST'].fields_by_name['runs']._serialized_options = b'\272H\010\222\001\005\010\001\020\350\007'
+  _globals['_CREATEWORKFLOWREQUEST']._serialized_start=291
+  _globals['_CREATEWORKFLOWREQUEST']._serialized_end=366
+  _globals['_CREATEWORKFLOWRESPONSE']._serialized_start=369
+  _globals['_CREATEWORKFLOWRESPONSE']._serialized_end=870
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_start=873
+  _globals['_LISTWORKFLOWSREQUEST']._serialized_end=1246
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_start=1249
+  _globals['_LISTWORKFLOWSRESPONSE']._serialized_end=1388
+  _globals['_VALIDATEWORKFLOWREQUEST']._serialized_start=1390
+  _globals['_VALIDATEWORKFLOWREQUEST']._serialized_end=1467
+  _globals['_VALIDATEWORKFLOWRESPONSE']._serialized_start=1470
+  _globals['_VALIDATEWORKFLOWRESPONSE']._serialized_end=1634
+  _globals['_GETWORKFLOWSCHEMAREQUEST']._serialized_start=1636
+  _globals['_GETWORKFLOWSCHEMAREQUEST']._serialized_end=1662
+  _globals['_GETWORKFLOWREQUEST']._serialized_start=1664
+  _globals['_GETWORKFLOWREQUEST']._serialized_end=1729
+  _globals['_GETWORKFLOWRESPONSE']._serialized_start=1732
+  _globals['_GETWORKFLOWRESPONSE']._serialized_end=2170
+  _globals['_UPDATEWORKFLOWREQUEST']._serialized_start=2173
+  _globals['_UPDATEWORKFLOWREQUEST']._serialized_end=2375
+  _globals['_UPDATEWORKFLOWRESPONSE']._serialized_start=2378
+  _globals['_UPDATEWORKFLOWRESPONSE']._serialized_end=2879
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_start=2881
+  _globals['_DELETEWORKFLOWREQUEST']._serialized_end=2949
+  _globals['_DELETEWORKFLOWRESPONSE']._serialized_start=2951
+  _globals['_DELETEWORKFLOWRESPONSE']._serialized_end=2975
+  _globals['_LISTWORKFLOWVERSIONSREQUEST']._serialized_start=2978
+  _globals['_LISTWORKFLOWVERSIONSREQUEST']._serialized_end=3220
+  _globals['_LISTWORKFLOWVERSIONSRESPONSE']._serialized_start=3223
+  _globals['_LISTWORKFLOWVERSIONSRESPONSE']._serialized_end=3376
+  _globals['_GETWORKFLOWVERSIONREQUEST']._serialized_start=3378
+  _globals['_GETWORKFLOWVERSIONREQUEST']._serialized_end=3489
+  _globals['_GETWORKFLOWVERSIONRESPONSE']._serialized_start=3492
+  _globals['_GETWORKFLOWVERSIONRESPONSE']._serialized_end=3741
+  _globals['_EXECUTEWORKFLOWREQUEST']._serialized_start=3744
+  _globals['_EXECUTEWORKFLOWREQUEST']._serialized_end=4050
+  _globals['_EXECUTEWORKFLOWREQUEST_LABELSENTRY']._serialized_start=3983
+  _globals['_EXECUTEWORKFLOWREQUEST_LABELSENTRY']._serialized_end=4040
+  _globals['_EXECUTEWORKFLOWRESPONSE']._serialized_start=4053
+  _globals['_EXECUTEWORKFLOWRESPONSE']._serialized_end=4270
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST']._serialized_start=4273
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST']._serialized_end=4695
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST_LABELSENTRY']._serialized_start=3983
+  _globals['_EXECUTEWORKFLOWSYNCREQUEST_LABELSENTRY']._serialized_end=4040
+  _globals['_EXECUTEWORKFLOWSYNCRESPONSE']._serialized_start=4698
+  _globals['_EXECUTEWORKFLOWSYNCRESPONSE']._serialized_end=5016
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST']._serialized_start=5019
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST']._serialized_end=5438
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM']._serialized_start=5138
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM']._serialized_end=5438
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM_LABELSENTRY']._serialized_start=3983
+  _globals['_EXECUTEWORKFLOWBATCHREQUEST_ITEM_LABELSENTRY']._serialized_end=4040
+  _globals['_EXECUTEWORKFLOWBATCHRESPONSE']._serialized_start=5441
+  _globals['_EXECUTEWORKFLOWBATCHRESPONSE']._serialized_end=5739
+  _globals['_EXECUTEWORKFLOWBATCHRESPONSE_RESULT']._serialized_start=5609
+  _globals['_EXECUTEWORKFLOWBATCHRESPONSE_RESULT']._serialized_end=5739
 # @@protoc_insertion_point(module_scope)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from millstream.application.views import CreatedTask, Key, Published
+from millstream.application.views import CreatedTask, Key, Published, RunResult
 from millstream.domain.errors import MillstreamError
 from millstream.transport import idempotency
 from millstream.transport.mapping.errors import body
@@ -52,7 +52,10 @@ class Items(Generic[Item, New]):
 
 
 def put_outcomes(
-    out: Any, outcomes: "Iterable[Published | CreatedTask | MillstreamError]", field: str, correlation_id: str
+    out: Any,
+    outcomes: "Iterable[Published | CreatedTask | RunResult | MillstreamError]",
+    field: str,
+    correlation_id: str,
 ) -> None:
     """Write what became of each item of the request's list `field`, in order."""
     failed = 0
@@ -71,6 +74,8 @@ def put_outcomes(
             result.correlation_id = outcome.correlation_id
             if outcome.notice:
                 result.deprecation = outcome.notice
+        elif isinstance(outcome, RunResult):
+            result.run_id = outcome.run.id
         else:
             result.task_id = outcome.task.id
             result.run_id = outcome.task.run_id

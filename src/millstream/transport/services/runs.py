@@ -5,10 +5,11 @@ from google.protobuf.message import Message
 from millstream.domain.runs import Run
 from millstream.transport.context import Context
 from millstream.transport.mapping import runs as mapping
+from millstream.transport.mapping.executions import DEFAULT_WAIT_S, check_in_time, put_result
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.mapping.steps import put_step
 from millstream.transport.mapping.tasks import put_task, task_query
-from millstream.transport.use_cases import RunOperations, Runs, RunSteps
+from millstream.transport.use_cases import Executions, RunOperations, Runs, RunSteps
 from millstream.wire.v1 import run_pb2
 from millstream.wire.v1 import run_service_pb2 as wire
 
@@ -18,9 +19,10 @@ DEFAULT_EVENTS = 100
 class RunService:
     """Runs over the wire."""
 
-    def __init__(self, runs: Runs, operations: RunOperations, steps: RunSteps) -> None:
+    def __init__(self, runs: Runs, operations: RunOperations, steps: RunSteps, executions: Executions) -> None:
         self._runs = runs
         self._operations = operations
+        self._executions = executions
         self._steps = steps
 
     async def list_runs(self, request: wire.ListRunsRequest, context: Context) -> Message:
@@ -62,6 +64,14 @@ class RunService:
         for step in page.items:
             put_step(out.items.add(), step)
         return out
+
+    async def get_run_result(self, request: wire.GetRunResultRequest, context: Context) -> Message:
+        """Wait for the end of a run."""
+        timeout_s = request.timeout if request.HasField("timeout") else DEFAULT_WAIT_S
+        result = await self._executions.result(context.principal, request.run_id.lower(), timeout_s)
+        check_in_time(result, request.fail_on_timeout, timeout_s)
+        answer: Message = put_result(wire.GetRunResultResponse(), result, self._executions.now_us())
+        return answer
 
     async def cancel_run(self, request: wire.CancelRunRequest, context: Context) -> Message:
         """Cancel a run."""

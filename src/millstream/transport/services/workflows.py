@@ -3,10 +3,14 @@
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 
+from millstream.application.workflow_runs import NewRun
 from millstream.transport.context import Context
 from millstream.transport.mapping import workflows as mapping
+from millstream.transport.mapping.batches import Items, put_outcomes
+from millstream.transport.mapping.executions import DEFAULT_WAIT_S, check_in_time, new_run, put_begun, put_result
 from millstream.transport.mapping.pages import page_of, pagination
-from millstream.transport.use_cases import Workflows
+from millstream.transport.reading import Reader
+from millstream.transport.use_cases import Executions, Workflows
 from millstream.wire.v1 import workflow_service_pb2 as wire
 
 SCHEMA_TYPE = "application/schema+json"
@@ -15,8 +19,35 @@ SCHEMA_TYPE = "application/schema+json"
 class WorkflowService:
     """Workflows over the wire."""
 
-    def __init__(self, workflows: Workflows) -> None:
+    def __init__(self, workflows: Workflows, executions: Executions, item: Reader) -> None:
         self._workflows = workflows
+        self._executions = executions
+        self._items: Items[wire.ExecuteWorkflowBatchRequest.Item, NewRun] = Items("ExecuteWorkflow", item, new_run)
+
+    async def execute_workflow(self, request: wire.ExecuteWorkflowRequest, context: Context) -> Message:
+        """Begin a run."""
+        result = await self._executions.execute(context.principal, new_run(request), context.key)
+        context.replayed(result.replayed)
+        answer: Message = put_begun(wire.ExecuteWorkflowResponse(), result)
+        return answer
+
+    async def execute_workflow_sync(self, request: wire.ExecuteWorkflowSyncRequest, context: Context) -> Message:
+        """Begin a run and wait for its end."""
+        timeout_s = request.timeout if request.HasField("timeout") else DEFAULT_WAIT_S
+        result = await self._executions.execute_sync(context.principal, new_run(request), context.key, timeout_s)
+        check_in_time(result, request.fail_on_timeout, timeout_s)
+        context.replayed(result.replayed)
+        answer: Message = put_result(wire.ExecuteWorkflowSyncResponse(), result, self._executions.now_us())
+        return answer
+
+    async def execute_workflow_batch(self, request: wire.ExecuteWorkflowBatchRequest, context: Context) -> Message:
+        """Begin runs, each with an outcome of its own."""
+        items, keys = self._items.read(request.runs, context.trusted)
+        batch = await self._executions.execute_batch(context.principal, items, keys, context.key)
+        context.replayed(batch.replayed)
+        out = wire.ExecuteWorkflowBatchResponse()
+        put_outcomes(out, batch.results, "runs", context.correlation_id)
+        return out
 
     async def create_workflow(self, request: wire.CreateWorkflowRequest, context: Context) -> Message:
         """Create a workflow."""
