@@ -163,7 +163,8 @@ def _task(
 
 
 def _give_up(batch: Batch, run: Run, task: Task) -> None:
-    if task.status is not TaskStatus.RUNNING:
+    begun = task.queue == CHILD_QUEUE and task.status is TaskStatus.PENDING
+    if task.status is not TaskStatus.RUNNING and not begun:
         task.error_code, task.error_message = run.error_code, "the run has failed"
         cancel(batch, run, task)
 
