@@ -158,6 +158,24 @@ async def test_an_answer_may_have_many_forms(start: Start, behave: Behaviour, pa
     assert [payload_of(each) for each in result.artifacts[1:]] == [payload]
 
 
+async def test_a_stream_that_becomes_too_long_is_looked_at_instead(start: Start) -> None:
+    """WM-1: what an agent says on its way is no answer; that is bounded by agent_answer_bytes alone."""
+    here, _ = await start(agent_networks=NETWORKS, agent_answer_bytes=8192)
+
+    async def chatter(turn: Turn) -> None:
+        await turn.start()
+        for _ in range(20):
+            await turn.updater.start_work(turn.updater.new_agent_message([new_text_part("word " * 200)]))
+        await turn.make({"paid": True})
+        await turn.updater.complete()
+
+    async with a2a_agent(chatter) as remote:
+        await register(here, TYPES, called(remote.url))
+        result = await cascade(here)
+    assert [payload_of(each) for each in result.artifacts[1:]] == [{"paid": True}]
+    assert len(remote.turns) == 1
+
+
 async def test_an_agent_that_takes_no_json_is_given_text(start: Start) -> None:
     """WM-1: by its card's input modes."""
     here, _ = await start(agent_networks=NETWORKS)

@@ -144,7 +144,9 @@ class Calling:
             await asyncio.wait(tasks, timeout=max(0.0, left_s))
             for each in running:
                 each.stop(DRAINED)
-            await asyncio.wait(tasks, timeout=LAST_S)
+            _, left = await asyncio.wait(tasks, timeout=LAST_S)
+            for task in left:
+                task.cancel()
         for one in serving:
             self._engine.disconnect(one.session)
         await self._calls.close()

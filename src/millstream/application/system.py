@@ -64,7 +64,7 @@ class System:
         self._set("queue_bytes", engine.queue.size_bytes)
         self._set("leases", sum(len(session.leases) for session in dispatcher.sessions.values()))
         self._set("waiters", len(engine.waiters))
-        self._set("workers_connected", len(dispatcher.sessions))
+        self._set("workers_connected", sum(each.pool is None for each in dispatcher.sessions.values()))
         try:
             ready, oldest_us = await self._store.stats()
         except MillstreamError:

@@ -3,8 +3,9 @@
 import asyncio
 import importlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from millstream.adapters.agents.apart import Apart
 from millstream.application.call_ports import Answer, Call, CallWatch
 from millstream.domain.addresses import Network
 from millstream.domain.agents import A2A
@@ -20,7 +21,7 @@ class _Protocol(Protocol):
 
 
 class AgentCaller:
-    """Calls agents; see application.call_ports.Caller.
+    """Calls agents; see application.call_ports.Caller. All of it is done in a thread of its own.
 
     Args:
         networks: Networks that are not public where agents may be called.
@@ -30,34 +31,48 @@ class AgentCaller:
     def __init__(self, networks: Sequence[Network], answer_most: int) -> None:
         self._networks = networks
         self._answer_most = answer_most
+        self._apart = Apart("calls of agents")
         self._http: httpx.AsyncClient | None = None
         self._protocols: dict[str, _Protocol] = {}
-        self._loading = asyncio.Lock()
 
     async def call(self, call: Call, watch: CallWatch) -> Answer:
         """Raises CallFailed."""
-        found = self._protocols.get(call.protocol) or await self._load(call.protocol)
-        return await found.call(call, watch)
+        there = _Relay(watch, asyncio.get_running_loop())
+        return await self._apart.run(lambda: self._protocol(call.protocol).call(call, there))
 
     async def close(self) -> None:
         """End the connections."""
-        if self._http is not None:
-            await self._http.aclose()
+        http, self._http = self._http, None
+        self._protocols.clear()
+        if http is not None:
+            await self._apart.run(http.aclose)
+        await self._apart.close()
 
-    async def _load(self, protocol: str) -> _Protocol:
-        async with self._loading:
-            if protocol in self._protocols:
-                return self._protocols[protocol]
-            # Most of a second, and many servers never need it.
-            http = self._http or await asyncio.to_thread(self._client)
-            self._http = http
-            name, kind = ("a2a", "A2aAgents") if protocol == A2A else ("http", "HttpAgents")
-            module = await asyncio.to_thread(importlib.import_module, f"{__name__}.{name}")
-            found: _Protocol = getattr(module, kind)(http)
-            self._protocols[protocol] = found
-            return found
+    def _protocol(self, name: str) -> _Protocol:
+        """Loaded with the first call, as that takes most of a second, and many servers never need it."""
+        found = self._protocols.get(name)
+        if found is None:
+            if self._http is None:
+                guard = importlib.import_module(f"{__name__}.guard")
+                self._http = guard.client(self._networks, self._answer_most)
+            module, kind = ("a2a", "A2aAgents") if name == A2A else ("http", "HttpAgents")
+            made: Any = getattr(importlib.import_module(f"{__name__}.{module}"), kind)(self._http)
+            found = self._protocols[name] = made
+        return found
 
-    def _client(self) -> "httpx.AsyncClient":
-        from millstream.adapters.agents.guard import client
 
-        return client(self._networks, self._answer_most)
+class _Relay:
+    """Tells who waits in another thread."""
+
+    def __init__(self, watch: CallWatch, loop: asyncio.AbstractEventLoop) -> None:
+        self._watch = watch
+        self._loop = loop
+
+    @property
+    def lost(self) -> bool:
+        """The task is another server's by now."""
+        return self._watch.lost
+
+    def seen(self, message: str = "", fraction: float | None = None) -> None:
+        """The agent gave a sign of life."""
+        self._loop.call_soon_threadsafe(self._watch.seen, message, fraction)

@@ -26,6 +26,7 @@ from a2a.utils.errors import A2AError, InternalError, TaskNotFoundError
 
 from millstream.adapters.agents import faults, parts
 from millstream.adapters.agents.followed import Followed
+from millstream.adapters.agents.guard import Unacceptable
 from millstream.application.call_ports import Answer, Call, CallFailed, CallWatch
 
 CARD_S: Final = 300.0
@@ -130,8 +131,8 @@ class A2aAgents:
                 if task.ended:
                     break
         except (A2AClientError, httpx.HTTPError) as error:
-            # A stream that broke off is no answer: the task may go on, and can be looked at.
-            if not task.id or not _broke_off(error):
+            # A stream that broke off, or became too long, is no answer: the task goes on, and can be looked at.
+            if not task.id or not (_broke_off(error) or isinstance(_transport_error(error), Unacceptable)):
                 raise
             _log.debug("the stream of an agent broke off: %s", error)
         finally:
@@ -178,13 +179,9 @@ def _broke_off(error: Exception) -> bool:
 
 def _failure(error: Exception) -> CallFailed:
     """What the SDK's error means."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, CallFailed):
-            return cause
-        if isinstance(cause, httpx.HTTPError):
-            return faults.of_transport(cause)
-        cause = cause.__cause__
+    below = _transport_error(error)
+    if below is not None:
+        return faults.of_transport(below)
     if isinstance(error, A2AClientTimeoutError):
         return CallFailed(faults.UNREACHABLE, "the agent did not answer in time")
     if isinstance(error, TaskNotFoundError):
@@ -195,3 +192,10 @@ def _failure(error: Exception) -> CallFailed:
         return CallFailed(faults.REFUSED, f"the agent refused: {error}", retryable=False)
     text = str(error)[: faults.BODY_MOST]
     return CallFailed(faults.INVALID, f"the agent's answer cannot be read: {text}", retryable=False)
+
+
+def _transport_error(error: BaseException | None) -> httpx.HTTPError | None:
+    """What failed below the SDK."""
+    while error is not None and not isinstance(error, httpx.HTTPError):
+        error = error.__cause__
+    return error

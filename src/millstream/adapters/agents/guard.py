@@ -14,7 +14,7 @@ from typing import Final
 import httpcore
 import httpx
 
-from millstream.domain.addresses import Network, address_fault, url_fault
+from millstream.domain.addresses import SETTING, Network, address_fault, url_fault
 
 CONNECT_S: Final = 10.0
 """To resolve a name and to connect, each."""
@@ -59,8 +59,12 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         addresses = await self._resolved(host, port)
         # All of them: which one is tried would be the name's owner's choice.
         for address in addresses:
-            if fault := address_fault(address, self._networks):
-                raise Refused(f"{host} {fault}")
+            if address_fault(address, self._networks):
+                # Which one is nobody's business: names of the inside may be known to the server alone.
+                raise Refused(
+                    f"{host} leads to an address that is not public: the server calls it only if its setting {SETTING}"
+                    " allows it"
+                )
         error: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in addresses:
             try:
