@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK = "127.0.0.1"
 NETWORKS = ["127.0.0.0/8"]
@@ -83,8 +84,8 @@ class RemoteAgent:
     turns: list[Turn] = field(default_factory=list)
     came: asyncio.Queue[Turn] = field(default_factory=asyncio.Queue)
     cancelled: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
-    requests: list[str] = field(default_factory=list)
-    """Paths and methods of JSON-RPC, in order."""
+    authorized: dict[str, str] = field(default_factory=dict)
+    """What each kind of request came with as `authorization`."""
 
 
 class _Executor(AgentExecutor):
@@ -140,8 +141,17 @@ async def a2a_agent(
             routes += create_jsonrpc_routes(handler, "/rpc", enable_v0_3_compat=True)
         else:
             routes += create_rest_routes(handler, path_prefix="/rpc")
-        async with _serving(Starlette(routes=routes), listener):
+        async with _serving(_noting(agent, Starlette(routes=routes)), listener):
             yield agent
+
+
+def _noting(agent: RemoteAgent, app: Starlette) -> ASGIApp:
+    async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+        said = dict(scope["headers"]).get(b"authorization", b"").decode()
+        agent.authorized[f"{scope['method']} {scope['path']}"] = said
+        await app(scope, receive, send)
+
+    return noted
 
 
 Answering = Callable[[Request], Awaitable[Response]]
@@ -177,7 +187,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _serving(app: Starlette, listener: socket.socket) -> AsyncIterator[None]:
+async def _serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[None]:
     config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=0, ws="none")
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

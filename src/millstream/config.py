@@ -65,6 +65,32 @@ class ApiKeySettings(BaseModel):
     name: str = ""
 
 
+class AgentCredentialSettings(BaseModel):
+    """A header that servers send to the agents of a tenant at one origin."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenant: str = Field(default="default", min_length=1, max_length=128)
+    origin: str
+    header: str = Field(default="authorization", max_length=128, pattern="^[A-Za-z0-9-]+$")
+    value: SecretStr = Field(min_length=1, max_length=8192)
+
+    @field_validator("origin")
+    @classmethod
+    def _origin(cls, origin: str) -> str:
+        if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+            raise ValueError("must be scheme, host and maybe a port, such as https://agents.example.com")
+        return origin
+
+    @field_validator("value")
+    @classmethod
+    def _printable(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("must be printable ASCII")
+        return value
+
+
 class Settings(BaseSettings):
     """All settings; sizes in bytes, times in seconds, as the names say."""
 
@@ -160,6 +186,9 @@ class Settings(BaseSettings):
         default=[],
         description="Networks in which agents may be called though they are not public, such as `10.0.0.0/8`; none:"
         " in developer mode this machine.",
+    )
+    agent_credentials: list[AgentCredentialSettings] = Field(
+        default=[], description="Headers by which agents that are called know who calls; see below."
     )
     agent_calls: int = Field(
         default=256, ge=1, le=10_000, description="Tasks for which a server calls agents (A2A, HTTP) at once."
@@ -264,7 +293,8 @@ def _line(error: Any) -> str:
 
 
 def _unknown(path: tuple[str | int, ...]) -> str:
-    name, known = str(path[-1]), list(Settings.model_fields if len(path) == 1 else ApiKeySettings.model_fields)
+    part = AgentCredentialSettings if path[0] == "agent_credentials" else ApiKeySettings
+    name, known = str(path[-1]), list(Settings.model_fields if len(path) == 1 else part.model_fields)
     near = difflib.get_close_matches(name, known, 1, 0.5)
     meant = f"; did you mean {near[0]}?" if near else ""
     return f"there is no such setting{meant or ';'} `millstream config` lists all"

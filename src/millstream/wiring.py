@@ -20,6 +20,7 @@ from millstream.application.advancing import Advancing
 from millstream.application.agent_runs import AgentRuns
 from millstream.application.agents import Agents, Types, online_kinds
 from millstream.application.artifacts import Artifacts
+from millstream.application.call_ports import Credential
 from millstream.application.calling import Calling
 from millstream.application.calls import Calls
 from millstream.application.catalog import Catalogs
@@ -262,7 +263,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     workflow_runs = WorkflowRuns(engine, workflows, advancing, reads, key_ttl_us)
     advancing.others.append(Children(workflows, workflow_runs, catalogs, referring, reads))
     reporting = Reporting(engine, catalogs, referring, maintenance, reads, advancing)
-    caller = AgentCaller(networks, settings.agent_answer_bytes)
+    caller = AgentCaller(networks, settings.agent_answer_bytes, _credentials(settings))
     calls = Calls(caller, reporting, referring, engine.clock, settings.max_payload_bytes)
     pool = Pool(settings.agent_calls, settings.agent_calls_per_tenant)
     calling = Calling(engine, registry, calls, dispatcher_peers, f"server {server}", pool, settings.drain_timeout_s)
@@ -378,6 +379,14 @@ def _networks(settings: Settings) -> tuple[Network, ...]:
         # Which everyone who may call already is on.
         return LOOPBACK
     return tuple(ipaddress.ip_network(each) for each in settings.agent_networks)
+
+
+def _credentials(settings: Settings) -> list[Credential]:
+    """What agents are sent to know who calls."""
+    return [
+        Credential(each.tenant, each.origin, each.header, each.value.get_secret_value())
+        for each in settings.agent_credentials
+    ]
 
 
 def _retention(settings: Settings) -> Retention:

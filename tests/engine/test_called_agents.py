@@ -116,6 +116,17 @@ async def ended(service: Service, run_id: str) -> None:
     await eventually(has_ended, "the end of the run")
 
 
+async def test_an_agent_that_knows_its_callers_is_called_with_credentials(start: Start) -> None:
+    """WM-9: by the server's settings, with the card as with each message."""
+    async with a2a_agent(pay, streaming=False) as remote:
+        credentials = [{"tenant": ROOT.tenant, "origin": remote.url, "value": "Bearer secret"}]
+        here, _ = await start(agent_networks=NETWORKS, agent_credentials=credentials)
+        await register(here, TYPES, called(remote.url))
+        assert (await cascade(here)).failures == []
+    assert remote.turns[0].headers["authorization"] == "Bearer secret"
+    assert remote.authorized == {"GET /.well-known/agent-card.json": "Bearer secret", "POST /rpc": "Bearer secret"}
+
+
 async def say(turn: Turn) -> None:
     """Answer at once, with a message."""
     await turn.say(new_data_part({"said": 1}))

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from tests.engine.servers import Start
 from tests.engine.test_called_agents import TYPES, attempts_of, called, cascade, ended, tasks_of
-from tests.engine.world import ROOT, made, order, payload_of, register
+from tests.engine.world import ROOT, made, order, payload_of, principal, register
 from tests.remote_agents import NETWORKS, http_agent
 
 from millstream.domain.retry import RetryPolicy
@@ -68,6 +68,28 @@ async def test_a_task_is_one_post_of_json(start: Start) -> None:
     assert [each["idempotency-key"] for each in agent.headers] == [task.id, task.id]
     assert (payload_of(payment), payment.tags, payment.partition_key) == ({"paid": True}, ("vip",), "p")
     assert (payment.type, payment.produced_by) == ("Payment", "payments")
+
+
+async def test_credentials_go_to_their_tenants_agents_at_their_origin(start: Start) -> None:
+    """WM-9: and to nobody else's, nor elsewhere."""
+    agent, elsewhere = Answers(paid()), Answers(paid())
+    async with http_agent(agent, "/pay") as url, http_agent(elsewhere) as other_url:
+        origin = url.removesuffix("/pay")
+        credentials = [
+            {"tenant": "acme", "origin": origin, "value": "Bearer secret"},
+            {"tenant": "acme", "origin": origin, "header": "x-api-key", "value": "more"},
+        ]
+        here, _ = await start(agent_networks=NETWORKS, agent_credentials=credentials)
+        assert "secret" not in repr(here.calling._calls._caller.__dict__)
+        both = called(url, protocol="HTTP"), called(other_url, name="other", protocol="HTTP")
+        await register(here, TYPES, *both)
+        await register(here, TYPES, called(url, protocol="HTTP"), tenant="umbrella")
+        await cascade(here)
+        await here.artifacts.publish_sync(principal(tenant="umbrella"), order(), None, 10.0)
+    ours, theirs = agent.headers
+    assert (ours["authorization"], ours["x-api-key"]) == ("Bearer secret", "more")
+    assert "authorization" not in theirs
+    assert "authorization" not in elsewhere.headers[0]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,13 @@ def test_keys_come_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> 
         ("database_url = 'mysql://x'", "must begin with postgresql://"),
         ("[[api_keys]]\nid = 'a'\nroles = ['viewer']", r"api_keys\.0\.sha256: "),
         ("port = ", "millstream.toml: "),
+        ("agent_networks = ['10.0.0.1/8']", "agent_networks: '10.0.0.1/8' is no network, such as 10.0.0.0/8"),
+        (
+            "[[agent_credentials]]\norigin = 'https://a.example/b'\nvalue = 'x'",
+            r"agent_credentials\.0\.origin: must be",
+        ),
+        ("[[agent_credentials]]\norigin = 'https://a.example'\nvalue = \"x\\ny\"", "value: must be printable ASCII"),
+        ("[[agent_credentials]]\norigin = 'https://a.example'\nvalu = 'x'", "did you mean value"),
     ],
 )
 def test_what_cannot_be_used_is_told_in_one_line(tmp_path: Path, text: str, why: str) -> None:
@@ -62,9 +69,12 @@ def test_what_cannot_be_used_is_told_in_one_line(tmp_path: Path, text: str, why:
 
 def test_secrets_are_not_shown() -> None:
     key = {"id": "a", "sha256": _HASH, "roles": ["viewer"]}
-    settings = load(database_url="postgresql://u:topsecret@h/d", proxy_token="hidden", api_keys=[key])
+    known = {"origin": "https://a.example", "value": "Bearer unseen"}
+    settings = load(
+        database_url="postgresql://u:topsecret@h/d", proxy_token="hidden", api_keys=[key], agent_credentials=[known]
+    )
     shown = str(settings.effective()) + repr(settings)
-    assert not any(secret in shown for secret in ("topsecret", "hidden", _HASH))
+    assert not any(secret in shown for secret in ("topsecret", "hidden", _HASH, "unseen"))
     assert settings.effective()["port"] == 9090
 
 

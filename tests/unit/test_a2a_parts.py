@@ -16,8 +16,8 @@ ORDER: dict[str, Any] = {"id": 7, "lines": [{"n": 1.5, "none": None}], "yes": Tr
 def call(*given: Given, **fields: Any) -> Call:
     """A task's call."""
     wanted: dict[str, Any] = {
-        "protocol": "A2A", "url": "https://example.com", "agent": "payments", "outputs": (), "task_id": "t",
-        "attempt": 2, "tries": 1, "correlation_id": "c",
+        "tenant": "acme", "protocol": "A2A", "url": "https://example.com", "agent": "payments", "outputs": (),
+        "task_id": "t", "attempt": 2, "tries": 1, "correlation_id": "c",
     }  # fmt: skip
     return Call(**wanted | fields, artifacts=given)
 

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from millstream import sdk
 from millstream.adapters.metrics import Metrics
 from millstream.cli import app as cli
-from millstream.config import ApiKeySettings, Settings
+from millstream.config import AgentCredentialSettings, ApiKeySettings, Settings
 from millstream.domain.principals import ROLES
 from millstream.transport.errors import STATUSES
 
@@ -94,7 +94,7 @@ def test_every_variable_that_is_named_is_read_and_every_one_that_is_read_is_name
 
 
 def test_every_field_of_an_api_key_is_explained() -> None:
-    for name in ApiKeySettings.model_fields:
+    for name in [*ApiKeySettings.model_fields, *AgentCredentialSettings.model_fields]:
         assert f"| `{name}` |" in TEXT[CONFIGURATION]
 
 

@@ -1,6 +1,6 @@
 """What calling an agent asks for and gives: between the use cases and the protocols; see adapters.agents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from millstream.domain.struct_wire import Json
@@ -21,6 +21,16 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class Credential:
+    """A header that is sent to the agents of a tenant at an origin: scheme, host and maybe a port."""
+
+    tenant: str
+    origin: str
+    header: str
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """A task that an agent is called with.
 
@@ -31,6 +41,7 @@ class Call:
         signs_every_s: How soon after the last a sign of life is due, seconds; 0 for never.
     """
 
+    tenant: str
     protocol: str
     url: str
     agent: str

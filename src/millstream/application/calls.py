@@ -130,8 +130,8 @@ class Calls:
         given = [await self._given(artifact) for artifact in lease.artifacts]
         value = await asyncio.to_thread(decode_value, task.input) if task.input else None
         return Call(
-            spec.protocol, spec.url, spec.name, spec.outputs, task.id, lease.attempt, lease.tries, task.run_id,
-            tuple(given), value, task.timeouts.heartbeat_us / 1e6 / SIGNS_PART,
+            agent.tenant, spec.protocol, spec.url, spec.name, spec.outputs, task.id, lease.attempt, lease.tries,
+            task.run_id, tuple(given), value, task.timeouts.heartbeat_us / 1e6 / SIGNS_PART,
         )  # fmt: skip
 
     async def _given(self, artifact: Artifact) -> Given:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from millstream.adapters.agents.apart import Apart
-from millstream.application.call_ports import Answer, Call, CallWatch
+from millstream.application.call_ports import Answer, Call, CallWatch, Credential
 from millstream.domain.addresses import Network
 from millstream.domain.agents import A2A
 
 if TYPE_CHECKING:
-    import httpx
+    from millstream.adapters.agents.guard import Clients
 
 __all__ = ["AgentCaller"]
 
@@ -26,13 +26,15 @@ class AgentCaller:
     Args:
         networks: Networks that are not public where agents may be called.
         answer_most: Largest answer of an agent, bytes.
+        credentials: What agents are sent to know who calls.
     """
 
-    def __init__(self, networks: Sequence[Network], answer_most: int) -> None:
+    def __init__(self, networks: Sequence[Network], answer_most: int, credentials: Sequence[Credential] = ()) -> None:
         self._networks = networks
+        self._credentials = credentials
         self._answer_most = answer_most
         self._apart = Apart("calls of agents")
-        self._http: httpx.AsyncClient | None = None
+        self._clients: Clients | None = None
         self._protocols: dict[str, _Protocol] = {}
 
     async def call(self, call: Call, watch: CallWatch) -> Answer:
@@ -42,21 +44,21 @@ class AgentCaller:
 
     async def close(self) -> None:
         """End the connections."""
-        http, self._http = self._http, None
+        clients, self._clients = self._clients, None
         self._protocols.clear()
-        if http is not None:
-            await self._apart.run(http.aclose)
+        if clients is not None:
+            await self._apart.run(clients.aclose)
         await self._apart.close()
 
     def _protocol(self, name: str) -> _Protocol:
         """Loaded with the first call, as that takes most of a second, and many servers never need it."""
         found = self._protocols.get(name)
         if found is None:
-            if self._http is None:
+            if self._clients is None:
                 guard = importlib.import_module(f"{__name__}.guard")
-                self._http = guard.client(self._networks, self._answer_most)
+                self._clients = guard.Clients(self._networks, self._answer_most, self._credentials)
             module, kind = ("a2a", "A2aAgents") if name == A2A else ("http", "HttpAgents")
-            made: Any = getattr(importlib.import_module(f"{__name__}.{module}"), kind)(self._http)
+            made: Any = getattr(importlib.import_module(f"{__name__}.{module}"), kind)(self._clients)
             found = self._protocols[name] = made
         return found
 

@@ -26,7 +26,7 @@ from a2a.utils.errors import A2AError, InternalError, TaskNotFoundError
 
 from millstream.adapters.agents import faults, parts
 from millstream.adapters.agents.followed import Followed
-from millstream.adapters.agents.guard import Unacceptable
+from millstream.adapters.agents.guard import Clients, Unacceptable
 from millstream.application.call_ports import Answer, Call, CallFailed, CallWatch
 
 CARD_S: Final = 300.0
@@ -51,16 +51,17 @@ _log: Final = logging.getLogger(__name__)
 class A2aAgents:
     """Calls agents by A2A."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._http = client
-        self._cards: OrderedDict[str, tuple[AgentCard, float]] = OrderedDict()
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._cards: OrderedDict[tuple[str, str], tuple[AgentCard, float]] = OrderedDict()
 
     async def call(self, call: Call, watch: CallWatch) -> Answer:
         """Send the task as a message and follow what becomes of it. Raises CallFailed."""
         task = Followed(watch)
+        http = self._clients.of(call.tenant)
         try:
-            card = await self._card(call.url)
-            client = self._client(card)
+            card = await self._card(http, call)
+            client = self._client(http, card)
             async with self._sending(client, call, card, task):
                 await self._look(client, call, task)
             return task.answer(call.outputs)
@@ -68,27 +69,28 @@ class A2aAgents:
             raise
         except Exception as error:
             # The next attempt asks for the card again: it may be what changed.
-            self._cards.pop(call.url, None)
+            self._cards.pop((call.tenant, call.url), None)
             raise _failure(error) from error
 
-    async def _card(self, url: str) -> AgentCard:
-        now = asyncio.get_running_loop().time()
-        known = self._cards.get(url)
+    async def _card(self, http: httpx.AsyncClient, call: Call) -> AgentCard:
+        url, now = call.url, asyncio.get_running_loop().time()
+        # By tenant: with its credentials another may be shown another card.
+        known = self._cards.get((call.tenant, url))
         if known is not None and known[1] > now:
             return known[0]
         base, path = (url.rpartition("/")[0], url.rpartition("/")[2]) if url.endswith(".json") else (url, None)
-        resolver = A2ACardResolver(self._http, base)
+        resolver = A2ACardResolver(http, base)
         card = await resolver.get_agent_card(relative_card_path=path, http_kwargs={"timeout": ANSWER_S})
-        self._cards[url] = (card, now + CARD_S)
-        self._cards.move_to_end(url)
+        self._cards[call.tenant, url] = (card, now + CARD_S)
+        self._cards.move_to_end((call.tenant, url))
         while len(self._cards) > CARDS_MOST:
             self._cards.popitem(last=False)
         return card
 
-    def _client(self, card: AgentCard) -> Client:
+    def _client(self, http: httpx.AsyncClient, card: AgentCard) -> Client:
         bindings = [TransportProtocol.JSONRPC.value, TransportProtocol.HTTP_JSON.value]
         config = ClientConfig(
-            httpx_client=self._http,
+            httpx_client=http,
             supported_protocol_bindings=bindings,
             use_client_preference=True,
             # Where it does not stream, it answers at once and is looked at.

@@ -14,6 +14,7 @@ from typing import Final
 import httpcore
 import httpx
 
+from millstream.application.call_ports import Credential
 from millstream.domain.addresses import SETTING, Network, address_fault, url_fault
 
 CONNECT_S: Final = 10.0
@@ -179,10 +180,39 @@ class _Bounded(httpx.AsyncByteStream):
         await self._answer.aclose()
 
 
-def client(networks: Sequence[Network], answer_most: int) -> httpx.AsyncClient:
-    """A client for calls to agents. Whoever waits for an answer bounds how long."""
+class Clients:
+    """Clients for calls to agents, which share their connections. Whoever waits for an answer bounds how long."""
+
+    def __init__(self, networks: Sequence[Network], answer_most: int, credentials: Sequence[Credential]) -> None:
+        self._transport = GuardedTransport(networks, answer_most)
+        self._plain = _client(self._transport, [])
+        tenants = {each.tenant for each in credentials}
+        self._own = {
+            tenant: _client(self._transport, [each for each in credentials if each.tenant == tenant])
+            for tenant in tenants
+        }
+
+    def of(self, tenant: str) -> httpx.AsyncClient:
+        """The one that has a tenant's credentials."""
+        return self._own.get(tenant, self._plain)
+
+    async def aclose(self) -> None:
+        """End all connections."""
+        await self._transport.aclose()
+
+
+def _client(transport: httpx.AsyncBaseTransport, credentials: Sequence[Credential]) -> httpx.AsyncClient:
+    known = [(_origin(httpx.URL(each.origin)), each) for each in credentials]
+
+    async def identify(request: httpx.Request) -> None:
+        origin = _origin(request.url)
+        for where, each in known:
+            if where == origin:
+                request.headers[each.header] = each.value
+
     return httpx.AsyncClient(
-        transport=GuardedTransport(networks, answer_most),
+        transport=transport,
+        event_hooks={"request": [identify]},
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(None, connect=CONNECT_S, write=WRITE_S),
@@ -195,6 +225,10 @@ def shown(url: httpx.URL) -> str:
     """An address for messages: what comes after the path may be secret."""
     port = f":{url.port}" if url.port else ""
     return f"{url.scheme}://{url.host}{port}{url.path}"
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int]:
+    return url.scheme, url.host, url.port or (443 if url.scheme == "https" else 80)
 
 
 def _too_large(most: int) -> str:

@@ -7,6 +7,7 @@ import httpx
 import orjson
 
 from millstream.adapters.agents import faults
+from millstream.adapters.agents.guard import Clients
 from millstream.application.call_ports import Answer, Call, CallFailed, CallWatch, Given, Made
 from millstream.domain.struct_wire import Json
 
@@ -20,8 +21,8 @@ _ARTIFACT_FIELDS: Final = frozenset({"type", "payload", "tags", "partition_key"}
 class HttpAgents:
     """Calls agents by HTTP. One that is cancelled sees its connection end."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
 
     async def call(self, call: Call, watch: CallWatch) -> Answer:
         """Raises CallFailed."""
@@ -32,7 +33,8 @@ class HttpAgents:
             "x-correlation-id": call.correlation_id,
         }
         try:
-            response = await self._client.post(call.url, content=orjson.dumps(request_of(call)), headers=headers)
+            client = self._clients.of(call.tenant)
+            response = await client.post(call.url, content=orjson.dumps(request_of(call)), headers=headers)
         except httpx.HTTPError as error:
             raise faults.of_transport(error) from error
         if not response.is_success:
