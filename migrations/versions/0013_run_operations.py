@@ -29,7 +29,7 @@ def upgrade() -> None:
         "run",
         [sa.text("(labels::jsonb)")],
         postgresql_using="gin",
-        postgresql_where=sa.text("labels <> '' AND strpos(labels, '\\u0000') = 0"),
+        postgresql_where=sa.text("labels <> '' AND labels NOT LIKE '%\\\\u0000%'"),
         postgresql_with={"gin_pending_list_limit": "256"},
     )
     op.add_column("task", sa.Column("held_us", sa.BigInteger(), server_default=_ZERO, nullable=False))

@@ -53,6 +53,8 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("cancel run"), _SERVER, st.integers(0, RUNS - 1)),
     st.tuples(st.just("promise"), _SERVER, st.integers(0, 2)),
     st.tuples(st.just("settle"), _SERVER, _PICK, st.booleans()),
+    st.tuples(st.sampled_from(["pause run", "resume run", "retry run"]), _SERVER, st.integers(0, RUNS - 1)),
+    st.tuples(st.sampled_from(["pause run", "resume run", "retry run"]), _SERVER, st.integers(0, RUNS - 1)),
     st.tuples(st.just("worker"), _SERVER),
     st.tuples(st.just("time"), _SERVER, st.sampled_from([20, 61])),
 )
@@ -127,6 +129,12 @@ class World:
                 outcome = Resolution(encode_value("yes")) if good else Rejection("NO", "no")
                 ref_ = PromiseRef(self.promises[pick % len(self.promises)])
                 await self._server(server).promises.settle(ROOT, ref_, outcome, None)
+            case ("pause run", server, run):
+                await self._server(server).run_operations.pause(ROOT, self.runs[run], "look", None)
+            case ("resume run", server, run):
+                await self._server(server).run_operations.resume(ROOT, self.runs[run], None)
+            case ("retry run", server, run):
+                await self._server(server).run_operations.retry(ROOT, self.runs[run], "once more", "", None)
             case ("worker", server):
                 await self._change_worker(server)
             case ("time", server, seconds):

@@ -113,7 +113,7 @@ class RunServiceServicer(object):
 
     def ListRuns(self, request, context):
         """Lists runs, newest first unless asked otherwise. A page costs the same however many runs there are: where few
-        of them match, it looks at 20,000 and may hold fewer than page_size; go on while there is a next_page_token.
+        of them match, it looks at 10,000 and may hold fewer than page_size; go on while there is a next_page_token.
         Errors: VALIDATION_ERROR.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

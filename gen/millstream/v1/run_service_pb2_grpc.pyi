@@ -35,7 +35,7 @@ class RunServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RunServiceAsyncStub: ...
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]
     """Lists runs, newest first unless asked otherwise. A page costs the same however many runs there are: where few
-    of them match, it looks at 20,000 and may hold fewer than page_size; go on while there is a next_page_token.
+    of them match, it looks at 10,000 and may hold fewer than page_size; go on while there is a next_page_token.
     Errors: VALIDATION_ERROR.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]
@@ -112,7 +112,7 @@ class RunServiceAsyncStub(RunServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists runs, newest first unless asked otherwise. A page costs the same however many runs there are: where few
-    of them match, it looks at 20,000 and may hold fewer than page_size; go on while there is a next_page_token.
+    of them match, it looks at 10,000 and may hold fewer than page_size; go on while there is a next_page_token.
     Errors: VALIDATION_ERROR.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]  # type: ignore[assignment]
@@ -192,7 +192,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.ListRunsResponse, _abc.Awaitable[_run_service_pb2.ListRunsResponse]]:
         """Lists runs, newest first unless asked otherwise. A page costs the same however many runs there are: where few
-        of them match, it looks at 20,000 and may hold fewer than page_size; go on while there is a next_page_token.
+        of them match, it looks at 10,000 and may hold fewer than page_size; go on while there is a next_page_token.
         Errors: VALIDATION_ERROR.
         """
 

@@ -1207,7 +1207,7 @@ class ListStuckTasksResponse(_message.Message):
         WAITING_FIELD_NUMBER: _builtins.int
         SERVED_FIELD_NUMBER: _builtins.int
         waiting: _builtins.int
-        """Of those that wait: how many of its queue and kind do, counted to 10,000."""
+        """Of those that wait: how many of its queue and kind do, counted to 1,000."""
         served: _builtins.bool
         """A worker is connected that takes its queue and kind."""
         @_builtins.property
@@ -1243,7 +1243,7 @@ class ListStuckTasksResponse(_message.Message):
     """Pass it as page_token to go on. Absent on the last page."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListStuckTasksResponse.Item]:
-        """The tasks, at most 1,000 queues and kinds of those that wait."""
+        """The tasks, at most 200 queues and kinds of those that wait."""
 
     def __init__(
         self,

@@ -113,7 +113,7 @@ class StuckTask:
 
     Attributes:
         since_us: Its first failure, or the time from which it could have started.
-        waiting: Of those that wait: how many of its queue and kind do, counted to 10,000.
+        waiting: Of those that wait: how many of its queue and kind do, counted to 1,000.
         served: A worker is connected that takes it.
     """
 

@@ -9,7 +9,7 @@ from millstream.application.sight import Sight, SightReads
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.principals import Principal
 
-KEYS_MOST = 1_000
+KEYS_MOST = 200
 
 
 class StuckReads(SightReads, Protocol):

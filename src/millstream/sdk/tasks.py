@@ -87,7 +87,7 @@ class StuckTask:
     """Its first failure, or the time from which it could have started."""
     next_attempt_at: datetime | None = None
     waiting: int = 0
-    """Of those that wait: how many of its queue and kind do, counted to 10,000."""
+    """Of those that wait: how many of its queue and kind do, counted to 1,000."""
     served: bool = False
     """A worker is connected that takes it."""
 

@@ -2,20 +2,26 @@
 
 A page goes down one index: that of a workflow, of the children of a run, of the few runs that failed or were cancelled,
 or of all runs of a tenant. What the index does not tell is asked of each run on the way, of SCAN_MOST runs at most; a
-page that ends there says where to go on. Labels have an index of their own, which is used where few runs have them.
+page that ends there says where to go on. Labels have an index of their own, without an order: where few runs have them,
+it tells these; where many do, they are soon met on the way. Which it is, is looked up: the planner cannot know.
 """
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Select,
     Text,
     Uuid,
     and_,
+    any_,
+    bindparam,
     case,
     cast,
     func,
@@ -35,8 +41,10 @@ from millstream.store.query import count, estimated, fetch, text_id, uid
 from millstream.store.rows import RUN_COLUMNS, run_of
 from millstream.store.tables import LABELLED, run
 
-SCAN_MOST = 20_000
+SCAN_MOST = 10_000
 """Runs that a page looks at beyond those that it passes over."""
+LABELLED_MOST = 2_000
+"""Runs whose labels are looked up by their index."""
 SORT_MOST = 10_000
 """Runs that are sorted by when something last happened in them: no index has that, as it changes with every event."""
 TROUBLED = frozenset({RunStatus.CANCELLING, RunStatus.FAILED, RunStatus.CANCELLED})
@@ -45,10 +53,15 @@ _IDS = ("id", "parent_id", "parent_task", "rerun_of")
 _ID_PART = re.compile(r"[0-9a-f-]{1,36}").fullmatch
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}[0-9a-f-]{0,23}").fullmatch
 """A UUID, or its beginning by which its time is known to the millisecond."""
+_LABELLED = f"""SELECT id::text, tenant FROM run WHERE {LABELLED} AND labels::jsonb @> $1::text::jsonb
+LIMIT {LABELLED_MOST + 1}"""  # noqa: S608
+_BY_LABELS = ("enable_indexscan", "enable_seqscan")
+"""What is switched off, so that the labels' index is used."""
 _BY_IDS = f"SELECT {RUN_COLUMNS} FROM run WHERE id = ANY($2::text[]::uuid[]) AND tenant = $1"  # noqa: S608
 
 Query = Select[Any]
 Place = tuple[int, str]
+Ids = Sequence[str] | None
 
 
 class RunLists:
@@ -59,7 +72,8 @@ class RunLists:
 
     async def runs(self, tenant: str, query: RunQuery, after: Place | None, skip: int, limit: int) -> FoundRuns:
         """A page of runs; fewer than `limit` also where too few of those that it looked at match."""
-        statement = page_of(tenant, query, after, skip, limit)
+        query, ids = await self._looked_up(tenant, query)
+        statement = page_of(tenant, query, after, skip, limit, ids)
         found = [_run(row) for row in await fetch(self._database, statement)]
         if len(found) > limit:
             found = found[:limit]
@@ -67,23 +81,40 @@ class RunLists:
             return FoundRuns(found, (last.updated_us if query.by_updated else last.created_us, last.id))
         if query.by_updated or not _asks_on_the_way(query):
             return FoundRuns(found, None)
-        end = end_of(tenant, query, after, skip)
+        end = end_of(tenant, query, after, skip, ids)
         rows = await fetch(self._database, end)
         return FoundRuns(found, (rows[0]["created_us"], rows[0]["id"]) if rows else None)
 
     async def count_runs(self, tenant: str, query: RunQuery) -> tuple[int, bool]:
         """How many match, and whether that is an estimate. Of those sorted by updates, how many are."""
+        query, ids = await self._looked_up(tenant, query)
         if not _asks_on_the_way(query) and not query.by_updated:
-            return await count(self._database, _indexed(tenant, query))
+            return await count(self._database, _indexed(tenant, query, ids))
         most = SORT_MOST if query.by_updated else SCAN_MOST
-        seen = _ordered(tenant, query, None, most).subquery()
+        seen = _ordered(tenant, query, None, most, ids).subquery()
         matching = func.count().filter(_matches(seen, query))
         counts: list[ColumnElement[Any]] = [matching.label("n"), func.count().label("seen")]
         row = (await fetch(self._database, select(*counts).select_from(seen)))[0]
         if query.by_updated or row["seen"] < most:
             return row["n"], False
-        whole = await estimated(self._database, _indexed(tenant, query))
+        whole = await estimated(self._database, _indexed(tenant, query, ids))
         return max(row["n"], whole * row["n"] // most), True
+
+    async def _looked_up(self, tenant: str, query: RunQuery) -> tuple[RunQuery, list[str] | None]:
+        """The query without labels that few runs have, and the ids of these; None where many do."""
+        labels = dict(query.labels)
+        if not labels:
+            return query, None
+        if len(labels) < len(set(query.labels)):
+            # One label with two values.
+            return replace(query, labels=()), []
+        async with self._database.transaction() as connection:
+            for name in _BY_LABELS:
+                await connection.execute(f"SET LOCAL {name} = off")
+            rows = await connection.fetch(_LABELLED, json.dumps(labels, ensure_ascii=False))
+        if len(rows) > LABELLED_MOST:
+            return query, None
+        return replace(query, labels=()), [row["id"] for row in rows if row["tenant"] == tenant]
 
     async def runs_by_ids(self, tenant: str, ids: list[str]) -> dict[str, Run]:
         """Runs of a tenant by id."""
@@ -94,21 +125,21 @@ def _run(row: Record) -> Run:
     return run_of({name: value for name, value in row.items() if name != "uuid"})
 
 
-def page_of(tenant: str, query: RunQuery, after: Place | None, skip: int, limit: int) -> Query:
-    """The statement of a page, and one run more."""
+def page_of(tenant: str, query: RunQuery, after: Place | None, skip: int, limit: int, ids: Ids = None) -> Query:
+    """The statement of a page, and one run more. `ids`: those that it is among."""
     if query.by_updated:
-        seen = _ordered(tenant, query, None, SORT_MOST).subquery()
+        seen = _ordered(tenant, query, None, SORT_MOST, ids).subquery()
         return _sorted(seen, query, after).offset(skip).limit(limit + 1)
     if not _asks_on_the_way(query):
-        return _ordered(tenant, query, after, None).offset(skip).limit(limit + 1)
-    seen = _ordered(tenant, query, after, skip + SCAN_MOST).subquery()
+        return _ordered(tenant, query, after, None, ids).offset(skip).limit(limit + 1)
+    seen = _ordered(tenant, query, after, skip + SCAN_MOST, ids).subquery()
     found = select(*seen.c).where(_matches(seen, query)).order_by(*_order(seen, query))
     return found.offset(skip).limit(limit + 1)
 
 
-def end_of(tenant: str, query: RunQuery, after: Place | None, skip: int) -> Query:
+def end_of(tenant: str, query: RunQuery, after: Place | None, skip: int, ids: Ids = None) -> Query:
     """The statement for the last run that a page looks at, if there are as many."""
-    seen = _ordered(tenant, query, after, skip + SCAN_MOST).subquery()
+    seen = _ordered(tenant, query, after, skip + SCAN_MOST, ids).subquery()
     last: Query = select(seen.c.created_us, seen.c.id)
     return last.offset(skip + SCAN_MOST - 1).limit(1)
 
@@ -133,7 +164,7 @@ def _columns() -> list[ColumnElement[Any]]:
     return [*listed, run.c.id.label("uuid")]
 
 
-def _ordered(tenant: str, query: RunQuery, after: Place | None, most: int | None) -> Query:
+def _ordered(tenant: str, query: RunQuery, after: Place | None, most: int | None, ids: Ids = None) -> Query:
     """The runs that an index leads to, in their order, from a place on."""
 
     def from_place(found: Query) -> Query:
@@ -143,10 +174,10 @@ def _ordered(tenant: str, query: RunQuery, after: Place | None, most: int | None
             found = found.where(key > place if query.ascending else key < place)
         return found.order_by(*_order(run, query)).limit(most)
 
-    found = _narrowed(tenant, query)
+    found = _narrowed(tenant, query, ids)
     statuses = _by_trouble(query)
-    if not statuses:
-        return from_place(found)
+    if not statuses or ids is not None:
+        return from_place(found.where(run.c.trouble.in_([int(each) for each in statuses])) if statuses else found)
     # Each status has its own stretch of the index: their beginnings, merged.
     indexed = found.where(run.c.trouble > literal_column("0"))
     parts = [from_place(indexed.where(run.c.trouble == int(each))) for each in statuses]
@@ -156,7 +187,7 @@ def _ordered(tenant: str, query: RunQuery, after: Place | None, most: int | None
     return select(*merged.c).order_by(*_order(merged, query)).limit(most)
 
 
-def _narrowed(tenant: str, query: RunQuery) -> Query:
+def _narrowed(tenant: str, query: RunQuery, ids: Ids) -> Query:
     """What an index can tell."""
     found = select(*_columns()).where(run.c.tenant == tenant)
     if query.created_after_us:
@@ -167,18 +198,17 @@ def _narrowed(tenant: str, query: RunQuery) -> Query:
         found = found.where(run.c.parent_id == uid(query.parent_id), run.c.parent_id.is_not(None))
     if query.workflow:
         found = found.where(run.c.workflow == query.workflow, run.c.workflow != literal_column("''"))
-    for name, value in query.labels:
-        label = cast(json.dumps({name: value}, ensure_ascii=False), JSONB)
-        found = found.where(cast(run.c.labels, JSONB).contains(label), literal_column(LABELLED))
+    if ids is not None:
+        found = found.where(run.c.id == any_(bindparam(None, [uid(each) for each in ids], type_=ARRAY(Uuid))))
     if query.text and _WHOLE_ID(query.text):
         first, last = (uid((query.text.replace("-", "") + fill * 32)[:32]) for fill in "0f")
         found = found.where(run.c.id >= first, run.c.id <= last)
     return found
 
 
-def _indexed(tenant: str, query: RunQuery) -> Query:
+def _indexed(tenant: str, query: RunQuery, ids: Ids) -> Query:
     """All runs that an index leads to."""
-    found, statuses = _narrowed(tenant, query), _by_trouble(query)
+    found, statuses = _narrowed(tenant, query, ids), _by_trouble(query)
     if not statuses:
         return found
     return found.where(run.c.trouble.in_([int(each) for each in statuses]), run.c.trouble > literal_column("0"))
@@ -186,19 +216,13 @@ def _indexed(tenant: str, query: RunQuery) -> Query:
 
 def _by_trouble(query: RunQuery) -> list[RunStatus]:
     """The statuses to go by, where all that are asked for are indexed and nothing narrower is."""
-    if (
-        query.parent_id
-        or query.workflow
-        or query.labels
-        or not query.statuses
-        or not TROUBLED.issuperset(query.statuses)
-    ):
-        return []
-    return sorted(set(query.statuses))
+    narrower = query.parent_id or query.workflow
+    return sorted(set(query.statuses)) if not narrower and TROUBLED.issuperset(query.statuses) else []
 
 
 def _asks_on_the_way(query: RunQuery) -> bool:
-    return bool((query.statuses and not _by_trouble(query)) or query.kind is not None or query.text)
+    asked = (query.statuses and not _by_trouble(query)) or query.kind is not None or query.text or query.labels
+    return bool(asked)
 
 
 def _matches(table: FromClause, query: RunQuery) -> ColumnElement[bool]:
@@ -208,17 +232,23 @@ def _matches(table: FromClause, query: RunQuery) -> ColumnElement[bool]:
         asked.append(table.c.status.in_([int(each) for each in query.statuses]))
     if query.kind is not None:
         asked.append(table.c.kind == int(query.kind))
+    if query.labels:
+        labels = cast(json.dumps(dict(query.labels), ensure_ascii=False), JSONB)
+        asked.append(_labels(table).contains(labels))
     if query.text and not _WHOLE_ID(query.text):
         asked.append(_mentions(table, query.text))
     return and_(*asked)
+
+
+def _labels(table: FromClause) -> ColumnElement[Any]:
+    return cast(case((literal_column(LABELLED), table.c.labels), else_=literal("{}")), JSONB)
 
 
 def _mentions(table: FromClause, text: str) -> ColumnElement[bool]:
     def has(value: ColumnElement[Any]) -> ColumnElement[bool]:
         return func.strpos(func.lower(value), text) > 0
 
-    held = case((literal_column(LABELLED), table.c.labels), else_=literal("{}"))
-    values = func.jsonb_each_text(cast(held, JSONB)).table_valued("key", "value").render_derived(name="label")
+    values = func.jsonb_each_text(_labels(table)).table_valued("key", "value").render_derived(name="label")
     labels = select(literal(1)).select_from(values).where(has(values.c.value)).correlate(table).exists()
     found = [has(table.c.workflow), has(table.c.error_message), and_(table.c.labels != "", labels)]
     if _ID_PART(text):

@@ -7,9 +7,9 @@ from millstream.store.rows import TASK_COLUMNS, task_of
 
 LOOKED_AT = 5_000
 """Retried tasks that a page looks at."""
-KEYS_MOST = 1_000
+KEYS_MOST = 200
 """Queues and kinds."""
-COUNTED = 10_000
+COUNTED = 1_000
 SILENT_US = 15_000_000
 """A server not seen for this long is gone."""
 _LISTED = TASK_COLUMNS.replace("input", "''::bytea AS input")

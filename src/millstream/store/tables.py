@@ -31,7 +31,7 @@ metadata = MetaData()
 _EMPTY = text("''")
 _ZERO = text("0")
 _BYTES = text("''::bytea")
-LABELLED = "labels <> '' AND strpos(labels, '\\u0000') = 0"
+LABELLED = "labels <> '' AND labels NOT LIKE '%\\\\u0000%'"
 """There are labels, and jsonb can hold them."""
 TROUBLE = "CASE WHEN status IN (2, 4, 5) THEN status ELSE 0 END"
 _HOT = {
