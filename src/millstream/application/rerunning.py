@@ -110,7 +110,7 @@ class Rerunning:
             raise Conflict(f"run {found.id} is of a promise, which is settled once; make another")
         new = NewTask(
             task.kind, task.input, task.queue, task.priority, retry=task.retry, timeouts=task.timeouts,
-            labels=task.labels, run_timeout_us=found.timeout_us,
+            labels=task.labels, run_timeout_us=found.timeout_us, bounds=task.bounds,
         )  # fmt: skip
         created = await self._tasks.create(principal, new, key, found.id)
         return created.task.run_id, created.replayed
