@@ -8,7 +8,7 @@ To run it by hand beside `millstream dev`: `python examples/approvals.py`. Then 
 Answer, and see what came of it:
 
     millstream promises resolve key:expense-e-1 '{"approved": true}'
-    millstream artifacts list --type Payment
+    millstream artifacts list --type Reimbursement
 """
 
 import os
@@ -31,7 +31,7 @@ class Expense(BaseModel):
     reason: str = ""
 
 
-class Payment(BaseModel):
+class Reimbursement(BaseModel):
     """That it is paid."""
 
     expense_id: str
@@ -51,19 +51,19 @@ worker = Worker(TARGET, api_key=API_KEY)
 
 @worker.agent(
     consumes=Expense,
-    publishes=(Payment, Refusal),
+    publishes=(Reimbursement, Refusal),
     timeouts=Timeouts(start_to_close=2 * DAY_S),
 )
-async def expenses(expense: Expense, ctx: Context) -> Payment | Refusal:
+async def expenses(expense: Expense, ctx: Context) -> Reimbursement | Refusal:
     """Pays what is small, and asks about the rest. Should this worker die meanwhile, another asks for the same."""
     if expense.amount <= LIMIT:
-        return Payment(expense_id=expense.expense_id, amount=expense.amount)
+        return Reimbursement(expense_id=expense.expense_id, amount=expense.amount)
     answer = await ask(expense, ctx)
     if answer.state != "RESOLVED":
         return Refusal(expense_id=expense.expense_id, why=answer.error.code if answer.error else answer.state)
     if not (isinstance(answer.value, dict) and answer.value.get("approved") is True):
         return Refusal(expense_id=expense.expense_id, why="DECLINED")
-    return Payment(expense_id=expense.expense_id, amount=expense.amount, approved_by=answer.settled_by)
+    return Reimbursement(expense_id=expense.expense_id, amount=expense.amount, approved_by=answer.settled_by)
 
 
 async def ask(expense: Expense, ctx: Context) -> Promise:

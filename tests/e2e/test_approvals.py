@@ -49,13 +49,17 @@ async def outcome(rest: Client, new: dict[str, Any]) -> dict[str, Any]:
 async def test_a_small_expense_needs_nobody(rest: Client, approvals: Process) -> None:
     """The example's limit."""
     found = await outcome(rest, expense(12.5))
-    assert (found["type"], found["amount"], found["approved_by"]) == ("Payment", 12.5, "")
+    assert (found["type"], found["amount"], found["approved_by"]) == ("Reimbursement", 12.5, "")
 
 
 @pytest.mark.parametrize(
     ("verb", "answer", "expected"),
     [
-        ("resolve", {"value": {"approved": True}}, {"type": "Payment", "amount": 950, "approved_by": "developer"}),
+        (
+            "resolve",
+            {"value": {"approved": True}},
+            {"type": "Reimbursement", "amount": 950, "approved_by": "developer"},
+        ),
         ("resolve", {"value": {"approved": False}}, {"type": "Refusal", "why": "DECLINED"}),
         ("reject", {"code": "OVER_BUDGET"}, {"type": "Refusal", "why": "OVER_BUDGET"}),
         ("cancel", {}, {"type": "Refusal", "why": "CANCELLED"}),
@@ -84,7 +88,7 @@ async def test_who_approves_may_use_the_command_line(stack: Stack, rest: Client,
     awaiting = await stack.command("promises", "await", named, "--json")
     resolved = await stack.command("promises", "resolve", named, '{"approved": true}')
     assert (await resolved.ended(), await listed.ended(), await awaiting.ended()) == (0, 0, 0)
-    assert (await waiting)["type"] == "Payment"
+    assert (await waiting)["type"] == "Reimbursement"
 
 
 async def test_another_worker_goes_on_waiting_for_the_same_answer(
@@ -104,6 +108,6 @@ async def test_another_worker_goes_on_waiting_for_the_same_answer(
 
     await until(tried_again)
     check_ok(await rest.post(f"{path}/resolve", json={"value": {"approved": True}}))
-    assert (await waiting)["type"] == "Payment"
+    assert (await waiting)["type"] == "Reimbursement"
     listed = check_ok(await rest.get("/api/v1/promises", params={"key": promise["key"]}))
     assert [each["promise_id"] for each in listed["items"]] == [promise["promise_id"]]

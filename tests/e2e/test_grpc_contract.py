@@ -44,9 +44,11 @@ SERVICES = [
         "Run",
         "Task",
         "Promise",
+        "Queue",
         "Worker",
         "Stream",
         "Tenant",
+        "Workflow",
         "System",
     )
 ]
