@@ -119,7 +119,7 @@ def keeps_what_is_lost() -> None:
 
 @fault
 def tries_without_rest() -> None:
-    wrap(worker.Worker, "_pause", lambda method, self, failures: 0.2 / (failures + 1))
+    wrap(worker.Worker, "_pause", lambda method, self, failures: 1.0 / (failures + 1))
 
 
 @fault

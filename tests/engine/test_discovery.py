@@ -189,6 +189,23 @@ async def test_the_workers_of_a_server_that_was_killed_are_offline(start: Start,
     assert (dead.status, dead.kinds) == ("OFFLINE", (KindSpec("resize", TASK_KIND, "1.2"),))
 
 
+async def test_the_workers_of_a_server_that_stops_are_offline_at_once(start: Start, database: Database) -> None:
+    """FV-6: unless they have gone to another one by then."""
+    here, there = await start()
+    stays = await worker(here, RESIZE).open()
+    goes = await worker(here, RESIZE).open()
+    await listed(there, "ONLINE", "ONLINE")
+    await worker(there, RESIZE, worker_id=goes.id).open()
+
+    async def moved() -> bool:
+        return len(await database.rows("SELECT session FROM worker")) == 3
+
+    await eventually(moved, "the worker's new connection")
+    await here.peers._leave()
+    found = {each.worker_id: each.status for each in await workers(there)}
+    assert found == {stays.id: "OFFLINE", goes.id: "ONLINE"}
+
+
 async def test_a_worker_that_is_not_heard_of_for_a_lease_is_offline(start: Start, database: Database) -> None:
     """FV-19: also where its server may be seen for longer than that."""
     here, there = await start(lease_s=2)

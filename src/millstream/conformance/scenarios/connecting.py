@@ -13,7 +13,7 @@ from millstream.conformance.scenario import Book
 
 book: Final = Book()
 
-REFUSALS: Final = 4
+REFUSALS: Final = 5
 SHORT_MS: Final = 300
 """Of a task that still runs when its stream ends."""
 
