@@ -110,10 +110,10 @@ coalesce(workers, 0) AS workers {_KINDS_WANTED} AND (name, category, version) > 
 ORDER BY name, category, version OFFSET $10 LIMIT $11"""
 _KINDS_COUNT = f"{_SERVING}SELECT count(*) {_KINDS_WANTED}"
 _SERVED_BY = f"""{_SERVING}SELECT code, worker_id, name, host, connected_us, heard_us FROM (SELECT *, row_number()
-OVER (PARTITION BY code ORDER BY connected_us, worker_id) AS n FROM serving WHERE code = ANY($4::text::text[])) s
+OVER (PARTITION BY code ORDER BY connected_us, worker_id) AS n FROM serving WHERE code = ANY($4::text[])) s
 WHERE n <= {SERVING_MOST} ORDER BY code, n"""  # noqa: S608
 _QUEUES = f"""{_SERVING}SELECT code, (array_agg(DISTINCT queue ORDER BY queue))[1:{LISTED_MOST}] AS queues
-FROM serving, unnest(queues) queue WHERE code = ANY($4::text::text[]) GROUP BY code"""  # noqa: S608
+FROM serving, unnest(queues) queue WHERE code = ANY($4::text[]) GROUP BY code"""  # noqa: S608
 
 
 class WorkerRows:
@@ -232,7 +232,7 @@ class WorkerRows:
         self, tenant: str, codes: Sequence[str], horizon: Horizon
     ) -> tuple[dict[str, list[ServingWorker]], dict[str, tuple[str, ...]]]:
         """The first workers that serve each kind, the longest connected first, and the queues that it is served in."""
-        arguments = (tenant, horizon.server_us, horizon.worker_us, texts(codes))
+        arguments = (tenant, horizon.server_us, horizon.worker_us, list(codes))
         found: dict[str, list[ServingWorker]] = {}
         for row in await self._database.fetch(_SERVED_BY, *arguments):
             worker = ServingWorker(row["worker_id"], row["name"], row["host"], row["connected_us"], row["heard_us"])
