@@ -39,6 +39,8 @@ SERVICES = [
     for name in (
         "Artifact",
         "Payload",
+        "Queue",
+        "Workflow",
         "Correlation",
         "Agent",
         "Run",

@@ -21,6 +21,7 @@ from millstream.application.ids import new_id
 from millstream.application.views import AttemptFailure, Completion, Lease, NewTask, PromiseRef, Reports
 from millstream.domain.agents import Join
 from millstream.domain.artifacts import NewArtifact
+from millstream.domain.bounds import Bounds
 from millstream.domain.errors import MillstreamError
 from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.retry import RetryPolicy
@@ -36,6 +37,8 @@ AGENTS = (
     agent("joined", ("Payment", "Other"), join=Join("artifact.partition_key", within_us=61_000_000)),
 )
 RUNS = 3
+BOUNDS = {"one": Bounds("shop", 1), "two": Bounds("shop", 2, "mail", 3, 61_000_000)}
+"""Of one key, so that each task is judged by its own limit."""
 
 Step = tuple[Any, ...]
 _SERVER = st.integers(0, 1)
@@ -44,6 +47,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.tuples(st.just("publish"), _SERVER, st.sampled_from(["Order", "Payment", "Other"]), st.integers(-1, RUNS - 1)),
     st.tuples(st.just("publish by key"), _SERVER, st.integers(0, 2), st.integers(-1, RUNS - 1)),
     st.tuples(st.just("create"), _SERVER, st.booleans()),
+    st.tuples(st.just("create bounded"), _SERVER, st.sampled_from(["one", "two"])),
     st.tuples(st.just("complete"), _SERVER, _PICK, st.integers(0, 2)),
     st.tuples(st.just("complete"), _SERVER, _PICK, st.integers(0, 2)),
     st.tuples(st.just("complete again"), _SERVER, _PICK),
@@ -105,6 +109,10 @@ class World:
                     timeouts=FOREVER,
                 )
                 await self._server(server).tasks.create(ROOT, new_task, None)
+            case ("create bounded", server, name):
+                value = encode_value(self._next())
+                bounded = NewTask("sums", value, retry=LATER, timeouts=FOREVER, bounds=BOUNDS[name])
+                await self._server(server).tasks.create(ROOT, bounded, None)
             case ("complete", server, pick, count):
                 return await self._complete(server, self._pick(pick), count)
             case ("complete again", server, pick) if self.ended:
@@ -207,7 +215,7 @@ async def _calm(service: Service) -> bool:
     await engine.look_for_work()
     await engine.submit(Due(task_ids=(), locked=True))
     busy = engine.dispatcher.wanting() or engine.dispatcher.wanted.is_set() or engine._deliveries
-    return not busy and not engine.queue.items and not engine._blocked_queue.items
+    return engine.lines.idle and not busy and not engine.queue.items and not engine._blocked_queue.items
 
 
 def handle_of(lease: Lease) -> str:

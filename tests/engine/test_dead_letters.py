@@ -223,3 +223,20 @@ async def test_nothing_of_a_cancelled_run_is_tried_again(start: Start, database:
             await worker.report(failures=(failed(running),))
     assert (await here.runs.get(ROOT, published.correlation_id)).status is RunStatus.CANCELLED
     await check_all(database)
+
+
+async def test_a_task_whose_artifacts_are_gone_is_not_tried_again(start: Start, database: Database) -> None:
+    """It would work on nothing: whoever asks is told, and may drop it."""
+    here, there = await start(run_retention_days=30, artifact_retention_days=1)
+    spec = agent("pay", "Order", retry=AT_ONCE)
+    async with Worker(there, agents=(spec,), known=types("Order")) as worker:
+        await here.artifacts.publish(ROOT, order(), None)
+        await worker.fail(await worker.take(), retryable=False)
+        [dead] = await listed(here)
+        await database.pass_time(2 * 86_400)
+        await here.loops.sweep()
+        done = await here.dead_letters.retry(ROOT, BulkWanted((dead,)), None)
+        assert done.results[0][1] is not None
+        assert "gone" in done.results[0][1].message
+        done = await here.dead_letters.drop(ROOT, BulkWanted((dead,)), None)
+        assert done.results == ((dead, None),)

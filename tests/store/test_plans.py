@@ -163,6 +163,7 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
             {"task_line"},
         ),
         (lines._AFTER, ("", "", 200), {"task_line"}),
+        (dead_letters._BEREFT, (IDS, "acme"), {"task_pkey", "task_tenant", "artifact_pkey"}),
         (queues._RUNNING, ("acme",), {"task_lease"}),
         (queues._NAMES_BY[0], ("acme",), {"task_in_line"}),
         (queues._NAMES_BY[1], ("acme",), {"task_delayed"}),
@@ -337,6 +338,29 @@ async def test_what_is_old_is_found_by_its_age(
     nodes = await plan_of(database, sql, *arguments, settings=maintenance._ORDERLY)
     assert used(nodes) == indexes
     assert {node["Node Type"] for node in nodes} & {"Seq Scan", "Sort"} == set()
+
+
+async def test_a_line_costs_the_same_however_long_it_is(database: Database) -> None:
+    """To look at it, and to find who is first: pinned by the blocks that are touched, with 10 and with 10,000 tasks
+    that wait, and as many of other lines."""
+    fill = """INSERT INTO task (id, run_id, tenant, kind, queue, status, run_at_us, waits_for, concurrency_key, bounds)
+    SELECT gen_random_uuid(), gen_random_uuid(), 'long', 'k' || n % 2, 'default', 0, n, 'c:' || $1, $1, '["x",1,"",0,0]'
+    FROM generate_series(1, $2::int) n"""
+    touched: dict[str, list[int]] = {}
+    async with database.other() as connection:
+        for key, count in (("few", 10), ("many", 10_000), ("other", 10_000)):
+            await connection.execute(fill, key, count)
+        for key in ("few", "many"):
+            line = (names(["long"]), names([f"c:{key}"]))
+            first = (*line, names(["default"]), names(["k1"]), numbers([3]))
+            touched[key] = []
+            for sql, arguments in ((lines._GROUPS, line), (lines._FIRST_OF, first), (lane._LINES_RUNNING, line)):
+                plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *arguments)
+                top = json.loads(plan)[0]["Plan"]
+                touched[key].append(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
+        await connection.execute("DELETE FROM task WHERE tenant = 'long'")
+    for few, many in zip(touched["few"], touched["many"], strict=True):
+        assert many <= few + 12
 
 
 async def test_dead_letters_are_found_in_their_order(database: Database) -> None:

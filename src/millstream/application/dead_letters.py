@@ -1,10 +1,10 @@
 """Dead letters: tasks that failed finally are listed, tried again, or dropped."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from millstream.application.engine.commands import ClaimKey, Command
+from millstream.application.engine.commands import ClaimKey, Command, Refuse
 from millstream.application.engine.dead_letters import DropTask, RetryTask
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Replayed
@@ -24,8 +24,7 @@ from millstream.application.publishing import item_key
 from millstream.application.runs import claim_of, task_bytes
 from millstream.application.sight import Sight, SightReads
 from millstream.application.views import BulkDone, BulkWanted, DeadLetterQuery, Key
-from millstream.domain.batch import KeyClaim
-from millstream.domain.errors import MillstreamError, ValidationFailed
+from millstream.domain.errors import Conflict, MillstreamError, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Task
 
@@ -41,6 +40,7 @@ class DeadLetterReads(SightReads, Protocol):
     ) -> list[Task]: ...
     async def dead_ids(self, tenant: str, query: DeadLetterQuery, limit: int) -> list[str]: ...
     async def count_dead(self, tenant: str, query: DeadLetterQuery) -> tuple[int, bool]: ...
+    async def bereft(self, tenant: str, task_ids: Sequence[str]) -> set[str]: ...
 
 
 class DeadLetters:
@@ -58,33 +58,15 @@ class DeadLetters:
     async def retry(self, principal: Principal, wanted: BulkWanted, key: Key | None) -> BulkDone:
         """Try dead letters again, each with an outcome of its own. Raises ValidationFailed, IdempotencyConflict,
         RateLimited."""
-
-        def command(task_id: str, claim: KeyClaim | None) -> Command:
-            return RetryTask(
-                task_ids=(task_id,), locked=True, key=claim, tenant=principal.tenant, by=principal.name,
-                note=wanted.note,
-            )  # fmt: skip
-
-        return await self._bulk(principal, wanted, key, command)
+        return await self._bulk(principal, wanted, key, RetryTask)
 
     async def drop(self, principal: Principal, wanted: BulkWanted, key: Key | None) -> BulkDone:
         """Drop dead letters, each with an outcome of its own. Raises ValidationFailed, IdempotencyConflict,
         RateLimited."""
-
-        def command(task_id: str, claim: KeyClaim | None) -> Command:
-            return DropTask(
-                task_ids=(task_id,), locked=True, key=claim, tenant=principal.tenant, by=principal.name,
-                note=wanted.note,
-            )  # fmt: skip
-
-        return await self._bulk(principal, wanted, key, command)
+        return await self._bulk(principal, wanted, key, DropTask)
 
     async def _bulk(
-        self,
-        principal: Principal,
-        wanted: BulkWanted,
-        key: Key | None,
-        command: Callable[[str, KeyClaim | None], Command],
+        self, principal: Principal, wanted: BulkWanted, key: Key | None, verb: type[RetryTask | DropTask]
     ) -> BulkDone:
         matched, ids = await self._chosen(principal, wanted)
         if wanted.dry_run:
@@ -96,12 +78,21 @@ class DeadLetters:
             first = await self._engine.submit(ClaimKey(key=claim))
             if isinstance(first, Replayed):
                 matched, ids = json.loads(first.claim.response)
-        outcomes = await self._engine.submit_all(
-            [
-                command(task_id, claim_of(principal, item_key(key, index), [task_id], expires_us))
-                for index, task_id in enumerate(ids)
-            ]
-        )
+        commands: list[Command] = []
+        bereft = await self._reads.bereft(principal.tenant, ids) if verb is RetryTask and ids else set()
+        for index, task_id in enumerate(ids):
+            own = claim_of(principal, item_key(key, index), [task_id], expires_us)
+            if task_id in bereft:
+                error = Conflict(f"an artifact that task {task_id} was given is gone; publish it again instead")
+                commands.append(Refuse(key=own, error=error))
+                continue
+            commands.append(
+                verb(
+                    task_ids=(task_id,), locked=True, key=own, tenant=principal.tenant, by=principal.name,
+                    note=wanted.note,
+                )
+            )  # fmt: skip
+        outcomes = await self._engine.submit_all(commands)
         results = tuple(
             (task_id, outcome if isinstance(outcome, MillstreamError) else None)
             for task_id, outcome in zip(ids, outcomes, strict=True)

@@ -1,11 +1,13 @@
 """Reading dead letters: tasks that failed finally, and that nobody dropped."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, literal_column, select, tuple_
 
 from millstream.application.views import DeadLetterQuery
 from millstream.domain.runs import Task
+from millstream.store.columns import uuids
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import task_of
@@ -16,6 +18,11 @@ _DEAD: ColumnElement[bool] = literal_column("task.status = 5 AND NOT task.droppe
 _LISTED = tuple(
     text_id(column) if column.key in ("id", "run_id") else column for column in task.c if column.key != "input"
 )
+
+
+_BEREFT = """SELECT task.id::text FROM task WHERE id = ANY($1::text::uuid[]) AND tenant = $2 AND artifact_ids <> ''
+AND EXISTS (SELECT 1 FROM unnest(string_to_array(artifact_ids, ',')) given(id) WHERE NOT EXISTS
+(SELECT 1 FROM artifact WHERE artifact.tenant = task.tenant AND artifact.id = given.id::uuid))"""
 
 
 class DeadLetterReads:
@@ -38,6 +45,10 @@ class DeadLetterReads:
         """Ids of dead letters, the oldest first."""
         found = _dead(tenant, query).with_only_columns(text_id(task.c.id)).order_by(task.c.finished_us, task.c.id)
         return [row["id"] for row in await fetch(self._database, found.limit(limit))]
+
+    async def bereft(self, tenant: str, task_ids: Sequence[str]) -> set[str]:
+        """Those of the tasks of which an artifact that they were given is gone."""
+        return {row["id"] for row in await self._database.fetch(_BEREFT, uuids(task_ids), tenant)}
 
     async def count_dead(self, tenant: str, query: DeadLetterQuery) -> tuple[int, bool]:
         """How many match, and whether that is an estimate."""

@@ -65,7 +65,8 @@ class Lines:
         for key in lines:
             if len(self._marked) < KNOWN_MOST:
                 self._marked[key] = None
-        self._filled.set()
+        if self._marked:
+            self._filled.set()
 
     async def ensure(self, lines: Sequence[LineKey]) -> None:
         """Make the rows by which lines are locked. Raises Unavailable."""
