@@ -1,12 +1,11 @@
 """Bounds by key: how many tasks run at once, and how many start in a while, over all servers."""
 
 import asyncio
-import contextlib
 import itertools
 
 import pytest
 from tests.engine.database import Database
-from tests.engine.servers import Start, eventually, killed, server
+from tests.engine.servers import PATIENCE_S, Start, eventually, killed, server
 from tests.engine.workers import Worker
 from tests.engine.world import AT_ONCE, FOREVER, ROOT, check_all, principal, seconds
 
@@ -32,10 +31,12 @@ async def create(service: Service, *new: NewTask) -> list[Task]:
     return made
 
 
+_RUNNING = "SELECT count(*) FROM task WHERE status = 3 AND concurrency_key = $1"
+
+
 async def running(database: Database, key: str = "shop") -> int:
     """How many tasks of a key run, as it is stored."""
-    found = await database.value("SELECT count(*) FROM task WHERE status = 3 AND concurrency_key = $1", key)
-    return int(found)
+    return int(await database.value(_RUNNING, key))
 
 
 async def quiet(service: Service) -> None:
@@ -48,27 +49,6 @@ async def quiet(service: Service) -> None:
     await eventually(nothing_marked, "that all lines were looked at")
 
 
-class Meter:
-    """Counts how many leases two workers hold together, and never more than the bound."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.held = 0
-        self.worst = 0
-        self.order: list[str] = []
-
-    async def work(self, worker: Worker, count: int) -> None:
-        """Take and complete so many leases, one loop turn each."""
-        for _ in range(count):
-            lease = await worker.take()
-            self.held += 1
-            self.worst = max(self.worst, self.held)
-            self.order.append(lease.task.id)
-            await asyncio.sleep(0)
-            self.held -= 1
-            await worker.complete(lease)
-
-
 @pytest.mark.parametrize("limit", [1, 3])
 async def test_no_more_of_a_key_run_at_once_than_its_limit_over_two_servers(
     start: Start, database: Database, limit: int, owner_path: bool
@@ -77,30 +57,30 @@ async def test_no_more_of_a_key_run_at_once_than_its_limit_over_two_servers(
     here, there = await start(owner_path=owner_path)
     seen: list[str] = []
     worst = 0
+    all_done = asyncio.Event()
 
-    async def watch(worker: Worker, stop: asyncio.Event) -> None:
+    async def work(worker: Worker) -> None:
         nonlocal worst
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                lease = await worker.take(0.2)
+        async with database.other() as connection:
+            while True:
+                lease = await worker.take(PATIENCE_S)
                 seen.append(lease.task.id)
-                worst = max(worst, await running(database))
+                worst = max(worst, await connection.fetchval(_RUNNING, "shop"))
                 await worker.complete(lease)
+                if len(seen) == 40:
+                    all_done.set()
 
-    stop = asyncio.Event()
     async with Worker(here, kinds=["sums"]) as one, Worker(there, kinds=["sums"]) as two:
-        work = [asyncio.create_task(watch(each, stop)) for each in (one, two)]
+        workers = [asyncio.create_task(work(each)) for each in (one, two)]
         tasks = [
             *await create(here, *[bounded(Bounds("shop", limit))] * 20),
             *await create(there, *[bounded(Bounds("shop", limit))] * 20),
         ]
-
-        async def all_done() -> bool:
-            return len(seen) >= len(tasks)
-
-        await eventually(all_done, "that all tasks ran")
-        stop.set()
-        await asyncio.gather(*work)
+        async with asyncio.timeout(4 * PATIENCE_S):
+            await all_done.wait()
+        for each in workers:
+            each.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
     assert sorted(seen) == sorted(task.id for task in tasks)
     assert 1 <= worst <= limit
     await check_all(database)
@@ -321,3 +301,21 @@ async def test_lines_that_are_not_used_are_swept(start: Start, database: Databas
         assert await database.value("SELECT count(*) FROM line") == 0
         await create(here, bounded(Bounds("k1", 1)))
         await worker.take()
+
+
+async def test_a_paused_runs_task_leaves_its_place_in_line(start: Start, database: Database) -> None:
+    """FV-5: the next one takes its turn; resumed, it waits in the line again, in the order of its time."""
+    here, there = await start()
+    async with Worker(there, kinds=["sums"]) as worker:
+        blocker, paused, following = await create(here, *[bounded(Bounds("shop", 1))] * 3)
+        lease = await worker.take()
+        assert lease.task.id == blocker.id
+        await here.run_operations.pause(ROOT, paused.run_id, "", None)
+        await worker.complete(lease)
+        lease = await worker.take()
+        assert lease.task.id == following.id
+        await here.run_operations.resume(ROOT, paused.run_id, None)
+        assert (await here.tasks.get(ROOT, paused.id)).task.status is TaskStatus.IN_LINE
+        await worker.complete(lease)
+        await worker.complete(await worker.take())
+    await check_all(database)
