@@ -22,10 +22,10 @@ def workers(servers: list[grpc.aio.Channel], tenant: str) -> tuple[SimpleWorker,
     return SimpleWorker(servers[0], tenant), SimpleWorker(servers[1], tenant)
 
 
-async def create(client: Client, status: int = 201, **fields: Any) -> dict[str, Any]:
+async def create(client: Client, **fields: Any) -> dict[str, Any]:
     """A standalone task."""
     response = await client.post("/api/v1/tasks", json={"kind": "k", "retry": ONCE} | fields)
-    task: dict[str, Any] = check_ok(response, status)
+    task: dict[str, Any] = check_ok(response, 201)
     return task
 
 
@@ -84,7 +84,7 @@ async def test_a_rate_lets_the_next_start_when_its_period_is_over(
 
 async def test_a_task_is_made_once_for_its_key(own: Client, workers: tuple[SimpleWorker, SimpleWorker]) -> None:
     """FV-3, FL-8: a duplicate is answered with the task that stands; one that failed frees the key."""
-    fields = {"deduplication_key": "order-7", "deduplication_ttl": "3600s"}
+    fields: dict[str, Any] = {"deduplication_key": "order-7", "deduplication_ttl": "3600s"}
     first = await create(own, **fields, input=1)
     response = await own.post("/api/v1/tasks", json={"kind": "k", "input": 2} | fields)
     assert response.headers["idempotency-replayed"] == "true"
