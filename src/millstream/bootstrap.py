@@ -105,6 +105,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.run_operations,
         service.steps,
         service.workflow_runs,
+        service.code_runs,
         service.tasks,
         service.promises,
         service.dead_letters,

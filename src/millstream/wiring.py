@@ -25,6 +25,8 @@ from millstream.application.calling import Calling
 from millstream.application.calls import Calls
 from millstream.application.catalog import Catalogs
 from millstream.application.children import Children
+from millstream.application.code_runs import CodeRuns
+from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.correlations import Correlations
 from millstream.application.dead_letters import DeadLetters
 from millstream.application.defining import Defining
@@ -70,6 +72,7 @@ from millstream.store.buffers import Buffers
 from millstream.store.connections import Database
 from millstream.store.feed import FeedReads
 from millstream.store.history import HistoryReads
+from millstream.store.journal import JournalReads
 from millstream.store.lane import PostgresLane
 from millstream.store.lines import Lines
 from millstream.store.maintenance import Maintenance
@@ -105,6 +108,7 @@ class Service:
     workflows: Workflows
     runs: Runs
     run_operations: RunOperations
+    code_runs: CodeRuns
     tasks: Tasks
     promises: Promises
     workflow_runs: WorkflowRuns
@@ -232,7 +236,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     server = f"{socket.gethostname()}/{os.getpid()}"
     dispatcher_peers = Peers(lane.id, blocking.id, server, maintenance, worker_rows)
     lines = Lines(database)
-    engine = _engine(settings, lane, blocking, maintenance, lines, reads, dispatcher_peers, metrics)
+    journal = JournalReads(database)
+    engine = _engine(settings, lane, blocking, maintenance, lines, reads, journal, dispatcher_peers, metrics)
     dispatcher_peers.served = lambda: engine.dispatcher.served
     dispatcher_peers.workers = lambda: engine.dispatcher.workers
     dispatcher_peers.listed = engine.dispatcher.listed
@@ -242,6 +247,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     key_ttl_us = settings.idempotency_ttl_s * 1_000_000
     networks = _networks(settings)
     registering = Registering(catalogs, key_ttl_us, networks)
+    code_workflows = CodeWorkflows(journal, catalogs)
     workflow_reads, served = WorkflowReads(database), functools.partial(online_kinds, engine, catalogs)
     defining = Defining(catalogs, workflow_reads, CelExpressions(), dispatcher_peers, served, key_ttl_us)
     levels = LogLevels(registering, registry, dispatcher_peers, settings.log_level, logs.apply)
@@ -311,13 +317,24 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             workflows,
             key_ttl_us,
         ),
+        CodeRuns(engine, reads, journal, code_workflows, key_ttl_us),
         tasks,
         Promises(engine, reads, key_ttl_us),
         workflow_runs,
         RunSteps(advancing, reads),
         DeadLetters(engine, reads, key_ttl_us),
         Queues(engine, catalogs, registering, pauses, QueueReads(database)),
-        Workers(engine, registering, reporting, maintenance, dispatcher_peers, int(settings.reconnect_grace_s * 1e6)),
+        Workers(
+            engine,
+            registering,
+            reporting,
+            maintenance,
+            reads,
+            dispatcher_peers,
+            code_workflows,
+            journal,
+            int(settings.reconnect_grace_s * 1e6),
+        ),
         Discovery(engine, worker_rows),
         Tenants(registry, TenantStore(database), key_ttl_us, (key.tenant for key in settings.api_keys)),
         System(engine, maintenance, readiness, levels, metrics.engine.set),
@@ -346,6 +363,7 @@ def _engine(
     maintenance: Maintenance,
     lines: Lines,
     reads: Reads,
+    journal: JournalReads,
     peers: Peers,
     metrics: Metrics,
 ) -> Engine:
@@ -364,6 +382,7 @@ def _engine(
         maintenance,
         lines,
         reads,
+        journal,
         peers,
         metrics.engine,
         limits,

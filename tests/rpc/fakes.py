@@ -15,6 +15,7 @@ from collections.abc import (
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from millstream.application.code_views import NewCodeRun, StartedRun
 from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.payloads import Expected, Uploaded
@@ -73,6 +74,7 @@ from millstream.application.workflow_views import (
 )
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
+from millstream.domain.code import Entry, EntryType, History
 from millstream.domain.errors import Conflict, FieldFault, LeaseLost, MillstreamError
 from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
@@ -421,6 +423,22 @@ class Runs(Fake):
         return Page([run()], _PAGE)
 
 
+class CodeRuns(Fake):
+    async def start(self, principal: Principal, new: NewCodeRun, key: Key | None, wait_s: float) -> StartedRun:
+        await self.seen("start", principal, new, key, wait_s)
+        return StartedRun(run(), encode_value("done"), started=True, replayed=key is not None)
+
+    async def signal(
+        self, principal: Principal, run_id: str, name: str, value: bytes, key: Key | None
+    ) -> tuple[int, bool]:
+        await self.seen("signal", principal, run_id, name, value, key)
+        return 7, key is not None
+
+    async def state(self, principal: Principal, run_id: str) -> dict[str, bytes]:
+        await self.seen("state", principal, run_id)
+        return {"paid": encode_value(True), "forgotten": b""}
+
+
 class Executions(Fake):
     def now_us(self) -> int:
         return AT_US + 1_500_000
@@ -682,6 +700,10 @@ class Workers(Fake):
         self.opened.set()
         return session
 
+    async def history(self, principal: Principal, ref: LeaseRef, after: int, number: int) -> History:
+        await self.seen("history", principal, ref, after, number)
+        return History([Entry(3, EntryType.SIGNALLED, AT_US, name="go", value=encode_value(1))], True)
+
     async def poll(
         self,
         principal: Principal,
@@ -803,6 +825,7 @@ class Fakes:
         self.run_operations = RunOperations()
         self.steps = RunSteps()
         self.executions = Executions()
+        self.code_runs = CodeRuns()
         self.tasks = Tasks()
         self.promises = Promises()
         self.dead_letters = DeadLetters()
@@ -829,6 +852,7 @@ class Fakes:
             run_operations=self.run_operations,
             steps=self.steps,
             executions=self.executions,
+            code_runs=self.code_runs,
             tasks=self.tasks,
             promises=self.promises,
             dead_letters=self.dead_letters,

@@ -27,7 +27,7 @@ from millstream.domain.agents import TypeOptions
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
-from millstream.domain.struct_wire import decode_struct, decode_value, encode_struct
+from millstream.domain.struct_wire import decode_struct, decode_value, encode_struct, encode_value
 from millstream.domain.workers import KindQuery, WorkerQuery
 from millstream.transport import contract
 from millstream.v1 import (
@@ -711,3 +711,42 @@ async def test_the_status_of_a_cascade(service: Service) -> None:
     service.fakes.correlations.answer = CorrelationStatus(ID)
     out = await _ask(service, "CorrelationService/GetCorrelationStatus", {"correlation_id": ID})
     assert out == {"correlation_id": ID, "state": "not_found"}
+
+
+async def test_code_first_runs_are_started_signalled_and_read(service: Service) -> None:
+    """FV-17, FV-18"""
+    wanted = {"workflow": "order", "input": {"id": 7}, "run_id": OTHER.upper(), "signal": "go", "signal_value": 1}
+    out = await _ask(service, "RunService/StartRun", wanted | {"wait": 5, "labels": {"a": "b"}})
+    assert (out["run_id"], out["started"], out["output"]) == (OTHER, True, "done")
+    _, _, new, _, wait_s = service.fakes.code_runs.calls[0]
+    assert (new.workflow, new.version, new.run_id, new.queue, new.labels) == (
+        "order", "", OTHER, "default", '{"a":"b"}',
+    )  # fmt: skip
+    assert (decode_value(new.input), new.signal[0], decode_value(new.signal[1])) == ({"id": 7}, "go", 1)
+    assert wait_s == 5.0
+    out = await _ask(service, "RunService/SignalRun", {"run_id": OTHER, "name": "go", "value": "x"})
+    assert out == {"run_id": OTHER, "sequence": 7}
+    assert (await _ask(service, "RunService/GetRunState", {"run_id": OTHER}))["state"] == {"paid": True}
+    for bad, field in (({"workflow": "7up"}, "workflow"), ({"workflow": "a", "wait": 301}, "wait")):
+        assert await _refused(service, "RunService/StartRun", bad) == field
+
+
+async def test_a_run_s_code_is_answered_for_by_call_too(service: Service) -> None:
+    """FV-18: the unary twins; what makes no sense fails alone, as the run's own fault."""
+    good = {
+        "task_id": ID, "attempt": 1, "base_sequence": 3,
+        "commands": [
+            {"number": 1, "after_sequence": 3, "task": {"kind": "pay", "input": {"n": 1}}},
+            {"number": 2, "after_sequence": 3, "timer": "1.5s"},
+            {"number": 3, "after_sequence": 3, "record": {"name": "ask", "error": {"code": "X", "message": "y"}}},
+        ],
+        "end": {"continued": {"input": 1, "signals": [{"name": "go", "value": 2}]}},
+    }  # fmt: skip
+    await _ask(service, "WorkerService/AnswerActivations", {"answers": [good]})
+    (answer,) = service.fakes.workers.calls[-1][2].answers
+    assert [type(each.what).__name__ for each in answer.commands] == ["StartTask", "StartTimer", "Note"]
+    assert (answer.commands[1].what.delay_us, answer.end.signals) == (1_500_000, [("go", encode_value(2))])
+    page = await _ask(service, "WorkerService/FetchHistory", {"task_id": ID, "attempt": 2, "after_sequence": 1})
+    assert page["items"][0]["event"]["name"] == "go"
+    assert page["more"] is True
+    assert service.fakes.workers.calls[-1][2:] == (LeaseRef(ID, 2), 1, 0)

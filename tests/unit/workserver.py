@@ -154,6 +154,7 @@ class WorkServer(worker_service_pb2_grpc.WorkerServiceServicer):
         raise NotImplementedError
 
     Complete = Fail = Heartbeat = ReportProgress = ListWorkers = GetWorker = ListKinds = Poll
+    AnswerActivations = FetchHistory = Poll
 
 
 @asynccontextmanager

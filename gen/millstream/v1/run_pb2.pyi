@@ -742,6 +742,10 @@ class RunEvent(_message.Message):
         """A promise was rejected; who did it stands in `data`."""
         TASK_DROPPED: RunEvent._Type.ValueType  # 40
         """Somebody dropped a failed task from the dead letters."""
+        SIGNALLED: RunEvent._Type.ValueType  # 50
+        """A signal came for a code-first run; its name stands in `data`."""
+        CONTINUED_AS_NEW: RunEvent._Type.ValueType  # 51
+        """A code-first run began anew, with an empty history."""
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper):
         """What happened."""
@@ -806,6 +810,10 @@ class RunEvent(_message.Message):
     """A promise was rejected; who did it stands in `data`."""
     TASK_DROPPED: RunEvent.Type.ValueType  # 40
     """Somebody dropped a failed task from the dead letters."""
+    SIGNALLED: RunEvent.Type.ValueType  # 50
+    """A signal came for a code-first run; its name stands in `data`."""
+    CONTINUED_AS_NEW: RunEvent.Type.ValueType  # 51
+    """A code-first run began anew, with an empty history."""
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

@@ -105,6 +105,21 @@ class RunServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsResponse.FromString,
                 _registered_method=True)
+        self.StartRun = channel.unary_unary(
+                '/millstream.v1.RunService/StartRun',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.StartRunRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.StartRunResponse.FromString,
+                _registered_method=True)
+        self.SignalRun = channel.unary_unary(
+                '/millstream.v1.RunService/SignalRun',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
+                _registered_method=True)
+        self.GetRunState = channel.unary_unary(
+                '/millstream.v1.RunService/GetRunState',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer(object):
@@ -238,6 +253,32 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRun(self, request, context):
+        """Starts a run of a code-first workflow. With a signal it starts the run unless one of this run_id goes on already, and
+        signals it either way. With `wait` the answer waits for the run's end.
+        Errors: VALIDATION_ERROR, NOT_FOUND (no worker has registered the workflow), CONFLICT (a run of this run_id exists,
+        or, with a signal, has ended), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignalRun(self, request, context):
+        """Sends a signal to a code-first run: its code takes signals of a name in the order they came, once each.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended, or takes no signals), IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunState(self, request, context):
+        """Gets what a code-first run remembers by name.
+        Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -310,6 +351,21 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CancelRuns,
                     request_deserializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_run__service__pb2.CancelRunsResponse.SerializeToString,
+            ),
+            'StartRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.StartRunRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.StartRunResponse.SerializeToString,
+            ),
+            'SignalRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalRun,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.SignalRunRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.SignalRunResponse.SerializeToString,
+            ),
+            'GetRunState': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunState,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -691,6 +747,87 @@ class RunService(object):
             '/millstream.v1.RunService/CancelRuns',
             millstream_dot_v1_dot_run__service__pb2.CancelRunsRequest.SerializeToString,
             millstream_dot_v1_dot_run__service__pb2.CancelRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/StartRun',
+            millstream_dot_v1_dot_run__service__pb2.StartRunRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.StartRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/SignalRun',
+            millstream_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/GetRunState',
+            millstream_dot_v1_dot_run__service__pb2.GetRunStateRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.GetRunStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -104,6 +104,20 @@ class RunServiceStub:
     Errors: VALIDATION_ERROR (neither ids nor a filter, or both), IDEMPOTENCY_CONFLICT, RATE_LIMITED. The error of a
     run stands in its result.
     """
+    StartRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.StartRunRequest, _run_service_pb2.StartRunResponse]
+    """Starts a run of a code-first workflow. With a signal it starts the run unless one of this run_id goes on already, and
+    signals it either way. With `wait` the answer waits for the run's end.
+    Errors: VALIDATION_ERROR, NOT_FOUND (no worker has registered the workflow), CONFLICT (a run of this run_id exists,
+    or, with a signal, has ended), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
+    """
+    SignalRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]
+    """Sends a signal to a code-first run: its code takes signals of a name in the order they came, once each.
+    Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended, or takes no signals), IDEMPOTENCY_CONFLICT.
+    """
+    GetRunState: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStateRequest, _run_service_pb2.GetRunStateResponse]
+    """Gets what a code-first run remembers by name.
+    Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -180,6 +194,20 @@ class RunServiceAsyncStub(RunServiceStub):
     call stands for the runs that its first one found.
     Errors: VALIDATION_ERROR (neither ids nor a filter, or both), IDEMPOTENCY_CONFLICT, RATE_LIMITED. The error of a
     run stands in its result.
+    """
+    StartRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.StartRunRequest, _run_service_pb2.StartRunResponse]  # type: ignore[assignment]
+    """Starts a run of a code-first workflow. With a signal it starts the run unless one of this run_id goes on already, and
+    signals it either way. With `wait` the answer waits for the run's end.
+    Errors: VALIDATION_ERROR, NOT_FOUND (no worker has registered the workflow), CONFLICT (a run of this run_id exists,
+    or, with a signal, has ended), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
+    """
+    SignalRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]  # type: ignore[assignment]
+    """Sends a signal to a code-first run: its code takes signals of a name in the order they came, once each.
+    Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended, or takes no signals), IDEMPOTENCY_CONFLICT.
+    """
+    GetRunState: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStateRequest, _run_service_pb2.GetRunStateResponse]  # type: ignore[assignment]
+    """Gets what a code-first run remembers by name.
+    Errors: VALIDATION_ERROR, NOT_FOUND.
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -338,6 +366,38 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         call stands for the runs that its first one found.
         Errors: VALIDATION_ERROR (neither ids nor a filter, or both), IDEMPOTENCY_CONFLICT, RATE_LIMITED. The error of a
         run stands in its result.
+        """
+
+    @_abc_1.abstractmethod
+    def StartRun(
+        self,
+        request: _run_service_pb2.StartRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.StartRunResponse, _abc.Awaitable[_run_service_pb2.StartRunResponse]]:
+        """Starts a run of a code-first workflow. With a signal it starts the run unless one of this run_id goes on already, and
+        signals it either way. With `wait` the answer waits for the run's end.
+        Errors: VALIDATION_ERROR, NOT_FOUND (no worker has registered the workflow), CONFLICT (a run of this run_id exists,
+        or, with a signal, has ended), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
+        """
+
+    @_abc_1.abstractmethod
+    def SignalRun(
+        self,
+        request: _run_service_pb2.SignalRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.SignalRunResponse, _abc.Awaitable[_run_service_pb2.SignalRunResponse]]:
+        """Sends a signal to a code-first run: its code takes signals of a name in the order they came, once each.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it has ended, or takes no signals), IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunState(
+        self,
+        request: _run_service_pb2.GetRunStateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.GetRunStateResponse, _abc.Awaitable[_run_service_pb2.GetRunStateResponse]]:
+        """Gets what a code-first run remembers by name.
+        Errors: VALIDATION_ERROR, NOT_FOUND.
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -11,6 +11,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from millstream.v1 import activation_pb2 as _activation_pb2
 from millstream.v1 import agent_pb2 as _agent_pb2
 from millstream.v1 import artifact_pb2 as _artifact_pb2
 from millstream.v1 import error_pb2 as _error_pb2
@@ -45,6 +46,7 @@ class Lease(_message.Message):
     TRIES_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -83,6 +85,10 @@ class Lease(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the task was made."""
 
+    @_builtins.property
+    def activation(self) -> _activation_pb2.Activation:
+        """Of a code-first run's own task: what its code is to look at. Answer it with `answers`, not `completions`."""
+
     def __init__(
         self,
         *,
@@ -100,10 +106,11 @@ class Lease(_message.Message):
         tries: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        activation: _activation_pb2.Activation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -411,7 +418,9 @@ Global___WorkerHello: _TypeAlias = WorkerHello  # noqa: Y015
 
 @_typing.final
 class KindSpec(_message.Message):
-    """A kind that a worker serves, as discovery shows it. Nothing is checked against its schemas."""
+    """A kind that a worker serves, as discovery shows it. What a run of a workflow is given is checked against its
+    input_schema; nothing else is checked.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

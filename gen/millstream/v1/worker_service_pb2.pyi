@@ -10,6 +10,8 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from millstream.v1 import activation_pb2 as _activation_pb2
+from millstream.v1 import code_pb2 as _code_pb2
 from millstream.v1 import pagination_pb2 as _pagination_pb2
 from millstream.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
@@ -39,6 +41,7 @@ class WorkRequest(_message.Message):
     HEARTBEATS_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number of this message, 1, 2, 3, ...; the server acknowledges it once everything in it is stored."""
     credit: _builtins.int
@@ -73,6 +76,10 @@ class WorkRequest(_message.Message):
     def released(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.LeaseRef]:
         """Leases given back unstarted; burns no attempt."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[_code_pb2.ActivationAnswer]:
+        """What the code of runs says to activations."""
+
     def __init__(
         self,
         *,
@@ -86,10 +93,11 @@ class WorkRequest(_message.Message):
         heartbeats: _abc.Iterable[_worker_pb2.LeaseRef] | None = ...,
         released: _abc.Iterable[_worker_pb2.LeaseRef] | None = ...,
         drain: _builtins.bool = ...,
+        answers: _abc.Iterable[_code_pb2.ActivationAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "number", b"number", "progress", b"progress", "released", b"released"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "number", b"number", "progress", b"progress", "released", b"released"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -687,3 +695,113 @@ class ListKindsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListKindsResponse: _TypeAlias = ListKindsResponse  # noqa: Y015
+
+@_typing.final
+class AnswerActivationsRequest(_message.Message):
+    """Answers to activations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[_code_pb2.ActivationAnswer]:
+        """They, 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        answers: _abc.Iterable[_code_pb2.ActivationAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerActivationsRequest: _TypeAlias = AnswerActivationsRequest  # noqa: Y015
+
+@_typing.final
+class AnswerActivationsResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.ReportResult]:
+        """Outcomes in request order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[_worker_pb2.ReportResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerActivationsResponse: _TypeAlias = AnswerActivationsResponse  # noqa: Y015
+
+@_typing.final
+class FetchHistoryRequest(_message.Message):
+    """Which history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AFTER_NUMBER_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The run's own task, of the lease."""
+    attempt: _builtins.int
+    """The attempt."""
+    after_sequence: _builtins.int
+    """The last event that is known, with all commands given at it up to after_number. Default: the history's beginning."""
+    after_number: _builtins.int
+    """The last command that is known."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        after_sequence: _builtins.int = ...,
+        after_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_number", b"after_number", "after_sequence", b"after_sequence", "attempt", b"attempt", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchHistoryRequest: _TypeAlias = FetchHistoryRequest  # noqa: Y015
+
+@_typing.final
+class FetchHistoryResponse(_message.Message):
+    """A page of a history, up to the activation's base_sequence."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """There is more: ask again with the last item's event and command."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_activation_pb2.HistoryItem]:
+        """The history, in order; at most about 1 MiB, but always something where there is something."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[_activation_pb2.HistoryItem] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchHistoryResponse: _TypeAlias = FetchHistoryResponse  # noqa: Y015

@@ -80,6 +80,16 @@ class WorkerServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsResponse.FromString,
                 _registered_method=True)
+        self.AnswerActivations = channel.unary_unary(
+                '/millstream.v1.WorkerService/AnswerActivations',
+                request_serializer=millstream_dot_v1_dot_worker__service__pb2.AnswerActivationsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_worker__service__pb2.AnswerActivationsResponse.FromString,
+                _registered_method=True)
+        self.FetchHistory = channel.unary_unary(
+                '/millstream.v1.WorkerService/FetchHistory',
+                request_serializer=millstream_dot_v1_dot_worker__service__pb2.FetchHistoryRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_worker__service__pb2.FetchHistoryResponse.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer(object):
@@ -162,6 +172,22 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AnswerActivations(self, request, context):
+        """Answers activations, each with an outcome of its own. Sending an answer twice is safe. gRPC only.
+        Errors: VALIDATION_ERROR. A run's error stands in its result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FetchHistory(self, request, context):
+        """Reads the history of a run that the caller holds an activation of, page by page. gRPC only.
+        Errors: VALIDATION_ERROR, NOT_FOUND, LEASE_LOST (the activation is not, or no longer, the caller's).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -209,6 +235,16 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.ListKinds,
                     request_deserializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_worker__service__pb2.ListKindsResponse.SerializeToString,
+            ),
+            'AnswerActivations': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnswerActivations,
+                    request_deserializer=millstream_dot_v1_dot_worker__service__pb2.AnswerActivationsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_worker__service__pb2.AnswerActivationsResponse.SerializeToString,
+            ),
+            'FetchHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.FetchHistory,
+                    request_deserializer=millstream_dot_v1_dot_worker__service__pb2.FetchHistoryRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_worker__service__pb2.FetchHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -455,6 +491,60 @@ class WorkerService(object):
             '/millstream.v1.WorkerService/ListKinds',
             millstream_dot_v1_dot_worker__service__pb2.ListKindsRequest.SerializeToString,
             millstream_dot_v1_dot_worker__service__pb2.ListKindsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnswerActivations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkerService/AnswerActivations',
+            millstream_dot_v1_dot_worker__service__pb2.AnswerActivationsRequest.SerializeToString,
+            millstream_dot_v1_dot_worker__service__pb2.AnswerActivationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkerService/FetchHistory',
+            millstream_dot_v1_dot_worker__service__pb2.FetchHistoryRequest.SerializeToString,
+            millstream_dot_v1_dot_worker__service__pb2.FetchHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,14 @@ class WorkerServiceStub:
     with who serves them. Agents have a list of their own.
     Errors: VALIDATION_ERROR.
     """
+    AnswerActivations: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.AnswerActivationsRequest, _worker_service_pb2.AnswerActivationsResponse]
+    """Answers activations, each with an outcome of its own. Sending an answer twice is safe. gRPC only.
+    Errors: VALIDATION_ERROR. A run's error stands in its result.
+    """
+    FetchHistory: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.FetchHistoryRequest, _worker_service_pb2.FetchHistoryResponse]
+    """Reads the history of a run that the caller holds an activation of, page by page. gRPC only.
+    Errors: VALIDATION_ERROR, NOT_FOUND, LEASE_LOST (the activation is not, or no longer, the caller's).
+    """
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -120,6 +128,14 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Lists the kinds of tasks and workflows that workers serve, or did within `worker_retention_s`, by name and version;
     with who serves them. Agents have a list of their own.
     Errors: VALIDATION_ERROR.
+    """
+    AnswerActivations: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.AnswerActivationsRequest, _worker_service_pb2.AnswerActivationsResponse]  # type: ignore[assignment]
+    """Answers activations, each with an outcome of its own. Sending an answer twice is safe. gRPC only.
+    Errors: VALIDATION_ERROR. A run's error stands in its result.
+    """
+    FetchHistory: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.FetchHistoryRequest, _worker_service_pb2.FetchHistoryResponse]  # type: ignore[assignment]
+    """Reads the history of a run that the caller holds an activation of, page by page. gRPC only.
+    Errors: VALIDATION_ERROR, NOT_FOUND, LEASE_LOST (the activation is not, or no longer, the caller's).
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -217,6 +233,26 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the kinds of tasks and workflows that workers serve, or did within `worker_retention_s`, by name and version;
         with who serves them. Agents have a list of their own.
         Errors: VALIDATION_ERROR.
+        """
+
+    @_abc_1.abstractmethod
+    def AnswerActivations(
+        self,
+        request: _worker_service_pb2.AnswerActivationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.AnswerActivationsResponse, _abc.Awaitable[_worker_service_pb2.AnswerActivationsResponse]]:
+        """Answers activations, each with an outcome of its own. Sending an answer twice is safe. gRPC only.
+        Errors: VALIDATION_ERROR. A run's error stands in its result.
+        """
+
+    @_abc_1.abstractmethod
+    def FetchHistory(
+        self,
+        request: _worker_service_pb2.FetchHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_service_pb2.FetchHistoryResponse, _abc.Awaitable[_worker_service_pb2.FetchHistoryResponse]]:
+        """Reads the history of a run that the caller holds an activation of, page by page. gRPC only.
+        Errors: VALIDATION_ERROR, NOT_FOUND, LEASE_LOST (the activation is not, or no longer, the caller's).
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,9 +1,11 @@
 """What workers report on their leases: results, failures, progress, signs of life."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from millstream.application.advancing import Advancing, promising
+from millstream.application.answering import Answering
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
 from millstream.application.engine.dispatch import HeldLease, held_lease
@@ -59,6 +61,7 @@ class Reporting:
         self._referring = referring
         self._leases = leases
         self._tasks = tasks
+        self._answering = Answering(engine, catalogs, referring)
 
     async def _held(self, tenant: str, task_id: str) -> HeldLease:
         """What is known of a lease, from the cache or the store. Raises NotFound."""
@@ -71,8 +74,16 @@ class Reporting:
         """Store a worker's reports; results for completions, failures, progress, heartbeats and releases, in this
         order."""
         results: list[ReportResult] = []
-        if reports.completions:
+        if reports.completions and reports.answers:
+            # Together, so that they are stored together.
+            completed, answered = await asyncio.gather(
+                self._complete(principal, reports.completions, held), self._answering.answer(principal, reports.answers)
+            )
+            results += [*completed, *answered]
+        elif reports.completions:
             results += await self._complete(principal, reports.completions, held)
+        elif reports.answers:
+            results += await self._answering.answer(principal, reports.answers)
         if reports.failures or reports.released:
             results += await self._give_back(principal, reports.failures, reports.released)
         if reports.progress or reports.heartbeats:

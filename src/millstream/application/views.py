@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from millstream.application.code_views import ActivationAnswer
 from millstream.domain.agents import Agent, AgentSpec, Pause
 from millstream.domain.artifacts import Artifact, NewArtifact, size_bytes
 from millstream.domain.bounds import UNBOUND, Bounds
+from millstream.domain.code import Activation, History
 from millstream.domain.errors import MillstreamError
 from millstream.domain.promises import PromiseState
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
@@ -448,6 +450,7 @@ class Reports:
     heartbeats: tuple[LeaseRef, ...] = ()
     delivered: tuple[LeaseRef, ...] = ()
     released: tuple[LeaseRef, ...] = ()
+    answers: tuple[ActivationAnswer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,17 +465,20 @@ class ReportResult:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A task for a worker with the artifacts it is given."""
+    """A task for a worker with the artifacts it is given; of a code run's own task, what its code is to look at."""
 
     task: Task
     attempt: int
     artifacts: list[Artifact]
     tries: int
+    activation: Activation | None = None
+    history: History = field(default_factory=History)
 
     @property
     def size_bytes(self) -> int:
         """About what it takes on the wire, not less; 400 is an ordinary one without input and artifacts."""
-        return 400 + len(self.task.input) + sum(map(size_bytes, self.artifacts))
+        size = 400 + len(self.task.input) + sum(map(size_bytes, self.artifacts))
+        return size + sum(item.size_bytes for item in self.history.items)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,36 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.engine.commands import Adopt, Release
 from millstream.application.engine.dispatch import Session, held_lease
-from millstream.application.engine.engine import Engine
+from millstream.application.engine.engine import HISTORY_BYTES, Engine, Journal
 from millstream.application.engine.ready import DispatchKey
 from millstream.application.ids import new_id
 from millstream.application.paging import fitting
 from millstream.application.registering import Registering
 from millstream.application.reporting import LeaseStore, Reporting
 from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
-from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
+from millstream.domain.code import History, Standing, lead_kind
+from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
+from millstream.domain.lifecycle import check_fence
 from millstream.domain.principals import Principal
-from millstream.domain.runs import UNLEASED, Task
-from millstream.domain.workers import TASK_KIND, KindSpec
+from millstream.domain.runs import UNLEASED, Run, Task
+from millstream.domain.workers import TASK_KIND, WORKFLOW_KIND, KindSpec
 
+
+class RunReads(Protocol):
+    """Reads runs and tasks; see store.runs."""
+
+    async def run(self, tenant: str, run_id: str) -> Run | None: ...
+    async def task(self, tenant: str, task_id: str) -> Task | None: ...
+
+
+DEFAULT_VERSION = "1"
+"""Of a workflow whose worker names none."""
 _log = logging.getLogger(__name__)
 
 
@@ -87,13 +101,19 @@ class Workers:
         registering: Registering,
         reporting: Reporting,
         leases: LeaseStore,
+        tasks: RunReads,
         announcer: Announcer,
+        workflows: CodeWorkflows,
+        journal: Journal,
         grace_us: int,
     ) -> None:
         self.engine = engine
+        self._workflows = workflows
+        self._journal = journal
         self.reporting = reporting
         self._registering = registering
         self._leases = leases
+        self._tasks = tasks
         self._announcer = announcer
         self._grace_us = grace_us
         self._endings: set[asyncio.Future[None]] = set()
@@ -112,6 +132,9 @@ class Workers:
             if await self._registering.register(principal, hello.types, hello.agents):
                 self._announcer.registry_moved(principal.tenant)
         served = _served(hello)
+        workflows = _workflows(hello)
+        if workflows:
+            await self._workflows.register(principal.tenant, workflows, self.engine.clock.now_us())
         kept = await self._adopt(principal, hello)
         now_us = self.engine.clock.now_us()
         session = Session(
@@ -214,6 +237,19 @@ class Workers:
         """Store what a worker without a connection reports."""
         return await self.reporting.report(principal, reports, {})
 
+    async def history(self, principal: Principal, ref: LeaseRef, after: int, number: int) -> History:
+        """A page of the history of a run whose activation the caller holds. Raises NotFound, LeaseLost."""
+        lead = self.engine.cache.task(ref.task_id) or await self._tasks.task(principal.tenant, ref.task_id)
+        run = await self._tasks.run(principal.tenant, ref.task_id)
+        if lead is None or run is None or lead.tenant != principal.tenant or not lead.leads:
+            raise NotFound(f"there is no run {ref.task_id} whose code could be run")
+        check_fence(lead, ref.attempt)
+        standing = Standing.of(run.plan)
+        start = (standing.since - 1, standing.first)
+        return await self._journal.history(
+            run.day, run.id, *max(start, (after, number)), standing.last, standing.first, HISTORY_BYTES
+        )
+
     def drain(self) -> None:
         """Tell all workers that the server goes."""
         self._draining = True
@@ -241,6 +277,12 @@ def _served(hello: Hello) -> tuple[KindSpec, ...]:
     return tuple((bare | known).values())
 
 
+def _workflows(hello: Hello) -> list[KindSpec]:
+    """The code-first workflows that a worker has the code of, each version by itself."""
+    found = [spec for spec in hello.specs if spec.category == WORKFLOW_KIND]
+    return [replace(spec, version=spec.version or DEFAULT_VERSION) for spec in found]
+
+
 def _check_queues(queues: Sequence[str]) -> None:
     """Raise ValidationFailed on a queue whose tasks no worker is given."""
     for index, queue in enumerate(queues):
@@ -251,7 +293,9 @@ def _check_queues(queues: Sequence[str]) -> None:
 def _keys(tenant: str, hello: Hello) -> tuple[DispatchKey, ...]:
     """What a worker serves: its kinds in its queues, and its agents in theirs and in those that it names, because an
     agent that moved to another queue has tasks left in the one before."""
-    keys = {(tenant, queue, kind) for queue in hello.queues or ("default",) for kind in hello.kinds}
+    queues = hello.queues or ("default",)
+    keys = {(tenant, queue, kind) for queue in queues for kind in hello.kinds}
     keys |= {(tenant, queue, f"agent:{agent.name}") for queue in hello.queues for agent in hello.agents}
     keys |= {(tenant, agent.queue or "default", f"agent:{agent.name}") for agent in hello.agents}
+    keys |= {(tenant, queue, lead_kind(each.name, each.version)) for queue in queues for each in _workflows(hello)}
     return tuple(sorted(keys))

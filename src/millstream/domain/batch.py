@@ -5,12 +5,16 @@ from dataclasses import dataclass, field
 
 from millstream.domain.artifacts import Artifact
 from millstream.domain.bounds import Line, LineKey
+from millstream.domain.code import Activation, Entry
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import Attempt, EventType, PayloadKind, Run, Task
 
 EventRow = tuple[int, str, int, int, int, str, str, int, str]
 """An event as it is written: day, run, number, type, time, task, artifact, attempt, data. A plain tuple, because a task
 makes three and an object for each was a tenth of a batch."""
+
+JournalRow = tuple[int, str, int, int, int, str, bytes, str, str]
+"""A row of a code run's journal; see Batch.journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,7 @@ class Limits:
     lease_us: int = 30_000_000
     cancel_grace_us: int = 10_000_000
     max_gates: int = 10_000
+    max_commands: int = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +71,12 @@ class KeyClaim:
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """A lease to push after the commit."""
+    """A lease to push after the commit; of a code run's own task with what its code is to look at."""
 
     session_id: str
     task: Task
     attempt: int
+    activation: Activation | None = None
 
 
 @dataclass(slots=True)
@@ -99,6 +105,9 @@ class Batch:
         reopened: Ended runs that go on.
         due_runs: Runs that somebody has to look at after the commit.
         payloads: What runs were given and answer: day, run, PayloadKind, google.protobuf.Value in wire form.
+        journal: Commands of code runs, and values that go with events: day, run, number (of an event: negative), the
+            event it was given at, CommandType, name, value, error's code and message.
+        entries: What the code of runs is to be told of, by run.
         cancelled: Tasks whose worker is asked to stop, with the attempt and the owner's lane.
         lost: Tasks whose worker lost them, likewise: it is told, and its reports are refused from here on.
         open_promises: Ids of open promises by tenant and key, of the keys that the commands name.
@@ -138,6 +147,8 @@ class Batch:
     reopened: set[str] = field(default_factory=set)
     due_runs: set[str] = field(default_factory=set)
     payloads: list[tuple[int, str, int, bytes]] = field(default_factory=list)
+    journal: list[JournalRow] = field(default_factory=list)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)
     cancelled: list[tuple[str, int, str]] = field(default_factory=list)
     lost: list[tuple[str, int, str]] = field(default_factory=list)
     open_promises: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -1,11 +1,12 @@
 """Ending runs and tasks early: nothing new starts, workers are told, and a timer forces the end."""
 
 from millstream.domain.batch import Batch
+from millstream.domain.code_lead import note_cancelling
 from millstream.domain.errors import Conflict
 from millstream.domain.gating import abandon
-from millstream.domain.lifecycle import CANCELLED, cancel, details, end_if_idle
+from millstream.domain.lifecycle import CANCELLED, cancel, details, end_if_idle, wake
 from millstream.domain.planners import RUN_TIMEOUT
-from millstream.domain.runs import EventType, Run, RunStatus, Task, TaskStatus
+from millstream.domain.runs import EventType, Run, RunKind, RunStatus, Task, TaskStatus
 
 
 def cancel_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: str) -> None:
@@ -15,7 +16,8 @@ def cancel_run(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: 
     if run.status is not RunStatus.RUNNING:
         raise Conflict(f"run {run.id} has ended as {run.status.name}")
     run.error_code, run.error_message = CANCELLED, reason or "cancelled"
-    batch.record(run, EventType.RUN_CANCELLING, data=details(reason=reason, by=by))
+    seq = batch.record(run, EventType.RUN_CANCELLING, data=details(reason=reason, by=by))
+    note_cancelling(batch, run, seq, reason)
     _wind_up(batch, run, open_tasks, reason, by)
 
 
@@ -23,6 +25,8 @@ def cancel_task(batch: Batch, run: Run, task: Task, reason: str = "", by: str = 
     """Begin to cancel a task: one that waits ends at once. Raises Conflict where it has ended."""
     if not task.open:
         raise Conflict(f"task {task.id} has ended as {task.status.name}")
+    if task.leads:
+        raise Conflict(f"task {task.id} is the run's own; cancel the run")
     task.error_code, task.error_message = CANCELLED, reason or "cancelled"
     if task.status is not TaskStatus.RUNNING:
         cancel(batch, run, task, data=details(reason=reason, by=by))
@@ -45,9 +49,10 @@ def time_out_run(batch: Batch, run: Run, open_tasks: list[Task]) -> None:
         return
     text = f"the run took longer than {run.timeout_us / 1e6:g} s"
     run.error_code, run.error_message = RUN_TIMEOUT, text
-    batch.record(run, EventType.RUN_TIMED_OUT, data=details(timeout_s=run.timeout_us / 1e6))
+    seq = batch.record(run, EventType.RUN_TIMED_OUT, data=details(timeout_s=run.timeout_us / 1e6))
+    note_cancelling(batch, run, seq, "")
     for task in open_tasks:
-        if task.open and not task.cancelling:
+        if task.open and not task.cancelling and run.kind is not RunKind.CODE:
             task.error_code, task.error_message = RUN_TIMEOUT, text
     _wind_up(batch, run, open_tasks, text, "")
 
@@ -56,7 +61,8 @@ def force_run(batch: Batch, run: Run, open_tasks: list[Task]) -> None:
     """End a run whose grace has passed."""
     if run.status is not RunStatus.CANCELLING or run.cancel_by_us > batch.now_us:
         return
-    for task in open_tasks:
+    # A code run's own task first: what ends after it wakes it no more.
+    for task in sorted(open_tasks, key=lambda each: not each.leads):
         if task.open:
             cancel(batch, run, task)
     end_if_idle(batch, run)
@@ -68,6 +74,10 @@ def _wind_up(batch: Batch, run: Run, open_tasks: list[Task], reason: str, by: st
     run.cancel_by_us = batch.now_us + batch.limits.cancel_grace_us
     run.deadline_us = 0
     batch.touch(run)
+    if run.kind is RunKind.CODE:
+        # What is open is the code's to cancel, and what that takes is its to begin; the timer ends what it does not.
+        wake(batch, run)
+        return
     abandon(batch, run)
     for task in open_tasks:
         if task.status is TaskStatus.RUNNING:

@@ -7,6 +7,7 @@ import functools
 import json
 
 from millstream.domain.batch import Batch, Claim, Handoff
+from millstream.domain.code_lead import activation, note_end, sleeping
 from millstream.domain.errors import LeaseLost
 from millstream.domain.graph import StepState, note
 from millstream.domain.planners import LIMIT_CODE, RUN_TIMEOUT, plan_idle
@@ -158,6 +159,7 @@ def _leave_line(batch: Batch, task: Task) -> None:
 
 def lease(batch: Batch, run: Run, task: Task, claim: Claim) -> None:
     """Give a pending task to a worker. The attempt number grows, and never shrinks again."""
+    told = activation(run, task, claim.worker_id) if task.leads else None
     for name in task.bounds.lines:
         line = batch.lines[task.tenant, name]
         line.start(task.bounds, batch.now_us)
@@ -176,8 +178,9 @@ def lease(batch: Batch, run: Run, task: Task, claim: Claim) -> None:
     task.beat_by_us = now + limits.heartbeat_us if limits.heartbeat_us else 0
     task.lease_until_us = min(now + batch.limits.lease_us, task.deadline_us or 1 << 62, task.beat_by_us or 1 << 62)
     batch.touch(run, task)
-    batch.record(run, EventType.TASK_STARTED, task_id=task.id, attempt=task.attempt)
-    batch.handoffs.append(Handoff(claim.session_id, task, task.attempt))
+    if told is None:
+        batch.record(run, EventType.TASK_STARTED, task_id=task.id, attempt=task.attempt)
+    batch.handoffs.append(Handoff(claim.session_id, task, task.attempt, told))
 
 
 def check_fence(task: Task, attempt: int) -> None:
@@ -212,7 +215,7 @@ def fail(
         task.tries += 1
         close_attempt(batch, task, status, code, message)
     attempt = task.attempt
-    if run.status is RunStatus.CANCELLING or task.cancelling:
+    if _winding_up(run, task):
         # Why it was cancelled says more than how its worker stopped, which its attempt tells.
         if task.error_code not in (CANCELLED, RUN_TIMEOUT):
             task.error_code, task.error_message = code, message
@@ -226,6 +229,8 @@ def fail(
             run.error_code, run.error_message = code, message
         data = details(code=code, message=message)
         finish(batch, run, task, TaskStatus.FAILED, EventType.TASK_FAILED, data)
+        if task.leads:
+            _park(batch, run, code, message)
         end_if_idle(batch, run)
         return
     wait = 0 if at_once else task.retry.delay_us(task.tries, batch.chance())
@@ -241,7 +246,7 @@ def release(batch: Batch, run: Run, task: Task) -> None:
     """Take back a lease whose work did not start; burns no attempt."""
     attempt = task.attempt
     _give_back(batch, task)
-    if run.status is RunStatus.CANCELLING or task.cancelling:
+    if _winding_up(run, task):
         cancel(batch, run, task)
         return
     batch.record(run, EventType.TASK_RELEASED, task_id=task.id, attempt=attempt)
@@ -253,7 +258,7 @@ def expire(batch: Batch, run: Run, task: Task) -> None:
     if task.status is not TaskStatus.RUNNING or task.lease_until_us > batch.now_us:
         return
     now, limits = batch.now_us, task.timeouts
-    if run.status is RunStatus.CANCELLING or task.cancelling:
+    if _winding_up(run, task):
         cancel(batch, run, task)
         return
     batch.lost.append((task.id, task.attempt, task.owner))
@@ -337,14 +342,39 @@ def finish(batch: Batch, run: Run, task: Task, status: TaskStatus, event: EventT
     task.finished_us = batch.now_us
     run.open_tasks -= 1
     batch.touch(run, task)
-    batch.record(run, event, task_id=task.id, attempt=attempt, data=data)
-    if run.kind is RunKind.GRAPH:
+    seq = batch.record(run, event, task_id=task.id, attempt=attempt, data=data)
+    if run.kind is RunKind.CODE:
+        if task.step and note_end(batch, run, task, seq):
+            wake(batch, run)
+    elif run.kind is RunKind.GRAPH:
         run.plan = note(run.plan, task.step, task.item, _STEP_STATES[status])
         if run.status is RunStatus.RUNNING:
             batch.attend(run)
 
 
+def wake(batch: Batch, run: Run) -> None:
+    """Have a code run's code look at what happened, unless it does already."""
+    lead = sleeping(batch, run)
+    if lead is not None:
+        make_ready(batch, run, lead)
+
+
+def _park(batch: Batch, run: Run, code: str, message: str) -> None:
+    """End a run whose code no worker can run: what it had begun goes on, so that it can be retried from here."""
+    if run.status is RunStatus.RUNNING:
+        run.error_code, run.error_message = code, message
+        end_run(batch, run, RunStatus.FAILED)
+
+
+def _winding_up(run: Run, task: Task) -> bool:
+    """What ends is not tried again. A code run that is being cancelled may still clean up."""
+    return task.cancelling or (run.status is RunStatus.CANCELLING and run.kind is not RunKind.CODE)
+
+
 def _give_back(batch: Batch, task: Task) -> None:
+    if task.leads:
+        # Its next worker is any.
+        task.worker_id = ""
     if task.limited and task.status is TaskStatus.RUNNING:
         batch.freed.add((task.tenant, task.queue, task.kind))
     if task.bounds.concurrency_key and task.status is TaskStatus.RUNNING:

@@ -24,6 +24,8 @@ _OPERATE = _VIEW | {
     "agents.write",
     "workflows.write",
     "workflows.execute",
+    "runs.start",
+    "runs.signal",
     "runs.cancel",
     "runs.retry",
     "runs.pause",
@@ -49,6 +51,8 @@ _WORK = frozenset(
         "promises.settle",
         "workflows.read",
         "tenants.read",
+        "runs.start",
+        "runs.signal",
         "worker.serve",
         "workers.read",
     }

@@ -72,6 +72,15 @@ def run_agent(batch: Batch, run: Run, inputs: Sequence[Produce], start: Activati
     start_task(batch, run, start, task_id, tuple(each.artifact_id for each in inputs), 1, batch.now_us)
 
 
+def cascade_of(batch: Batch, parent: Run, run_id: str, produce: Produce) -> None:
+    """Publish an artifact of another run into a new cascade."""
+    run = Run(run_id, parent.tenant, RunKind.CASCADE, batch.now_us, parent.created_by, updated_us=batch.now_us)
+    run.parents = (parent.id,)
+    batch.add_run(run)
+    _store(batch, run, produce, EXTERNAL, 1, parent.created_by)
+    end_if_idle(batch, run)
+
+
 def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int, by: str = "") -> None:
     """Store an artifact in a running cascade and start what it activates."""
     new = produce.new

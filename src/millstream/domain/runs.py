@@ -98,6 +98,8 @@ class EventType(IntEnum):
     PROMISE_RESOLVED = 45
     PROMISE_REJECTED = 46
     TASK_DROPPED = 40
+    SIGNALLED = 50
+    CONTINUED_AS_NEW = 51
 
 
 @dataclass(slots=True)
@@ -112,7 +114,8 @@ class Run:
         open_gates: Buffers in which artifacts of it wait for others, which keeps it open.
         parents: Runs whose artifacts opened the gate that made this one.
         workflow, workflow_version: Of a graph or code run, the definition that it follows to its end.
-        plan: Its planner's own state; of a graph run where its steps stand, see domain.graph.
+        plan: Its planner's own state: of a graph run where its steps stand, see domain.graph; of a code run how far its
+            code has looked, see domain.code.
         redone: How often it was retried by hand, which what was decided before does not survive.
         due_us: Since when somebody has to look at it: a step of it is due, or its parent is to be told; 0: nobody.
         parent_id, parent_task: The run and the task of it that began this one, or "".
@@ -241,6 +244,11 @@ class Task:
     def shown_status(self) -> TaskStatus:
         """Its status as all but the engine see it."""
         return self.status or TaskStatus.PENDING
+
+    @property
+    def leads(self) -> bool:
+        """It is a code run's own task, which runs its code."""
+        return self.id == self.run_id
 
 
 class PayloadKind(IntEnum):

@@ -20,6 +20,7 @@ from millstream.sdk.errors import (
     PayloadError,
     RateLimitedError,
     ServiceError,
+    StepFailed,
     TaskCancelled,
     TaskError,
     UnavailableError,
@@ -40,6 +41,7 @@ from millstream.sdk.results import (
     Published,
     Run,
     RunEvent,
+    RunResult,
     SyncResult,
     Task,
 )
@@ -49,6 +51,7 @@ from millstream.sdk.system import LogLevel, LogLevels
 from millstream.sdk.tasks import NewTask, StuckTask
 from millstream.sdk.tenants import Tenant
 from millstream.sdk.worker import Worker
+from millstream.sdk.workflow_context import WorkflowContext
 from millstream.sdk.workflows import Applied, DefinitionCheck, Workflow, WorkflowVersion
 
 __all__ = [
@@ -98,9 +101,11 @@ __all__ = [
     "Run",
     "RunEvent",
     "RunOutcome",
+    "RunResult",
     "RunsDone",
     "ServiceError",
     "ServingWorker",
+    "StepFailed",
     "StoredPayload",
     "Streamed",
     "StuckTask",
@@ -117,5 +122,6 @@ __all__ = [
     "Worker",
     "WorkerInfo",
     "Workflow",
+    "WorkflowContext",
     "WorkflowVersion",
 ]

@@ -12,6 +12,7 @@ MillstreamError                 everything below: code, message, retryable, deta
 │       └── ConnectError        it could not be reached at all
 ├── PayloadError                a value that JSON, and so the wire, cannot hold
 ├── TaskError                   raised by a handler: fails the attempt with a code of its own
+├── StepFailed                  what a workflow waits for failed: a task, a child, a promise, a recorded side effect
 └── TaskCancelled               raised by Context.check_cancelled in a task that is being cancelled
 """
 
@@ -117,6 +118,30 @@ class PayloadError(MillstreamError):
         """The same error, seen from one level further out."""
         joint = "." if self.path and not self.path.startswith("[") else ""
         return PayloadError(self.reason, f"{step}{joint}{self.path}")
+
+
+class StepFailed(MillstreamError):
+    """Something that a workflow waits for failed, finally.
+
+    Attributes:
+        kind: what it was: "task", "child", "promise", "side effect".
+        name: the task's kind, the child's workflow, the promise's or the side effect's name.
+    """
+
+    def __init__(self, code: str, message: str, kind: str = "", name: str = "") -> None:
+        super().__init__(code, message)
+        self.kind = kind
+        self.name = name
+
+
+class ContinueAsNew(BaseException):
+    """Raised by `ctx.continue_as_new` to leave the workflow's function. Not an Exception, so that no handler takes it
+    for a failure."""
+
+    def __init__(self, input: object = None, version: str = "") -> None:  # noqa: A002  (the contract's name)
+        super().__init__("continues as new")
+        self.input = input
+        self.version = version
 
 
 class TaskError(MillstreamError):

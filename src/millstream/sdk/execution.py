@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from millstream.sdk.channel import MAX_MESSAGE_BYTES
 from millstream.sdk.context import Context, Extra, Publishable
 from millstream.sdk.errors import PayloadError, ServiceError, TaskCancelled, TaskError
-from millstream.sdk.handlers import AgentHandler, Handler, TaskHandler
+from millstream.sdk.handlers import AgentHandler, Handler, TaskHandler, WorkflowHandler
 from millstream.sdk.outbox import Fence, Report, completion_report, failure_report
 from millstream.sdk.payload import JsonValue, fill_struct, fill_value, from_struct, from_value
 from millstream.sdk.policies import TypeRef, duration, type_name
@@ -71,7 +71,7 @@ class Execution:
         handler = self.handler
         if any(artifact.payload_ref for artifact in self.lease.artifacts):
             await self._load()
-        value = _task_input(handler, self.lease) if isinstance(handler, TaskHandler) else _model(handler, self.lease)
+        value = _model(handler, self.lease) if isinstance(handler, AgentHandler) else _task_input(handler, self.lease)
         call = handler.call
         if call.is_async:
             self.underway = True
@@ -176,7 +176,7 @@ def unknown_kind(lease: worker_pb2.Lease, fence: Fence) -> Report:
     return failure_report(fence, failure)
 
 
-def _task_input(handler: TaskHandler, lease: worker_pb2.Lease) -> Any:
+def _task_input(handler: TaskHandler | WorkflowHandler, lease: worker_pb2.Lease) -> Any:
     value = from_value(lease.input)
     if handler.validate is None:
         return value

@@ -4,7 +4,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias, TypedDict
 
 from google.protobuf.struct_pb2 import Struct
@@ -13,12 +13,16 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from millstream.sdk.context import Context
 from millstream.sdk.payload import fill_struct
 from millstream.sdk.policies import RetryPolicy, Subscription, Timeouts, TypeRef, type_name
+from millstream.sdk.workflow_context import WorkflowContext
 from millstream.v1 import agent_pb2, worker_pb2
 
 Function: TypeAlias = Callable[..., Any]
 Consumes: TypeAlias = TypeRef | Subscription | Sequence[TypeRef | Subscription]
 Publishes: TypeAlias = TypeRef | Sequence[TypeRef]
 
+WORKFLOW_KIND: Final = "workflow:"
+"""Kinds of the tasks that run a workflow's code begin with this; its name, "@" and its version follow."""
+_WORKFLOW_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,127}")
 AGENT_KIND: Final = "agent:"
 """Kinds of tasks that begin with this are an agent's."""
 MAX_KIND_SCHEMA_BYTES: Final = 64 * 1024
@@ -73,7 +77,7 @@ class Call:
     returns: Any = None
     """What it is said to return; None where it is not."""
 
-    def __call__(self, value: Any, context: Context) -> Any:
+    def __call__(self, value: Any, context: Any) -> Any:
         """Calls the function; of an async one this is the coroutine."""
         arguments = {}
         if self.input_name is not None:
@@ -109,7 +113,17 @@ class TaskHandler:
     """What discovery shows of it."""
 
 
-Handler: TypeAlias = AgentHandler | TaskHandler
+@dataclass(frozen=True, slots=True)
+class WorkflowHandler:
+    """A workflow in one version, with what makes its input of plain JSON; None: it takes plain JSON."""
+
+    call: Call
+    auto_heartbeat: bool
+    validate: Callable[[Any], Any] | None
+    spec: worker_pb2.KindSpec
+
+
+Handler: TypeAlias = AgentHandler | TaskHandler | WorkflowHandler
 
 
 @dataclass(slots=True)
@@ -164,9 +178,29 @@ class Registry:
         beats = _auto_heartbeat(function, auto_heartbeat)
         self._add(kind, TaskHandler(call, beats, kind, _validator(call.annotation), _kind_spec(call, kind, version)))
 
+    def add_workflow(self, function: Function, name: str, version: str) -> None:
+        """Registers a version of a workflow.
+
+        Raises:
+            ValueError: it is registered already, or the name or version is none.
+            TypeError: the function is not async.
+        """
+        if not version or not _VERSION.fullmatch(version):
+            raise ValueError(f"a version is 1 to 64 letters, digits, '_', '.' and '-', not {version!r}")
+        if not _WORKFLOW_NAME.fullmatch(name):
+            raise ValueError(
+                f"a workflow's name is a letter, then letters, digits, '_', '.', ':' and '-', not {name!r}"
+            )
+        if not inspect.iscoroutinefunction(function):
+            raise TypeError(f"a workflow is an async function, which {function!r} is not")
+        call = inspect_workflow(function)
+        spec = _kind_spec(call, name, version)
+        spec.category = worker_pb2.KindSpec.WORKFLOW
+        self._add(f"{WORKFLOW_KIND}{name}@{version}", WorkflowHandler(call, True, _validator(call.annotation), spec))
+
     def specs(self) -> tuple[list[worker_pb2.KindSpec], list[agent_pb2.AgentSpec], list[worker_pb2.TypeSpec]]:
         """Kinds, agents and types, as a hello names them."""
-        kinds = [handler.spec for handler in self.handlers.values() if isinstance(handler, TaskHandler)]
+        kinds = [each.spec for each in self.handlers.values() if isinstance(each, TaskHandler | WorkflowHandler)]
         agents = [handler.spec for handler in self.handlers.values() if isinstance(handler, AgentHandler)]
         return kinds, agents, [type_spec(model) for model in self.models.values()]
 
@@ -222,6 +256,24 @@ def inspect_call(function: Function) -> Call:
         annotation=hints.get(inputs[0]) if inputs else None,
         returns=hints.get("return"),
     )
+
+
+def inspect_workflow(function: Function) -> Call:
+    """How to call a workflow's function: the context comes first, or by annotation; then the input, if it takes one.
+
+    Raises:
+        TypeError: an annotation cannot be resolved.
+    """
+    call = inspect_call(function)
+    names = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    hints = typing.get_type_hints(function)
+    context = next((name for name in names if hints.get(name) is WorkflowContext), names[0] if names else None)
+    given = next((name for name in names if name != context), None)
+    return replace(call, input_name=given, context_name=context, annotation=hints.get(given) if given else None)
 
 
 def _kind_spec(call: Call, kind: str, version: str) -> worker_pb2.KindSpec:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from millstream.v1 import worker_pb2
+from millstream.v1 import code_pb2, worker_pb2
 from millstream.v1.worker_service_pb2 import WorkRequest
 
 MAX_BYTES: Final = 2 * 1024 * 1024
@@ -43,6 +43,9 @@ _HEARTBEATS: Final = _tag(WorkRequest.HEARTBEATS_FIELD_NUMBER)
 _RELEASED: Final = _tag(WorkRequest.RELEASED_FIELD_NUMBER)
 _COMPLETIONS: Final = _tag(WorkRequest.COMPLETIONS_FIELD_NUMBER)
 _FAILURES: Final = _tag(WorkRequest.FAILURES_FIELD_NUMBER)
+_ANSWERS: Final = WorkRequest.ANSWERS_FIELD_NUMBER << 3 | 2
+_ANSWERS_TAG: Final = bytes((_ANSWERS & 0x7F | 0x80, _ANSWERS >> 7))
+"""A field number over 15 takes two bytes."""
 
 
 def frame(tag: int, body: bytes) -> bytes:
@@ -61,6 +64,12 @@ def frame(tag: int, body: bytes) -> bytes:
 def completion_report(fence: Fence, completion: worker_pb2.Completion) -> Report:
     """The report that a task is done."""
     return Report(fence, frame(_COMPLETIONS, completion.SerializeToString()))
+
+
+def answer_report(fence: Fence, answer: code_pb2.ActivationAnswer) -> Report:
+    """What a workflow's code says to an activation."""
+    body = answer.SerializeToString()
+    return Report(fence, _ANSWERS_TAG + frame(0, body)[1:])
 
 
 def failure_report(fence: Fence, failure: worker_pb2.AttemptFailure) -> Report:

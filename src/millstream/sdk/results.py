@@ -203,6 +203,28 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run as it stands, with its output where it has ended well."""
+
+    run_id: str
+    status: str
+    completed: bool
+    """It has ended, however."""
+    output: JsonValue = None
+    error: Fault | None = None
+    started: bool = False
+    """It began by this call."""
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> "RunResult":
+        """The value of a response."""
+        return cls(
+            wire.run_id, run_pb2.Run.Status.Name(wire.status), wire.completed, from_value(wire.output),
+            Fault.of(wire), getattr(wire, "started", False),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """A unit of durable work: the cascade of an artifact, or a standalone task."""
 

@@ -1,13 +1,13 @@
-"""Runs: read, cancelled, retried, repeated, paused."""
+"""Runs: started, signalled, waited for, read, cancelled, retried, repeated, paused."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from millstream.sdk.artifacts import stamp
+from millstream.sdk.artifacts import SYNC_MARGIN_S, stamp
 from millstream.sdk.calls import Area, Listing, choice
-from millstream.sdk.payload import from_struct
-from millstream.sdk.results import Run, RunEvent, Task, when
+from millstream.sdk.payload import JsonValue, fill_value, from_struct
+from millstream.sdk.results import Run, RunEvent, RunResult, Task, when
 from millstream.sdk.run_operations import RunsDone, filter_of, labels_asked
 from millstream.v1 import run_pb2
 from millstream.v1 import run_service_pb2 as wire
@@ -17,7 +17,72 @@ BULK_TIMEOUT_S = 75.0
 
 
 class Runs(Area):
-    """Reads runs, and cancels, retries, repeats, pauses and resumes them."""
+    """Starts runs of code-first workflows; reads, signals, cancels, retries, repeats, pauses and resumes runs."""
+
+    async def start(
+        self,
+        workflow: str,
+        input: JsonValue = None,  # noqa: A002  (the contract's name)
+        *,
+        version: str = "",
+        run_id: str = "",
+        labels: Mapping[str, str] | None = None,
+        queue: str = "",
+        signal: tuple[str, JsonValue] | None = None,
+        wait: float = 0.0,
+        idempotency_key: str = "",
+    ) -> RunResult:
+        """Starts a run of a code-first workflow and returns it as it stands, after `wait` seconds (at most 300) or at
+        its end.
+
+        Args:
+            version: default: the latest that a worker has registered.
+            run_id: a UUID. Default: a new one.
+            signal: name and value of a signal to send with it: starts the run unless one of this run_id goes on
+                already, and signals it either way.
+
+        Raises:
+            NotFoundError: no worker has registered the workflow.
+            ConflictError: there is a run of this run_id, or it has ended.
+        """
+        request = wire.StartRunRequest(
+            workflow=workflow, version=version, run_id=run_id, labels=labels or {}, queue=queue, wait=wait
+        )
+        fill_value(request.input, input)
+        if signal is not None:
+            request.signal = signal[0]
+            fill_value(request.signal_value, signal[1])
+        answer = await self._calls.write(
+            "RunService/StartRun",
+            request,
+            wire.StartRunResponse,
+            key=idempotency_key,
+            timeout_s=wait + SYNC_MARGIN_S,
+        )
+        return RunResult.from_wire(answer.message)
+
+    async def signal(self, run_id: str, name: str, value: JsonValue = None, *, idempotency_key: str = "") -> None:
+        """Sends a signal to a code-first run.
+
+        Raises:
+            ConflictError: it has ended, or takes no signals.
+        """
+        request = wire.SignalRunRequest(run_id=run_id, name=name)
+        fill_value(request.value, value)
+        await self._calls.write("RunService/SignalRun", request, wire.SignalRunResponse, key=idempotency_key)
+
+    async def result(self, run_id: str, wait: float = 0.0) -> RunResult:
+        """What a run answered, after `wait` seconds (at most 300) or at its end."""
+        request = wire.GetRunResultRequest(run_id=run_id, timeout=wait)
+        found = await self._calls.read(
+            "RunService/GetRunResult", request, wire.GetRunResultResponse, timeout_s=wait + SYNC_MARGIN_S
+        )
+        return RunResult.from_wire(found)
+
+    async def state(self, run_id: str) -> dict[str, JsonValue]:
+        """What a code-first run remembers by name (`ctx.state`)."""
+        request = wire.GetRunStateRequest(run_id=run_id)
+        return from_struct((await self._calls.read("RunService/GetRunState", request, wire.GetRunStateResponse)).state)
 
     def list(
         self,

@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from millstream.sdk.activations import ActivationExecution, LiveRuns
 from millstream.sdk.context import Context
 from millstream.sdk.execution import Execution, Threads, unknown_kind
-from millstream.sdk.handlers import Handler
+from millstream.sdk.handlers import Handler, WorkflowHandler
 from millstream.sdk.outbox import Fence, Outbox, Report
 from millstream.sdk.payloads import Payloads
 from millstream.v1 import worker_pb2
@@ -27,6 +28,7 @@ class Slots:
         outbox: Outbox,
         threads: Threads,
         payloads: Payloads,
+        live: LiveRuns,
         cancel_grace_s: float,
     ) -> None:
         """`cancel_grace_s`: how long a handler that watches for its cancellation has to stop by itself."""
@@ -35,6 +37,7 @@ class Slots:
         self._outbox = outbox
         self._threads = threads
         self._payloads = payloads
+        self._live = live
         self._cancel_grace_s = cancel_grace_s
         self._held: dict[Fence, Execution] = {}
         self._running = 0
@@ -69,7 +72,11 @@ class Slots:
             self._outbox.report(unknown_kind(lease, fence), credit=1)
             return
         context = Context(lease, fence, self._outbox, self._payloads, self._loop, self._thread)
-        execution = Execution(lease, fence, handler, context)
+        if isinstance(handler, WorkflowHandler):
+            execution: Execution = ActivationExecution(lease, fence, handler, context)
+            execution.live = self._live  # type: ignore[attr-defined]
+        else:
+            execution = Execution(lease, fence, handler, context)
         self._held[fence] = execution
         self._idle.clear()
         if lease.HasField("heartbeat_timeout"):
@@ -174,4 +181,5 @@ class Slots:
         """Ends what still runs, reported as failed for another worker to try again. Returns how many."""
         for execution in list(self._held.values()):
             execution.abort()
+        self._live.clear()
         return len(self._held)

@@ -16,6 +16,7 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 import grpc
 
+from millstream.sdk.activations import LiveRuns
 from millstream.sdk.calls import Calls
 from millstream.sdk.channel import check_target, credentials, open_channel
 from millstream.sdk.errors import from_rpc
@@ -79,6 +80,8 @@ class Worker:
         drain_timeout: seconds that running tasks have to end when the worker stops.
         cancel_grace: seconds that a handler which looks at `ctx.cancelled` has to stop by itself.
         backoff: first and longest pause, in seconds, before it connects again.
+        live_runs: runs of workflows that it keeps in memory between their steps; others are led through their history
+            again.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Worker:
         drain_timeout: float = 30.0,
         cancel_grace: float = 5.0,
         backoff: tuple[float, float] = (0.1, 10.0),
+        live_runs: int = 1_000,
     ) -> None:
         """Nothing is connected yet. Raises ValueError where `slots` is out of range, or `target` not `host:port`."""
         check_target(target)
@@ -108,6 +112,7 @@ class Worker:
         self._drain_timeout = drain_timeout
         self._cancel_grace = cancel_grace
         self._backoff = backoff
+        self._live_runs = live_runs
         self._registry = Registry()
         self._session: Session | None = None
         self._closing = False
@@ -155,6 +160,24 @@ class Worker:
 
         def register(function: FunctionT) -> FunctionT:
             self._registry.add_task(function, kind, auto_heartbeat, version)
+            return function
+
+        return register
+
+    def workflow(self, name: str, *, version: str = "1") -> Callable[[FunctionT], FunctionT]:
+        """Registers a workflow: `async def f(ctx, input)` is run again from its history whenever it has to be, so it
+        takes time, chance and all that comes from outside from `ctx`, a WorkflowContext. What it returns is the run's
+        output.
+
+        Runs go only to workers that have their version; new ones get the version that was registered last.
+
+        Raises:
+            ValueError: this version of it is registered already, or the name or version is none.
+            TypeError: the function is not async.
+        """
+
+        def register(function: FunctionT) -> FunctionT:
+            self._registry.add_workflow(function, name, version)
             return function
 
         return register
@@ -232,8 +255,9 @@ class Worker:
         outbox = Outbox(max_unacked=max(1_000, self._slot_count))
         # Connects when a task has a large payload, and never where none has.
         transfers = open_channel(self._target, keepalive_s=KEEPALIVE_S)
-        payloads = Payloads(Calls(transfers, self._metadata, CALL_TIMEOUT_S, CALL_RETRIES))
-        slots = Slots(self._slot_count, self._registry.handlers, outbox, threads, payloads, self._cancel_grace)
+        calls = Calls(transfers, self._metadata, CALL_TIMEOUT_S, CALL_RETRIES)
+        live, handlers = LiveRuns(self._live_runs, calls), self._registry.handlers
+        slots = Slots(self._slot_count, handlers, outbox, threads, Payloads(calls), live, self._cancel_grace)
         try:
             yield outbox, slots
         finally:
@@ -285,7 +309,7 @@ class Worker:
             protocol=1,
             worker_id=self.worker_id,
             name=self.name[:128],
-            kinds=[each.kind for each in kinds],
+            kinds=[each.kind for each in kinds if each.category == worker_pb2.KindSpec.TASK],
             kind_specs=kinds,
             queues=self._queues,
             agents=agents,

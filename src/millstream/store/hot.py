@@ -78,6 +78,10 @@ TASK = _columns(
     _KINDS,
 )
 RUN_PAYLOAD = _columns("day:int run_id:uuid what:small value:bytes", _KINDS)
+JOURNAL = _columns(
+    """day:int run_id:uuid n:int after_seq:int kind:small name:text value:bytes error_code:name? error_message:text?""",
+    _KINDS,
+)
 ARTIFACT = _columns(
     """tenant:name id:uuid run_id:uuid seq:int type:name version:int payload:bytes produced_by:name
     visibility_kind:name visibility:name? tags:list? partition_key:text? created_us:us published_by:name
@@ -155,6 +159,7 @@ _TABLES: dict[str, tuple[Column, ...]] = {
     "run": RUN,
     "task": TASK,
     "run_payload": RUN_PAYLOAD,
+    "journal": JOURNAL,
     "artifact": ARTIFACT,
     "event": EVENT,
     "attempt": ATTEMPT,
@@ -213,6 +218,7 @@ def rows_of(batch: Batch) -> dict[str, list[tuple[Any, ...]]]:
         "task": tasks[True],
         "task update": tasks[False],
         "run_payload": batch.payloads,
+        "journal": batch.journal,
         "artifact": [_artifact_row(item) for item in batch.artifacts],
         "event": [*batch.events],
         "attempt": [_attempt_row(item) for item in batch.attempts],

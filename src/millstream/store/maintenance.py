@@ -266,6 +266,7 @@ class Maintenance:
             )
             for statement in (
                 "DELETE FROM run_payload WHERE day = ANY($1::text::int4[]) AND run_id = ANY($2::text::uuid[])",
+                "DELETE FROM journal WHERE day = ANY($1::text::int4[]) AND run_id = ANY($2::text::uuid[])",
                 "DELETE FROM event WHERE day = ANY($1::text::int4[]) AND run_id = ANY($2::text::uuid[])",
                 "DELETE FROM task WHERE $1::text <> '' AND run_id = ANY($2::text::uuid[])",
                 "DELETE FROM run WHERE $1::text <> '' AND id = ANY($2::text::uuid[])",

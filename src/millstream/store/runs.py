@@ -164,7 +164,8 @@ class RunReads:
 
 
 def _tasks(tenant: str, query: TaskQuery) -> Select[Any]:
-    found = select(*_TASK_LIST).where(task.c.tenant == tenant)
+    # A code run's own task, which runs its code, is none that it made.
+    found = select(*_TASK_LIST).where(task.c.tenant == tenant, task.c.id != task.c.run_id)
     if query.run_id:
         found = found.where(task.c.run_id == uid(query.run_id))
     if query.status is not None:

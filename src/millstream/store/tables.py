@@ -230,6 +230,35 @@ run_payload = Table(
     _bytes("value"),
 )
 
+# What the code of runs asked for and recorded, by number; and, by the negative of an event's number, the value that
+# goes with it.
+journal = Table(
+    "journal",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", Uuid, primary_key=True),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    _int("after_seq"),
+    _small("kind"),
+    _text("name"),
+    _bytes("value"),
+    _text("error_code"),
+    _text("error_message"),
+)
+
+# Code-first workflows that workers have registered, each version by itself.
+code_workflow = Table(
+    "code_workflow",
+    metadata,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Text, primary_key=True),
+    _text("description"),
+    _text("input_schema"),
+    _text("output_schema"),
+    _us("created_us"),
+)
+
 attempt = Table(
     "attempt",
     metadata,

@@ -21,9 +21,10 @@ _ITEMS: dict[str, frozenset[str]] = {
     "PublishBatchRequest": frozenset({"artifacts"}),
     "CreateTaskBatchRequest": frozenset({"tasks"}),
     "ExecuteWorkflowBatchRequest": frozenset({"runs"}),
-    "WorkRequest": frozenset({"completions", "failures", "progress"}),
+    "WorkRequest": frozenset({"completions", "failures", "progress", "answers"}),
     "CompleteRequest": frozenset({"completions"}),
     "FailRequest": frozenset({"failures"}),
+    "AnswerActivationsRequest": frozenset({"answers"}),
     "ReportProgressRequest": frozenset({"progress"}),
 }
 

@@ -31,6 +31,7 @@ from millstream.transport.services.workflows import WorkflowService
 from millstream.transport.use_cases import (
     Agents,
     Artifacts,
+    CodeRuns,
     Correlations,
     DeadLetters,
     Discovery,
@@ -97,6 +98,7 @@ class UseCases:
     run_operations: RunOperations
     steps: RunSteps
     executions: Executions
+    code_runs: CodeRuns
     tasks: Tasks
     promises: Promises
     dead_letters: DeadLetters
@@ -122,7 +124,9 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
         "WorkflowService": WorkflowService(use_cases.workflows, use_cases.executions, readers["ExecuteWorkflow"]),
-        "RunService": RunService(use_cases.runs, use_cases.run_operations, use_cases.steps, use_cases.executions),
+        "RunService": RunService(
+            use_cases.runs, use_cases.run_operations, use_cases.steps, use_cases.executions, use_cases.code_runs
+        ),
         "TaskService": TaskService(use_cases.tasks, use_cases.dead_letters, readers["CreateTask"]),
         "PromiseService": PromiseService(use_cases.promises),
         "QueueService": QueueService(use_cases.queues),

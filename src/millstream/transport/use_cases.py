@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from millstream.application.code_views import NewCodeRun, StartedRun
 from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
@@ -59,6 +60,7 @@ from millstream.application.workflow_views import (
 )
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
+from millstream.domain.code import History
 from millstream.domain.errors import MillstreamError
 from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
@@ -218,6 +220,16 @@ class RunOperations(Protocol):
     async def cancel_many(self, principal: Principal, many: ManyRuns, key: Key | None) -> DoneRuns: ...
 
 
+class CodeRuns(Protocol):
+    """Code-first runs, and the results of all."""
+
+    async def start(self, principal: Principal, new: NewCodeRun, key: Key | None, wait_s: float) -> StartedRun: ...
+    async def signal(
+        self, principal: Principal, run_id: str, name: str, value: bytes, key: Key | None
+    ) -> tuple[int, bool]: ...
+    async def state(self, principal: Principal, run_id: str) -> dict[str, bytes]: ...
+
+
 class Tasks(Protocol):
     """Tasks and their attempts."""
 
@@ -304,6 +316,7 @@ class Workers(Protocol):
         wait_s: float,
     ) -> list[Lease]: ...
     async def report(self, principal: Principal, reports: Reports) -> list[ReportResult]: ...
+    async def history(self, principal: Principal, ref: LeaseRef, after: int, number: int) -> History: ...
 
 
 class Discovery(Protocol):

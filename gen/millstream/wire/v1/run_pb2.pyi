@@ -549,6 +549,8 @@ class RunEvent(_message.Message):
         PROMISE_RESOLVED: RunEvent._Type.ValueType  # 45
         PROMISE_REJECTED: RunEvent._Type.ValueType  # 46
         TASK_DROPPED: RunEvent._Type.ValueType  # 40
+        SIGNALLED: RunEvent._Type.ValueType  # 50
+        CONTINUED_AS_NEW: RunEvent._Type.ValueType  # 51
 
     class Type(_Type, metaclass=_TypeEnumTypeWrapper): ...
     UNSPECIFIED: RunEvent.Type.ValueType  # 0
@@ -581,6 +583,8 @@ class RunEvent(_message.Message):
     PROMISE_RESOLVED: RunEvent.Type.ValueType  # 45
     PROMISE_REJECTED: RunEvent.Type.ValueType  # 46
     TASK_DROPPED: RunEvent.Type.ValueType  # 40
+    SIGNALLED: RunEvent.Type.ValueType  # 50
+    CONTINUED_AS_NEW: RunEvent.Type.ValueType  # 51
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int

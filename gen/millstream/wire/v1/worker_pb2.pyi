@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from millstream.wire.v1 import activation_pb2 as _activation_pb2
 from millstream.wire.v1 import agent_pb2 as _agent_pb2
 from millstream.wire.v1 import artifact_pb2 as _artifact_pb2
 from millstream.wire.v1 import error_pb2 as _error_pb2
@@ -42,6 +43,7 @@ class Lease(_message.Message):
     TRIES_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     attempt: _builtins.int
     run_id: _builtins.str
@@ -60,6 +62,8 @@ class Lease(_message.Message):
     def heartbeat_timeout(self) -> _duration_pb2.Duration: ...
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def activation(self) -> _activation_pb2.Activation: ...
     def __init__(
         self,
         *,
@@ -77,10 +81,11 @@ class Lease(_message.Message):
         tries: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        activation: _activation_pb2.Activation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "activation", b"activation", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015

@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 
 from millstream.domain.artifacts import Artifact, size_bytes
 from millstream.domain.batch import Batch
+from millstream.domain.code import Entry, Standing
 from millstream.domain.gates import Buffer
-from millstream.domain.runs import Run, RunStatus, Task
+from millstream.domain.runs import Run, RunKind, RunStatus, Task
 
 MOST_RUNS = 50_000
 MOST_BYTES = 64 * 1024 * 1024
 KEPT_ARTIFACTS = 1000
 KEPT_ARTIFACT_BYTES = 3 * 1024 * 1024
 """A waited-for cascade keeps as many artifacts in memory as its answer may hold."""
+KEPT_ENTRY_BYTES = 4 * 1024 * 1024
+"""Of one run, what its code is to be told and has not seen."""
 _CONTESTED_MOST = 10_000
 _BUFFER_BYTES = 4096
 """What a buffer with a few parts takes; a full one, of a thousand, takes much more, and is rare."""
@@ -24,6 +27,7 @@ class Owned:
 
     Attributes:
         artifacts: All artifacts so far, for a caller that waits here; None where they are not, or not all, kept.
+        entries: Of a code run, all that its code is to be told of after the event `entries_from`.
     """
 
     run: Run
@@ -32,6 +36,14 @@ class Owned:
     buffers: dict[str, Buffer] = field(default_factory=dict)
     artifact_bytes: int = 0
     size_bytes: int = 0
+    entries: list[Entry] = field(default_factory=list)
+    entries_from: int = 0
+    entry_bytes: int = 0
+
+    @property
+    def knows_tasks(self) -> bool:
+        """Nothing else is open in the run."""
+        return len(self.tasks) == self.run.open_tasks
 
     @property
     def knows_buffers(self) -> bool:
@@ -65,6 +77,18 @@ class RunCache:
     def task(self, task_id: str) -> Task | None:
         """The open task if its run is owned."""
         return self._tasks.get(task_id)
+
+    def leads(self, run_id: str) -> bool:
+        """Whether a run's own task is known, if it has one that is open."""
+        owned = self._runs.get(run_id)
+        return owned is not None and (owned.run.kind is not RunKind.CODE or run_id in owned.tasks)
+
+    def entries(self, run_id: str, after: int, upto: int) -> list[Entry] | None:
+        """What a run's code is to be told after one event and up to another; None where that has to be read."""
+        owned = self._runs.get(run_id)
+        if owned is None or after < owned.entries_from:
+            return None
+        return [entry for entry in owned.entries if after < entry.seq <= upto]
 
     def suspect(self, batch: Batch) -> None:
         """A write from kept copies failed: one of them may be outdated. Which one shows when they are read again."""
@@ -116,6 +140,9 @@ class RunCache:
             self._keep_buffer(buffer)
         for artifact in batch.artifacts:
             self._keep_artifact(artifact)
+        for run in batch.dirty_runs.values():
+            if run.kind is RunKind.CODE:
+                self._keep_entries(run, batch.entries.get(run.id, []), run.id in batch.new_runs)
         kept = {}
         for run_id in batch.ended:
             owned = self._runs.get(run_id)
@@ -154,6 +181,25 @@ class RunCache:
                 self._bytes += len(task.input)
             owned.tasks[task.id] = task
             self._tasks[task.id] = task
+
+    def _keep_entries(self, run: Run, entries: list[Entry], new: bool) -> None:
+        """Keep what a code run's code has not seen yet, or all of a run that has just begun."""
+        owned = self._runs.get(run.id)
+        if owned is None:
+            return
+        if not owned.entries_from and not owned.entries and not new:
+            owned.entries_from = entries[0].seq - 1 if entries else run.last_seq
+        owned.entries += entries
+        size = owned.entry_bytes + sum(entry.size_bytes for entry in entries)
+        seen = Standing.of(run.plan).seen
+        if seen > owned.entries_from:
+            owned.entries, owned.entries_from = [entry for entry in owned.entries if entry.seq > seen], seen
+            size = sum(entry.size_bytes for entry in owned.entries)
+        if size > KEPT_ENTRY_BYTES:
+            owned.entries, owned.entries_from, size = [], run.last_seq, 0
+        self._bytes += size - owned.entry_bytes
+        owned.size_bytes += size - owned.entry_bytes
+        owned.entry_bytes = size
 
     def _keep_buffer(self, buffer: Buffer) -> None:
         buffer.stored = bool(buffer.parts)

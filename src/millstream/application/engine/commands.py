@@ -41,6 +41,7 @@ class Command(ABC):
         run_ids: More runs that it touches.
         open_tasks: It needs all open tasks of the run, and all buffers.
         failed_tasks: It needs the tasks of the run that a retry begins again.
+        cached_tasks: Its open_tasks may be those of kept state, where all of them are there.
         gated: It needs buffers.
         registry: Tenant and version of the registry its activations were found with, or None.
         key: The idempotency key it claims, or None.
@@ -57,6 +58,7 @@ class Command(ABC):
     run_ids: Sequence[str] = ()
     open_tasks: bool = False
     failed_tasks: bool = False
+    cached_tasks: bool = False
     gated: bool = False
     registry: tuple[str, int] | None = None
     key: KeyClaim | None = None

@@ -25,6 +25,7 @@ from millstream.domain.errors import (
     MillstreamError,
     Unavailable,
 )
+from millstream.domain.runs import RunKind
 
 log = logging.getLogger(__name__)
 
@@ -169,13 +170,21 @@ class Committer:
     # The owner path.
 
     def _is_owned(self, command: Command) -> bool:
-        if command.locked or command.open_tasks:
+        if command.locked or (command.open_tasks and not command.cached_tasks):
             return False
-        if command.run_id and not command.new_run and self._cache.run(command.run_id) is None:
+        if command.run_id and not command.new_run and not self._knows(command):
             return False
         if command.gated and not self._knows_buffers(command):
             return False
-        return all(self._cache.task(task_id) is not None for task_id in command.task_ids)
+        tasks = [self._cache.task(task_id) for task_id in command.task_ids]
+        return all(task is not None and self._cache.leads(task.run_id) for task in tasks)
+
+    def _knows(self, command: Command) -> bool:
+        """Whether the command's run is in the cache, with all that is needed of it."""
+        owned = self._cache.run(command.run_id)
+        if owned is None or not self._cache.leads(command.run_id):
+            return False
+        return owned.knows_tasks if command.open_tasks else True
 
     def _knows_buffers(self, command: Command) -> bool:
         """Whether all that waits in the command's run is in the cache."""
@@ -200,6 +209,11 @@ class Committer:
                 owned = cache.run(run_id)
                 if owned is not None:
                     batch.runs[run_id] = owned.run
+                    if run_id in owned.tasks:
+                        # A code run's own task: whatever happens to the run wakes it.
+                        batch.tasks[run_id] = owned.tasks[run_id]
+                    if command.open_tasks:
+                        batch.tasks.update(owned.tasks)
                     if command.gated:
                         known = owned.buffers
                         batch.buffers.update({each: known[each] for each in command.buffers(batch) if each in known})
@@ -337,6 +351,8 @@ class Committer:
         run_ids.update(run_id for command in commands for run_id in command.run_ids)
         task_ids = {task_id for command in commands for task_id in command.task_ids}
         batch.runs, elsewhere = await transaction.runs(run_ids, task_ids) if run_ids or task_ids else ({}, set())
+        # Whatever happens to a code run wakes its own task.
+        task_ids |= {run.id for run in batch.runs.values() if run.kind is RunKind.CODE}
         open_of = {command.run_id for command in commands if command.open_tasks} & batch.runs.keys()
         failed_of = {command.run_id for command in commands if command.failed_tasks} & batch.runs.keys()
         if task_ids or open_of or failed_of:

@@ -16,6 +16,7 @@ from millstream.application.ports import ConnectedWorker
 from millstream.application.views import Cancellation, Lease, Push
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Claim, Handoff
+from millstream.domain.code import History
 from millstream.domain.runs import Task, TaskStatus
 from millstream.domain.workers import KindSpec
 
@@ -288,6 +289,8 @@ class Dispatcher:
         if task.status is TaskStatus.IN_LINE and (key in self._backlog or key in self._own or self._undecided.get(key)):
             return None
         ready = self._ready.get(key) if not self._is_paused(key) else None
+        if ready and task.leads and task.worker_id and (claim := self._sticky(task, ready)) is not None:
+            return claim
         while ready:
             session = ready[0]
             if session.has_room:
@@ -297,6 +300,14 @@ class Dispatcher:
             ready.popleft()
             session.queued.discard(key)
             self._starve(session)
+        return None
+
+    def _sticky(self, task: Task, ready: Iterable[Session]) -> Claim | None:
+        """The worker that has a copy of the run, where it has room."""
+        for session in ready:
+            if session.worker_id == task.worker_id and session.has_room:
+                session.credit -= 1
+                return session.claim
         return None
 
     def undo(self, batch: Batch) -> None:
@@ -385,9 +396,10 @@ def _connected(session: Session) -> ConnectedWorker:
     )
 
 
-def lease_of(task: Task, attempt: int, artifacts: list[Artifact]) -> Lease:
+def lease_of(handoff: Handoff, artifacts: list[Artifact], history: History | None = None) -> Lease:
     """What is pushed to a worker."""
-    return Lease(task, attempt, artifacts, task.tries + 1)
+    task = handoff.task
+    return Lease(task, handoff.attempt, artifacts, task.tries + 1, handoff.activation, history or History())
 
 
 def held_lease(task: Task) -> HeldLease:

@@ -23,12 +23,15 @@ from millstream.application.ports import Lane
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Handoff, Limits
 from millstream.domain.bounds import Bounds
+from millstream.domain.code import Activation, History
 from millstream.domain.errors import MillstreamError, Unavailable
 from millstream.domain.runs import PROMISE_QUEUE, PayloadKind, Run, TaskStatus
 
 log = logging.getLogger(__name__)
 
 PULL_MOST = 500
+HISTORY_BYTES = 1024 * 1024
+"""Of a history, what comes along with an activation; the worker fetches the rest."""
 PASSED_OVER_S = 0.02
 """When tasks are looked at again whose runs another server held."""
 
@@ -58,6 +61,15 @@ class Artifacts(Protocol):
 
     async def by_ids(self, tenant: str, ids: list[str]) -> dict[str, Artifact]:
         """Artifacts of a tenant by id."""
+
+
+class Journal(Protocol):
+    """Reads histories of code runs; see store.journal."""
+
+    async def history(
+        self, day: int, run_id: str, after: int, number: int, upto: int, first: int, most_bytes: int
+    ) -> History:
+        """A page of a history."""
 
 
 class Peers(Protocol):
@@ -97,6 +109,7 @@ class Engine:
         pending: Pending,
         lines: LineReads,
         artifacts: Artifacts,
+        journal: Journal,
         peers: Peers,
         observer: Observer,
         limits: Limits,
@@ -118,6 +131,7 @@ class Engine:
         self._pending = pending
         self.lines = Lines(lines, lambda command: self.submit(command, urgent=True), self.clock.now_us)
         self._artifacts = artifacts
+        self._journal = journal
         self._peers = peers
         self.cache = RunCache()
         self.queue = CommandQueue(queue_most, queue_bytes)
@@ -220,8 +234,10 @@ class Engine:
         gone: list[Handoff] = []
         for handoff in batch.handoffs:
             ids = handoff.task.artifact_ids
-            if all(artifact_id in fresh for artifact_id in ids):
-                if not self._deliver(handoff, fresh):
+            told = handoff.activation
+            history = self._known_history(told) if told is not None else History()
+            if history is not None and all(artifact_id in fresh for artifact_id in ids):
+                if not self._deliver(handoff, fresh, history):
                     gone.append(handoff)
             else:
                 to_read.append(handoff)
@@ -235,11 +251,30 @@ class Engine:
         self._deliveries.add(delivery)
         delivery.add_done_callback(self._deliveries.discard)
 
-    def _deliver(self, handoff: Handoff, artifacts: Mapping[str, Artifact]) -> bool:
+    def _known_history(self, told: Activation) -> History | None:
+        """What an activation tells, where all of it is at hand: events that were not answered yet, to a worker that
+        has what was; or all of a run that has just begun."""
+        if not told.token and told.count > told.first:
+            return None
+        entries = self.cache.entries(told.run_id, told.after, told.base)
+        if entries is None or sum(entry.size_bytes for entry in entries) > HISTORY_BYTES:
+            return None
+        return History(entries)
+
+    async def _history(self, told: Activation) -> History:
+        """The first page of what an activation tells. Raises MillstreamError where it cannot be read."""
+        known = self._known_history(told)
+        # Commands given at the last event that a worker knows are known to it as well.
+        number = told.count if told.token else told.first
+        return known or await self._journal.history(
+            told.day, told.run_id, told.after, number, told.base, number, HISTORY_BYTES
+        )
+
+    def _deliver(self, handoff: Handoff, artifacts: Mapping[str, Artifact], history: History) -> bool:
         """Push a lease. False where the worker is gone."""
-        task = handoff.task
-        found = [artifacts[artifact_id] for artifact_id in task.artifact_ids if artifact_id in artifacts]
-        return self.dispatcher.deliver(handoff.session_id, lease_of(task, handoff.attempt, found))
+        ids = handoff.task.artifact_ids
+        found = [artifacts[artifact_id] for artifact_id in ids if artifact_id in artifacts]
+        return self.dispatcher.deliver(handoff.session_id, lease_of(handoff, found, history))
 
     async def _release(self, handoffs: list[Handoff]) -> None:
         """Give back leases that reached no worker; one that cannot be given back runs out."""
@@ -252,17 +287,22 @@ class Engine:
         """Read the artifacts that leased tasks are given, then push the leases."""
         wanted: dict[str, set[str]] = {}
         for handoff in handoffs:
-            wanted.setdefault(handoff.task.tenant, set()).update(handoff.task.artifact_ids)
+            if handoff.task.artifact_ids:
+                wanted.setdefault(handoff.task.tenant, set()).update(handoff.task.artifact_ids)
         found: dict[str, Artifact] = {}
+        histories: dict[str, History] = {}
         try:
             for tenant, ids in wanted.items():
                 found |= await self._artifacts.by_ids(tenant, sorted(ids))
+            for told in filter(None, (handoff.activation for handoff in handoffs)):
+                histories[told.run_id] = await self._history(told)
         except MillstreamError as error:
             log.warning("leases could not be delivered: %s", error.message)
             self.dispatcher.give_back(handoffs)
             await self._release(handoffs)
             return
-        gone = [handoff for handoff in handoffs if not self._deliver(handoff, found)]
+        none = History()
+        gone = [each for each in handoffs if not self._deliver(each, found, histories.get(each.task.run_id, none))]
         if gone:
             await self._release(gone)
 

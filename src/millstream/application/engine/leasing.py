@@ -6,7 +6,13 @@ from millstream.application.engine.commands import Command
 from millstream.domain.batch import Batch, Claim
 from millstream.domain.bounds import LineKey
 from millstream.domain.lifecycle import hold, lacking, lease, line_up, promote
-from millstream.domain.runs import Run, RunStatus, Task, TaskStatus
+from millstream.domain.runs import Run, RunKind, RunStatus, Task, TaskStatus
+
+
+def _takes_leases(run: Run) -> bool:
+    """A code run cleans up while it is being cancelled, and finishes what it began where its code cannot go on."""
+    return run.status is RunStatus.RUNNING or run.kind is RunKind.CODE
+
 
 _WAITING = (TaskStatus.PENDING, TaskStatus.IN_LINE)
 
@@ -31,7 +37,7 @@ class LeaseReady(Command):
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
             run = batch.runs.get(task.run_id) if task else None
-            if task is None or task.status not in _WAITING or (run and run.status is not RunStatus.RUNNING):
+            if task is None or task.status not in _WAITING or (run and not _takes_leases(run)):
                 batch.unsure = True
                 continue
             if run is not None and run.paused_us:

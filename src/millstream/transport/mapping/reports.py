@@ -4,16 +4,19 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
+from millstream.application.code_views import ActivationAnswer
 from millstream.application.views import Completion, ReportResult, Reports
 from millstream.domain.errors import MillstreamError
 from millstream.transport import validation
 from millstream.transport.contract import descriptor_of
 from millstream.transport.mapping import workers as mapping
+from millstream.transport.mapping.code import answer_of
 from millstream.transport.payloads import PayloadRules
 from millstream.transport.text import TextPlan
-from millstream.wire.v1 import worker_pb2
+from millstream.wire.v1 import code_pb2, worker_pb2
 from millstream.wire.v1.worker_service_pb2 import WorkRequest
 
+_ANSWER_TEXT = TextPlan.of(descriptor_of(code_pb2.ActivationAnswer))
 _TEXT = TextPlan.of(descriptor_of(worker_pb2.Completion))
 
 
@@ -35,6 +38,25 @@ def _completion(message: worker_pb2.Completion, rules: PayloadRules, trusted: bo
         return _faulty(message, error)
 
 
+def answers(
+    messages: Iterable[code_pb2.ActivationAnswer], rules: PayloadRules, trusted: bool
+) -> list[ActivationAnswer]:
+    """What the code of runs says; what cannot be taken with its fault, which parks the run until its code is mended."""
+    return [_answer(message, rules, trusted) for message in messages]
+
+
+def _answer(message: code_pb2.ActivationAnswer, rules: PayloadRules, trusted: bool) -> ActivationAnswer:
+    try:
+        _ANSWER_TEXT.check(message)
+        return answer_of(message, rules, trusted)
+    except MillstreamError as error:
+        return _faulty_answer(message, error)
+
+
+def _faulty_answer(message: code_pb2.ActivationAnswer, error: MillstreamError) -> ActivationAnswer:
+    return ActivationAnswer(message.task_id.lower(), message.attempt, fault=error)
+
+
 def _faulty(message: worker_pb2.Completion, error: MillstreamError) -> Completion:
     return Completion(message.task_id.lower(), message.attempt, fault=error)
 
@@ -53,6 +75,7 @@ class Collected:
         self._rules = rules
         self._messages: list[WorkRequest] = []
         self._taken: list[Completion] = []
+        self._answers: list[ActivationAnswer] = []
         self.number = 0
         self.credit = 0
         self.drain = False
@@ -66,6 +89,7 @@ class Collected:
             self._drop_faulty(message)
             validation.check(message)
         self._taken += completions(message.completions, self._rules, trusted=False)
+        self._answers += answers(message.answers, self._rules, trusted=False)
         self._messages.append(message)
         self.number = max(self.number, message.number)
         self.credit += message.credit
@@ -81,16 +105,19 @@ class Collected:
             heartbeats=tuple(ref for m in messages for ref in mapping.refs_of(m.heartbeats)),
             delivered=tuple(ref for m in messages for ref in mapping.refs_of(m.delivered)),
             released=tuple(ref for m in messages for ref in mapping.refs_of(m.released)),
+            answers=tuple(self._answers),
         )
 
     def _drop_faulty(self, message: WorkRequest) -> None:
-        for items in (message.completions, message.failures, message.progress):
+        for items in (message.completions, message.failures, message.progress, message.answers):
             for index in range(len(items) - 1, -1, -1):
                 error = _error_of(items[index])
                 if error is not None:
                     item = items[index]
                     if isinstance(item, worker_pb2.Completion) and _names_an_attempt(item):
                         self._taken.append(_faulty(item, error))
+                    elif isinstance(item, code_pb2.ActivationAnswer) and _names_an_attempt(item):
+                        self._answers.append(_faulty_answer(item, error))
                     else:
                         self.refused.append(ReportResult(item.task_id, item.attempt, error))
                     del items[index]
@@ -104,5 +131,5 @@ def _error_of(message: Message) -> MillstreamError | None:
     return None
 
 
-def _names_an_attempt(item: worker_pb2.Completion) -> bool:
+def _names_an_attempt(item: worker_pb2.Completion | code_pb2.ActivationAnswer) -> bool:
     return _error_of(worker_pb2.Completion(task_id=item.task_id, attempt=item.attempt)) is None

@@ -102,8 +102,10 @@ def put_run(out: run_pb2.Run, run: Run) -> run_pb2.Run:
     put(out.updated_at, run.updated_us or run.created_us)
     put(out.finished_at, run.finished_us)
     put_error(out.error, run.error_code, run.error_message)
-    out.task_count = run.task_count
-    out.open_tasks = run.open_tasks
+    # A code run's own task, which runs its code, is none that it made.
+    own = int(run.kind is RunKind.CODE)
+    out.task_count = run.task_count - own
+    out.open_tasks = run.open_tasks - (own if not run.finished_us else 0)
     out.failed_tasks = run.failed_tasks
     out.artifact_count = run.artifact_count
     out.last_sequence = run.last_seq

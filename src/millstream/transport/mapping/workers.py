@@ -16,6 +16,7 @@ from millstream.application.views import (
 from millstream.domain.workers import TASK_KIND, KindQuery, KindSpec, KnownKind, KnownWorker, WorkerQuery
 from millstream.transport.mapping.agents import agent_spec, put_serving
 from millstream.transport.mapping.artifacts import new_artifact, put_artifact, type_spec
+from millstream.transport.mapping.code import put_activation
 from millstream.transport.mapping.errors import body
 from millstream.transport.mapping.json import struct_of, text_of
 from millstream.transport.mapping.pages import known
@@ -126,6 +127,8 @@ def put_lease(out: worker_pb2.Lease, lease: Lease) -> None:
     out.tries = lease.tries
     out.max_attempts = task.retry.max_attempts
     put(out.created_at, task.created_us)
+    if lease.activation is not None:
+        put_activation(out.activation, lease.activation, lease.attempt, lease.history)
 
 
 def put_cancellation(out: worker_pb2.Cancellation, cancellation: Cancellation) -> None:

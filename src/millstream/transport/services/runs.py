@@ -4,12 +4,13 @@ from google.protobuf.message import Message
 
 from millstream.domain.runs import Run
 from millstream.transport.context import Context
+from millstream.transport.mapping import code_runs as code_mapping
 from millstream.transport.mapping import runs as mapping
 from millstream.transport.mapping.executions import DEFAULT_WAIT_S, check_in_time, put_result
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.mapping.steps import put_step
 from millstream.transport.mapping.tasks import put_task, task_query
-from millstream.transport.use_cases import Executions, RunOperations, Runs, RunSteps
+from millstream.transport.use_cases import CodeRuns, Executions, RunOperations, Runs, RunSteps
 from millstream.wire.v1 import run_pb2
 from millstream.wire.v1 import run_service_pb2 as wire
 
@@ -19,8 +20,11 @@ DEFAULT_EVENTS = 100
 class RunService:
     """Runs over the wire."""
 
-    def __init__(self, runs: Runs, operations: RunOperations, steps: RunSteps, executions: Executions) -> None:
+    def __init__(
+        self, runs: Runs, operations: RunOperations, steps: RunSteps, executions: Executions, code_runs: CodeRuns
+    ) -> None:
         self._runs = runs
+        self._code_runs = code_runs
         self._operations = operations
         self._executions = executions
         self._steps = steps
@@ -125,6 +129,28 @@ class RunService:
         done = await self._operations.cancel_many(context.principal, many, context.key)
         context.replayed(done.replayed)
         return mapping.put_done(wire.CancelRunsResponse(), done, context.correlation_id)
+
+    async def start_run(self, request: wire.StartRunRequest, context: Context) -> Message:
+        """Start a code-first run."""
+        result = await self._code_runs.start(
+            context.principal, code_mapping.new_code_run(request), context.key, request.wait
+        )
+        context.replayed(result.replayed)
+        return code_mapping.put_started(result)
+
+    async def signal_run(self, request: wire.SignalRunRequest, context: Context) -> Message:
+        """Signal a run."""
+        run_id = request.run_id.lower()
+        sequence, replayed = await self._code_runs.signal(
+            context.principal, run_id, request.name, request.value, context.key
+        )
+        context.replayed(replayed)
+        return wire.SignalRunResponse(run_id=run_id, sequence=sequence)
+
+    async def get_run_state(self, request: wire.GetRunStateRequest, context: Context) -> Message:
+        """Get what a run remembers."""
+        state = await self._code_runs.state(context.principal, request.run_id.lower())
+        return wire.GetRunStateResponse(state=code_mapping.state_struct(state))
 
 
 def _answer(run: Run, replayed: bool, context: Context) -> Message:

@@ -4,10 +4,11 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from millstream.application.views import ReportResult, Reports
+from millstream.application.views import LeaseRef, ReportResult, Reports
 from millstream.transport.context import Context
 from millstream.transport.mapping import reports
 from millstream.transport.mapping import workers as mapping
+from millstream.transport.mapping.code import put_history
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.payloads import PayloadRules
 from millstream.transport.pipeline import Stream
@@ -61,6 +62,23 @@ class WorkerService:
         failures = tuple(mapping.failure_of(each) for each in request.failures)
         out = wire.FailResponse()
         _put(out.results, await self._report(context, Reports(failures=failures)), context)
+        return out
+
+    async def answer_activations(self, request: wire.AnswerActivationsRequest, context: Context) -> Message:
+        """Answer activations."""
+        taken = reports.answers(request.answers, self._rules, context.trusted)
+        out = wire.AnswerActivationsResponse()
+        _put(out.results, await self._report(context, Reports(answers=tuple(taken))), context)
+        return out
+
+    async def fetch_history(self, request: wire.FetchHistoryRequest, context: Context) -> Message:
+        """Read the history of a run."""
+        history = await self._workers.history(
+            context.principal, LeaseRef(request.task_id.lower(), request.attempt), request.after_sequence,
+            request.after_number,
+        )  # fmt: skip
+        out = wire.FetchHistoryResponse(more=history.more)
+        put_history(out.items, history)
         return out
 
     async def heartbeat(self, request: wire.HeartbeatRequest, context: Context) -> Message:

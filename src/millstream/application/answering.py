@@ -1,0 +1,124 @@
+"""What the code of runs says to activations: examined, and stored as one; a run whose code makes no sense is parked."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from millstream.application.catalog import Catalog, Catalogs
+from millstream.application.code_views import ActivationAnswer
+from millstream.application.engine.code_commands import AnswerActivation
+from millstream.application.engine.commands import Command, Fail
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.queue import RegistryMoved
+from millstream.application.ids import new_id
+from millstream.application.publishing import ids_for
+from millstream.application.referring import Referring, referred
+from millstream.application.views import ReportResult
+from millstream.domain.artifacts import EXTERNAL
+from millstream.domain.code import CancelStep, Note, PublishItem
+from millstream.domain.code_runs import Answer
+from millstream.domain.errors import LeaseLost, MillstreamError, NotFound, Unavailable
+from millstream.domain.principals import Principal
+from millstream.domain.publication import Produce
+
+MATCH_ROUNDS = 10
+INVALID = "INVALID_ANSWER"
+
+
+class Answering:
+    """Stores what the code of runs says."""
+
+    def __init__(self, engine: Engine, catalogs: Catalogs, referring: Referring) -> None:
+        self._engine = engine
+        self._catalogs = catalogs
+        self._referring = referring
+
+    async def answer(self, principal: Principal, answers: Sequence[ActivationAnswer]) -> list[ReportResult]:
+        """Store answers; what became of each, in their order."""
+        errors: list[MillstreamError | None] = [None] * len(answers)
+        left = list(range(len(answers)))
+        for _ in range(MATCH_ROUNDS):
+            commands: list[Command] = []
+            for index in left:
+                command, errors[index] = await self._command(principal, answers[index])
+                commands.append(command)
+            outcomes = await self._engine.submit_all(commands, urgent=True)
+            moved = []
+            for index, outcome in zip(left, outcomes, strict=True):
+                if isinstance(outcome, RegistryMoved):
+                    moved.append(index)
+                elif isinstance(outcome, MillstreamError) and errors[index] is None:
+                    errors[index] = outcome
+            left = moved
+            if not left:
+                break
+            await self._catalogs.get(principal.tenant, fresh=True)
+        for index in left:
+            errors[index] = Unavailable("the registry keeps moving; try again")
+        await self._park(principal, answers, errors)
+        return [ReportResult(each.task_id, each.attempt, error) for each, error in zip(answers, errors, strict=True)]
+
+    async def _park(
+        self, principal: Principal, answers: Sequence[ActivationAnswer], errors: Sequence[MillstreamError | None]
+    ) -> None:
+        """Fail activations whose answer broke a rule: the same worker would say the same again."""
+        bad = [
+            _failed(principal, each, error)
+            for each, error in zip(answers, errors, strict=True)
+            if error is not None and each.fault is None and not isinstance(error, LeaseLost | NotFound | Unavailable)
+        ]
+        await self._engine.submit_all(bad, urgent=True)
+
+    async def _command(self, principal: Principal, answer: ActivationAnswer) -> tuple[Command, MillstreamError | None]:
+        if answer.fault is not None:
+            return _failed(principal, answer, answer.fault), answer.fault
+        commands = [
+            each if isinstance(each.what, Note | PublishItem | CancelStep) else replace(each, task_id=new_id())
+            for each in answer.commands
+        ]
+        said = Answer(answer.attempt, answer.base, commands, answer.end)
+        touches_open = answer.end is not None or any(isinstance(each.what, CancelStep) for each in commands)
+        command = AnswerActivation(
+            run_id=answer.task_id, task_ids=(answer.task_id,), size_bytes=answer.size_bytes, open_tasks=touches_open,
+            cached_tasks=True, tenant=principal.tenant, said=said,
+        )  # fmt: skip
+        if answer.artifacts:
+            try:
+                await self._examine(principal, answer, command)
+            except MillstreamError as error:
+                if isinstance(error, Unavailable):
+                    raise
+                return _failed(principal, answer, error), error
+        return command, None
+
+    async def _examine(self, principal: Principal, answer: ActivationAnswer, command: AnswerActivation) -> None:
+        """Check and match what is published, by the present registry where the one at hand refuses it."""
+        catalog = await self._catalogs.get(principal.tenant)
+        try:
+            produced = await self._produced(principal, catalog, answer)
+        except MillstreamError:
+            fresh = await self._catalogs.get(principal.tenant, fresh=True)
+            if fresh is catalog:
+                raise
+            catalog = fresh
+            produced = await self._produced(principal, catalog, answer)
+        command.said = replace(command.said, produced=produced, cascades=[new_id() for _ in produced])
+        command.registry = (principal.tenant, catalog.version)
+        command.payloads = referred(principal.tenant, [each.new for each in produced])
+        command.gated = any(each.gated for each in produced)
+        command.locked = any(each.tenant_wide for each in produced)
+
+    async def _produced(self, principal: Principal, catalog: Catalog, answer: ActivationAnswer) -> list[Produce]:
+        found = []
+        for index, item in enumerate(answer.artifacts):
+            version, activations, new = await self._referring.examine(
+                principal, catalog, item, EXTERNAL, f"artifacts[{index}]."
+            )
+            found.append(Produce(new, new_id(), version, activations, ids_for(activations)))
+        return found
+
+
+def _failed(principal: Principal, answer: ActivationAnswer, error: MillstreamError) -> Fail:
+    return Fail(
+        task_ids=(answer.task_id,), tenant=principal.tenant, attempt=answer.attempt, code=INVALID,
+        message=error.message, retryable=False,
+    )  # fmt: skip

@@ -1,0 +1,138 @@
+"""Code-first runs: started, signalled, waited for, and what they remember."""
+
+import asyncio
+import json
+from typing import Protocol
+
+from millstream.application.code_views import NewCodeRun, StartedRun
+from millstream.application.code_workflows import CodeWorkflows
+from millstream.application.engine.code_commands import SignalRun, StartRun
+from millstream.application.engine.commands import AttachWaiter
+from millstream.application.engine.engine import Engine
+from millstream.application.engine.queue import Replayed
+from millstream.application.engine.waiting import Ended
+from millstream.application.ids import new_id
+from millstream.application.runs import claim_of
+from millstream.application.views import Key
+from millstream.domain.code import Standing
+from millstream.domain.code_runs import NewRun
+from millstream.domain.errors import Conflict, NotFound, ValidationFailed
+from millstream.domain.principals import Principal
+from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus
+
+
+class RunReads(Protocol):
+    """What is read of runs; see store.runs."""
+
+    async def run(self, tenant: str, run_id: str) -> Run | None: ...
+    async def payload(self, found: Run, what: PayloadKind) -> bytes: ...
+
+
+class Journal(Protocol):
+    """What is read of code runs; see store.journal."""
+
+    async def state(self, run: Run, first: int) -> dict[str, bytes]: ...
+
+
+class CodeRuns:
+    """The use cases of code-first runs, and of any run's result.
+
+    Args:
+        key_ttl_us: How long an idempotency key holds, microseconds.
+    """
+
+    def __init__(
+        self, engine: Engine, reads: RunReads, journal: Journal, workflows: CodeWorkflows, key_ttl_us: int
+    ) -> None:
+        self._engine = engine
+        self._reads = reads
+        self._journal = journal
+        self._workflows = workflows
+        self._key_ttl_us = key_ttl_us
+
+    async def start(self, principal: Principal, new: NewCodeRun, key: Key | None, wait_s: float = 0) -> StartedRun:
+        """Start a run, or signal the one of this id; and wait for its end. Raises NotFound, ValidationFailed, Conflict,
+        IdempotencyConflict, RateLimited; never for the time-out."""
+        if new.signal is not None and not new.run_id:
+            raise ValidationFailed.of("run_id", "is needed with a signal: it tells which run it is for", "REQUIRED")
+        found = await self._workflows.version_for(principal.tenant, new.workflow, new.version, new.input)
+        run_id = new.run_id or new_id()
+        deadline = asyncio.get_running_loop().time() + wait_s
+        with self._engine.waiters.wait(run_id) as ended:
+            command = StartRun(
+                run_id=run_id,
+                new_run=not new.run_id,
+                key=claim_of(principal, key, [run_id], self._engine.clock.now_us() + self._key_ttl_us),
+                size_bytes=600 + len(new.input),
+                tenant=principal.tenant,
+                by=principal.name,
+                new=NewRun(new.workflow, found, new.input, new.queue, new.labels),
+                signal=new.signal,
+                waiter=self._engine.lane_id if wait_s else "",
+            )
+            outcome = await self._engine.submit(command)
+            if not isinstance(outcome, Replayed):
+                run, began = outcome
+                return await self._wait(principal, run, ended, deadline, started=began)
+        (run_id,) = json.loads(outcome.claim.response)
+        return await self.result(principal, run_id, deadline - asyncio.get_running_loop().time(), replayed=True)
+
+    async def signal(
+        self, principal: Principal, run_id: str, name: str, value: bytes, key: Key | None
+    ) -> tuple[int, bool]:
+        """Signal a run: the number of the event (0 for a replay), and whether it is one. Raises NotFound, Conflict,
+        IdempotencyConflict."""
+        command = SignalRun(
+            run_id=run_id,
+            key=claim_of(principal, key, [run_id], self._engine.clock.now_us() + self._key_ttl_us),
+            size_bytes=300 + len(value),
+            tenant=principal.tenant,
+            name=name,
+            value=value,
+        )
+        outcome = await self._engine.submit(command)
+        return (0, True) if isinstance(outcome, Replayed) else (outcome, False)
+
+    async def result(self, principal: Principal, run_id: str, wait_s: float, replayed: bool = False) -> StartedRun:
+        """A run as it stands at its end, or when the time has passed. Raises NotFound."""
+        deadline = asyncio.get_running_loop().time() + wait_s
+        with self._engine.waiters.wait(run_id) as ended:
+            run = await self._run(principal, run_id)
+            if wait_s > 0 and not run.finished_us:
+                command = AttachWaiter(run_id=run_id, locked=True, tenant=principal.tenant, waiter=self._engine.lane_id)
+                run = await self._engine.submit(command)
+            return await self._wait(principal, run, ended, deadline, replayed=replayed)
+
+    async def _wait(
+        self,
+        principal: Principal,
+        run: Run,
+        ended: "asyncio.Future[Ended]",
+        deadline: float,
+        started: bool = False,
+        replayed: bool = False,
+    ) -> StartedRun:
+        left = deadline - asyncio.get_running_loop().time()
+        if not run.finished_us and left > 0:
+            await asyncio.wait([ended], timeout=left)
+        if ended.done() and (end := ended.result().run) is not None:
+            run = end
+        elif ended.done():
+            run = await self._run(principal, run.id)
+        output = b""
+        if run.status is RunStatus.COMPLETED:
+            output = await self._reads.payload(run, PayloadKind.OUTPUT)
+        return StartedRun(run, output, started, replayed)
+
+    async def state(self, principal: Principal, run_id: str) -> dict[str, bytes]:
+        """What a run remembers by name, google.protobuf.Value in wire form. Raises NotFound, Conflict."""
+        run = await self._run(principal, run_id)
+        if run.kind is not RunKind.CODE:
+            raise Conflict(f"run {run_id} has no state: it is no code-first run")
+        return await self._journal.state(run, Standing.of(run.plan).first)
+
+    async def _run(self, principal: Principal, run_id: str) -> Run:
+        found = await self._reads.run(principal.tenant, run_id)
+        if found is None:
+            raise NotFound(f"there is no run {run_id}")
+        return found

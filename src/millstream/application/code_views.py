@@ -1,0 +1,59 @@
+"""What the use cases of code-first runs take and give."""
+
+from dataclasses import dataclass, field
+
+from millstream.domain.artifacts import NewArtifact
+from millstream.domain.code import End, Given
+from millstream.domain.errors import MillstreamError
+from millstream.domain.runs import Run
+
+
+@dataclass(slots=True)
+class ActivationAnswer:
+    """What a run's code says: its commands, of which publications stand in `artifacts`; or, with `fault`, why these
+    cannot be taken, which fails the activation."""
+
+    task_id: str
+    attempt: int
+    base: int = 0
+    commands: list[Given] = field(default_factory=list)
+    end: End | None = None
+    artifacts: list[NewArtifact] = field(default_factory=list)
+    fault: MillstreamError | None = None
+    size_bytes: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class NewCodeRun:
+    """A code-first run as its creator gave it.
+
+    Attributes:
+        version: "": the latest that a worker has registered.
+        input: google.protobuf.Value in wire form.
+        run_id: "": a new one.
+        labels: JSON object as text, or "".
+        signal: Name and value of a signal to send with it, or None.
+    """
+
+    workflow: str
+    version: str = ""
+    input: bytes = b""
+    run_id: str = ""
+    queue: str = "default"
+    labels: str = ""
+    signal: tuple[str, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartedRun:
+    """A run as it stands, with its output (google.protobuf.Value in wire form) where it has ended well."""
+
+    run: Run
+    output: bytes = b""
+    started: bool = False
+    replayed: bool = False
+
+    @property
+    def completed(self) -> bool:
+        """It has ended."""
+        return self.run.finished_us > 0

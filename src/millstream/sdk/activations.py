@@ -1,0 +1,196 @@
+"""Activations in a worker's hands: runs of workflows kept alive between them, or led through their history again."""
+
+import asyncio
+import contextvars
+import inspect
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from millstream.sdk.answers import put_command, put_end
+from millstream.sdk.calls import Calls
+from millstream.sdk.errors import MillstreamError, TaskError
+from millstream.sdk.execution import MAX_REPORT_BYTES, Execution, Threads
+from millstream.sdk.handlers import WorkflowHandler
+from millstream.sdk.journal import Command, CommandType, Entry, EntryType, NonDeterminism
+from millstream.sdk.outbox import Report, answer_report
+from millstream.sdk.payload import JsonValue, from_value
+from millstream.sdk.workflow_context import WorkflowContext
+from millstream.sdk.workflow_run import Instance, RunInfo, Stuck, plain
+from millstream.v1 import activation_pb2, code_pb2
+from millstream.v1 import worker_service_pb2 as wire
+
+_LOG: Final = logging.getLogger("millstream.worker")
+
+
+class LiveRuns:
+    """Runs whose code stands in this worker's memory, the least recently used out first.
+
+    Each is known by the token of its last answer: the service names the token of the last answer that it accepted, so a
+    copy that went another way is never taken for the run.
+    """
+
+    def __init__(self, most: int, calls: Calls) -> None:
+        """`calls` fetches histories."""
+        self._most = most
+        self._calls = calls
+        self._runs: OrderedDict[str, tuple[str, Instance]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def take(self, run_id: str, token: str) -> Instance | None:
+        """The run as of a token; what is known of it otherwise is of no use any more."""
+        found = self._runs.pop(run_id, None)
+        if found is None:
+            return None
+        if found[0] == token:
+            return found[1]
+        found[1].discard()
+        return None
+
+    def keep(self, run_id: str, token: str, instance: Instance) -> None:
+        """Keep a run for its next activation."""
+        self._runs[run_id] = (token, instance)
+        while len(self._runs) > self._most:
+            _, (_, oldest) = self._runs.popitem(last=False)
+            oldest.discard()
+
+    def clear(self) -> None:
+        """The worker ends."""
+        for _, instance in self._runs.values():
+            instance.discard()
+        self._runs.clear()
+
+    async def fetch(self, task_id: str, attempt: int, after: int, number: int) -> wire.FetchHistoryResponse:
+        """A page of a history. Raises ServiceError."""
+        request = wire.FetchHistoryRequest(task_id=task_id, attempt=attempt, after_sequence=after, after_number=number)
+        return await self._calls.read("WorkerService/FetchHistory", request, wire.FetchHistoryResponse)
+
+
+class ActivationExecution(Execution):
+    """One attempt at one activation."""
+
+    __slots__ = ("live",)
+    handler: WorkflowHandler
+    live: LiveRuns
+
+    async def _attempt(self, threads: Threads) -> Report:
+        told, run_id = self.lease.activation, self.lease.run_id
+        self.underway = True
+        instance = self.live.take(run_id, told.cache_token) if told.cache_token else None
+        kept = instance is not None
+        if instance is None:
+            info = RunInfo(run_id, told.workflow, told.version)
+            instance = Instance(info, _starting(self.handler), _performing(threads), told.first_number)
+        try:
+            await self._lead(instance, whole=not kept)
+            report = self._answer(instance)
+        except NonDeterminism as error:
+            instance.discard()
+            raise TaskError("NON_DETERMINISM", error.message) from None
+        except Stuck as error:
+            instance.discard()
+            raise TaskError("WORKFLOW_STUCK", str(error)) from None
+        except BaseException:
+            instance.discard()
+            raise
+        self.live.keep(run_id, told.answer_token, instance)
+        return report
+
+    async def _lead(self, instance: Instance, whole: bool) -> None:
+        """Tell the code what the activation does, or all of the history where there is no copy to go on from."""
+        told = self.lease.activation
+        event: Entry | None = None
+        commands: list[Command] = []
+        async for item in self._items(refetch=whole and bool(told.cache_token)):
+            if item.HasField("command"):
+                commands.append(_command(item.command))
+                continue
+            if event is not None:
+                await instance.apply(event, commands, event.sequence <= told.seen_sequence)
+            event, commands = _entry(item.event), []
+        if event is not None:
+            await instance.apply(event, commands, event.sequence <= told.seen_sequence)
+
+    async def _items(self, refetch: bool) -> AsyncIterator[activation_pb2.HistoryItem]:
+        told, fence = self.lease.activation, self.fence
+        after, number, more = 0, 0, True
+        items: Iterable[activation_pb2.HistoryItem] = ()
+        if not refetch:
+            items, more = told.history, told.more
+        while True:
+            for item in items:
+                if item.HasField("event"):
+                    after, number = item.event.sequence, 0
+                else:
+                    after, number = item.command.after_sequence, item.command.number
+                yield item
+            if not more:
+                return
+            page = await self.live.fetch(fence.task_id, fence.attempt, after, number)
+            items, more = page.items, page.more
+
+    def _answer(self, instance: Instance) -> Report:
+        answer = code_pb2.ActivationAnswer(
+            task_id=self.fence.task_id, attempt=self.fence.attempt, base_sequence=self.lease.activation.base_sequence
+        )
+        commands, instance.new = instance.new, []
+        for command in commands:
+            put_command(answer.commands.add(), command)
+        if instance.end is not None:
+            put_end(answer.end, instance.end)
+        report = answer_report(self.fence, answer)
+        if len(report.frame) > MAX_REPORT_BYTES:
+            raise TaskError(
+                "PAYLOAD_TOO_LARGE",
+                f"what the workflow asks for at once takes {len(report.frame):,} bytes; at most {MAX_REPORT_BYTES:,} "
+                "can be sent",
+            )
+        return report
+
+
+def _starting(handler: WorkflowHandler) -> Callable[[Instance, JsonValue], Any]:
+    async def start(instance: Instance, value: JsonValue) -> JsonValue:
+        if handler.validate is not None:
+            try:
+                value = handler.validate(value)
+            except ValidationError as error:
+                raise MillstreamError("INVALID_INPUT", str(error)) from None
+        return plain(await handler.call(value, WorkflowContext(instance)))
+
+    return start
+
+
+def _performing(threads: Threads) -> Callable[[Callable[[], Any]], Any]:
+    """Calls side effects: sync ones in a thread, so that the worker goes on."""
+
+    async def perform(function: Callable[[], Any]) -> Any:
+        if inspect.iscoroutinefunction(function):
+            return await function()
+        async with threads.gate:
+            run = contextvars.copy_context().run
+            result = await asyncio.get_running_loop().run_in_executor(threads.pool, run, function)
+        return await result if inspect.isawaitable(result) else result
+
+    return perform
+
+
+def _entry(event: activation_pb2.HistoryEvent) -> Entry:
+    name = activation_pb2.HistoryEvent.Type.Name(event.type)
+    at_us = event.at.seconds * 1_000_000 + event.at.nanos // 1000
+    return Entry(
+        event.sequence, EntryType(name), at_us, event.step, event.name, from_value(event.value), event.error.code,
+        event.error.message,
+    )  # fmt: skip
+
+
+def _command(command: activation_pb2.RecordedCommand) -> Command:
+    name = activation_pb2.RecordedCommand.Type.Name(command.type)
+    return Command(
+        command.number, command.after_sequence, CommandType(name), command.name, from_value(command.value),
+        command.error.code, command.error.message, command.step,
+    )  # fmt: skip
