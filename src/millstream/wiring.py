@@ -263,7 +263,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     payload_store = PayloadStore(database)
     payloads = Payloads(payload_store, engine.clock.now_us, settings.max_upload_bytes)
     referring = Referring(catalogs, payloads, settings.large_payload_bytes, settings.max_payload_bytes)
-    workflows = Workflows(catalogs, defining, workflow_reads)
+    workflows = Workflows(catalogs, defining, workflow_reads, engine.clock.now_us)
     advancing = Advancing(engine, workflows, reads, Evaluator(CelExpressions(), sandbox))
     engine.attend = advancing.look
     workflow_runs = WorkflowRuns(engine, workflows, advancing, reads, key_ttl_us)

@@ -133,6 +133,22 @@ async def test_what_runs_follow_is_read_once(start: Start, database: Database) -
     assert seen > 0
 
 
+async def test_a_wake_up_that_is_lost_delays_a_change_by_two_seconds(start: Start, database: Database) -> None:
+    """WM-2: an update and a deletion are seen by every server, whatever happens to messages."""
+    here, there = await start()
+    here.wakeups.send = lambda *_: None  # type: ignore[method-assign]
+    here.peers.send = lambda *_: None
+    await created(here, order())
+    assert (await there.workflows.definition(TENANT, "order")).version == 1
+    await updated(here, order(task("x")))
+    await database.pass_time(2.1)
+    assert (await there.workflows.definition(TENANT, "order")).version == 2
+    await here.workflows.delete(ROOT, "order", None)
+    await database.pass_time(2.1)
+    with pytest.raises(NotFound, match="it was deleted"):
+        await there.workflows.definition(TENANT, "order")
+
+
 async def test_a_version_is_pinned(start: Start) -> None:
     here, there = await start()
     await created(here, order())

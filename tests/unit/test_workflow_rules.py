@@ -5,6 +5,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.test_definitions import FULL
 
 from millstream.adapters.schemas import JsonSchemas
 from millstream.adapters.values import CelExpressions
@@ -209,7 +210,7 @@ def test_sizes_are_bounded() -> None:
 
 def test_faults_are_bounded() -> None:
     found = bounded([FieldFault(f"f{number}", "is wrong") for number in range(150)])
-    assert (len(found), found[-1].message) == (101, "and 50 more")
+    assert (len(found), found[-1].message) == (101, "and 50 more, at least")
 
 
 def test_heartbeats_and_kinds_that_have_no_effect() -> None:
@@ -263,3 +264,43 @@ def test_any_graph_is_judged_as_by_its_closure(needs: list[set[int]]) -> None:
     assert {number: {bit for bit in range(len(needs)) if bits >> bit & 1} for number, bits in told.items()} == {
         number: each for number, each in enumerate(reach) if number not in blocked
     }
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=5)
+    | st.sampled_from(["${input}", "${", "a", "a.b", "task", "map", "branch", "compensate"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["id", "kind", "needs", "name", "when", "steps", "each", "branches", "compensate", "x"]), inner,
+        max_size=4,
+    ),
+    max_leaves=8,
+)  # fmt: skip
+
+
+def places_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place within a document."""
+    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, each in below for place in places_of(each, (*path, key)))]
+
+
+def with_value(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """The document with another value in a place."""
+    if not path:
+        return value
+    copy = document.copy()
+    copy[path[0]] = with_value(document[path[0]], path[1:], value)
+    return copy
+
+
+@given(st.data())
+def test_whatever_stands_somewhere_is_no_fault_of_the_server(data: st.DataObject) -> None:
+    """WM-2, WM-10: a document with anything in any place is judged, and one without faults has a definition."""
+    document: Any = FULL
+    for _ in range(data.draw(st.integers(1, 3))):
+        document = with_value(
+            document, data.draw(st.sampled_from(places_of(document)[1:] or [("name",)])), data.draw(JSON)
+        )
+    found = asyncio.run(examine(document, CelExpressions(), JsonSchemas(), Sandbox()))
+    assert bool(found.faults) == (found.definition is None)
+    assert all(each.message for each in found.faults)

@@ -16,6 +16,8 @@ STEP_ID = r"^[A-Za-z_][A-Za-z0-9_]*$"
 """As it is written in expressions: `steps.pay.output`."""
 NEED = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?$"
 EXPRESSION_CHARS_MOST = 2000
+LISTED_MOST = 100
+"""Needs of a step, cases of a branch."""
 DAY_S = 86_400.0
 SCHEMA_ID = "https://millstream.dev/schemas/workflow.json"
 
@@ -75,7 +77,7 @@ class Compensate(_Strict):
 class _Step(_Strict):
     id: StepId = Field(description="Its name in `needs` and in expressions.")
     needs: list[Need] = Field(
-        default=[], max_length=100,
+        default=[], max_length=LISTED_MOST,
         description='Steps that have to end before; "check.big" needs the branch `check` to have taken its case `big`. '
         "The step starts once all have ended, unless all of them were skipped.",
     )  # fmt: skip
@@ -208,7 +210,7 @@ class BranchStep(_Step):
     """A choice: the first case that holds is taken, else "default". Its result is {"case": its name}."""
 
     kind: Literal["branch"]
-    branches: list[Case] = Field(min_length=1, max_length=100, description="Its cases, in order.")
+    branches: list[Case] = Field(min_length=1, max_length=LISTED_MOST, description="Its cases, in order.")
 
 
 AnyWork: TypeAlias = EachTask | EachAgent | EachWorkflow

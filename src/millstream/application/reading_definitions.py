@@ -1,5 +1,6 @@
 """Documents read strictly, every fault by its field, and turned into what the engine runs."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, assert_never
@@ -8,6 +9,7 @@ import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
 from millstream.application.definitions import (
+    LISTED_MOST,
     AgentStep,
     AnyStep,
     AnyWork,
@@ -30,6 +32,8 @@ from millstream.domain.retry import SECOND_US, RetryPolicy, Timeouts
 from millstream.domain.templates import expression_of
 from millstream.domain.workflows import STEPS_MOST, Definition, OnFailure, Step, StepKind, Template
 
+FAULTS_COUNTED: Final = 1000
+"""Faults of fields that are told at most."""
 ONCE: Final = RetryPolicy(max_attempts=1)
 _ONE: Final[TypeAdapter[AnyStep]] = TypeAdapter(Annotated[AnyStep, Field(discriminator="kind")])
 
@@ -53,14 +57,33 @@ class Draft:
 
 def read(given: Mapping[str, Any]) -> Draft:
     """What can be read of a document."""
+    given = _cut(given)
     try:
         document = Document.model_validate(given, strict=True)
     except ValidationError as error:
         listed = given.get("steps")
         found = [_tried(each, number) for number, each in enumerate(listed if isinstance(listed, list) else [])]
         whole = frozenset(number for number, (_, fine) in enumerate(found) if fine)
-        return Draft(None, tuple(step for step, _ in found[:STEPS_MOST]), whole, tuple(_faults(error)))
+        faults = tuple(itertools.islice(_faults(error), FAULTS_COUNTED))
+        return Draft(None, tuple(step for step, _ in found), whole, faults)
     return Draft(document, steps_of(document), frozenset(range(len(document.steps))), ())
+
+
+def _cut(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The document without what is beyond the bounds of lists, but for one item that tells: pydantic looks at each."""
+    found = dict(given)
+    if isinstance(steps := given.get("steps"), list):
+        found["steps"] = [_cut_step(step) if isinstance(step, dict) else step for step in steps[: STEPS_MOST + 1]]
+    return found
+
+
+def _cut_step(step: dict[str, Any]) -> dict[str, Any]:
+    long = {
+        name: step[name][: LISTED_MOST + 1]
+        for name in ("needs", "branches")
+        if isinstance(step.get(name), list) and len(step[name]) > LISTED_MOST
+    }
+    return step | long if long else step
 
 
 def _tried(given: Any, number: int) -> tuple[Step, bool]:
@@ -77,7 +100,7 @@ def _tried(given: Any, number: int) -> tuple[Step, bool]:
         )
         step = Step(
             name if isinstance(name, str) else f"steps[{number}]",
-            StepKind(kind) if kind in _TAGS else StepKind.TASK,
+            StepKind(kind) if isinstance(kind, str) and kind in _TAGS else StepKind.TASK,
             needs=tuple(need for need, _, _ in parts),
             cases=tuple((need, case) for need, _, case in parts if case),
             branches=tuple((case, "") for case in branches),

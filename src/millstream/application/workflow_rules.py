@@ -1,6 +1,7 @@
 """What is wrong with a workflow: every fault by its field, all of them at once, before anything is saved."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,11 @@ DOCUMENT_BYTES_MOST = 512 * 1024
 SCHEMA_BYTES_MOST = 256 * 1024
 EXPRESSIONS_MOST = 5000
 """Of a document; one takes about 40 us to compile."""
+QUICK_BYTES = 16 * 1024
+"""Of a document that is looked at without others taking their turn."""
 FAULTS_MOST = 100
-_TURN = 50
+COUNTED_MOST = 2000
+_TURN = 10
 """Expressions compiled before others take their turn."""
 
 _EARLIER = frozenset({"input", "steps"})
@@ -106,12 +110,8 @@ async def examine(given: Mapping[str, Any], expressions: Expressions, schemas: S
             f"has {size:,} bytes of JSON; the limit is {DOCUMENT_BYTES_MOST:,} bytes: move large constants to the input"
         )
         return Examined(faults=[FieldFault("", text, "TOO_LARGE")])
-    draft = read(given)
-    found = Examined(references=[*_references(draft)], faults=[*draft.faults])
-    found.faults += graph_faults(draft.steps)
-    found.faults += rule_faults(draft.steps)
-    found.faults += _heartbeats(draft)
-    found.warnings += _half_templates(given)
+    # Within bounds anybody may send what takes a second to look at: others go on meanwhile.
+    draft, found = _looked_at(given) if size < QUICK_BYTES else await asyncio.to_thread(_looked_at, given)
     async for fault in _expression_faults(draft, given, expressions):
         found.faults.append(fault)
     for name in ("input_schema", "output_schema"):
@@ -120,6 +120,15 @@ async def examine(given: Mapping[str, Any], expressions: Expressions, schemas: S
     if draft.document is not None and not found.faults:
         found.definition, found.description = definition_of(draft.document), draft.document.description
     return found
+
+
+def _looked_at(given: Mapping[str, Any]) -> tuple[Draft, Examined]:
+    """What is wrong with a document, but for its expressions and schemas."""
+    draft = read(given)
+    faults = itertools.chain(draft.faults, graph_faults(draft.steps), rule_faults(draft.steps), _heartbeats(draft))
+    found = Examined(references=[*_references(draft)], faults=[*itertools.islice(faults, COUNTED_MOST)])
+    found.warnings += itertools.islice(_half_templates(given), COUNTED_MOST)
+    return draft, found
 
 
 def unknown(name: str, references: Sequence[Reference], known: Known) -> tuple[list[FieldFault], list[FieldFault]]:
@@ -156,7 +165,7 @@ def bounded(faults: list[FieldFault]) -> list[FieldFault]:
     """The first faults, and how many there are besides."""
     if len(faults) <= FAULTS_MOST:
         return faults
-    return [*faults[:FAULTS_MOST], FieldFault("", f"and {len(faults) - FAULTS_MOST} more", "MORE")]
+    return [*faults[:FAULTS_MOST], FieldFault("", f"and {len(faults) - FAULTS_MOST} more, at least", "MORE")]
 
 
 _TARGETS = {

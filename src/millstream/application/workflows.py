@@ -1,11 +1,12 @@
 """Workflows read: by callers, and in the form that runs follow."""
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 import orjson
 
-from millstream.application.catalog import Catalogs
+from millstream.application.catalog import TENANTS_MOST, Catalogs
 from millstream.application.defining import Defining, Given
 from millstream.application.definitions import json_schema
 from millstream.application.paging import (
@@ -36,6 +37,8 @@ from millstream.domain.struct_wire import Json
 from millstream.domain.workflows import Definition
 
 HEADS_MOST = 10_000
+LOOK_AGAIN_US = 2_000_000
+"""A wake-up may be lost: after so long, the registry is asked whether it has moved."""
 DEFINITIONS_BYTES = 32 * 1024 * 1024
 """Documents whose definitions are kept at hand; a definition takes several times its document."""
 
@@ -57,8 +60,10 @@ class WorkflowReads(Protocol):
 class Workflows:
     """The use cases of workflows, and where runs get what they follow."""
 
-    def __init__(self, catalogs: Catalogs, defining: Defining, reads: WorkflowReads) -> None:
+    def __init__(self, catalogs: Catalogs, defining: Defining, reads: WorkflowReads, now_us: Callable[[], int]) -> None:
         self._catalogs = catalogs
+        self._now_us = now_us
+        self._looked: dict[str, int] = {}
         self._defining = defining
         self._reads = reads
         self._heads: OrderedDict[tuple[str, str], tuple[int, WorkflowHead]] = OrderedDict()
@@ -68,8 +73,9 @@ class Workflows:
     async def definition(self, tenant: str, name_or_id: str, version: str = "") -> Definition:
         """What a new run of a workflow follows: of its latest version, or of the given one (a number as text).
 
-        It costs no SQL where it was asked for before and nothing registered has changed since. A change made on another
-        server is seen once its wake-up has come, which takes milliseconds; whoever must not be late uses `current`.
+        It costs no SQL where it was asked for before and nothing registered has changed since, but for one look at the
+        registry's version every 2 s. A change made on another server is seen once its wake-up has come, which takes
+        milliseconds, or with the next such look; whoever must not be late uses `current`.
 
         Raises NotFound where there is no such workflow or version, or it was deleted; Conflict where its version was
         saved by a newer server and says what this one cannot run.
@@ -81,7 +87,7 @@ class Workflows:
     ) -> tuple[Definition, int]:
         """As `definition`, with the version of the tenant's registry of which it holds: a command that carries it
         (`Command.registry`) is sent back where the registry has moved, and tries again with what is `fresh`."""
-        catalog = await self._catalogs.get(tenant, fresh)
+        catalog = await self._catalogs.get(tenant, fresh or self._is_time_to_look(tenant))
         key = (tenant, name_or_id)
         seen, head = self._heads.get(key, (-1, None))
         if head is None or seen != catalog.version:
@@ -96,6 +102,15 @@ class Workflows:
         if head.deleted_us:
             raise NotFound(f"there is no workflow {name_or_id!r}; it was deleted")
         return await self.pinned(tenant, head.name, version or head.version), catalog.version
+
+    def _is_time_to_look(self, tenant: str) -> bool:
+        now_us = self._now_us()
+        if now_us - self._looked.get(tenant, 0) < LOOK_AGAIN_US:
+            return False
+        if len(self._looked) > TENANTS_MOST:
+            self._looked.clear()
+        self._looked[tenant] = now_us
+        return True
 
     async def pinned(self, tenant: str, name: str, version: str | int) -> Definition:
         """What a run follows that was begun with this version, whether or not the workflow was deleted since.

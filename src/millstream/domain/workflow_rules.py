@@ -73,12 +73,11 @@ def _needs(steps: Sequence[Step], place: Mapping[str, int], number: int) -> Iter
         found = place.get(need)
         if found is None or not case:
             continue
-        known = dict.fromkeys([*(name for name, _ in steps[found].branches), OTHERWISE])
         if steps[found].kind is not StepKind.BRANCH:
             text = f"{need!r} is no branch, so there is no case {case!r} of it; name the step alone"
             yield FieldFault(field, text, "NOT_FOUND")
-        elif case not in known:
-            text = f"the branch {need!r} has no case {case!r}; there are {', '.join(known)}"
+        elif case != OTHERWISE and case not in (known := dict(steps[found].branches)):
+            text = f"the branch {need!r} has no case {case!r}; there are {', '.join([*known, OTHERWISE])}"
             yield FieldFault(field, text, "NOT_FOUND")
 
 
