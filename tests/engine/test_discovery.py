@@ -15,6 +15,7 @@ from millstream.application.paging import PageRequest
 from millstream.application.views import NewTask
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.workers import TASK_KIND, WORKFLOW_KIND, KindQuery, KindSpec, KnownKind, KnownWorker, WorkerQuery
+from millstream.store import tables
 from millstream.store import workers as rows
 from millstream.wiring import Service
 
@@ -295,6 +296,11 @@ async def _all(service: Service, what: str, query: Any, style: str) -> list[str]
         token, number = page.info.next_page_token or "", number + 1
         if not by_page and not token:
             return found
+
+
+def test_no_column_of_a_worker_has_the_name_of_one_of_its_server() -> None:
+    """WM-7: servers of the release before read both tables by bare names, which must stay unambiguous."""
+    assert not set(tables.worker.c.keys()) & set(tables.lane.c.keys())
 
 
 @pytest.mark.parametrize(
