@@ -17,6 +17,7 @@ from millstream.application.paging import PageRequest
 from millstream.domain.errors import Conflict, ValidationFailed
 from millstream.domain.retry import SECOND_US, Timeouts
 from millstream.domain.runs import AttemptStatus
+from millstream.domain.workers import KindQuery, WorkerQuery
 from millstream.wiring import Service
 
 PUBLIC = "https://agents.example.com/a2a"
@@ -74,6 +75,23 @@ async def test_servers_serve_what_they_call(start: Start) -> None:
     await eventually(by_both, "that both servers are listed")
     detail = await there.agents.detail(ROOT, state.agent)
     assert all(each.name == f"server {each.server}" for each in detail.workers)
+
+
+async def test_a_server_is_listed_as_the_worker_of_what_it_calls(start: Start, database: Database) -> None:
+    """FV-6: as long as it lives, and it says nothing of its own beside; its agents are no kinds of tasks."""
+    here, there = await start()
+    await register(here, TYPES, called(PUBLIC))
+
+    async def both() -> bool:
+        page = await there.discovery.workers(ROOT, WorkerQuery(), PageRequest())
+        return [each.status for each in page.items] == ["ONLINE", "ONLINE"]
+
+    await eventually(both, "that both servers are listed")
+    await database.execute("UPDATE worker SET heard_us = 1, connected_us = 1")
+    page = await there.discovery.workers(ROOT, WorkerQuery(), PageRequest())
+    assert [(each.status, each.slots, each.agents) for each in page.items] == [("ONLINE", 0, ("payments",))] * 2
+    assert all(each.heard_us > 1 for each in page.items)
+    assert (await there.discovery.kinds(ROOT, KindQuery(), PageRequest())).items == []
 
 
 async def test_a_worker_cannot_take_the_name_of_an_agent_that_is_called(start: Start) -> None:

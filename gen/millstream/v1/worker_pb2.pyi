@@ -542,7 +542,7 @@ class Worker(_message.Message):
     server: _builtins.str
     """The server that it is connected to, or was last, host and process."""
     slots: _builtins.int
-    """Tasks it takes at once."""
+    """Tasks it takes at once. 0: it is a server that calls an agent, bounded by its settings."""
     slots_used: _builtins.int
     """Tasks it had when it was last heard of."""
     truncated: _builtins.bool

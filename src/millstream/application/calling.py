@@ -16,7 +16,6 @@ from millstream.application.engine.pool import Pool
 from millstream.application.ids import new_id
 from millstream.application.views import Cancellation, Lease
 from millstream.domain.agents import Agent
-from millstream.domain.workers import KindSpec
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +179,12 @@ class Calling:
 
     def _session(self, agent: Agent, keys: tuple[tuple[str, str, str], ...]) -> Session:
         worker_id = f"server.{self._engine.lane_id}.{agent.spec.name}"
-        slots, now_us = self._pool.most_of_tenant, self._engine.clock.now_us()
+        now_us = self._engine.clock.now_us()
+        # No slots of its own to be listed, and no signs of life to be stored: it lives as long as its server does.
         return Session(
-            new_id(), agent.tenant, worker_id, self._name, keys, lambda *_: None, slots, connected_us=now_us,
-            draining=self._drained_at is not None, served=(KindSpec(agent.kind),), slots=slots, heard_us=now_us,
-            queues=tuple(sorted({key[1] for key in keys})), noted=(now_us, 0), pool=self._pool,
+            new_id(), agent.tenant, worker_id, self._name, keys, lambda *_: None, self._pool.most_of_tenant,
+            connected_us=now_us, draining=self._drained_at is not None, heard_us=now_us, noted=(now_us, 0),
+            queues=tuple(sorted({key[1] for key in keys})), pool=self._pool,
         )  # fmt: skip
 
     def _retire(self, serving: Serving) -> None:

@@ -71,9 +71,11 @@ AND (tenant, category || ':' || version || ':' || name) NOT IN
 
 # $1 tenant, $2 when a living server was seen at least, $3 when a living worker was heard of at least. A worker that
 # connects again may be listed of its old connection too, until that server notices that it broke off. One that a server
-# of the version before noted has no slots: of it only the server is known to live.
+# of the version before noted has no slots, and neither has one that is the server itself, which calls an agent: of it
+# only the server is known to live.
 _ALL = """live AS (SELECT DISTINCT ON (worker_id) worker_id, name, server AS host, kinds, served, queues, slots, used,
-connected_us, greatest(heard_us, connected_us) AS heard_us, lane.seen_us AS left_us,
+connected_us, greatest(CASE WHEN slots > 0 THEN heard_us ELSE seen_us END, connected_us) AS heard_us,
+lane.seen_us AS left_us,
 CASE WHEN seen_us <= $2 OR (slots > 0 AND greatest(heard_us, connected_us) <= $3) THEN 3 WHEN draining THEN 2 ELSE 1 END
 AS status FROM worker JOIN lane ON lane.id = worker.lane WHERE tenant = $1
 ORDER BY worker_id, connected_us DESC, session DESC)"""
