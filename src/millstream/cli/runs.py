@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from millstream.cli import run_operations
+from millstream.cli import executions, run_operations
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
 from millstream.cli.output import console, print_list
 from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, labels_of, show_run
@@ -124,6 +124,10 @@ def _line(task: Task) -> str:
     tried = f", attempt {task.attempt}" if task.attempt > 1 else ""
     held = ", held" if task.held else ""
     return f"{task.kind} {task.task_id} {task.status}{tried}{held} {fault(task.error)}".rstrip()
+
+
+app.command()(executions.steps)
+app.command()(executions.result)
 
 
 @app.command()

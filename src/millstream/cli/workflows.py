@@ -9,8 +9,20 @@ import typer
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKey, Json, Limit, Target, call
 from millstream.cli.definitions import definitions_of, differences, shown, yaml_of
+from millstream.cli.executions import print_execution
+from millstream.cli.given import json_value, labels_of
 from millstream.cli.output import print_fields, print_json, print_list
-from millstream.sdk import Applied, Client, DefinitionCheck, FieldDetail, InvalidRequestError, Workflow, WorkflowVersion
+from millstream.sdk import (
+    Applied,
+    Client,
+    DefinitionCheck,
+    Execution,
+    FieldDetail,
+    InvalidRequestError,
+    RunResult,
+    Workflow,
+    WorkflowVersion,
+)
 
 app = typer.Typer(help="Define workflows and read them.", no_args_is_help=True)
 
@@ -120,6 +132,38 @@ def get(
 
 def _head(found: Workflow) -> dict[str, object]:
     return {"name": found.name, "id": found.id, "status": found.status, "updated": found.updated_at}
+
+
+@app.command()
+def execute(
+    workflow: Name,
+    given: Annotated[str, typer.Argument(metavar="[INPUT]", help="JSON, @file, or - for stdin.")] = "null",
+    version: Annotated[str, typer.Option(help="Default: the latest.", show_default=False)] = "",
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit code 1 unless it completed.")] = False,
+    wait_most: Annotated[float, typer.Option("--timeout", min=1, max=300, help="Seconds to wait.")] = 30,
+    key: Annotated[str, typer.Option(help="Idempotency key.", show_default=False)] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a run of a workflow."""
+    value, labels = json_value(given, "INPUT"), labels_of(label or ())
+
+    async def work(client: Client) -> Execution | RunResult:
+        if wait:
+            return await client.workflows.execute_sync(
+                workflow, value, version=version, labels=labels, timeout=wait_most, idempotency_key=key
+            )
+        return await client.workflows.execute(workflow, value, version=version, labels=labels, idempotency_key=key)
+
+    found = call(target, api_key, work)
+    if as_json:
+        print_json(found)
+    else:
+        print_execution(found)
+    if isinstance(found, RunResult) and found.status != "COMPLETED":
+        raise typer.Exit(REFUSED)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from millstream.sdk.errors import (
     TaskError,
     UnavailableError,
 )
+from millstream.sdk.executions import Execution, NewRun, Step
 from millstream.sdk.payloads import StoredPayload
 from millstream.sdk.policies import Batch, Concurrency, Join, RateLimit, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.promises import Promise
@@ -77,6 +78,7 @@ __all__ = [
     "DeadLetters",
     "DeadlineError",
     "DefinitionCheck",
+    "Execution",
     "Failure",
     "Fault",
     "FieldDetail",
@@ -89,6 +91,7 @@ __all__ = [
     "MillstreamError",
     "NewAgent",
     "NewArtifact",
+    "NewRun",
     "NewTask",
     "NotFoundError",
     "PayloadError",
@@ -105,6 +108,7 @@ __all__ = [
     "RunsDone",
     "ServiceError",
     "ServingWorker",
+    "Step",
     "StepFailed",
     "StoredPayload",
     "Streamed",

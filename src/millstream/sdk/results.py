@@ -214,13 +214,19 @@ class RunResult:
     error: Fault | None = None
     started: bool = False
     """It began by this call."""
+    workflow: str = ""
+    version: str = ""
+    """That it follows."""
+    duration_ms: float = 0.0
+    """From its beginning to its end, or to the answer."""
 
     @classmethod
     def from_wire(cls, wire: Any) -> "RunResult":
         """The value of a response."""
         return cls(
             wire.run_id, run_pb2.Run.Status.Name(wire.status), wire.completed, from_value(wire.output),
-            Fault.of(wire), getattr(wire, "started", False),
+            Fault.of(wire), getattr(wire, "started", False), getattr(wire, "workflow", ""),
+            getattr(wire, "version", ""), getattr(wire, "duration_ms", 0.0),
         )  # fmt: skip
 
 

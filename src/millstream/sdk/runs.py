@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from millstream.sdk.artifacts import SYNC_MARGIN_S, stamp
-from millstream.sdk.calls import Area, Listing, choice
+from millstream.sdk.calls import Listing, choice
+from millstream.sdk.executions import StepReading
 from millstream.sdk.payload import JsonValue, fill_value, from_struct
 from millstream.sdk.results import Run, RunEvent, RunResult, Task, when
 from millstream.sdk.run_operations import RunsDone, filter_of, labels_asked
@@ -16,7 +17,7 @@ BULK_TIMEOUT_S = 75.0
 """Of a call about many runs: the contract's longest wait, and a margin."""
 
 
-class Runs(Area):
+class Runs(StepReading):
     """Starts runs of code-first workflows; reads, signals, cancels, retries, repeats, pauses and resumes runs."""
 
     async def start(

@@ -1,0 +1,82 @@
+"""Runs of workflows, and their steps, on the terminal."""
+
+from typing import Annotated
+
+import orjson
+import typer
+
+from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKey, Json, Limit, Target, call
+from millstream.cli.output import print_fields, print_json, print_list
+from millstream.sdk import Client, Execution, RunResult, Step
+
+RunId = Annotated[str, typer.Argument(help="Id of the run.", show_default=False)]
+
+
+def print_execution(found: Execution | RunResult) -> None:
+    """Show a run that was begun, and what it came to."""
+    shown: dict[str, object] = {
+        "run id": found.run_id,
+        "workflow": f"{found.workflow}, version {found.version}" if found.workflow else None,
+        "status": found.status,
+    }
+    if isinstance(found, RunResult):
+        shown["error"] = f"{found.error.code}: {found.error.message}" if found.error else None
+        shown["took"] = f"{found.duration_ms / 1000:.3f} s"
+        shown["output"] = orjson.dumps(found.output).decode() if found.status == "COMPLETED" else None
+    print_fields(shown)
+
+
+def steps(
+    run_id: RunId,
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List the steps of a run of a workflow, as they stand."""
+
+    async def work(client: Client) -> None:
+        await print_list(client.runs.steps(run_id), _STEPS, as_json=as_json, limit=limit, title="steps")
+
+    call(target, api_key, work)
+
+
+def result(
+    run_id: RunId,
+    wait_most: Annotated[float, typer.Option("--timeout", min=0, max=300, help="Seconds to wait.")] = 30,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Wait for the end of a run, and show what it came to; exit code 1 unless it completed."""
+
+    async def work(client: Client) -> RunResult:
+        return await client.runs.result(run_id, wait_most)
+
+    found = call(target, api_key, work)
+    if as_json:
+        print_json(found)
+    else:
+        print_execution(found)
+    if found.status != "COMPLETED":
+        raise typer.Exit(REFUSED)
+
+
+def _status(step: Step) -> str:
+    if step.items is not None:
+        begun, ended, failed = step.items
+        return f"{step.status} ({ended} of {begun} items{f', {failed} failed' if failed else ''})"
+    return step.status
+
+
+_STEPS = {
+    "id": lambda s: s.id,
+    "kind": lambda s: s.kind,
+    "status": _status,
+    "attempt": lambda s: s.attempt or None,
+    "task": lambda s: s.task_id,
+    "child run": lambda s: s.child_run_id,
+    "finished": lambda s: s.finished_at,
+    "error": lambda s: f"{s.error.code}: {s.error.message}" if s.error else None,
+    "output": lambda s: orjson.dumps(s.output).decode()[:80] if s.status == "COMPLETED" else None,
+}

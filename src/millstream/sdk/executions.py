@@ -1,0 +1,178 @@
+"""Runs of workflows: begun, waited for, and their steps."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from millstream.sdk.calls import Area, Listing
+from millstream.sdk.payload import JsonValue, fill_value, from_value
+from millstream.sdk.results import BatchOutcome, Fault, RunResult, item_error, when
+from millstream.v1 import run_pb2
+from millstream.v1 import run_service_pb2 as runs_wire
+from millstream.v1 import workflow_service_pb2 as wire
+
+CALL_MARGIN_S = 15.0
+"""A call that waits for a run may take so much longer than the wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A run that was begun."""
+
+    run_id: str
+    workflow: str
+    version: str
+    status: str
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run of a workflow to begin."""
+
+    workflow: str
+    """Name or id."""
+    input: JsonValue = None
+    version: str = ""
+    """Default: the latest."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str = ""
+
+    def fill(self, draft: Any) -> Any:
+        """Write into a request or an item of one."""
+        draft.workflow_id = self.workflow
+        draft.version = self.version
+        draft.labels.update(self.labels)
+        fill_value(draft.input, self.input)
+        return draft
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a run."""
+
+    id: str
+    kind: str
+    status: str
+    """WAITING, PENDING, RUNNING, COMPLETED, SKIPPED, FAILED or CANCELLED."""
+    needs: tuple[str, ...] = ()
+    task_id: str = ""
+    attempt: int = 0
+    input: JsonValue = None
+    output: JsonValue = None
+    """As later steps see it."""
+    error: Fault | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    child_run_id: str = ""
+    items: tuple[int, int, int] | None = None
+    """Of a map: items begun, ended, and of those failed."""
+
+    @classmethod
+    def from_wire(cls, found: Any) -> "Step":
+        """The value of a Step."""
+        items = found.items
+        return cls(
+            found.id,
+            found.kind,
+            run_pb2.Step.Status.Name(found.status),
+            tuple(found.needs),
+            found.task_id,
+            found.attempt,
+            from_value(found.input) if found.HasField("input") else None,
+            from_value(found.output) if found.HasField("output") else None,
+            Fault.of(found),
+            when(found, "created_at"),
+            when(found, "started_at"),
+            when(found, "finished_at"),
+            found.child_run_id,
+            (items.begun, items.ended, items.failed) if found.HasField("items") else None,
+        )
+
+
+class Executions(Area):
+    """Executes workflows."""
+
+    async def execute(
+        self,
+        workflow: str,
+        input: JsonValue = None,  # noqa: A002  (the contract's name)
+        *,
+        version: str = "",
+        labels: Mapping[str, str] | None = None,
+        idempotency_key: str = "",
+    ) -> Execution:
+        """Begins a run of a workflow, by its name or id, and answers at once.
+
+        Raises:
+            InvalidRequestError: the input breaks the workflow's schema.
+            NotFoundError: there is no such workflow or version.
+        """
+        answer = await self._calls.write(
+            "WorkflowService/ExecuteWorkflow",
+            NewRun(workflow, input, version, labels or {}).fill(wire.ExecuteWorkflowRequest()),
+            wire.ExecuteWorkflowResponse,
+            key=idempotency_key,
+        )
+        found = answer.message
+        status = run_pb2.Run.Status.Name(found.status)
+        return Execution(found.run_id, found.workflow, found.version, status, when(found, "created_at"))
+
+    async def execute_sync(
+        self,
+        workflow: str,
+        input: JsonValue = None,  # noqa: A002  (the contract's name)
+        *,
+        version: str = "",
+        labels: Mapping[str, str] | None = None,
+        timeout: float = 30.0,  # noqa: ASYNC109  (the service waits)
+        idempotency_key: str = "",
+    ) -> RunResult:
+        """Begins a run of a workflow and waits for its end, `timeout` seconds (1 to 300) at most.
+
+        Raises as `execute`; a run that fails is no error of the call: see the result's status and error.
+        """
+        request = wire.ExecuteWorkflowSyncRequest(timeout=timeout)
+        answer = await self._calls.write(
+            "WorkflowService/ExecuteWorkflowSync",
+            NewRun(workflow, input, version, labels or {}).fill(request),
+            wire.ExecuteWorkflowSyncResponse,
+            key=idempotency_key,
+            timeout_s=timeout + CALL_MARGIN_S,
+        )
+        return RunResult.from_wire(answer.message)
+
+    async def execute_batch(self, runs: Iterable[NewRun]) -> list[BatchOutcome]:
+        """Begins up to 1,000 runs, each with an outcome of its own, in their order."""
+        request = wire.ExecuteWorkflowBatchRequest()
+        for new in runs:
+            new.fill(request.runs.add(idempotency_key=new.idempotency_key))
+        answer = await self._calls.write(
+            "WorkflowService/ExecuteWorkflowBatch", request, wire.ExecuteWorkflowBatchResponse
+        )
+        return [
+            BatchOutcome(
+                each.index,
+                each.status,
+                "",
+                each.run_id,
+                item_error(each.error) if each.HasField("error") else None,
+            )
+            for each in answer.message.results
+        ]
+
+
+class StepReading(Area):
+    """Reads the steps of runs."""
+
+    def steps(self, run_id: str, *, page_size: int = 100) -> Listing[Step]:
+        """Lists the steps of a run that follows a workflow, in the order of its definition."""
+
+        async def fetch(cursor: str | None) -> tuple[list[Step], str | None]:
+            request = runs_wire.ListRunStepsRequest(run_id=run_id, page_size=page_size, page_token=cursor or "")
+            page = await self._calls.read("RunService/ListRunSteps", request, runs_wire.ListRunStepsResponse)
+            return [Step.from_wire(item) for item in page.items], page.pagination.next_page_token
+
+        return Listing(fetch)
