@@ -9,6 +9,7 @@ from tests.engine.world import key, principal
 
 from millstream.application import tenants
 from millstream.application.paging import PageRequest
+from millstream.application.views import PromiseQuery
 from millstream.config import ApiKeySettings
 from millstream.domain.errors import Conflict, Forbidden, IdempotencyConflict, NotFound
 from millstream.domain.tenants import Tenant
@@ -101,3 +102,13 @@ async def test_there_is_a_bound_on_tenants(start: Start, monkeypatch: pytest.Mon
     await first.tenants.create(ADMIN, "acme", "", "", None)
     with pytest.raises(Conflict, match="at most 2 tenants"):
         await first.tenants.create(ADMIN, "umbrella", "", "", None)
+
+
+async def test_a_server_starts_on_a_database_that_is_not_migrated_yet(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Architecture: readiness says what is in the way; a server that cannot start says nothing to anyone who asks."""
+    await database.execute("DROP TABLE tenant")
+    async with server(database) as service:
+        assert (await service.promises.list(ADMIN, PromiseQuery(), PageRequest())).items == []
+    assert "the tenants of the configuration were not stored" in caplog.text

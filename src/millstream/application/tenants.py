@@ -1,6 +1,7 @@
 """Tenants: making and reading them."""
 
 import json
+import logging
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from millstream.application.views import Key
 from millstream.domain.errors import Conflict, Forbidden, NotFound
 from millstream.domain.principals import Principal
 from millstream.domain.tenants import DEFAULT_TENANT, Tenant, sees_all
+
+log = logging.getLogger(__name__)
 
 TENANTS_MOST = 10_000
 
@@ -40,8 +43,12 @@ class Tenants:
         self._configured = {DEFAULT_TENANT, *configured}
 
     async def start(self) -> None:
-        """Keep the tenants that the configuration names: who has a key of one has not been told to make it."""
-        await self._store.keep({slug: new_id() for slug in sorted(self._configured)})
+        """Keep the tenants that the configuration names: who has a key of one has not been told to make it. A database
+        that is not migrated yet is told of by readiness, and keeps them at the next start."""
+        try:
+            await self._store.keep({slug: new_id() for slug in sorted(self._configured)})
+        except Exception as error:
+            log.warning("the tenants of the configuration were not stored: %s", error)
 
     async def create(
         self, principal: Principal, slug: str, name: str, labels: str, key: Key | None
