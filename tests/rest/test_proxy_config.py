@@ -66,6 +66,22 @@ def test_two_processes_cannot_share_the_port_in_silence() -> None:
     assert listener(rendered())["enable_reuse_port"] is False
 
 
+def test_the_paths_of_tenants_and_no_others_answer_in_camel_case() -> None:
+    """FV: a transcoder of their own, which is off elsewhere."""
+    config = rendered()
+    filters = {each["name"]: each for each in manager(config)["http_filters"]}
+    camel, plain = filters["millstream.camel_case_transcoder"], filters["envoy.filters.http.grpc_json_transcoder"]
+    assert camel["disabled"] is True
+    kept = [each["typed_config"]["print_options"]["preserve_proto_field_names"] for each in (camel, plain)]
+    assert kept == [False, True]
+    doors = [route for route in routes(config) if "/api/" in json.dumps(route["match"]) and "headers" in route["match"]]
+    for route in doors:
+        turned = route.get("typed_per_filter_config", {})
+        of_tenants = "/api/tenants" in json.dumps(route["match"]).replace("\\", "")
+        assert ("millstream.camel_case_transcoder" in turned) == of_tenants, route["match"]
+        assert ("envoy.filters.http.grpc_json_transcoder" in turned) == of_tenants, route["match"]
+
+
 def test_the_admin_interface_is_a_private_unix_socket() -> None:
     assert rendered()["admin"]["address"] == {"pipe": {"path": "/tmp/admin.sock", "mode": 0o600}}
 
