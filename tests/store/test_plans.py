@@ -38,6 +38,8 @@ from millstream.store.tables import task as task_table
 TASKS = 4000
 NOW_US = 1_700_000_000_000_000
 ID = "00000000-0000-0000-0000-000000000001"
+TASK_ID = "00000000-0000-0000-0000-000000000002"
+"""Another than its run's: only a code run's own task has its run's id."""
 DIGEST = b"\1" * 32
 IDS = uuids([ID, "00000000-0000-0000-0000-000000000002"])
 
@@ -282,10 +284,10 @@ def _batch() -> Batch:
     claim = Claim("s", "w", "worker")
     batch = Batch(NOW_US, ID, Limits(), lambda task: claim, lambda task: claim, lambda: 0.5)
     old = Run(ID, "acme", RunKind.CASCADE, NOW_US, last_seq=3, open_tasks=1, task_count=1)
-    task = Task(ID, ID, "acme", "agent:a", "default", NOW_US, 2, agent="a")
+    task = Task(TASK_ID, ID, "acme", "agent:a", "default", NOW_US, 2, agent="a")
     batch.runs[ID] = old
-    batch.tasks[ID] = task
-    batch.new_tasks.add(ID)
+    batch.tasks[TASK_ID] = task
+    batch.new_tasks.add(TASK_ID)
     create(batch, old, task)
     batch.new_tasks.clear()
     produce = Produce(
