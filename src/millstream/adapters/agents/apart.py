@@ -5,6 +5,7 @@ server's own loop all tenants would wait for that.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -40,7 +41,11 @@ class Apart:
         try:
             return await asyncio.shield(waiting)
         except asyncio.CancelledError:
-            loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
+            if waiting.done():
+                # It was ended there, with the thread.
+                raise
+            with contextlib.suppress(RuntimeError):  # the loop may be closed, all of its work ended
+                loop.call_soon_threadsafe(lambda: [task.cancel() for task in tasks])
             await asyncio.wait({waiting})
             if not waiting.cancelled():
                 # It ended otherwise in that very moment; nobody asks any more.
