@@ -287,7 +287,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         _retention(settings),
     )
     engine.scheduled = loops.scheduled
-    runs, tasks = Runs(engine, reads, key_ttl_us), Tasks(engine, reads, key_ttl_us)
+    runs, tasks = Runs(engine, reads, workflow_reads, key_ttl_us), Tasks(engine, reads, key_ttl_us)
     publishing = Publishing(engine, catalogs, referring, reads, key_ttl_us)
     agent_runs = AgentRuns(engine, catalogs, referring, reads, key_ttl_us)
     readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)

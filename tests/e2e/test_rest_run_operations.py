@@ -200,3 +200,52 @@ async def test_what_is_stuck_is_told(own: Client, worker: SimpleWorker) -> None:
     ]
     long = check_ok(await own.get("/api/v1/tasks/stuck", params={"for_at_least": "600s"}))
     assert long["items"] == []
+
+
+async def test_a_workflows_run_is_retried_from_what_failed_or_a_step(own: Client, worker: SimpleWorker) -> None:
+    """WM-4, FV-9: finished steps stay; from_step and what needs it run again; a rerun has the same input."""
+    steps = [
+        {"id": "pay", "kind": "task", "task": "pay", "input": "${input}", "retry": ONCE},
+        {"id": "ship", "kind": "task", "task": "ship", "needs": ["pay"], "retry": ONCE},
+    ]
+    definition = {"name": "order", "steps": steps, "output": "${steps.ship.output}"}
+    made = check_ok(await own.post("/api/v1/workflows", json={"definition": definition}), 201)
+    execute = {"input": {"n": 1}, "labels": {"env": "prod"}, "run_timeout": "3600s"}
+    run_id = check_ok(await own.post("/api/v1/workflows/order/execute", json=execute))["run_id"]
+
+    async def work(kind: str, output: str = "") -> int:
+        (lease,) = await worker.poll(kind)
+        if output:
+            await worker.complete(lease, output)
+        else:
+            await worker.fail(lease, "DECLINED", "no cover")
+        return int(lease.input.struct_value.fields["n"].number_value)
+
+    async def steps_of(run: str) -> dict[str, str]:
+        items = check_ok(await own.get(f"/api/v1/runs/{run}/steps"))["items"]
+        return {each["id"]: each["status"] for each in items}
+
+    assert await work("pay", "paid") == 1
+    await work("ship")
+    failed_run = await until_failed(own, run_id)
+    assert (failed_run["workflow"], failed_run["input"], failed_run["timeout"]) == ("order", {"n": 1}, "3600s")
+    path = f"/api/v1/runs/{run_id}/retry"
+    check_error(await own.post(path, json={"from_step": "pack"}), 422, "VALIDATION_ERROR", "from_step")
+    retried = check_ok(await own.post(path, json={"note": "again"}))
+    assert (retried["status"], retried["retry_attempt"]) == ("RUNNING", 1)
+    await work("ship")
+    await until_failed(own, run_id)
+    check_ok(await own.post(path, json={"from_step": "pay"}))
+    assert await work("pay", "paid twice") == 1
+    await work("ship", "sent")
+    result = check_ok(await own.get(f"/api/v1/runs/{run_id}/result"))
+    assert (result["status"], result["output"]) == ("COMPLETED", "sent")
+    assert await steps_of(run_id) == {"pay": "COMPLETED", "ship": "COMPLETED"}
+    rerun = check_ok(await own.post(f"/api/v1/runs/{run_id}/rerun", json={"version": "latest"}), 201)
+    assert (rerun["rerun_of"], rerun["labels"], rerun["workflow_version"]) == (run_id, {"env": "prod"}, "1")
+    assert await work("pay", "paid") == 1
+    for name in ("order", made["id"]):
+        body = check_ok(await own.get("/api/v1/runs", params={"workflow_id": name}))
+        assert [each["run_id"] for each in body["items"]] == [rerun["run_id"], run_id]
+    done = check_ok(await own.post("/api/v1/runs:cancel", json={"filter": {"workflow_id": made["id"]}}))
+    assert [each["run_id"] for each in done["results"]] == [rerun["run_id"]]

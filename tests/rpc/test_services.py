@@ -516,11 +516,12 @@ async def test_executions(service: Service) -> None:
     """WM-3"""
     begun = await _ask(
         service, "WorkflowService/ExecuteWorkflow",
-        {"workflow_id": "order", "input": {"n": 1}, "version": "3", "labels": {"a": "b"}},
+        {"workflow_id": "order", "input": {"n": 1}, "version": "3", "labels": {"a": "b"}, "run_timeout": "90s"},
     )  # fmt: skip
     assert (begun["run_id"], begun["workflow"], begun["version"], begun["status"]) == ("r1", "order", "3", "RUNNING")
     new = service.fakes.executions.calls[-1][2]
     assert (new.workflow, new.version, decode_value(new.input), new.labels) == ("order", "3", {"n": 1}, '{"a":"b"}')
+    assert new.timeout_us == 90_000_000
     done = await _ask(service, "WorkflowService/ExecuteWorkflowSync", {"workflow_id": "order", "timeout": 5})
     assert (done["completed"], done["output"], done["duration_ms"]) == (True, True, 2000)
     assert service.fakes.executions.calls[-1][4] == 5

@@ -5,6 +5,7 @@ Workflows."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -698,6 +699,7 @@ class ExecuteWorkflowRequest(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """Id or name of the workflow."""
     version: _builtins.str
@@ -710,6 +712,12 @@ class ExecuteWorkflowRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels, at most 32, beside those of the workflow."""
 
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration:
+        """How long the run may take in all, 1 ms to 366 days: then it fails with RUN_TIMEOUT. Default: as long as its workflow
+        says.
+        """
+
     def __init__(
         self,
         *,
@@ -717,10 +725,11 @@ class ExecuteWorkflowRequest(_message.Message):
         input: _struct_pb2.Value | None = ...,
         version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "labels", b"labels", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "labels", b"labels", "run_timeout", b"run_timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -798,6 +807,7 @@ class ExecuteWorkflowSyncRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     FAIL_ON_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     """Id or name of the workflow."""
     version: _builtins.str
@@ -814,6 +824,12 @@ class ExecuteWorkflowSyncRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels, at most 32, beside those of the workflow."""
 
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration:
+        """How long the run may take in all, 1 ms to 366 days: then it fails with RUN_TIMEOUT. Default: as long as its workflow
+        says.
+        """
+
     def __init__(
         self,
         *,
@@ -823,10 +839,11 @@ class ExecuteWorkflowSyncRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         timeout: _builtins.float | None = ...,
         fail_on_timeout: _builtins.bool = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "input", b"input", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "input", b"input", "run_timeout", b"run_timeout", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "fail_on_timeout", b"fail_on_timeout", "input", b"input", "labels", b"labels", "timeout", b"timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "fail_on_timeout", b"fail_on_timeout", "input", b"input", "labels", b"labels", "run_timeout", b"run_timeout", "timeout", b"timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
     _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
@@ -924,6 +941,7 @@ class ExecuteWorkflowBatchRequest(_message.Message):
         INPUT_FIELD_NUMBER: _builtins.int
         VERSION_FIELD_NUMBER: _builtins.int
         LABELS_FIELD_NUMBER: _builtins.int
+        RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
         IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
         workflow_id: _builtins.str
         """Id or name of the workflow."""
@@ -939,6 +957,10 @@ class ExecuteWorkflowBatchRequest(_message.Message):
         def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
             """Labels, at most 32, beside those of the workflow."""
 
+        @_builtins.property
+        def run_timeout(self) -> _duration_pb2.Duration:
+            """How long the run may take in all, 1 ms to 366 days. Default: as long as its workflow says."""
+
         def __init__(
             self,
             *,
@@ -946,11 +968,12 @@ class ExecuteWorkflowBatchRequest(_message.Message):
             input: _struct_pb2.Value | None = ...,
             version: _builtins.str = ...,
             labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            run_timeout: _duration_pb2.Duration | None = ...,
             idempotency_key: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "run_timeout", b"run_timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -161,7 +161,7 @@ class RunOperations:
             return _Found([*many.ids], len(many.ids))
         if many.query == RunQuery():
             raise ValidationFailed.of("filter", "must say something, such as created_before: it would match every run")
-        query = replace(many.query, statuses=(status,))
+        query = await self._runs.by_name(principal, replace(many.query, statuses=(status,)))
         after = None
         if many.page_token:
             _, at_us, run_id = decode_token(many.page_token, token_of("many runs"), token_number, token_id)

@@ -1,7 +1,9 @@
 """Runs: reading and cancelling them."""
 
 import json
-from typing import Protocol
+import re
+from dataclasses import replace
+from typing import Final, Protocol
 
 from millstream.application.engine.commands import CancelRun
 from millstream.application.engine.engine import Engine
@@ -21,10 +23,13 @@ from millstream.application.paging import (
 from millstream.application.run_views import FoundRuns, RunQuery, RunView
 from millstream.application.sight import Sight, SightReads
 from millstream.application.views import Key, TaskQuery
+from millstream.application.workflow_views import WorkflowHead
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Attempt, Event, PayloadKind, Run, RunKind, Task
+
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
 class RunReads(SightReads, Protocol):
@@ -78,6 +83,12 @@ def claim_of(principal: Principal, key: Key | None, response: object, expires_us
     )
 
 
+class WorkflowNames(Protocol):
+    """Finds workflows; see store.workflows."""
+
+    async def find(self, tenant: str, id_or_name: str) -> WorkflowHead | None: ...
+
+
 class Runs:
     """The use cases of runs.
 
@@ -85,8 +96,9 @@ class Runs:
         key_ttl_us: How long an idempotency key holds, microseconds.
     """
 
-    def __init__(self, engine: Engine, reads: RunReads, key_ttl_us: int) -> None:
+    def __init__(self, engine: Engine, reads: RunReads, workflows: WorkflowNames, key_ttl_us: int) -> None:
         self._engine = engine
+        self._workflows = workflows
         self._reads = reads
         self._sight = Sight(reads)
         self._key_ttl_us = key_ttl_us
@@ -144,9 +156,17 @@ class Runs:
             return await self.get(principal, run_id), True
         return (await self._sight.runs(principal, [outcome], self._engine.clock.now_us()))[0], False
 
+    async def by_name(self, principal: Principal, query: RunQuery) -> RunQuery:
+        """The query with its workflow's name, where it has the id: runs keep the name."""
+        if not _UUID(query.workflow):
+            return query
+        head = await self._workflows.find(principal.tenant, query.workflow.lower())
+        return replace(query, workflow=head.name) if head is not None else query
+
     async def list(self, principal: Principal, query: RunQuery, request: PageRequest) -> Page[Run]:
         """Runs in the order asked for. A page may hold fewer than it might where few match. Raises ValidationFailed."""
         request.check()
+        query = await self.by_name(principal, query)
         after = None
         kind = f"runs {query.sorting}"
         if request.page_token:

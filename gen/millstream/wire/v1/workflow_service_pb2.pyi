@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -572,11 +573,14 @@ class ExecuteWorkflowRequest(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     input: _builtins.bytes
     version: _builtins.str
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -584,10 +588,11 @@ class ExecuteWorkflowRequest(_message.Message):
         input: _builtins.bytes | None = ...,
         version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "input", b"input", "labels", b"labels", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "input", b"input", "labels", b"labels", "run_timeout", b"run_timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -657,6 +662,7 @@ class ExecuteWorkflowSyncRequest(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     FAIL_ON_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     workflow_id: _builtins.str
     input: _builtins.bytes
     version: _builtins.str
@@ -664,6 +670,8 @@ class ExecuteWorkflowSyncRequest(_message.Message):
     fail_on_timeout: _builtins.bool
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -673,10 +681,11 @@ class ExecuteWorkflowSyncRequest(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         timeout: _builtins.float | None = ...,
         fail_on_timeout: _builtins.bool = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_timeout", b"_timeout", "input", b"input", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_timeout", b"_timeout", "input", b"input", "run_timeout", b"run_timeout", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_timeout", b"_timeout", "fail_on_timeout", b"fail_on_timeout", "input", b"input", "labels", b"labels", "timeout", b"timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_timeout", b"_timeout", "fail_on_timeout", b"fail_on_timeout", "input", b"input", "labels", b"labels", "run_timeout", b"run_timeout", "timeout", b"timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -764,6 +773,7 @@ class ExecuteWorkflowBatchRequest(_message.Message):
         INPUT_FIELD_NUMBER: _builtins.int
         VERSION_FIELD_NUMBER: _builtins.int
         LABELS_FIELD_NUMBER: _builtins.int
+        RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
         IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
         workflow_id: _builtins.str
         input: _builtins.bytes
@@ -771,6 +781,8 @@ class ExecuteWorkflowBatchRequest(_message.Message):
         idempotency_key: _builtins.str
         @_builtins.property
         def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+        @_builtins.property
+        def run_timeout(self) -> _duration_pb2.Duration: ...
         def __init__(
             self,
             *,
@@ -778,11 +790,12 @@ class ExecuteWorkflowBatchRequest(_message.Message):
             input: _builtins.bytes | None = ...,
             version: _builtins.str = ...,
             labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+            run_timeout: _duration_pb2.Duration | None = ...,
             idempotency_key: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "input", b"input"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "idempotency_key", b"idempotency_key", "input", b"input", "labels", b"labels", "run_timeout", b"run_timeout", "version", b"version", "workflow_id", b"workflow_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
         _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015

@@ -8,7 +8,7 @@ from millstream.domain.errors import TimedOut
 from millstream.domain.runs import RunStatus
 from millstream.transport.mapping.json import labels_text
 from millstream.transport.mapping.runs import put_error
-from millstream.transport.mapping.times import put
+from millstream.transport.mapping.times import duration_us, put
 
 DEFAULT_WAIT_S = 30.0
 
@@ -22,7 +22,8 @@ def check_in_time(result: RunResult, fail: bool, timeout_s: float) -> None:
 def new_run(request: Any) -> NewRun:
     """The run to begin."""
     labels = labels_text(dict(request.labels)) if request.labels else ""
-    return NewRun(request.workflow_id, request.version, request.input, labels)
+    timeout_us = duration_us(request.run_timeout) if request.HasField("run_timeout") else 0
+    return NewRun(request.workflow_id, request.version, request.input, labels, timeout_us)
 
 
 def put_begun(out: Any, result: RunResult) -> Any:
