@@ -34,7 +34,7 @@ def upgrade() -> None:
         "task",
         [sa.text("(labels::jsonb)")],
         postgresql_using="gin",
-        postgresql_where=sa.text("labels <> '' AND strpos(labels, '\\u0000') = 0"),
+        postgresql_where=sa.text("labels <> '' AND labels NOT LIKE '%\\\\u0000%'"),
         postgresql_with={"gin_pending_list_limit": "256"},
     )
     op.create_table(

@@ -100,6 +100,7 @@ async def test_filters_of_tasks(service: Service) -> None:
     await _ask(service, "TaskService/ListTasks", {"run_id": OTHER})
     assert service.fakes.tasks.calls[-1][2].oldest_first is False
     assert await _refused(service, "TaskService/ListTasks", {"labels": ["nothing"]}) == "labels[0]"
+    assert await _refused(service, "TaskService/ListTasks", {"labels": ["a=1", "a=2"]}) == "labels"
     assert await _refused(service, "TaskService/ListTasks", {"sort_order": "up"}) == "sort_order"
     assert await _refused(service, "TaskService/ListTasks", {"run_id": "1"}) == "run_id"
 

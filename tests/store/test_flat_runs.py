@@ -10,6 +10,7 @@ from tests.engine.database import Database, Postgres
 
 from millstream.application.run_views import RunQuery, StuckQuery
 from millstream.domain.runs import RunKind, RunStatus
+from millstream.store import labels as labels_store
 from millstream.store import run_lists, stuck
 from millstream.store.connections import Database as Pool
 from millstream.store.query import compiled
@@ -127,14 +128,14 @@ async def test_to_find_where_to_go_on_is_cheap(database: Database, name: str) ->
         ('{"rare":"yes"}', 6, BLOCKS_MOST),
         ('{"env":"prod","rare":"yes"}', 6, BLOCKS_MOST),
         ('{"env":"nowhere"}', 0, BLOCKS_MOST),
-        ('{"env":"prod"}', run_lists.LABELLED_MOST + 1, LOOKED_AT_BLOCKS_MOST),
+        ('{"env":"prod"}', labels_store.LABELLED_MOST + 1, LOOKED_AT_BLOCKS_MOST),
     ],
 )
 async def test_labels_that_few_runs_have_are_looked_up(database: Database, labels: str, found: int, most: int) -> None:
     """WM-5: by their index, whatever the planner thinks of them; and these runs by their ids."""
-    settings = tuple(f"{each} = off" for each in run_lists._BY_LABELS)
-    assert await blocks_of(database, run_lists._LABELLED, labels, settings=settings) < most
-    rows = await database.rows(run_lists._LABELLED, labels)
+    settings = tuple(f"{each} = off" for each in labels_store.BY_LABELS)
+    assert await blocks_of(database, labels_store.SQL["run"], labels, settings=settings) < most
+    rows = await database.rows(labels_store.SQL["run"], labels)
     assert len(rows) == found
     ids = [row["id"] for row in rows[:10]]
     for query in (RunQuery(), RunQuery((RunStatus.FAILED,)), RunQuery(by_updated=True), RunQuery(text="needle")):

@@ -20,6 +20,7 @@ from millstream.store import (
     artifacts,
     dead_letters,
     feed,
+    labels,
     lane,
     lines,
     maintenance,
@@ -363,6 +364,14 @@ async def test_a_line_costs_the_same_however_long_it_is(database: Database) -> N
         await connection.execute("DELETE FROM task WHERE tenant = 'long'")
     for few, many in zip(touched["few"], touched["many"], strict=True):
         assert many <= few + 12
+
+
+async def test_few_tasks_with_labels_are_found_by_their_index(database: Database) -> None:
+    """The planner cannot know that they are few, so it is told."""
+    settings = dict.fromkeys(labels.BY_LABELS, "off")
+    nodes = await plan_of(database, labels.SQL["task"], '{"a":"b"}', settings=settings)
+    assert used(nodes) == {"task_labels"}
+    assert scanned(nodes) == set()
 
 
 async def test_dead_letters_are_found_in_their_order(database: Database) -> None:

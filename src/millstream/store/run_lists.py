@@ -37,14 +37,13 @@ from sqlalchemy.sql.expression import FromClause, union_all
 from millstream.application.run_views import FoundRuns, RunQuery
 from millstream.domain.runs import Run, RunStatus
 from millstream.store.connections import Database, Record
+from millstream.store.labels import labelled
 from millstream.store.query import count, estimated, fetch, text_id, uid
 from millstream.store.rows import RUN_COLUMNS, run_of
 from millstream.store.tables import LABELLED, run
 
 SCAN_MOST = 10_000
 """Runs that a page looks at beyond those that it passes over."""
-LABELLED_MOST = 2_000
-"""Runs whose labels are looked up by their index."""
 SORT_MOST = 10_000
 """Runs that are sorted by when something last happened in them: no index has that, as it changes with every event."""
 TROUBLED = frozenset({RunStatus.CANCELLING, RunStatus.FAILED, RunStatus.CANCELLED})
@@ -53,10 +52,6 @@ _IDS = ("id", "parent_id", "parent_task", "rerun_of")
 _ID_PART = re.compile(r"[0-9a-f-]{1,36}").fullmatch
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}[0-9a-f-]{0,23}").fullmatch
 """A UUID, or its beginning by which its time is known to the millisecond."""
-_LABELLED = f"""SELECT id::text, tenant FROM run WHERE {LABELLED} AND labels::jsonb @> $1::text::jsonb
-LIMIT {LABELLED_MOST + 1}"""  # noqa: S608
-_BY_LABELS = ("enable_indexscan", "enable_seqscan")
-"""What is switched off, so that the labels' index is used."""
 _BY_IDS = f"SELECT {RUN_COLUMNS} FROM run WHERE id = ANY($2::text[]::uuid[]) AND tenant = $1"  # noqa: S608
 
 Query = Select[Any]
@@ -108,13 +103,8 @@ class RunLists:
         if len(labels) < len(set(query.labels)):
             # One label with two values.
             return replace(query, labels=()), []
-        async with self._database.transaction() as connection:
-            for name in _BY_LABELS:
-                await connection.execute(f"SET LOCAL {name} = off")
-            rows = await connection.fetch(_LABELLED, json.dumps(labels, ensure_ascii=False))
-        if len(rows) > LABELLED_MOST:
-            return query, None
-        return replace(query, labels=()), [row["id"] for row in rows if row["tenant"] == tenant]
+        ids = await labelled(self._database, "run", tenant, json.dumps(labels, ensure_ascii=False))
+        return (query, None) if ids is None else (replace(query, labels=()), [*ids])
 
     async def runs_by_ids(self, tenant: str, ids: list[str]) -> dict[str, Run]:
         """Runs of a tenant by id."""

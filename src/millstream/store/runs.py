@@ -1,6 +1,7 @@
 """Reading runs, their tasks, attempts and events."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Select, cast, literal_column, select
@@ -9,6 +10,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from millstream.application.views import ItemCounts, StepEnd, TaskQuery
 from millstream.domain.runs import CHILD_QUEUE, Attempt, Event, EventType, PayloadKind, Run, Task, TaskStatus
 from millstream.store.connections import Database
+from millstream.store.labels import labelled
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import (
     ATTEMPT_COLUMNS,
@@ -151,7 +153,7 @@ class RunReads:
         """Tasks without input, newest first, or of one run in the order they were made; one more than `limit` where
         there are more."""
         upwards = bool(query.run_id) if query.oldest_first is None else query.oldest_first
-        statement = _tasks(tenant, query).order_by(task.c.id if upwards else task.c.id.desc())
+        statement = (await self._wanted(tenant, query)).order_by(task.c.id if upwards else task.c.id.desc())
         if after_id:
             beyond = task.c.id > uid(after_id) if upwards else task.c.id < uid(after_id)
             statement = statement.where(beyond)
@@ -160,7 +162,14 @@ class RunReads:
 
     async def count_tasks(self, tenant: str, query: TaskQuery) -> tuple[int, bool]:
         """How many match, and whether that is an estimate."""
-        return await count(self._database, _tasks(tenant, query))
+        return await count(self._database, await self._wanted(tenant, query))
+
+    async def _wanted(self, tenant: str, query: TaskQuery) -> Select[Any]:
+        """Which tasks; those whose labels few have are among these."""
+        ids = await labelled(self._database, "task", tenant, query.labels) if query.labels else None
+        if ids is None:
+            return _tasks(tenant, query)
+        return _tasks(tenant, replace(query, labels="")).where(task.c.id.in_([uid(each) for each in ids]))
 
 
 def _tasks(tenant: str, query: TaskQuery) -> Select[Any]:

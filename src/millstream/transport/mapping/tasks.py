@@ -1,5 +1,6 @@
 """Tasks and attempts."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from millstream.application.run_views import StuckQuery, StuckTask
@@ -66,7 +67,7 @@ def task_query(request: Any, run_id: str = "") -> TaskQuery:
         run_id=request.run_id.lower(),
         agent=request.agent,
         worker=request.worker,
-        labels=labels_text(dict(label.split("=", 1) for label in request.labels)),
+        labels=_wanted_labels(request.labels),
         oldest_first=oldest_first,
     )
 
@@ -91,6 +92,16 @@ def put_stuck(out: Any, stuck: StuckTask) -> None:
         put(out.next_attempt_at, stuck.task.run_at_us)
     out.waiting = stuck.waiting
     out.served = stuck.served
+
+
+def _wanted_labels(given: Iterable[str]) -> str:
+    """Labels that tasks are to have, each given as key=value. Raises ValidationFailed."""
+    found: dict[str, str] = {}
+    for label in given:
+        name, _, value = label.partition("=")
+        if found.setdefault(name, value) != value:
+            raise ValidationFailed.of("labels", f"{name!r} has one value; name it once")
+    return labels_text(found)
 
 
 def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
