@@ -200,6 +200,11 @@ class Settings(BaseSettings):
 
     max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
+    max_commands_per_run: int = Field(
+        default=50_000,
+        ge=1,
+        description="Most commands of a code-first run, since it began or continued as new; then it fails.",
+    )
     max_waiting_keys: int = Field(
         default=10_000, ge=1, description="Most keys that wait in gates of a cascade, or of the tenant by subscription."
     )

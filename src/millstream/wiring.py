@@ -267,7 +267,8 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     advancing = Advancing(engine, workflows, reads, Evaluator(CelExpressions(), sandbox))
     engine.attend = advancing.look
     workflow_runs = WorkflowRuns(engine, workflows, advancing, reads, key_ttl_us)
-    advancing.others.append(Children(workflows, workflow_runs, catalogs, referring, reads))
+    code_runs = CodeRuns(engine, reads, journal, code_workflows, key_ttl_us)
+    advancing.others.append(Children(workflows, workflow_runs, catalogs, referring, reads, code_runs))
     reporting = Reporting(engine, catalogs, referring, maintenance, reads, advancing)
     caller = AgentCaller(networks, settings.agent_answer_bytes, _credentials(settings))
     calls = Calls(caller, reporting, referring, engine.clock, settings.max_payload_bytes)
@@ -317,7 +318,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             workflows,
             key_ttl_us,
         ),
-        CodeRuns(engine, reads, journal, code_workflows, key_ttl_us),
+        code_runs,
         tasks,
         Promises(engine, reads, key_ttl_us),
         workflow_runs,
@@ -374,6 +375,7 @@ def _engine(
         int(settings.lease_s * 1e6),
         int(settings.cancel_grace_s * 1e6),
         settings.max_waiting_keys,
+        settings.max_commands_per_run,
     )
     sizes = Sizes(settings.batch_max_commands, settings.batch_max_bytes, settings.owner_path)
     return Engine(

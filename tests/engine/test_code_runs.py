@@ -1,27 +1,35 @@
 """Code-first runs through the engine: activations, answers, signals, cancellation, cold and warm, on two servers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from tests.engine.database import Database
-from tests.engine.servers import Roles
-from tests.engine.workers import Worker
-from tests.engine.world import ROOT, check_all, kinds_of
+from tests.engine.servers import Roles, Start, eventually
+from tests.engine.workers import Worker, ref
+from tests.engine.workers import done as done_lease
+from tests.engine.world import ROOT, TENANT, check_all, key, kinds_of, principal
 
 from millstream.application.code_views import ActivationAnswer, NewCodeRun
-from millstream.application.views import Lease, ReportResult
+from millstream.application.ids import new_id
+from millstream.application.views import Lease, LeaseRef, ReportResult, Reports, TaskQuery
 from millstream.domain.code import (
     Activation,
+    CancelStep,
+    CommandType,
     End,
     EndType,
     Entry,
     EntryType,
     Given,
+    Note,
     Recorded,
     StartTask,
+    StartTimer,
     What,
 )
+from millstream.domain.errors import Conflict, LeaseLost, NotFound, ValidationFailed
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import RunStatus
 from millstream.domain.struct_wire import decode_value, encode_value
@@ -69,8 +77,6 @@ class Coder(Worker):
 
 
 def reports_of(said: ActivationAnswer) -> Any:
-    from millstream.application.views import Reports
-
     return Reports(answers=(said,))
 
 
@@ -125,3 +131,411 @@ async def test_the_shortest_run_is_an_activation_a_task_and_a_result(roles: Role
     assert await kinds_of(roles.publisher, run_id) == [
         "RUN_CREATED", "TASK_CREATED", "TASK_STARTED", "TASK_COMPLETED", "RUN_COMPLETED",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 50])
+async def test_no_end_is_lost_while_the_code_runs(spread: Roles, count: int) -> None:
+    """replay-lessons: what ends between an activation and its answer makes another; no status is asked for."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, *[task(given=n) for n in range(count)])
+        steps = await worker.take_many(count)
+        await worker.complete(steps[0], output=encode_value(0))
+        lease, _ = await worker.activation()
+        await worker.report(completions=tuple(done_lease(step, output=encode_value(1)) for step in steps[1:]))
+        assert worker.leases.empty(), "at most one activation is open"
+        await worker.answer(lease)
+        told = seen(lease)
+        while len(told) < count:
+            lease, _ = await worker.activation()
+            told += seen(lease)
+            await worker.answer(lease, **({"end": done(count)} if len(told) == count else {}))
+        if count == 1:
+            await spread.publisher.code_runs.signal(ROOT, run_id, "go", b"", None)
+            lease, _ = await worker.activation()
+            await worker.answer(lease, end=done(count))
+        assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, count)
+
+
+async def test_an_end_that_has_not_seen_all_is_put_off(spread: Roles) -> None:
+    """Engine-rules 12: commands are taken, the completion is not, and another activation follows."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, told = await worker.activation()
+        await spread.publisher.code_runs.signal(ROOT, run_id, "late", encode_value(1), None)
+        assert (await worker.answer(lease, Note(CommandType.PATCH, "p"), end=done("early"))).error is None
+        assert not (await spread.publisher.code_runs.result(ROOT, run_id, 0)).completed
+        lease, after = await worker.activation()
+        assert (seen(lease), after.count, after.seen) == (["SIGNALLED late 1"], 1, told.base)
+        await worker.answer(lease, end=done("all seen"))
+        assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, "all seen")
+
+
+async def test_an_answer_counts_once_however_often_it_comes(spread: Roles) -> None:
+    """FV-18, replay-lessons: a duplicate is a no-op, a late one is refused."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        for _ in range(2):
+            assert (await worker.answer(lease, task(given=1))).error is None
+        step = await worker.take()
+        await worker.complete(step)
+        second, _ = await worker.activation()
+        assert (await worker.answer(second, end=done())).error is None
+        assert isinstance((await worker.answer(lease, task(given=2))).error, LeaseLost)
+        assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, None)
+    assert await spread.publisher.reads.count_tasks(TENANT, TaskQuery(run_id=run_id)) == (1, False)
+
+
+async def test_a_worker_lost_between_activation_and_answer_is_replaced_cold(
+    start: Start, database: Database, owner_path: bool
+) -> None:
+    """FV-18, FV-19: the sticky worker dies with an activation in hand while an event comes; another, on another server,
+    is told the whole history, and the first is refused when it comes back."""
+    here, there = await start(owner_path=owner_path, lease_s=2.0)
+    async with Coder(here) as first:
+        run_id = await begin(here, "given")
+        lease, _ = await first.activation()
+        await first.answer(lease, Note(CommandType.RECORD, "chance", encode_value(0.5)), task(given="pay"))
+        step = await first.take()
+        await first.complete(step, output=encode_value("paid"))
+        held, told = await first.activation()
+        assert told.token, "the worker has a copy"
+        await first.ack(held)
+        async with Coder(there) as second:
+            first.session.drain()
+            await there.code_runs.signal(ROOT, run_id, "go", encode_value(1), None)
+            await database.pass_time(3.0)
+            for service in (here, there):
+                await service.loops.poll()
+            cold, told = await second.activation()
+            assert (told.token, told.count, told.after) == (0, 2, 0)
+            assert seen(cold) == [
+                "STARTED given", "- 1 RECORD chance", "- 2 TASK step", "COMPLETED 2 paid", "SIGNALLED go 1",
+            ]  # fmt: skip
+            assert isinstance((await first.answer(held, end=done("zombie"))).error, LeaseLost)
+            await second.answer(cold, end=done("well"))
+            assert await ended(here, run_id) == (RunStatus.COMPLETED, "well")
+
+
+async def test_a_run_goes_only_to_workers_with_its_version(spread: Roles) -> None:
+    """FV-18: versions side by side; a new run gets the version that was registered last."""
+    async with Coder(spread.worker, "1") as old:
+        first = await begin(spread.publisher)
+        await old.activation()
+        async with Coder(spread.worker, "2") as new:
+            await new.release((await new_run(spread, new, "2"))[0])
+            second, _ = await new.activation()
+            assert second.activation is not None
+            assert second.activation.version == "2"
+            await spread.publisher.code_runs.signal(ROOT, first, "go", b"", None)
+        assert old.leases.empty()
+
+
+async def new_run(spread: Roles, worker: Coder, version: str) -> tuple[Lease, Activation]:
+    """A run of a version, with its first activation."""
+    await begin(spread.publisher, version=version)
+    return await worker.activation()
+
+
+async def test_nobody_starts_what_no_worker_has_the_code_of(start: Start) -> None:
+    """FV-18: the refusal says what to do; also for a version."""
+    here, _ = await start()
+    with pytest.raises(NotFound, match="no worker has registered the workflow 'flow'"):
+        await begin(here)
+    async with Coder(here):
+        await begin(here)
+        with pytest.raises(NotFound, match="version '7'"):
+            await begin(here, version="7")
+
+
+async def test_signals_are_kept_in_order_and_refused_at_the_end(spread: Roles) -> None:
+    """FV-17: a key makes one of two; an ended run takes none; another tenant learns nothing."""
+    service = spread.publisher
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(service)
+        lease, _ = await worker.activation()
+        await worker.answer(lease)
+        for _ in range(2):
+            await service.code_runs.signal(ROOT, run_id, "go", encode_value(1), key("once", "SignalRun"))
+        lease, _ = await worker.activation()
+        await spread.worker.code_runs.signal(ROOT, run_id, "go", encode_value(2), None)
+        assert seen(lease) == ["SIGNALLED go 1"]
+        await worker.answer(lease)
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["SIGNALLED go 2"]
+        with pytest.raises(NotFound):
+            await service.code_runs.signal(principal(tenant="umbrella"), run_id, "go", b"", None)
+        await worker.answer(lease, end=done())
+        await ended(service, run_id)
+        with pytest.raises(Conflict, match="has ended"):
+            await service.code_runs.signal(ROOT, run_id, "go", b"", None)
+
+
+async def test_a_signal_with_start_starts_once(spread: Roles) -> None:
+    """FV-17: whichever of two callers comes first starts the run; both signals are there."""
+    run_id = new_id()
+    async with Coder(spread.worker) as worker:
+        new = [
+            NewCodeRun("flow", run_id=run_id, input=encode_value(n), signal=("add", encode_value(n))) for n in range(4)
+        ]
+        services = (spread.publisher, spread.worker) * 2
+        results = await asyncio.gather(
+            *(service.code_runs.start(ROOT, each, None) for service, each in zip(services, new, strict=True))
+        )
+        assert sum(result.started for result in results) == 1
+        told: list[str] = []
+        while len(told) < 5:
+            lease, _ = await worker.activation()
+            told += seen(lease)
+            await worker.answer(lease, **({"end": done()} if len(told) == 5 else {}))
+        assert sorted(told[1:]) == [f"SIGNALLED add {n}" for n in range(4)]
+        await ended(spread.publisher, run_id)
+        with pytest.raises(Conflict, match="has ended"):
+            await spread.publisher.code_runs.start(ROOT, new[0], None)
+
+
+async def test_a_cancelled_run_cleans_up_with_tasks_of_its_own(spread: Roles) -> None:
+    """FV-18, engine-rules 14: the code is told, may run tasks within the grace, and ends in CANCELLED."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, task(given="long"))
+        await worker.take()
+        run, _ = await spread.publisher.runs.cancel(ROOT, run_id, "enough", None)
+        assert run.status is RunStatus.CANCELLING
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["CANCELLING None"]
+        await worker.answer(lease, CancelStep(1), task(given="refund"))
+        assert (await worker.told()).reason == "CANCELLED"
+        refund = await worker.take()
+        assert decode_value(refund.task.input) == "refund"
+        await worker.complete(refund, output=encode_value("refunded"))
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["COMPLETED 3 refunded"]
+        await worker.answer(lease, end=End(EndType.CANCELLED))
+        assert (await ended(spread.publisher, run_id))[0] is RunStatus.CANCELLED
+
+
+async def test_a_cancelled_run_whose_code_hangs_is_ended_by_force(start: Start, database: Database) -> None:
+    """FV-19: the grace passes, and the worker that still runs the code has lost it."""
+    here, there = await start()
+    async with Coder(there) as worker:
+        run_id = await begin(here)
+        lease, _ = await worker.activation()
+        await here.runs.cancel(ROOT, run_id, "", None)
+        await database.pass_time(11)
+        for service in (here, there):
+            await service.loops.poll()
+        assert (await ended(here, run_id))[0] is RunStatus.CANCELLED
+        assert isinstance((await worker.answer(lease, end=done())).error, LeaseLost)
+
+
+async def test_a_run_that_no_code_fits_is_parked_and_goes_on_after_a_retry(spread: Roles) -> None:
+    """FV-18: NON_DETERMINISM is reported and not executed; what was begun goes on, and nothing of it is lost."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, task(given=1), task(given=2))
+        one, two = await worker.take_many(2)
+        await worker.complete(one, output=encode_value("one"))
+        lease, _ = await worker.activation()
+        await worker.fail(lease, "NON_DETERMINISM", retryable=False)
+        status, _ = await ended(spread.publisher, run_id)
+        assert status is RunStatus.FAILED
+        assert (await spread.publisher.runs.get(ROOT, run_id)).error_code == "NON_DETERMINISM"
+        await worker.complete(two, output=encode_value("two"))
+        assert worker.leases.empty()
+        await spread.publisher.run_operations.retry(ROOT, run_id, "mended", "", None)
+        lease, told = await worker.activation()
+        assert (told.token, seen(lease)) == (
+            0, ["STARTED None", "- 1 TASK step", "- 2 TASK step", "COMPLETED 1 one", "COMPLETED 2 two"],
+        )  # fmt: skip
+        await worker.answer(lease, end=done("well"))
+        assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, "well")
+
+
+async def test_a_failed_run_is_retried_from_what_failed(spread: Roles) -> None:
+    """FV-9: the failure that the code died of is taken back with it, and its task begins again; what was done stays."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, task(given="a"), task(given="b"), task(given="c"))
+        a, b, _ = await worker.take_many(3)
+        await worker.complete(a, output=encode_value("done"))
+        lease, _ = await worker.activation()
+        await worker.answer(lease)
+        await worker.fail(b, "DECLINED", retryable=False)
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["FAILED 2 None"]
+        await worker.answer(lease, end=End(EndType.FAILED, code="DECLINED", message="so it is"))
+        assert (await ended(spread.publisher, run_id))[0] is RunStatus.FAILED
+        assert (await worker.told()).reason == "LEASE_LOST"
+        await spread.publisher.run_operations.retry(ROOT, run_id, "mended", "", None)
+        again = {decode_value(each.task.input): each for each in await worker.take_many(3) if not each.activation}
+        assert sorted(again) == ["b", "c"]
+        (lease,) = [each for each in worker.seen[-3:] if each.activation]
+        assert seen(lease) == ["STARTED None", "- 1 TASK step", "- 2 TASK step", "- 3 TASK step", "COMPLETED 1 done"]
+        await worker.answer(lease)
+        await worker.complete(again["b"], output=encode_value("b"))
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["COMPLETED 2 b"]
+        await worker.answer(lease, end=done("well"))
+        assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, "well")
+
+
+async def test_a_run_begins_anew_with_an_empty_history(spread: Roles) -> None:
+    """FV-18: continue-as-new keeps id, waiters and signals that were not taken."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher, 1)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, task(given="old"), Note(CommandType.STATE, "n", encode_value(1)))
+        await worker.take()
+        await spread.publisher.code_runs.signal(ROOT, run_id, "go", encode_value("x"), None)
+        lease, _ = await worker.activation()
+        kept = [("go", encode_value("x"))]
+        await worker.answer(lease, end=End(EndType.CONTINUED, encode_value(2), signals=kept))
+        assert (await worker.told()).reason == "LEASE_LOST"
+        lease, told = await worker.activation()
+        assert (seen(lease), told.first, told.token) == (["STARTED 2", "SIGNALLED go x"], 2, 0)
+        await worker.answer(lease, Note(CommandType.STATE, "n", encode_value(3)), task(given="new"))
+        step = await worker.take()
+        assert step.task.step == 4
+        assert await spread.publisher.code_runs.state(ROOT, run_id) == {"n": encode_value(3)}
+        await worker.complete(step)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, end=done("new"))
+        assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, "new")
+
+
+async def test_a_timer_fires_when_it_is_due_and_a_thousand_sleepers_cost_nothing(
+    start: Start, database: Database
+) -> None:
+    """FV-18: durable timers; a run that sleeps has nothing that anybody looks at."""
+    here, there = await start()
+    async with Coder(there) as worker:
+        run_id = await begin(here)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, StartTimer(60_000_000))
+        for service in (here, there):
+            await service.loops.poll()
+        assert worker.leases.empty()
+        await database.pass_time(61)
+        await eventually(lambda: fired(here, there, worker))
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["COMPLETED 1 None"]
+        await worker.answer(lease, end=done())
+        await ended(here, run_id)
+
+
+async def fired(here: Service, there: Service, worker: Coder) -> bool:
+    """Whether a timer has fired; looks for what is due."""
+    for service in (here, there):
+        await service.loops.poll()
+    return not worker.leases.empty()
+
+
+async def test_a_paused_run_is_woken_when_it_is_resumed(spread: Roles) -> None:
+    """What happens to a paused run is told once it goes on, and nothing of it is lost."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        await worker.answer(lease)
+        await spread.publisher.run_operations.pause(ROOT, run_id, "", None)
+        await spread.publisher.code_runs.signal(ROOT, run_id, "go", encode_value(1), None)
+        assert worker.leases.empty()
+        await spread.publisher.run_operations.resume(ROOT, run_id, None)
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["SIGNALLED go 1"]
+        await worker.answer(lease, end=done())
+        await ended(spread.publisher, run_id)
+
+
+async def test_a_long_run_costs_the_same_at_each_step(start: Start, database: Database, owner_path: bool) -> None:
+    """FV-18: a warm worker is told the new event alone, whatever the history; each step writes the same rows."""
+    here, _ = await start(owner_path=owner_path)
+    steps = 1000
+    async with Coder(here) as worker:
+        run_id = await begin(here)
+        for n in range(steps):
+            lease, told = await worker.activation()
+            assert len(lease.history.items) == 1, f"step {n}"
+            assert told.token == (lease.attempt - 1 if n else 0)
+            await worker.answer(lease, task(given=n))
+            await worker.complete(await worker.take(), output=encode_value(n))
+        lease, _ = await worker.activation()
+        await worker.answer(lease, end=done())
+        await ended(here, run_id)
+    counts = {
+        table: (await database.rows(f"SELECT count(*) AS n FROM {table}"))[0]["n"]
+        for table in ("task", "attempt", "event", "journal")
+    }
+    assert counts == {"task": steps + 1, "attempt": steps, "event": 3 * steps + 2, "journal": steps}
+
+
+async def test_a_cold_worker_pages_through_a_long_history(start: Start) -> None:
+    """FV-18: pages by bytes and by items come to the same history, each item once."""
+    here, there = await start()
+    big = encode_value("x" * 300_000)
+    async with Coder(here) as worker:
+        await begin(here)
+        lease, _ = await worker.activation()
+        for n in range(12):
+            await worker.answer(lease, *[Note(CommandType.PATCH, f"p{n}.{i}") for i in range(100)], task(given=n))
+            await worker.complete(await worker.take(), output=big)
+            lease, _ = await worker.activation()
+        await worker.release(lease)
+    async with Coder(there) as other:
+        cold, told = await other.activation()
+        items = [*cold.history.items]
+        more = cold.history.more
+        assert more
+        while more:
+            last = items[-1]
+            place = (last.seq, 0) if isinstance(last, Entry) else (last.after, last.number)
+            page = await there.workers.history(ROOT, ref(cold), *place)
+            items += page.items
+            more = page.more
+        assert sum(isinstance(item, Entry) for item in items) == 13
+        assert [item.number for item in items if isinstance(item, Recorded)] == [*range(1, 12 * 101 + 1)]
+        assert (told.count, told.base) == (12 * 101, items[-1].seq if isinstance(items[-1], Entry) else 0)
+        with pytest.raises(LeaseLost):
+            await there.workers.history(ROOT, LeaseRef(cold.task.id, cold.attempt + 1), 0, 0)
+
+
+async def test_an_answer_that_makes_no_sense_parks_the_run(start: Start) -> None:
+    """FV-18: the same worker would say the same again; an operator sees why."""
+    here, _ = await start()
+    async with Coder(here) as worker:
+        run_id = await begin(here)
+        lease, told = await worker.activation()
+        wrong = ActivationAnswer(lease.task.id, lease.attempt, told.base, [Given(7, told.base, task())])
+        (result,) = await worker.session.report(Reports(answers=(wrong,)))
+        assert isinstance(result.error, ValidationFailed)
+        assert (await ended(here, run_id))[0] is RunStatus.FAILED
+        run = await here.runs.get(ROOT, run_id)
+        assert (run.error_code, "must be 1, not 7" in run.error_message) == ("INVALID_ANSWER", True)
+
+
+async def test_too_many_commands_end_a_run_that_does_not_continue_as_new(start: Start) -> None:
+    """FV-18: the bound is stated, and so is the way out."""
+    here, _ = await start(max_commands_per_run=10)
+    async with Coder(here) as worker:
+        run_id = await begin(here)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, *[Note(CommandType.PATCH, str(n)) for n in range(11)])
+        assert (await ended(here, run_id))[0] is RunStatus.FAILED
+        assert "continue_as_new" in (await here.runs.get(ROOT, run_id)).error_message
+
+
+async def test_a_workers_crash_loop_ends_in_a_parked_run(start: Start) -> None:
+    """FV-19: an activation that no worker survives is tried ten times in a row, not for ever."""
+    here, _ = await start()
+    async with Coder(here) as worker:
+        run_id = await begin(here)
+        for _ in range(10):
+            lease, _ = await worker.activation()
+            await worker.fail(lease, "CRASHED", retry_after_us=0)
+            await here.loops.poll()
+        assert (await ended(here, run_id))[0] is RunStatus.FAILED

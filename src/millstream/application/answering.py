@@ -14,7 +14,7 @@ from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
 from millstream.application.views import ReportResult
 from millstream.domain.artifacts import EXTERNAL
-from millstream.domain.code import CancelStep, Note, PublishItem
+from millstream.domain.code import CancelStep, Note, OpenPromise, PublishItem
 from millstream.domain.code_runs import Answer
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound, Unavailable
 from millstream.domain.principals import Principal
@@ -81,6 +81,9 @@ class Answering:
             run_id=answer.task_id, task_ids=(answer.task_id,), size_bytes=answer.size_bytes, open_tasks=touches_open,
             cached_tasks=True, tenant=principal.tenant, said=said,
         )  # fmt: skip
+        keys = [(principal.tenant, each.what.key) for each in commands if isinstance(each.what, OpenPromise)]
+        if keys := [each for each in keys if each[1]]:
+            command.promise_keys, command.locked = keys, True
         if answer.artifacts:
             try:
                 await self._examine(principal, answer, command)
@@ -105,7 +108,7 @@ class Answering:
         command.registry = (principal.tenant, catalog.version)
         command.payloads = referred(principal.tenant, [each.new for each in produced])
         command.gated = any(each.gated for each in produced)
-        command.locked = any(each.tenant_wide for each in produced)
+        command.locked = command.locked or any(each.tenant_wide for each in produced)
 
     async def _produced(self, principal: Principal, catalog: Catalog, answer: ActivationAnswer) -> list[Produce]:
         found = []

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from millstream.application.advancing import Definitions
 from millstream.application.catalog import Catalogs
+from millstream.application.code_runs import CodeRuns
 from millstream.application.engine.commands import CancelRun, Command
 from millstream.application.engine.graph_commands import FailChild, StartCascade
 from millstream.application.ids import new_id
@@ -15,7 +16,7 @@ from millstream.application.referring import Referring, referred
 from millstream.application.registering import named
 from millstream.application.workflow_runs import NewRun, WorkflowRuns
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
-from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
+from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.matching import activation_of, direct
 from millstream.domain.principals import Principal
 from millstream.domain.publication import Produce
@@ -87,12 +88,14 @@ class Children:
         catalogs: Catalogs,
         referring: Referring,
         reads: ChildReads,
+        code: CodeRuns,
     ) -> None:
         self._definitions = definitions
         self._runs = runs
         self._catalogs = catalogs
         self._referring = referring
         self._reads = reads
+        self._code = code
 
     async def commands(self, run: Run) -> Sequence[Command]:
         """What is to be done for a run that is looked at."""
@@ -141,6 +144,13 @@ class Children:
 
     async def _workflow(self, child: _Child) -> Command:
         name, _, version = child.name.partition("@")
+        try:
+            return await self._defined(child, name, version)
+        except NotFound:
+            # A definition goes before code of the same name.
+            return await self._code.child(child.parent, child.task, child.run_id, name, version)
+
+    async def _defined(self, child: _Child, name: str, version: str) -> Command:
         workflow = await self._runs.workflows.definition(child.parent.tenant, name, version)
         await self._runs.workflows.check_input(workflow, child.given, len(child.task.input))
         new = NewRun(name, version, child.task.input)

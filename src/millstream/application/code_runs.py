@@ -18,7 +18,7 @@ from millstream.domain.code import Standing
 from millstream.domain.code_runs import NewRun
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
-from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus
+from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task
 
 
 class RunReads(Protocol):
@@ -76,6 +76,15 @@ class CodeRuns:
                 return await self._wait(principal, run, ended, deadline, started=began)
         (run_id,) = json.loads(outcome.claim.response)
         return await self.result(principal, run_id, deadline - asyncio.get_running_loop().time(), replayed=True)
+
+    async def child(self, parent: Run, task: Task, run_id: str, name: str, version: str) -> StartRun:
+        """What begins the run that a task of another waits for. Raises NotFound, ValidationFailed."""
+        version = await self._workflows.version_for(parent.tenant, name, version, task.input)
+        new = NewRun(name, version, task.input, labels=task.labels, parent_id=parent.id, parent_task=task.id)
+        return StartRun(
+            run_id=run_id, new_run=True, run_ids=(parent.id,), task_ids=(task.id,), size_bytes=600 + len(task.input),
+            tenant=parent.tenant, by=parent.created_by, new=new,
+        )  # fmt: skip
 
     async def signal(
         self, principal: Principal, run_id: str, name: str, value: bytes, key: Key | None

@@ -19,6 +19,10 @@ LEAD_RETRY = RetryPolicy(initial_us=1_000_000, maximum_us=60_000_000, max_attemp
 LEAD_TIMEOUTS = Timeouts(start_to_close_us=120_000_000)
 DISOWNED = "cancelled by its workflow"
 """Message of tasks that the code itself cancelled: it is not told of their end."""
+CLOSED = "its run has ended"
+"""Message of tasks that the code left open: nobody is told of their end, and a retry of the run begins them again."""
+ABANDONED = -1
+"""Item of a child's task whose run goes on when nobody waits for it any more."""
 HISTORY_LIMIT = "HISTORY_LIMIT"
 
 
@@ -201,6 +205,7 @@ class Standing:
         last: The last event that the code is to be told of.
         count: Commands so far.
         answered: The attempt whose answer was accepted last; a worker's copy of the run is as of this one. 0: none.
+        acted_us: When it gave its last command.
     """
 
     since: int = 1
@@ -209,6 +214,7 @@ class Standing:
     last: int = 1
     count: int = 0
     answered: int = 0
+    acted_us: int = 0
 
     @classmethod
     def of(cls, plan: str) -> "Standing":
@@ -218,7 +224,8 @@ class Standing:
     @property
     def plan(self) -> str:
         """What a run keeps."""
-        return f"{self.since}:{self.first}:{self.seen}:{self.last}:{self.count}:{self.answered}"
+        numbers = (self.since, self.first, self.seen, self.last, self.count, self.answered, self.acted_us)
+        return ":".join(map(str, numbers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The own task of a code-first run: what happens is noted for the code, and wakes it."""
 
 from millstream.domain.batch import Batch
-from millstream.domain.code import DISOWNED, Activation, Entry, EntryType, Standing
+from millstream.domain.code import CLOSED, DISOWNED, Activation, Entry, EntryType, Standing
 from millstream.domain.runs import NEVER_US, Run, RunKind, Task, TaskStatus
 
 
@@ -44,7 +44,7 @@ def note_end(batch: Batch, run: Run, task: Task, seq: int) -> bool:
         latest = batch.attempts[-1] if batch.attempts else None
         output = latest.output if latest is not None and latest.task_id == task.id else b""
         note(batch, run, Entry(seq, EntryType.COMPLETED, batch.now_us, task.step, value=output))
-    elif task.error_message != DISOWNED:
+    elif task.error_message not in (DISOWNED, CLOSED):
         code = task.error_code or task.status.name
         note(batch, run, Entry(seq, EntryType.FAILED, batch.now_us, task.step, code=code, message=task.error_message))
     else:

@@ -10,8 +10,11 @@ from typing import Any, assert_never
 from millstream.domain.batch import Batch
 from millstream.domain.cancellation import cancel_task
 from millstream.domain.code import (
+    ABANDONED,
+    CLOSED,
     DISOWNED,
     HISTORY_LIMIT,
+    LEAD,
     LEAD_RETRY,
     LEAD_TIMEOUTS,
     CancelStep,
@@ -33,8 +36,9 @@ from millstream.domain.code import (
 from millstream.domain.code_lead import note
 from millstream.domain.errors import Conflict, Unavailable, ValidationFailed
 from millstream.domain.lifecycle import cancel, check_fence, create, details, end_if_idle, end_run, make_ready, wake
+from millstream.domain.promises import DEFAULT_TIMEOUT_US, NewPromise, create_promise, promise_task
 from millstream.domain.publication import Produce, cascade_of
-from millstream.domain.retry import DEFAULT_RETRY, RetryPolicy, Timeouts
+from millstream.domain.retry import RetryPolicy, Timeouts
 from millstream.domain.runs import (
     CHILD_QUEUE,
     NEVER_US,
@@ -48,6 +52,7 @@ from millstream.domain.runs import (
     Task,
     TaskStatus,
 )
+from millstream.domain.settling import settle_failed
 
 _NO_RETRY = RetryPolicy(max_attempts=1)
 _NO_TIMEOUTS = Timeouts(start_to_close_us=0)
@@ -149,7 +154,9 @@ def answer(batch: Batch, run: Run, lead: Task, said: Answer) -> bool:
     if (over or cancels) and len(_others(batch, run)) + 1 != run.open_tasks:
         raise Unavailable("the run's open tasks are not at hand; try again")
     standing.seen, standing.answered = said.base, said.attempt
-    standing.count += len(said.commands)
+    if said.commands:
+        standing.count += len(said.commands)
+        standing.acted_us = batch.now_us
     run.plan = standing.plan
     _put_to_sleep(batch, run, lead)
     for given in said.commands:
@@ -207,11 +214,10 @@ def _do(batch: Batch, run: Run, lead: Task, given: Given, said: Answer) -> None:
             create(batch, run, _step(batch, run, given, "sleep", TIMER_QUEUE, run_at_us=due_us))
         case StartChild() as wanted:
             kind, name = CommandType.CHILD, wanted.workflow
-            _start_child(batch, run, given, wanted, lead.queue)
+            _start_child(batch, run, given, wanted)
         case OpenPromise() as wanted:
             kind, name = CommandType.PROMISE, wanted.name
-            limits = Timeouts(schedule_to_start_us=wanted.timeout_us, start_to_close_us=0)
-            create(batch, run, _step(batch, run, given, wanted.name, PROMISE_QUEUE, timeouts=limits))
+            _open_promise(batch, run, given, wanted)
         case PublishItem() as wanted:
             kind, name = CommandType.PUBLISH, wanted.type
             cascade_of(batch, run, said.cascades[wanted.place], said.produced[wanted.place])
@@ -231,12 +237,23 @@ def _step(batch: Batch, run: Run, given: Given, kind: str, queue: str, **fields:
     return Task(given.task_id, run.id, run.tenant, kind, queue, batch.now_us, run.day, step=given.number, **settled)
 
 
-def _start_child(batch: Batch, run: Run, given: Given, wanted: StartChild, queue: str) -> None:
-    labels = details(abandon=True) if wanted.abandon else ""
+def _open_promise(batch: Batch, run: Run, given: Given, wanted: OpenPromise) -> None:
+    """Open a promise; where another has its key, it fails at once, which the code is told."""
+    taken = batch.open_promises.get((run.tenant, wanted.key)) if wanted.key else None
+    new = NewPromise(wanted.name, "" if taken else wanted.key, timeout_us=wanted.timeout_us or DEFAULT_TIMEOUT_US)
+    task = promise_task(run, given.task_id, new, batch.now_us)
+    task.step = given.number
+    create_promise(batch, run, task)
+    if taken:
+        settle_failed(batch, run, task, "CONFLICT", f"the key {wanted.key!r} is that of promise {taken}, which is open")
+
+
+def _start_child(batch: Batch, run: Run, given: Given, wanted: StartChild) -> None:
+    """Have a child run begun, by whoever looks at its parent."""
+    kind = f"{LEAD}{wanted.workflow}" + (f"@{wanted.version}" if wanted.version else "")
+    item = ABANDONED if wanted.abandon else 0
     create(
-        batch, run, _step(
-            batch, run, given, wanted.workflow, CHILD_QUEUE, input=wanted.input, labels=labels, retry=DEFAULT_RETRY,
-        ),
+        batch, run, _step(batch, run, given, kind, CHILD_QUEUE, input=wanted.input, labels=wanted.labels, item=item)
     )  # fmt: skip
 
 
@@ -244,6 +261,9 @@ def _cancel_step(batch: Batch, run: Run, step: int) -> None:
     for task in _others(batch, run):
         if task.step == step and not task.cancelling:
             cancel_task(batch, run, task, DISOWNED, "workflow")
+            if task.queue == CHILD_QUEUE:
+                # Whoever looks at the run cancels the child's.
+                batch.attend(run)
 
 
 def _close(batch: Batch, run: Run, lead: Task, end: End) -> None:
@@ -271,8 +291,10 @@ def _close(batch: Batch, run: Run, lead: Task, end: End) -> None:
 
 def _end_now(batch: Batch, run: Run, task: Task) -> None:
     """End what the code left open; a worker that has it is told that it lost it."""
-    task.error_code, task.error_message = "CANCELLED", DISOWNED
+    task.error_code, task.error_message = "CANCELLED", CLOSED
     cancel(batch, run, task)
+    if task.queue == CHILD_QUEUE:
+        batch.attend(run)
 
 
 def _begin_anew(batch: Batch, run: Run, lead: Task, end: End) -> None:
@@ -285,3 +307,31 @@ def _begin_anew(batch: Batch, run: Run, lead: Task, end: End) -> None:
         _signalled(batch, run, name, value)
     lead.run_at_us, lead.worker_id = batch.now_us, ""
     make_ready(batch, run, lead)
+
+
+def check_retry(run: Run, from_step: str) -> None:
+    """Raise where a failed run cannot be retried like this."""
+    if from_step:
+        raise ValidationFailed.of("from_step", "a run of a workflow written as code has no named steps; leave it out")
+    if run.error_code == HISTORY_LIMIT:
+        raise Conflict(f"run {run.id} has given as many commands as it may; start another")
+
+
+def retry(run: Run, tasks: Sequence[Task]) -> list[Task]:
+    """Run the code again, from its whole history; the tasks to begin again: its own, those that it left open when it
+    failed, and those whose failure came after all that it did, so that it never acted upon them.
+
+    Args:
+        tasks: Those of the run that failed, or were ended with it, and its own.
+    """
+    standing = Standing.of(run.plan)
+    standing.answered = 0
+    run.plan = standing.plan
+    again = []
+    for task in tasks:
+        unheeded = task.status is TaskStatus.FAILED and task.step and task.finished_us > standing.acted_us
+        closed = task.status is TaskStatus.CANCELLED and task.error_message == CLOSED
+        if task.queue != PROMISE_QUEUE and (task.leads or closed or unheeded):
+            again.append(task)
+    # Its own comes last, so that it is told of nothing that is taken back.
+    return sorted(again, key=lambda task: task.leads)

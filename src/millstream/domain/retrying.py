@@ -6,14 +6,24 @@ The numbers of attempts go on growing (engine-rules 9), and are not bounded by t
 from collections.abc import Sequence
 from typing import assert_never
 
-from millstream.domain import graph_runs
+from millstream.domain import code_runs, graph_runs
 from millstream.domain.batch import Batch
 from millstream.domain.cancellation import limit_run
 from millstream.domain.errors import Conflict, ValidationFailed
 from millstream.domain.graph_runs import check_step
 from millstream.domain.lifecycle import details, make_ready
 from millstream.domain.planners import LIMIT_CODE, RUN_TIMEOUT
-from millstream.domain.runs import PROMISE_QUEUE, TIMER_QUEUE, EventType, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.runs import (
+    CHILD_QUEUE,
+    PROMISE_QUEUE,
+    TIMER_QUEUE,
+    EventType,
+    Run,
+    RunKind,
+    RunStatus,
+    Task,
+    TaskStatus,
+)
 from millstream.domain.workflows import Definition
 
 
@@ -56,7 +66,13 @@ def retry_run(
         case RunKind.GRAPH:
             _retry_steps(batch, run, definition, by, note, from_step)
         case RunKind.CODE:
-            raise Conflict(f"run {run.id} is of a workflow written as code; execute the workflow again")
+            code_runs.check_retry(run, from_step)
+            reopen(batch, run, details(note=note, by=by, retry_attempt=run.redone + 1))
+            for task in code_runs.retry(run, tasks):
+                begin_again(batch, run, task)
+                if task.queue == CHILD_QUEUE:
+                    # Another run than the one that has ended.
+                    task.tries = run.redone
         case _:
             assert_never(run.kind)
 

@@ -184,7 +184,8 @@ class Task:
         input: google.protobuf.Value in wire form.
         labels: JSON object as text, or "".
         step: Of a graph run the number of its step, of a code run that of its command, from 1; else 0.
-        item: Of a step for many items, the number of its item, from 1; else 0.
+        item: Of a step for many items, the number of its item, from 1; of a code run's child that goes on when nobody
+            waits for it any more, -1; else 0.
         promise_key: Of a promise: its key in the tenant, or "".
         held_us: Its run is paused: the time that stood in run_at_us, which is never then; 0: it is not held.
         bounds: How many run at once, or start in a while, of those with its keys.

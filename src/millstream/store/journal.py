@@ -4,7 +4,7 @@ that workers have the code of."""
 import json
 from typing import Any
 
-from millstream.domain.code import DISOWNED, CommandType, Entry, EntryType, History, Recorded
+from millstream.domain.code import CLOSED, DISOWNED, CommandType, Entry, EntryType, History, Recorded
 from millstream.domain.runs import EventType, Run
 from millstream.store.connections import Database
 
@@ -34,7 +34,7 @@ LEFT JOIN run_payload p ON p.day = e.day AND p.run_id = e.run_id AND p.what = 1 
 WHERE e.day = $1 AND e.run_id = $2::text::uuid AND e.seq >= $3 AND e.seq <= $5 AND (e.seq, 0) > ($3, $4)
 AND e.type = ANY('{_TOLD}'::int2[])
 AND (e.task_id IS NULL OR (t.step > 0 AND t.finished_us > 0 AND t.attempt = e.attempt
-AND t.error_message <> '{DISOWNED}'))
+AND t.error_message NOT IN ('{DISOWNED}', '{CLOSED}')))
 ORDER BY e.seq LIMIT {PAGE_ITEMS + 1}
 ), given AS (
 SELECT j.after_seq AS at, j.n, octet_length(j.value) + 100 AS size FROM journal j

@@ -16,6 +16,7 @@ import asyncpg
 from millstream.application.ports import Disconnected
 from millstream.domain.batch import BUSINESS, Batch, KeyClaim
 from millstream.domain.bounds import Line, LineKey
+from millstream.domain.code import CLOSED
 from millstream.domain.gates import Buffer
 from millstream.domain.planners import RUN_TIMEOUT
 from millstream.domain.runs import Run, Task
@@ -56,7 +57,7 @@ _KNOWN_RUNS = "SELECT id::text FROM run WHERE id = ANY($1::text::uuid[])"
 _TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE id = ANY($1::text::uuid[])"""  # noqa: S608
 _OPEN_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us = 0"""  # noqa: S608
 _FAILED_TASKS = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = ANY($1::text::uuid[]) AND finished_us > 0
-AND (status = 5 OR error_code = '{RUN_TIMEOUT}')"""  # noqa: S608
+AND (status = 5 OR error_code = '{RUN_TIMEOUT}' OR id = run_id OR (status = 6 AND error_message = '{CLOSED}'))"""  # noqa: S608
 _BUFFERS = f"""SELECT {BUFFER_COLUMNS} FROM buffer
 WHERE id = ANY($1::text::uuid[] || ARRAY(SELECT id FROM buffer WHERE run_id = ANY($2::text::uuid[])))
 ORDER BY buffer.id FOR UPDATE"""  # noqa: S608

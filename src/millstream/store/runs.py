@@ -8,6 +8,7 @@ from sqlalchemy import Select, cast, literal_column, select
 from sqlalchemy.dialects.postgresql import JSONB
 
 from millstream.application.views import ItemCounts, StepEnd, TaskQuery
+from millstream.domain.code import ABANDONED
 from millstream.domain.runs import CHILD_QUEUE, Attempt, Event, EventType, PayloadKind, Run, Task, TaskStatus
 from millstream.store.connections import Database
 from millstream.store.labels import labelled
@@ -33,8 +34,9 @@ _BY_ID = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid"  # noqa: S60
 _WAITING_CHILDREN = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND queue = '{CHILD_QUEUE}'
 AND status = 2 ORDER BY id LIMIT 1000"""  # noqa: S608
 _KNOWN = "SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[])"
-_ORPHANS = """SELECT r.id::text FROM run r JOIN task t ON t.id = r.parent_task
-WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.finished_us > 0 ORDER BY r.id LIMIT 1000"""
+_ORPHANS = f"""SELECT r.id::text FROM run r JOIN task t ON t.id = r.parent_task
+WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.finished_us > 0 AND t.item <> {ABANDONED}
+ORDER BY r.id LIMIT 1000"""  # noqa: S608
 _STEP_TASKS = f"""SELECT DISTINCT ON (step) {TASK_COLUMNS} FROM task
 WHERE run_id = $1::text::uuid AND step > 0 AND item = 0 ORDER BY step, task.id DESC"""  # noqa: S608
 _ITEMS = """SELECT step, count(*) AS made, count(*) FILTER (WHERE status >= 4) AS ended,

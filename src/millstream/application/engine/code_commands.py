@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from millstream.application.engine.commands import Command, found_of, keep_for_replays
+from millstream.application.engine.graph_commands import waiting_for
 from millstream.domain.batch import Batch
 from millstream.domain.code_runs import Answer, NewRun, answer, begin, signal
 from millstream.domain.errors import Conflict, NotFound
@@ -26,8 +27,10 @@ class StartRun(Command):
     waiter: str = ""
 
     def decide(self, batch: Batch) -> tuple[Run, bool]:
-        """Begin it unless it is there."""
+        """Begin it unless it is there. Raises Conflict, also where its parent does not wait for it any more."""
         run = batch.runs.get(self.run_id)
+        if self.new.parent_task:
+            waiting_for(batch, self.new.parent_task)
         began = run is None
         if run is None:
             run = begin(batch, self.run_id, self.tenant, self.by, self.new)

@@ -41,7 +41,7 @@ class StartGraph(Command):
     def decide(self, batch: Batch) -> Run:
         """Make the run and begin its first steps. Raises Conflict where its parent does not wait for it any more."""
         if self.parent_task:
-            _waiting(batch, self.parent_task)
+            waiting_for(batch, self.parent_task)
         definition = self.advance.definition
         run = Run(
             self.run_id, self.tenant, RunKind.GRAPH, batch.now_us, self.by, updated_us=batch.now_us,
@@ -114,7 +114,7 @@ class TellParent(Command):
         )
 
 
-def _waiting(batch: Batch, task_id: str) -> Task:
+def waiting_for(batch: Batch, task_id: str) -> Task:
     """A parent's task that waits for a run. Raises Conflict where it does not any more."""
     task = batch.tasks.get(task_id)
     if task is None or task.status is not TaskStatus.PENDING or task.run_id not in batch.runs:
@@ -146,7 +146,7 @@ class StartCascade(Command):
 
     def decide(self, batch: Batch) -> Run:
         """Make the run. Raises Conflict where its parent does not wait for it any more."""
-        waiting = _waiting(batch, self.parent_task)
+        waiting = waiting_for(batch, self.parent_task)
         run = Run(
             self.run_id, self.tenant, RunKind.CASCADE, batch.now_us, self.by, updated_us=batch.now_us,
             parent_id=self.parent_id, parent_task=self.parent_task,
