@@ -9,11 +9,13 @@ from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, eventually
 from tests.engine.workers import Worker, ref
 from tests.engine.workers import done as done_lease
-from tests.engine.world import ROOT, TENANT, check_all, key, kinds_of, principal
+from tests.engine.world import ROOT, TENANT, check_all, key, kinds_of, principal, register
 
 from millstream.application.code_views import ActivationAnswer, NewCodeRun
 from millstream.application.ids import new_id
-from millstream.application.views import Lease, LeaseRef, ReportResult, Reports, TaskQuery
+from millstream.application.paging import PageRequest
+from millstream.application.views import ArtifactQuery, Lease, LeaseRef, PromiseRef, ReportResult, Reports, TaskQuery
+from millstream.domain.artifacts import NewArtifact
 from millstream.domain.code import (
     Activation,
     CancelStep,
@@ -24,15 +26,19 @@ from millstream.domain.code import (
     EntryType,
     Given,
     Note,
+    OpenPromise,
+    PublishItem,
     Recorded,
+    StartChild,
     StartTask,
     StartTimer,
     What,
 )
 from millstream.domain.errors import Conflict, LeaseLost, NotFound, ValidationFailed
+from millstream.domain.promises import Resolution
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
 from millstream.domain.runs import RunStatus
-from millstream.domain.struct_wire import decode_value, encode_value
+from millstream.domain.struct_wire import decode_value, encode_struct, encode_value
 from millstream.domain.workers import WORKFLOW_KIND, KindSpec
 from millstream.wiring import Service
 
@@ -529,13 +535,99 @@ async def test_too_many_commands_end_a_run_that_does_not_continue_as_new(start: 
         assert "continue_as_new" in (await here.runs.get(ROOT, run_id)).error_message
 
 
-async def test_a_workers_crash_loop_ends_in_a_parked_run(start: Start) -> None:
+async def test_a_workers_crash_loop_ends_in_a_parked_run(start: Start, database: Database) -> None:
     """FV-19: an activation that no worker survives is tried ten times in a row, not for ever."""
     here, _ = await start()
     async with Coder(here) as worker:
         run_id = await begin(here)
         for _ in range(10):
             lease, _ = await worker.activation()
-            await worker.fail(lease, "CRASHED", retry_after_us=0)
+            await worker.fail(lease, "CRASHED")
+            await database.pass_time(70)
             await here.loops.poll()
         assert (await ended(here, run_id))[0] is RunStatus.FAILED
+
+
+async def test_a_promise_is_opened_once_by_its_key_and_settled_from_outside(spread: Roles) -> None:
+    """FV-17: by its key; a key that another open promise has fails the step at once, which the code is told."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, OpenPromise("ok", "the-key", 0), OpenPromise("ok", "the-key", 0))
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["FAILED 2 None"]
+        await worker.answer(lease)
+        by_key = PromiseRef(key="the-key")
+        await spread.publisher.promises.settle(ROOT, by_key, Resolution(encode_value("yes")), None)
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["COMPLETED 1 yes"]
+        await worker.answer(lease, end=done())
+        await ended(spread.publisher, run_id)
+
+
+@pytest.mark.parametrize("abandon", [False, True])
+async def test_a_child_ends_with_its_parent_unless_it_is_abandoned(spread: Roles, abandon: bool) -> None:
+    """FV-18: parent-close policy."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher, "parent")
+        lease, _ = await worker.activation()
+        await worker.answer(lease, StartChild("flow", "", encode_value("child"), abandon, ""))
+        child, told = await worker.activation()
+        assert seen(child) == ["STARTED child"]
+        await worker.answer(child)
+        await spread.publisher.code_runs.signal(ROOT, run_id, "go", b"", None)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, end=done())
+        await ended(spread.publisher, run_id)
+        if abandon:
+            await spread.publisher.code_runs.signal(ROOT, told.run_id, "go", b"", None)
+        child, _ = await worker.activation()
+        assert seen(child) == ["SIGNALLED go None" if abandon else "CANCELLING None"]
+        await worker.answer(child, end=done())
+        status = (await ended(spread.publisher, told.run_id))[0]
+        assert status is (RunStatus.COMPLETED if abandon else RunStatus.CANCELLED)
+
+
+async def test_a_childs_output_and_failure_come_to_its_parent(spread: Roles) -> None:
+    """FV-18, FV-10: one after the other; a child is listed under its parent."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher, "parent")
+        lease, _ = await worker.activation()
+        await worker.answer(lease, StartChild("flow", "1", encode_value("a"), False, ""))
+        child, told = await worker.activation()
+        await worker.answer(child, end=done("made"))
+        lease, _ = await worker.activation()
+        assert seen(lease) == ["COMPLETED 1 made"]
+        await worker.answer(lease, StartChild("flow", "", encode_value("b"), False, ""))
+        child, _ = await worker.activation()
+        await worker.answer(child, end=End(EndType.FAILED, code="BROKEN", message="it is"))
+        lease, _ = await worker.activation()
+        (failed,) = [item for item in lease.history.items if isinstance(item, Entry)]
+        assert (failed.step, failed.code) == (2, "BROKEN")
+        await worker.answer(lease, StartChild("nobody-has-it", "", b"", False, ""))
+        lease, _ = await worker.activation()
+        (failed,) = [item for item in lease.history.items if isinstance(item, Entry)]
+        assert (failed.step, failed.code) == (3, "NOT_FOUND")
+        await worker.answer(lease, end=done())
+        await ended(spread.publisher, run_id)
+    page = await spread.publisher.runs.children(ROOT, run_id, PageRequest())
+    assert told.run_id in {run.id for run in page.items}
+    assert len(page.items) == 2
+
+
+async def test_a_run_publishes_into_a_cascade_of_its_own(spread: Roles) -> None:
+    """FL-1, FV-18: the artifact, and what it sets off, is stored with the answer."""
+    await register(spread.publisher, ("Order",))
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, told = await worker.activation()
+        published = ActivationAnswer(
+            lease.task.id, lease.attempt, told.base, [Given(1, told.base, PublishItem("Order", 0))], done(),
+            [NewArtifact("Order", encode_struct({"id": 7}))],
+        )  # fmt: skip
+        (result,) = await worker.session.report(Reports(answers=(published,)))
+        assert result.error is None
+        await ended(spread.publisher, run_id)
+    page = await spread.publisher.artifacts.list(ROOT, ArtifactQuery(type="Order"), PageRequest(), False)
+    (listed,) = page.items
+    assert (await spread.publisher.runs.get(ROOT, listed.artifact.run_id)).parents == (run_id,)

@@ -23,7 +23,6 @@ CLOSED = "its run has ended"
 """Message of tasks that the code left open: nobody is told of their end, and a retry of the run begins them again."""
 ABANDONED = -1
 """Item of a child's task whose run goes on when nobody waits for it any more."""
-HISTORY_LIMIT = "HISTORY_LIMIT"
 
 
 def lead_kind(workflow: str, version: str) -> str:

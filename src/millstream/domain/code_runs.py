@@ -13,7 +13,6 @@ from millstream.domain.code import (
     ABANDONED,
     CLOSED,
     DISOWNED,
-    HISTORY_LIMIT,
     LEAD,
     LEAD_RETRY,
     LEAD_TIMEOUTS,
@@ -144,11 +143,10 @@ def answer(batch: Batch, run: Run, lead: Task, said: Answer) -> bool:
         return False
     check_fence(lead, said.attempt)
     _check_numbers(standing, said)
-    end = said.end
-    if standing.count + len(said.commands) - standing.first > batch.limits.max_commands:
-        most = batch.limits.max_commands
-        text = f"the run gave more than {most:,} commands; let it continue as new (ctx.continue_as_new) before"
-        end = End(EndType.FAILED, code=HISTORY_LIMIT, message=text)
+    most, end = batch.limits.max_commands, said.end
+    if standing.count + len(said.commands) - standing.first > most:
+        text = f"are more than {most:,} since the run began; let it continue as new before (ctx.continue_as_new)"
+        raise ValidationFailed.of("commands", text, "TOO_MANY")
     over = end is not None and standing.last <= said.base
     cancels = any(isinstance(each.what, CancelStep) for each in said.commands)
     if (over or cancels) and len(_others(batch, run)) + 1 != run.open_tasks:
@@ -161,11 +159,11 @@ def answer(batch: Batch, run: Run, lead: Task, said: Answer) -> bool:
     _put_to_sleep(batch, run, lead)
     for given in said.commands:
         _do(batch, run, lead, given, said)
-    if over and end is not None:
+    # A command may have failed at once.
+    if Standing.of(run.plan).last > said.base:
+        wake(batch, run)
+    elif over and end is not None:
         _close(batch, run, lead, end)
-    elif Standing.of(run.plan).last > said.base:
-        lead.run_at_us = batch.now_us
-        make_ready(batch, run, lead)
     return True
 
 
@@ -309,12 +307,10 @@ def _begin_anew(batch: Batch, run: Run, lead: Task, end: End) -> None:
     make_ready(batch, run, lead)
 
 
-def check_retry(run: Run, from_step: str) -> None:
-    """Raise where a failed run cannot be retried like this."""
+def check_retry(from_step: str) -> None:
+    """Raise ValidationFailed where a run cannot be retried like this."""
     if from_step:
         raise ValidationFailed.of("from_step", "a run of a workflow written as code has no named steps; leave it out")
-    if run.error_code == HISTORY_LIMIT:
-        raise Conflict(f"run {run.id} has given as many commands as it may; start another")
 
 
 def retry(run: Run, tasks: Sequence[Task]) -> list[Task]:

@@ -66,7 +66,7 @@ def retry_run(
         case RunKind.GRAPH:
             _retry_steps(batch, run, definition, by, note, from_step)
         case RunKind.CODE:
-            code_runs.check_retry(run, from_step)
+            code_runs.check_retry(from_step)
             reopen(batch, run, details(note=note, by=by, retry_attempt=run.redone + 1))
             for task in code_runs.retry(run, tasks):
                 begin_again(batch, run, task)
