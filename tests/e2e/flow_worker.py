@@ -1,6 +1,6 @@
 """A worker process for the tests of code-first workflows: workflows in several versions, and kinds of tasks.
 
-VERSIONS names the versions of "flow" that it has, by commas.
+VERSIONS names the versions of "flow" that it has, by commas; QUEUE is where it takes work from.
 """
 
 import asyncio
@@ -11,7 +11,12 @@ from pydantic import BaseModel
 
 from millstream.sdk import StepFailed, TaskError, Worker, WorkflowContext
 
-worker = Worker(os.environ["MILLSTREAM_TARGET"], name=os.environ.get("WORKER_NAME", ""), slots=50)
+worker = Worker(
+    os.environ["MILLSTREAM_TARGET"],
+    name=os.environ.get("WORKER_NAME", ""),
+    slots=50,
+    queues=[os.environ.get("QUEUE", "default")],
+)
 VERSIONS = os.environ.get("VERSIONS", "1").split(",")
 
 
@@ -41,6 +46,34 @@ async def many(ctx: WorkflowContext, count: int) -> int:
     for n in range(count):
         total += await ctx.task("add", n)
     return total
+
+
+@worker.workflow("changing")
+async def changing(ctx: WorkflowContext, _: Any) -> str:
+    """What CHANGED says: another first task, for runs that have begun with "tell"."""
+    first = "ship" if os.environ.get("CHANGED") else "tell"
+    told = await ctx.task(first, 1)
+    await ctx.signal("go")
+    return f"{told}, {await ctx.task('tell', 2)}"
+
+
+@worker.workflow("slow")
+async def slow(ctx: WorkflowContext, steps: int) -> list[Any]:
+    """Steps with everything that has to survive a worker."""
+    chance = await ctx.run(lambda: os.getpid(), "pid")
+    made = [chance]
+    for n in range(steps):
+        await ctx.sleep(0.01)
+        made.append(await ctx.task("add", n))
+    made.append(await ctx.signal("go", timeout=60))
+    made.append(chance)
+    return made
+
+
+@worker.workflow("parent")
+async def parent(ctx: WorkflowContext, order: dict[str, Any]) -> Any:
+    """A run of another workflow."""
+    return {"child": await ctx.child("order", order)}
 
 
 @worker.workflow("careful")
