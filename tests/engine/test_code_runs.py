@@ -379,7 +379,7 @@ async def test_a_failed_run_is_retried_from_what_failed(spread: Roles) -> None:
         assert (await ended(spread.publisher, run_id))[0] is RunStatus.FAILED
         assert (await worker.told()).reason == "LEASE_LOST"
         await spread.publisher.run_operations.retry(ROOT, run_id, "mended", "", None)
-        again = {decode_value(each.task.input): each for each in await worker.take_many(3) if not each.activation}
+        again = {str(decode_value(each.task.input)): each for each in await worker.take_many(3) if not each.activation}
         assert sorted(again) == ["b", "c"]
         (lease,) = [each for each in worker.seen[-3:] if each.activation]
         assert seen(lease) == ["STARTED None", "- 1 TASK step", "- 2 TASK step", "- 3 TASK step", "COMPLETED 1 done"]
