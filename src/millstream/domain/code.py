@@ -204,7 +204,7 @@ class Standing:
         last: The last event that the code is to be told of.
         count: Commands so far.
         answered: The attempt whose answer was accepted last; a worker's copy of the run is as of this one. 0: none.
-        acted_us: When it gave its last command.
+        acted, acted_us: At which event, and when, it gave its last command.
     """
 
     since: int = 1
@@ -214,6 +214,7 @@ class Standing:
     count: int = 0
     answered: int = 0
     acted_us: int = 0
+    acted: int = 0
 
     @classmethod
     def of(cls, plan: str) -> "Standing":
@@ -223,7 +224,9 @@ class Standing:
     @property
     def plan(self) -> str:
         """What a run keeps."""
-        numbers = (self.since, self.first, self.seen, self.last, self.count, self.answered, self.acted_us)
+        numbers = (
+            self.since, self.first, self.seen, self.last, self.count, self.answered, self.acted_us, self.acted,
+        )  # fmt: skip
         return ":".join(map(str, numbers))
 
 

@@ -154,7 +154,7 @@ def answer(batch: Batch, run: Run, lead: Task, said: Answer) -> bool:
     standing.seen, standing.answered = said.base, said.attempt
     if said.commands:
         standing.count += len(said.commands)
-        standing.acted_us = batch.now_us
+        standing.acted_us, standing.acted = batch.now_us, said.commands[-1].after
     run.plan = standing.plan
     _put_to_sleep(batch, run, lead)
     for given in said.commands:
@@ -296,10 +296,11 @@ def _end_now(batch: Batch, run: Run, task: Task) -> None:
 
 
 def _begin_anew(batch: Batch, run: Run, lead: Task, end: End) -> None:
-    count = Standing.of(run.plan).count
+    before = Standing.of(run.plan)
+    count = before.count
     seq = batch.record(run, EventType.CONTINUED_AS_NEW)
     _keep(batch, run, seq, "", end.value)
-    run.plan = Standing(seq, count, seq - 1, seq, count).plan
+    run.plan = Standing(seq, count, seq - 1, seq, count, before.answered).plan
     note(batch, run, Entry(seq, EntryType.STARTED, batch.now_us, value=end.value))
     for name, value in end.signals:
         _signalled(batch, run, name, value)
@@ -321,7 +322,8 @@ def retry(run: Run, tasks: Sequence[Task]) -> list[Task]:
         tasks: Those of the run that failed, or were ended with it, and its own.
     """
     standing = Standing.of(run.plan)
-    standing.answered = 0
+    # From the last that it did on, nothing holds it to what it did before: mended code may go another way there.
+    standing.answered, standing.seen = 0, max(standing.acted, standing.since) - 1
     run.plan = standing.plan
     again = []
     for task in tasks:

@@ -131,7 +131,7 @@ class Instance(Timers):
 
         Args:
             recorded: What the history has at this event.
-            replaying: The event was answered before: the code has to do what is recorded, no less and no more.
+            replaying: The event was answered before: the code has to do what is recorded, and no more.
 
         Raises:
             NonDeterminism: it does not.
@@ -145,12 +145,14 @@ class Instance(Timers):
         self._turn()
         while self._effects:
             effects, self._effects = self._effects, []
-            outcomes = [self._recorded(number) for number, _, _ in effects] if replaying else await self._do(effects)
-            for (_, _, future), outcome in zip(effects, outcomes, strict=True):
+            recorded_to = recorded[-1].number if recorded else 0
+            done = [self._recorded(effect[0]) for effect in effects if effect[0] <= recorded_to]
+            done += await self._do(effects[len(done) :])
+            for (_, _, future), outcome in zip(effects, done, strict=True):
                 _settle(future, outcome)
             self._turn()
         self._skip_patches()
-        if replaying and self._at < len(recorded):
+        if self._at < len(recorded):
             raise self._part(f"the history goes on with {recorded[self._at]}, and the code with nothing")
 
     def _turn(self) -> None:
@@ -221,17 +223,17 @@ class Instance(Timers):
         """
         if self._discarded:
             raise _Discarded
-        if self.replaying and kind is not CommandType.PATCH:
+        if kind is not CommandType.PATCH:
             self._skip_patches()
         command = Command(self.count + 1, self.sequence, kind, name, value, step=step, options=options)
-        if not self.replaying:
-            self.new.append(command)
-        elif self._at == len(self._expected):
-            raise self._part(f"the code goes on with {command}, and the history with nothing", command)
-        elif not self._expected[self._at].same(command):
-            raise self._part(f"the history has {self._expected[self._at]}, and the code {command}", command)
-        else:
+        if self._at < len(self._expected):
+            if not self._expected[self._at].same(command):
+                raise self._part(f"the history has {self._expected[self._at]}, and the code {command}", command)
             self._at += 1
+        elif self.replaying:
+            raise self._part(f"the code goes on with {command}, and the history with nothing", command)
+        else:
+            self.new.append(command)
         self.count = command.number
         self._made.append(command)
         return command.number
@@ -282,7 +284,8 @@ class Instance(Timers):
     def patched(self, patch: str) -> bool:
         """Whether the run takes the new way; the first answer holds for all of it."""
         if patch not in self._patches:
-            self._patches[patch] = taken = not self.replaying or self._find_patch(patch)
+            ahead = self.replaying or self._at < len(self._expected)
+            self._patches[patch] = taken = self._find_patch(patch) if ahead else True
             if taken:
                 self.emit(CommandType.PATCH, patch)
         return self._patches[patch]
