@@ -219,6 +219,20 @@ async def test_what_was_lost_to_a_bound_is_no_task_to_retry(start: Start) -> Non
             await here.run_operations.retry(ROOT, run_id, "", "", None)
 
 
+async def test_a_cascade_that_lost_what_its_tasks_were_given_is_not_retried(spread: Roles, database: Database) -> None:
+    """Rule 15: artifacts have a retention of their own; a task is never begun with a part of what it was given."""
+    await register(spread.publisher, ("Order",), agent("declined", "Order", retry=ONCE))
+    async with Worker(spread.worker, kinds=["agent:declined"]) as worker:
+        run_id = (await spread.publisher.artifacts.publish(ROOT, made("Order"), None)).correlation_id
+        await worker.fail(await worker.take())
+        await database.execute("DELETE FROM artifact")
+        with pytest.raises(Conflict, match="gone"):
+            await spread.publisher.run_operations.retry(ROOT, run_id, "", "", key("k", "RetryRun"))
+        done = await spread.publisher.run_operations.retry_many(ROOT, ManyRuns(ids=(run_id,)), None)
+        assert isinstance(done.outcomes[0][1], Conflict)
+    assert await run_status(spread.worker, run_id) is RunStatus.FAILED
+
+
 # Repeating.
 
 

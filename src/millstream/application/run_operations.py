@@ -3,10 +3,10 @@
 import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from millstream.application.advancing import Definitions
-from millstream.application.engine.commands import CancelRun, ClaimKey, Command
+from millstream.application.engine.commands import CancelRun, ClaimKey, Command, Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, Replayed
 from millstream.application.engine.run_operations import PauseRun, ResumeRun, RetryRun
@@ -16,9 +16,9 @@ from millstream.application.run_views import DoneRuns, ManyRuns, RunQuery
 from millstream.application.runs import RunReads, Runs, claim_of
 from millstream.application.sight import Sight
 from millstream.application.views import Key
-from millstream.domain.errors import MillstreamError, NotFound, RateLimited, ValidationFailed
+from millstream.domain.errors import Conflict, MillstreamError, NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
-from millstream.domain.runs import Run, RunKind, RunStatus
+from millstream.domain.runs import Run, RunKind, RunStatus, Task
 from millstream.domain.workflows import Definition
 
 PAGES_MOST = 10
@@ -38,6 +38,13 @@ class _Found:
     token: str = ""
 
 
+class OperationReads(RunReads, Protocol):
+    """What is read of runs; see store.reads."""
+
+    async def failed_tasks(self, run_id: str) -> list[Task]: ...
+    async def bereft(self, tenant: str, ids: Sequence[str]) -> set[str]: ...
+
+
 class RunOperations:
     """The use cases.
 
@@ -48,7 +55,7 @@ class RunOperations:
     def __init__(
         self,
         engine: Engine,
-        reads: RunReads,
+        reads: OperationReads,
         runs: Runs,
         rerunning: Rerunning,
         definitions: Definitions,
@@ -69,6 +76,8 @@ class RunOperations:
     ) -> tuple[Run, bool]:
         """Let a failed run go on with what failed in it. Raises NotFound, Conflict, ValidationFailed."""
         found = await self._reads.run(principal.tenant, run_id)
+        if found is not None and (refused := await self._bereft(principal, found, key)) is not None:
+            return await self._do(principal, refused)
         command = self._retry(principal, run_id, note, key, from_step)
         command.definition = await self._definition(found) if found is not None else None
         return await self._do(principal, command)
@@ -107,6 +116,8 @@ class RunOperations:
         """Retry failed runs. Raises ValidationFailed, IdempotencyConflict, RateLimited."""
 
         async def command(run: Run, own: Key | None) -> Command:
+            if (refused := await self._bereft(principal, run, own)) is not None:
+                return refused
             made = self._retry(principal, run.id, many.why, own)
             made.definition = await self._definition(run)
             made.size_bytes += TASK_BYTES * max(run.failed_tasks, 1)
@@ -194,6 +205,17 @@ class RunOperations:
                 done = [error] * len(chunk)
             outcomes |= {made.run_id: outcome for made, outcome in zip(chunk, done, strict=True)}
         return [(each, _told(outcomes[each])) for each in ids]
+
+    async def _bereft(self, principal: Principal, found: Run, key: Key | None) -> Command | None:
+        """What refuses to retry a cascade of which an artifact is gone that a failed task was given; None where all are
+        there."""
+        if found.kind is not RunKind.CASCADE or found.status is not RunStatus.FAILED:
+            return None
+        tasks = [task.id for task in await self._reads.failed_tasks(found.id)]
+        if not tasks or not await self._reads.bereft(principal.tenant, tasks):
+            return None
+        error = Conflict(f"an artifact that a task of run {found.id} was given is gone; publish it again instead")
+        return Refuse(run_id=found.id, key=self._claim(principal, key, found.id), locked=True, error=error)
 
     async def _definition(self, found: Run) -> Definition | None:
         """What a graph run follows; None of other runs, and where it is gone."""
