@@ -7,7 +7,7 @@ import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Roles, eventually
 from tests.engine.workers import Worker, done, failed
-from tests.engine.world import AT_ONCE, ROOT, agent, check_all, kinds_of, made, payload_of, register, types
+from tests.engine.world import AT_ONCE, ROOT, agent, check_all, key, kinds_of, made, payload_of, register, types
 
 from millstream.application.paging import PageRequest
 from millstream.application.views import (
@@ -17,12 +17,15 @@ from millstream.application.views import (
     Lease,
     PromiseQuery,
     PromiseRef,
+    RunQuery,
     RunResult,
     StepView,
     TaskQuery,
 )
 from millstream.application.workflow_runs import NewRun
+from millstream.domain.errors import NotFound
 from millstream.domain.promises import Resolution
+from millstream.domain.retry import Timeouts
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import Json, decode_value, encode_value
 from millstream.domain.workflows import Definition, OnFailure, Step, StepKind
@@ -447,4 +450,53 @@ async def test_a_step_waits_for_a_promise(spread: Roles, database: Database) -> 
     value = Resolution(encode_value({"by": "Ann"}))
     await spread.worker.promises.settle(ROOT, PromiseRef(key="order-7"), value, None)
     assert output_of(await running) == {"by": "Ann"}
+    await check_all(database)
+
+
+async def test_a_keys_first_call_stands_whatever_became_of_the_workflow(spread: Roles, database: Database) -> None:
+    """FL-8: its duplicate is answered, not refused."""
+    define(spread, step("a"))
+    new = NewRun("w", input=encode_value(1))
+    first = await spread.publisher.workflow_runs.execute(ROOT, new, key("k", "ExecuteWorkflow"))
+    again = NewRun("gone", input=encode_value(1))
+    second = await spread.worker.workflow_runs.execute(ROOT, again, key("k", "ExecuteWorkflow"))
+    assert (second.run.id, second.replayed) == (first.run.id, True)
+    with pytest.raises(NotFound):
+        await spread.worker.workflow_runs.execute(ROOT, again, key("other", "ExecuteWorkflow"))
+
+
+async def test_an_answer_that_breaks_the_schema_fails_the_run(spread: Roles, database: Database) -> None:
+    define(spread, step("a"), output_schema='{"type": "object"}', output="${steps.a.output.kind}")
+    async with Worker(spread.worker, kinds=["a"], handler=adding):
+        run = (await execute(spread.publisher)).run
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "INVALID_OUTPUT")
+    await check_all(database)
+
+
+async def test_a_key_bounds_how_many_steps_run_at_once(spread: Roles, database: Database) -> None:
+    """Over all runs: the second waits in line for the first."""
+    define(spread, step("a", concurrency_key="${input.who}", concurrency_limit=1))
+    async with Worker(spread.worker, kinds=["a"]) as worker:
+        runs = [asyncio.create_task(execute(spread.publisher, {"who": "ann"})) for _ in range(2)]
+        first = await worker.take()
+        assert worker.leases.empty()
+        await worker.complete(first, output=encode_value(1))
+        await worker.complete(await worker.take(), output=encode_value(2))
+        assert {output_of(await each) for each in runs} == {1, 2}
+    await check_all(database)
+
+
+async def test_a_childs_time_is_bounded(spread: Roles, database: Database) -> None:
+    """It is cancelled, and its step fails."""
+    define_child(spread, step("wait", kind=StepKind.SLEEP, sleep=1000.0))
+    limit = Timeouts(schedule_to_start_us=50_000, start_to_close_us=0)
+    define(spread, step("sub", kind=StepKind.WORKFLOW, target="child", timeouts=limit))
+    run = (await execute(spread.publisher)).run
+    assert (run.status, run.error_code) == (RunStatus.FAILED, "CHILD_TIMEOUT")
+    (child,) = (await spread.publisher.runs.list(ROOT, RunQuery(parent_id=run.id), PageRequest())).items
+
+    async def cancelled() -> bool:
+        return (await spread.publisher.runs.get(ROOT, child.id)).status is RunStatus.CANCELLED
+
+    await eventually(cancelled)
     await check_all(database)

@@ -57,6 +57,9 @@ def faults(*steps: Any, **fields: Any) -> list[tuple[str, str, str]]:
     return [(each.field, each.code, each.message) for each in read(document).faults]
 
 
+UNBOUND = Timeouts(0, 0, 0)
+
+
 def test_every_kind_of_step_becomes_what_the_engine_runs() -> None:
     """WM-2: nothing that a document says is lost."""
     found = defined(FULL, 4)
@@ -75,9 +78,9 @@ def test_every_kind_of_step_becomes_what_the_engine_runs() -> None:
     assert list(pay.input) == ["z", "a"]  # type: ignore[arg-type]  # it is a mapping: its keys keep their order
     assert refund == Step("refund", StepKind.TASK, "refund", input="${steps.pay.output}")
     assert ask == Step(
-        "ask", StepKind.AGENT, "judge", ("pay",), retry=ONCE, on_failure=OnFailure.CONTINUE
+        "ask", StepKind.AGENT, "judge", ("pay",), retry=ONCE, timeouts=UNBOUND, on_failure=OnFailure.CONTINUE
     )  # fmt: skip
-    assert sub == Step("sub", StepKind.WORKFLOW, "ship", version="3", input=1, retry=ONCE)
+    assert sub == Step("sub", StepKind.WORKFLOW, "ship", version="3", input=1, retry=ONCE, timeouts=UNBOUND)
     payload = {"id": "${steps.pay.output}"}
     assert tell == Step("tell", StepKind.PUBLISH, "Paid", ("pay",), input=payload, wait=True, retry=ONCE)
     limits = Timeouts(60 * SECOND_US, 0, 0)

@@ -14,8 +14,8 @@ from millstream.application.ids import new_id
 from millstream.application.step_values import Evaluator, Outcome, RunValues
 from millstream.application.views import StepEnd
 from millstream.domain.artifacts import EXTERNAL, Artifact
-from millstream.domain.errors import MillstreamError
-from millstream.domain.graph import ENDED, Decision, Graph, StepState, note
+from millstream.domain.errors import MillstreamError, ValidationFailed
+from millstream.domain.graph import ENDED, Decision, FailStep, Graph, StartStep, StepState, note
 from millstream.domain.graph_runs import Advance
 from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task, TaskStatus
 from millstream.domain.struct_wire import Json, decode_struct, decode_value, encode_value
@@ -47,6 +47,9 @@ class Definitions(Protocol):
     async def pinned(self, tenant: str, name: str, version: str) -> Definition:
         """A version that a run follows, deleted or not. Raises NotFound."""
 
+    async def check_output(self, definition: Definition, value: Json, size_bytes: int) -> None:
+        """Raises ValidationFailed where a run may not answer this."""
+
 
 class Looks(Protocol):
     """Somebody else who looks at runs that are due, such as for the children that they begin."""
@@ -74,7 +77,7 @@ class Advancing:
         """How a run begins."""
         given: Json = decode_value(input_) if input_ else None
         values = RunValues(0, given, size_bytes=len(input_))
-        decisions = await self._evaluator.decisions(definition, values, Graph(definition).text)
+        decisions = await self._decided(definition, values, Graph(definition).text)
         self._keep(run_id, values)
         return Advance(definition, 0, decisions, new_id)
 
@@ -99,7 +102,7 @@ class Advancing:
         values = values.with_outcome(step, outcome, len(output))
         if not _whole(definition, values, plan):
             return None
-        return Advance(definition, run.redone, await self._evaluator.decisions(definition, values, plan), new_id)
+        return Advance(definition, run.redone, await self._decided(definition, values, plan), new_id)
 
     async def _follow_item(
         self, run: Run, values: RunValues, definition: Definition, place: tuple[int, int], output: bytes, plan: str
@@ -117,7 +120,7 @@ class Advancing:
         values = values.with_outcome(step, await self._list_of(definition, values, step, made, items.total), 0)
         if not _whole(definition, values, plan):
             return None
-        return Advance(definition, run.redone, await self._evaluator.decisions(definition, values, plan), new_id)
+        return Advance(definition, run.redone, await self._decided(definition, values, plan), new_id)
 
     async def completed(self, task: Task, output: bytes, follow: Advance) -> None:
         """A completion with what it was followed by was stored: what it made may be built upon."""
@@ -239,9 +242,24 @@ class Advancing:
         else:
             decisions = await self._evaluator.decisions(definition, values, run.plan)
         whole = bool(run.error_code)
+        await self._check_output(definition, decisions)
         advance = Advance(definition, run.redone, decisions, new_id, errors, whole)
         command = AdvanceGraph(run_id=run.id, open_tasks=whole, locked=whole, due_us=due_us, advance=advance)
         return promising(command, run.tenant, advance)
+
+    async def _decided(self, definition: Definition, values: RunValues, plan: str) -> dict[int, Decision]:
+        decisions = await self._evaluator.decisions(definition, values, plan)
+        await self._check_output(definition, decisions)
+        return decisions
+
+    async def _check_output(self, definition: Definition, decisions: dict[int, Decision]) -> None:
+        """What the run would answer against its schema breaks it."""
+        end = decisions.get(len(definition.steps))
+        if definition.output_schema and isinstance(end, StartStep):
+            try:
+                await self._definitions.check_output(definition, decode_value(end.input), len(end.input))
+            except ValidationFailed as error:
+                decisions[len(definition.steps)] = FailStep("INVALID_OUTPUT", error.message)
 
     async def _load(self, run: Run, definition: Definition) -> tuple[RunValues, dict[int, tuple[str, str]]]:
         """What the run was given and made, as it is stored; and why steps of it failed."""

@@ -99,23 +99,24 @@ class _Work(_Strict):
         description='What it is given; "${CEL}" stands for a value. Default: the input of the run, in a map the item.',
     )
     retry: Retry = Retry()
-    timeouts: Limits = Limits()
-    priority: int = Field(default=0, ge=-100, le=100, description="The higher, the sooner.")
-    concurrency: Concurrency | None = Field(
-        default=None, description="How many of a key run at once. Default: no bound."
-    )
 
 
 class _Once(_Work):
     retry: Retry = Field(
         default=Retry(max_attempts=1), description="Default: once, because what it does is tried again by itself."
     )
+    timeout: Seconds = Field(default=0.0, description="How long its run may take, seconds; 0: no bound of its own.")
 
 
 class _Task(_Work):
     kind: Literal["task"]
     task: Kind = Field(description="Kind of the task.")
     queue: Name = Field(default="default", description="Where it waits.")
+    timeouts: Limits = Limits()
+    priority: int = Field(default=0, ge=-100, le=100, description="The higher, the sooner.")
+    concurrency: Concurrency | None = Field(
+        default=None, description="How many of a key run at once. Default: no bound."
+    )
 
 
 class _Agent(_Once):

@@ -154,15 +154,17 @@ def _step(given: AnyStep) -> Step:
 
 
 def _work(given: AnyWork | TaskStep | AgentStep | WorkflowStep) -> dict[str, Any]:
-    common: dict[str, Any] = {
-        "input": _frozen(given.input), "retry": _policy(given.retry), "timeouts": _timeouts(given.timeouts),
-        "priority": given.priority,
-    }  # fmt: skip
-    if given.concurrency is not None:
-        common |= {"concurrency_key": _frozen(given.concurrency.key), "concurrency_limit": given.concurrency.limit}
+    common: dict[str, Any] = {"input": _frozen(given.input), "retry": _policy(given.retry)}
+    if isinstance(given, AgentStep | EachAgent | WorkflowStep | EachWorkflow):
+        # No worker is given its task: from when that is ready, its run has so long.
+        common["timeouts"] = Timeouts(schedule_to_start_us=int(given.timeout * SECOND_US), start_to_close_us=0)
     match given:
         case TaskStep() | EachTask():
-            return common | {"target": given.task, "queue": given.queue}
+            common |= {"target": given.task, "queue": given.queue, "priority": given.priority}
+            bound = given.concurrency
+            if bound is not None:
+                common |= {"concurrency_key": _frozen(bound.key), "concurrency_limit": bound.limit}
+            return common | {"timeouts": _timeouts(given.timeouts)}
         case AgentStep() | EachAgent():
             return common | {"target": given.agent}
         case WorkflowStep() | EachWorkflow():

@@ -18,6 +18,7 @@ EXPRESSION_ERROR = "EXPRESSION_ERROR"
 ITEMS_MOST = 10_000
 """Of a map."""
 DELAY_MOST_S = 366 * 86_400
+KEY_MOST = 255
 VALUE_BYTES_MOST = 1 << 20
 """What a step is given, at most."""
 
@@ -166,8 +167,11 @@ class Evaluator:
                 case StepKind.MAP:
                     return await self._map(spec, definition, values, step)
                 case _:
-                    key = await self._key(spec, definition, values)
-                    return StartStep(await self._input(spec, _variables(definition, values), values), key=key)
+                    variables = _variables(definition, values)
+                    key = await self._key("key", spec.key, variables, values)
+                    bound = await self._key("concurrency.key", spec.concurrency_key, variables, values)
+                    given = await self._input(spec, variables, values)
+                    return StartStep(given, key=key, bounds=(bound,) if bound else ())
         except NoValue as error:
             return FailStep(EXPRESSION_ERROR, str(error))
 
@@ -200,12 +204,12 @@ class Evaluator:
             raise NoValue(f"seconds: {found!r} is no number from 0 to {DELAY_MOST_S}")
         return round(found * 1_000_000)
 
-    async def _key(self, spec: Step, definition: Definition, values: RunValues) -> str:
-        if spec.key is None:
+    async def _key(self, path: str, template: Template, variables: Mapping[str, Json], values: RunValues) -> str:
+        if template is None:
             return ""
-        found = await self._filled(spec.key, _variables(definition, values), values.size_bytes)
-        if isinstance(found, bool) or not isinstance(found, int | float | str) or not 0 < len(str(found)) <= 255:
-            raise NoValue(f"key: {found!r} is no text of 1 to 255 characters")
+        found = await self._filled(template, variables, values.size_bytes)
+        if isinstance(found, bool) or not isinstance(found, int | float | str) or not 0 < len(str(found)) <= KEY_MOST:
+            raise NoValue(f"{path}: {found!r} is no text of 1 to {KEY_MOST} characters")
         return str(found)
 
     async def _input(self, spec: Step, variables: Mapping[str, Json], values: RunValues) -> bytes:
@@ -227,12 +231,16 @@ class Evaluator:
         if not items:
             values.outcomes[step] = Outcome("COMPLETED", [])
             return PassStep()
-        given = []
+        given, bounds = [], []
         for index, item in enumerate(items):
             each = {**variables, "item": item, "index": index}
-            plain = spec.each is None or spec.each.input is None
-            given.append(_encoded(item) if plain or spec.each is None else await self._input(spec.each, each, values))
-        return StartStep(items=tuple(given))
+            if spec.each is None or spec.each.input is None:
+                given.append(_encoded(item))
+            else:
+                given.append(await self._input(spec.each, each, values))
+            if spec.each is not None and spec.each.concurrency_key is not None:
+                bounds.append(await self._key("each.concurrency.key", spec.each.concurrency_key, each, values))
+        return StartStep(items=tuple(given), bounds=tuple(bounds))
 
     async def _end(self, definition: Definition, values: RunValues, graph: Graph) -> Decision:
         """What the run answers."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from millstream.application.advancing import Advancing, labels_of, promising
-from millstream.application.engine.commands import AttachWaiter
+from millstream.application.engine.commands import AttachWaiter, Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.graph_commands import StartGraph
 from millstream.application.engine.queue import Outcome, Replayed
@@ -107,7 +107,7 @@ class WorkflowRuns:
         results: list[RunResult | MillstreamError] = [
             each if isinstance(each, MillstreamError) else Unavailable("") for each in items
         ]
-        commands: dict[int, StartGraph] = {}
+        commands: dict[int, StartGraph | Refuse] = {}
         for index, item in enumerate(items):
             if isinstance(item, NewRun):
                 try:
@@ -147,17 +147,25 @@ class WorkflowRuns:
 
     async def _begin(self, principal: Principal, new: NewRun, key: Key | None, run_id: str, waiter: str) -> RunResult:
         command = await self._command(principal, new, key, run_id)
-        command.waiter = waiter
+        if isinstance(command, StartGraph):
+            command.waiter = waiter
         result = await self._begun(principal, (await self._engine.submit_all([command]))[0], run_id)
         if isinstance(result, MillstreamError):
             raise result
         return result
 
-    async def _command(self, principal: Principal, new: NewRun, key: Key | None, run_id: str) -> StartGraph:
-        definition = await self.workflows.definition(principal.tenant, new.workflow, new.version)
-        await self.workflows.check_input(definition, decode_value(new.input), len(new.input))
+    async def _command(self, principal: Principal, new: NewRun, key: Key | None, run_id: str) -> StartGraph | Refuse:
+        claim = claim_of(principal, key, [run_id], self._expires_us())
+        try:
+            definition = await self.workflows.definition(principal.tenant, new.workflow, new.version)
+            await self.workflows.check_input(definition, decode_value(new.input), len(new.input))
+        except MillstreamError as error:
+            if claim is None:
+                raise
+            # What the key's first call began stands, whatever became of the workflow.
+            return Refuse(key=claim, locked=True, error=error)
         command = await self.command(principal.tenant, principal.name, definition, new, run_id)
-        command.key = claim_of(principal, key, [run_id], self._expires_us())
+        command.key = claim
         return command
 
     async def _begun(self, principal: Principal, outcome: Outcome, run_id: str) -> RunResult | MillstreamError:

@@ -43,12 +43,14 @@ class StartStep:
         delay_us: Of a sleep, how long it takes.
         items: Of a map, what the task of each item is given; not empty.
         key: Of a promise, its key, or "".
+        bounds: Of a task, the key of its concurrency, of a map that of each item; empty where there is no bound.
     """
 
     input: bytes = b""
     delay_us: int = 0
     items: Sequence[bytes] = ()
     key: str = ""
+    bounds: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

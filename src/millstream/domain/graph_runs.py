@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from millstream.domain.batch import Batch
+from millstream.domain.bounds import UNBOUND, Bounds
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.graph import Decision, FailStep, Graph, PassStep, SkipStep, StartStep, StepState
 from millstream.domain.lifecycle import cancel, create, details, end_run
@@ -154,10 +155,13 @@ def _task(
         # Its own steps are retried; to begin all of it again has to be asked for.
         retry = ONCE if retry == DEFAULT_RETRY else retry
         kind = f"{kind}@{step.version}" if step.version else kind
+    bounds = UNBOUND
+    if decision.bounds:
+        bounds = Bounds(decision.bounds[max(place[1] - 1, 0)], step.concurrency_limit)
     at_us = batch.now_us + max(decision.delay_us, 1) if step.kind is StepKind.SLEEP else batch.now_us
     return Task(
         task_id, run.id, run.tenant, kind, queue, batch.now_us, run.day, priority=step.priority, run_at_us=at_us,
-        input=given, retry=retry, timeouts=step.timeouts, step=place[0], item=place[1],
+        input=given, retry=retry, timeouts=step.timeouts, step=place[0], item=place[1], bounds=bounds,
         labels=details(**dict(step.labels)) if step.labels else "",
     )  # fmt: skip
 

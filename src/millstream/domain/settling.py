@@ -27,6 +27,14 @@ def settle_failed(
     fail(batch, run, task, code, message, retryable=retryable)
 
 
+def child_too_late(batch: Batch, run: Run, task: Task) -> None:
+    """Fail a task whose run has taken longer than it may; that run is cancelled then."""
+    if task.status is TaskStatus.PENDING and 0 < task.start_by_us <= batch.now_us:
+        text = f"its run took longer than {task.timeouts.schedule_to_start_us / 1e6:g} s"
+        settle_failed(batch, run, task, "CHILD_TIMEOUT", text, retryable=None)
+        batch.attend(run)
+
+
 def _begin(batch: Batch, task: Task) -> None:
     task.attempt += 1
     task.started_us = batch.now_us

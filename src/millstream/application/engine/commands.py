@@ -26,8 +26,8 @@ from millstream.domain.lifecycle import (
 )
 from millstream.domain.promises import time_out
 from millstream.domain.publication import Produce, complete, publish
-from millstream.domain.runs import PROMISE_QUEUE, TIMER_QUEUE, Run, RunKind, RunStatus, Task, TaskStatus
-from millstream.domain.settling import settle
+from millstream.domain.runs import CHILD_QUEUE, PROMISE_QUEUE, TIMER_QUEUE, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.settling import child_too_late, settle
 
 
 @dataclass(slots=True)
@@ -261,6 +261,10 @@ class Expire(Command):
                 expire(batch, *found_of(batch, task_id))
 
 
+_TOO_LATE = {PROMISE_QUEUE: time_out, CHILD_QUEUE: child_too_late}
+"""What it means that a task has waited too long, for those that no worker is given."""
+
+
 @dataclass(slots=True)
 class StartTooLate(Command):
     """Fail pending tasks whose schedule_to_start has passed, promises among them."""
@@ -270,7 +274,7 @@ class StartTooLate(Command):
         for task_id in self.task_ids:
             task = batch.tasks.get(task_id)
             if task is not None:
-                too_late = time_out if task.queue == PROMISE_QUEUE else start_too_late
+                too_late = _TOO_LATE.get(task.queue, start_too_late)
                 too_late(batch, *found_of(batch, task_id))
 
 
