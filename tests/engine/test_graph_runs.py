@@ -10,6 +10,7 @@ from tests.engine.workers import Worker, done, failed
 from tests.engine.world import AT_ONCE, ROOT, agent, check_all, key, kinds_of, made, payload_of, register, types
 
 from millstream.application.paging import PageRequest
+from millstream.application.run_views import RunQuery
 from millstream.application.views import (
     AttemptFailure,
     Completion,
@@ -17,7 +18,6 @@ from millstream.application.views import (
     Lease,
     PromiseQuery,
     PromiseRef,
-    RunQuery,
     RunResult,
     StepView,
     TaskQuery,
