@@ -239,6 +239,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     journal = JournalReads(database)
     engine = _engine(settings, lane, blocking, maintenance, lines, reads, journal, dispatcher_peers, metrics)
     dispatcher_peers.served = lambda: engine.dispatcher.served
+    engine.dispatcher.elsewhere = dispatcher_peers.serve
     dispatcher_peers.workers = lambda: engine.dispatcher.workers
     dispatcher_peers.listed = engine.dispatcher.listed
     pauses = Pauses(engine.dispatcher, registry, dispatcher_peers)

@@ -631,3 +631,42 @@ async def test_a_run_publishes_into_a_cascade_of_its_own(spread: Roles) -> None:
     page = await spread.publisher.artifacts.list(ROOT, ArtifactQuery(type="Order"), PageRequest(), False)
     (listed,) = page.items
     assert (await spread.publisher.runs.get(ROOT, listed.artifact.run_id)).parents == (run_id,)
+
+
+async def test_a_run_goes_to_the_worker_that_has_a_copy_of_it_wherever_that_is(start: Start, owner_path: bool) -> None:
+    """Engine-rules 12: the sticky worker first, though another is at hand where something happens; then any."""
+    here, there = await start(owner_path=owner_path)
+    async with Coder(here) as other:
+        async with Coder(there, slots=5) as mine:
+            run_id = await begin(there)
+            lease, _ = await mine.activation()
+            await mine.answer(lease)
+            for n in range(5):
+                await here.code_runs.signal(ROOT, run_id, "go", encode_value(n), None)
+                lease, told = await mine.activation()
+                assert (seen(lease), bool(told.token)) == ([f"SIGNALLED go {n}"], True)
+                await mine.answer(lease)
+            assert other.leases.empty()
+        await here.code_runs.signal(ROOT, run_id, "go", encode_value("any"), None)
+        lease, told = await other.activation()
+        assert (told.token, len(seen(lease))) == (0, 7)
+        await other.answer(lease, end=done())
+        await ended(here, run_id)
+
+
+async def test_mended_code_may_do_more_after_a_retry(spread: Roles) -> None:
+    """FV-9, FV-18: from the last that it did on, where it failed, a run goes another way with mended code."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, Note(CommandType.PATCH, "p"), end=End(EndType.FAILED, code="BUG", message="of mine"))
+        assert (await ended(spread.publisher, run_id))[0] is RunStatus.FAILED
+        await spread.publisher.run_operations.retry(ROOT, run_id, "mended", "", None)
+        lease, told = await worker.activation()
+        assert (seen(lease), told.seen, told.count) == (["STARTED None", "- 1 PATCH p"], 0, 1)
+        await worker.answer(lease, task(given="more"))
+        step = await worker.take()
+        await worker.complete(step)
+        lease, _ = await worker.activation()
+        await worker.answer(lease, end=done("well"))
+        assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, "well")

@@ -354,3 +354,25 @@ def test_the_commands_of_a_report_are_readable() -> None:
     """FV-18."""
     assert str(Command(3, 7, CommandType.TASK, "pay")) == "3. TASK 'pay'"
     assert str(Command(4, 7, CommandType.CANCEL, step=3)) == "4. CANCEL of 3"
+
+
+async def test_mended_code_goes_on_where_it_failed() -> None:
+    """FV-9: what is recorded at the event it failed at has to be done again; behind it the code may do more."""
+
+    async def broken(ctx: WorkflowContext, _: Any) -> Any:
+        await ctx.run(lambda: 1, "one")
+        raise ValueError("a bug")
+
+    async def mended(ctx: WorkflowContext, _: Any) -> Any:
+        await ctx.run(lambda: 2, "one")
+        await ctx.run(lambda: 3, "two")
+        await ctx.task("more")
+
+    run = Run(broken)
+    await run.start()
+    assert run.over
+    again = instance_of(mended)
+    await again.apply(run.history.entries[0], run.history.recorded[1], replaying=False)
+    assert [str(each) for each in again.new] == ["2. RECORD 'two'", "3. TASK 'more'"]
+    assert again.new[0].value == 3
+    again.discard()

@@ -9,7 +9,7 @@ import grpc
 from pydantic import BaseModel
 
 from millstream.sdk import Worker
-from millstream.v1 import artifact_pb2, payload_service_pb2_grpc, worker_pb2, worker_service_pb2_grpc
+from millstream.v1 import artifact_pb2, code_pb2, payload_service_pb2_grpc, worker_pb2, worker_service_pb2_grpc
 from millstream.v1.worker_service_pb2 import WorkRequest, WorkResponse
 
 Context: TypeAlias = grpc.aio.ServicerContext[WorkRequest, WorkResponse]
@@ -55,6 +55,11 @@ class Stream:
     def completions(self) -> list[worker_pb2.Completion]:
         """All completions, in order."""
         return [item for request in self.received for item in request.completions]
+
+    @property
+    def answers(self) -> list[code_pb2.ActivationAnswer]:
+        """All answers to activations, in order."""
+        return [item for request in self.received for item in request.answers]
 
     @property
     def failures(self) -> list[worker_pb2.AttemptFailure]:
@@ -158,9 +163,11 @@ class WorkServer(worker_service_pb2_grpc.WorkerServiceServicer):
 
 
 @asynccontextmanager
-async def serving(payloads: payload_service_pb2_grpc.PayloadServiceServicer | None = None) -> AsyncIterator[WorkServer]:
-    """Serves it on a free port, with payloads where they are given."""
-    server, service = grpc.aio.server(), WorkServer()
+async def serving(
+    payloads: payload_service_pb2_grpc.PayloadServiceServicer | None = None, service: WorkServer | None = None
+) -> AsyncIterator[WorkServer]:
+    """Serves it, or another of its kind, on a free port, with payloads where they are given."""
+    server, service = grpc.aio.server(), service or WorkServer()
     worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(service, server)
     if payloads is not None:
         payload_service_pb2_grpc.add_PayloadServiceServicer_to_server(payloads, server)

@@ -74,6 +74,10 @@ class Peers:
         self._changed = asyncio.Event()
         self._noticed = False
 
+    def serve(self, key: DispatchKey) -> bool:
+        """Whether workers of other servers serve a key."""
+        return bool(self._interests.get(key))
+
     def ready(self, keys: set[DispatchKey]) -> None:
         """Work of these keys waits."""
         if not self._lanes:

@@ -6,8 +6,8 @@ pending, and leased in order by the pull.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Set
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, field
 
 from millstream.application.engine.pool import Pool
@@ -19,6 +19,9 @@ from millstream.domain.batch import Batch, Claim, Handoff
 from millstream.domain.code import History
 from millstream.domain.runs import Task, TaskStatus
 from millstream.domain.workers import KindSpec
+
+STICKY_S = 1.0
+"""How long a code run waits for the worker that has a copy of it, where another server may have that, before any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class Dispatcher:
         self._served: dict[DispatchKey, int] = {}
         self._marks = 0
         self._paused: Set[DispatchKey] = frozenset()
+        self._here: Counter[str] = Counter()
+        self.elsewhere: Callable[[DispatchKey], bool] = lambda key: False
+        """Whether workers of other servers serve a key."""
 
     def pause(self, paused: Set[DispatchKey]) -> None:
         """Tasks of these keys wait from now on, "" standing for any queue or kind; all others go on."""
@@ -156,6 +162,7 @@ class Dispatcher:
     def open(self, session: Session) -> None:
         """A worker connected. Work of its keys may wait, so nothing overtakes it until a pull has looked."""
         self.sessions[session.id] = session
+        self._here[session.worker_id] += 1
         for task_id, lease in session.leases.items():
             self._hold(session, task_id, lease)
         fresh = [key for key in session.keys if key not in self._served]
@@ -171,6 +178,7 @@ class Dispatcher:
         if self.sessions.pop(session.id, None) is None:
             return
         session.draining = True
+        self._here -= Counter((session.worker_id,))
         for task_id in session.leases:
             self._holders.pop(task_id, None)
         for key in session.keys:
@@ -264,7 +272,7 @@ class Dispatcher:
             return None
         key = (task.tenant, task.queue, task.kind)
         overtakes = key in self._backlog or key in self._own or self._undecided.get(key)
-        claim = None if overtakes else self.assign(task)
+        claim = None if overtakes or self._awaits_its_worker(task) else self.assign(task)
         if claim is None:
             self._undecided[key] = self._undecided.get(key, 0) + 1
         return claim
@@ -279,7 +287,9 @@ class Dispatcher:
             else:
                 self._undecided.pop(key, None)
             pending = committed and task.status is TaskStatus.PENDING and key in self._served
-            if pending and not self._own.add(key, task):
+            if pending and self._awaits_its_worker(task):
+                asyncio.get_running_loop().call_later(STICKY_S, self.mark, [key])
+            elif pending and not self._own.add(key, task):
                 self.mark([key])
 
     def assign(self, task: Task) -> Claim | None:
@@ -301,6 +311,12 @@ class Dispatcher:
             session.queued.discard(key)
             self._starve(session)
         return None
+
+    def _awaits_its_worker(self, task: Task) -> bool:
+        """Another server may have the worker that has a copy of the run: it is asked first, and any after a moment."""
+        if not (task.leads and task.worker_id) or self._here[task.worker_id]:
+            return False
+        return self.elsewhere((task.tenant, task.queue, task.kind))
 
     def _sticky(self, task: Task, ready: Iterable[Session]) -> Claim | None:
         """The worker that has a copy of the run, where it has room."""
