@@ -113,6 +113,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.workers,
         service.discovery,
         service.tenants,
+        service.workflow_kinds,
         service.system,
         exposition,
         leave,

@@ -59,6 +59,7 @@ from millstream.application.tenants import Tenants
 from millstream.application.waiting_gates import WaitingGates
 from millstream.application.watching import Watching
 from millstream.application.workers import Workers
+from millstream.application.workflow_kinds import WorkflowKinds
 from millstream.application.workflow_runs import WorkflowRuns
 from millstream.application.workflows import Workflows
 from millstream.config import Settings
@@ -118,6 +119,7 @@ class Service:
     workers: Workers
     discovery: Discovery
     tenants: Tenants
+    workflow_kinds: WorkflowKinds
     system: System
     engine: Engine
     catalogs: Catalogs
@@ -267,7 +269,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     workflows = Workflows(catalogs, defining, workflow_reads, engine.clock.now_us)
     advancing = Advancing(engine, workflows, reads, Evaluator(CelExpressions(), sandbox))
     engine.attend = advancing.look
-    workflow_runs = WorkflowRuns(engine, workflows, advancing, reads, key_ttl_us)
+    workflow_runs = WorkflowRuns(engine, workflows, code_workflows, advancing, reads, key_ttl_us)
     code_runs = CodeRuns(engine, reads, journal, code_workflows, key_ttl_us)
     advancing.others.append(Children(workflows, workflow_runs, catalogs, referring, reads, code_runs))
     reporting = Reporting(engine, catalogs, referring, maintenance, reads, advancing)
@@ -292,6 +294,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     runs, tasks = Runs(engine, reads, workflow_reads, key_ttl_us), Tasks(engine, reads, key_ttl_us)
     publishing = Publishing(engine, catalogs, referring, reads, key_ttl_us)
     agent_runs = AgentRuns(engine, catalogs, referring, reads, key_ttl_us)
+    discovery = Discovery(engine, worker_rows)
     readiness = Readiness(SchemaReads(database), Schema(*migrations.brought()), engine.queue)
     return Service(
         Artifacts(engine, catalogs, referring, reads, key_ttl_us),
@@ -337,8 +340,9 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
             journal,
             int(settings.reconnect_grace_s * 1e6),
         ),
-        Discovery(engine, worker_rows),
+        discovery,
         Tenants(registry, TenantStore(database), key_ttl_us, (key.tenant for key in settings.api_keys)),
+        WorkflowKinds(workflows, discovery),
         System(engine, maintenance, readiness, levels, metrics.engine.set),
         engine,
         catalogs,

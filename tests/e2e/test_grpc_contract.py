@@ -50,6 +50,7 @@ SERVICES = [
         "Worker",
         "Stream",
         "Tenant",
+        "WorkflowExecution",
         "Workflow",
         "System",
     )

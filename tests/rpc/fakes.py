@@ -64,6 +64,7 @@ from millstream.application.views import (
     WaitingGate,
 )
 from millstream.application.watches import WatchFilter
+from millstream.application.workflow_kinds import KeptWorkflow, ServedKind
 from millstream.application.workflow_runs import NewRun
 from millstream.application.workflow_views import (
     Validation,
@@ -445,7 +446,7 @@ class Executions(Fake):
 
     async def execute(self, principal: Principal, new: NewRun, key: Key | None) -> RunResult:
         await self.seen("execute", principal, new, key)
-        return RunResult(graph_run(), replayed=key is not None)
+        return self.answer or RunResult(graph_run(), replayed=key is not None)
 
     async def execute_sync(self, principal: Principal, new: NewRun, key: Key | None, timeout_s: float) -> RunResult:
         await self.seen("execute_sync", principal, new, key, timeout_s)
@@ -532,9 +533,9 @@ class Tasks(Fake):
         return TaskView(task())
 
     async def attempts(
-        self, principal: Principal, task_id: str, after: int, limit: int
+        self, principal: Principal, task_id: str, after: int, limit: int, run_id: str = ""
     ) -> tuple[list[Attempt], int | None]:
-        await self.seen("attempts", principal, task_id, after, limit)
+        await self.seen("attempts", principal, task_id, after, limit, *([run_id] if run_id else []))
         return [Attempt(task_id, 1, 0, AttemptStatus.FAILED, AT_US, AT_US + 2500, "w", "BOOM", "it broke")], None
 
     async def stuck(
@@ -810,6 +811,25 @@ class Tenants(Fake):
         return Page([Tenant("acme", ID, "Acme", "", AT_US)], _PAGE)
 
 
+class WorkflowKinds(Fake):
+    kept = KeptWorkflow(workflow().head, ("3", "2", "1"), '{"type":"object"}')
+    served = ServedKind(
+        KnownKind(Discovery.spec, AT_US, 1, ("default",), (ServingWorker(ID, "w", "host/1", AT_US, AT_US),)), ("1.2",)
+    )
+
+    async def task_kind(self, principal: Principal, name: str) -> ServedKind:
+        await self.seen("task_kind", principal, name)
+        return self.served
+
+    async def get(self, principal: Principal, name: str) -> KeptWorkflow | ServedKind:
+        await self.seen("get", principal, name)
+        return self.kept
+
+    async def list(self, principal: Principal, page: PageRequest) -> Page[KeptWorkflow | ServedKind]:
+        await self.seen("list", principal, page)
+        return Page([self.kept, self.served], PageInfo(total=2, limit=page.size, offset=page.skip))
+
+
 class Fakes:
     """All of them."""
 
@@ -833,6 +853,7 @@ class Fakes:
         self.workers = Workers()
         self.discovery = Discovery()
         self.tenants = Tenants()
+        self.workflow_kinds = WorkflowKinds()
         self.system = System()
         self.drained = False
 
@@ -860,6 +881,7 @@ class Fakes:
             workers=self.workers,
             discovery=self.discovery,
             tenants=self.tenants,
+            workflow_kinds=self.workflow_kinds,
             system=self.system,
             exposition=written,
             leave=self.leave,

@@ -34,6 +34,7 @@ from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
     correlation_service_pb2,
+    execution_service_pb2,
     promise_service_pb2,
     queue_service_pb2,
     run_service_pb2,
@@ -56,6 +57,7 @@ _MODULES = (
     worker_service_pb2,
     tenant_service_pb2,
     workflow_service_pb2,
+    execution_service_pb2,
     system_service_pb2,
 )
 _ARTIFACT = {
@@ -695,6 +697,7 @@ def test_every_method_of_the_contract_is_asked_for_here() -> None:
         "test_tenants.py",
         "test_workflows.py",
         "test_task_services.py",
+        "test_workflow_executions.py",
     )
     source = here.read_text() + "".join(here.with_name(name).read_text() for name in beside)
     missing = [m.name for m in contract.methods() if f"/{m.name}" not in source and not m.streaming]

@@ -86,7 +86,7 @@ class Discovery:
         total = None
         if request.page_token is None:
             total = (await self._reads.count_workers(principal.tenant, query, horizon), False)
-        return Page(page, page_info(request, total, token))
+        return Page(page, page_info(request, total, token, cut=len(page) < request.size))
 
     async def worker(self, principal: Principal, worker_id: str) -> KnownWorker:
         """A worker with what it says of its kinds, as much as one answer holds. Raises NotFound."""
@@ -123,7 +123,7 @@ class Discovery:
                 replace(each, workers=tuple(workers.get(each.spec.code, ())), queues=queues.get(each.spec.code, ()))
                 for each in page
             ]
-        return Page(page, page_info(request, total, token))
+        return Page(page, page_info(request, total, token, cut=len(page) < request.size))
 
 
 def _token_text(part: str) -> str:

@@ -13,6 +13,7 @@ class RunQuery:
     Attributes:
         statuses: In one of these.
         labels: All of these, by key.
+        of_workflows: Only runs that follow a workflow.
         text: In its id, workflow, error message or a label's value, in lower case.
         by_updated: Sorted by when something last happened in them, else by when they began.
         ascending: The oldest first.
@@ -26,6 +27,7 @@ class RunQuery:
     labels: tuple[tuple[str, str], ...] = ()
     text: str = ""
     parent_id: str = ""
+    of_workflows: bool = False
     by_updated: bool = False
     ascending: bool = False
 

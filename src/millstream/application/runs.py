@@ -71,7 +71,8 @@ async def task_page(
     page = fitting(found, request.size, task_bytes)
     token = encode_token("tasks", page[-1].id) if len(found) > len(page) else ""
     total = None if request.page_token is not None else await reads.count_tasks(tenant, query)
-    return Page(await Sight(reads).tasks(principal, page, now_us), page_info(request, total, token))
+    info = page_info(request, total, token, cut=len(page) < request.size)
+    return Page(await Sight(reads).tasks(principal, page, now_us), info)
 
 
 def claim_of(principal: Principal, key: Key | None, response: object, expires_us: int) -> KeyClaim | None:
@@ -180,4 +181,4 @@ class Runs:
         token = encode_token(kind, *place) if place else ""
         total = None if request.page_token is not None else await self._reads.count_runs(principal.tenant, query)
         seen = await self._sight.runs(principal, page, self._engine.clock.now_us())
-        return Page(seen, page_info(request, total, token))
+        return Page(seen, page_info(request, total, token, cut=len(page) < request.size))

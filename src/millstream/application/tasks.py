@@ -142,11 +142,13 @@ class Tasks:
         return TaskView(await self._seen(principal, outcome))
 
     async def attempts(
-        self, principal: Principal, task_id: str, after: int, limit: int
+        self, principal: Principal, task_id: str, after: int, limit: int, run_id: str = ""
     ) -> tuple[list[Attempt], int | None]:
         """Attempts from first to last, the running one included, and where to go on; their outputs as get shows them.
-        Raises NotFound."""
+        Raises NotFound, also of a task of another run than `run_id`, where that is given."""
         task = await self._task(principal, task_id)
+        if run_id and task.run_id != run_id:
+            raise NotFound(f"run {run_id} has no task {task_id}")
         found = await self._reads.attempts(task, after, limit)
         if (await self._seen(principal, task)).artifact_ids != task.artifact_ids:
             found = [replace(each, output=b"") for each in found]

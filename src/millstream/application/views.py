@@ -199,10 +199,13 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class TaskQuery:
-    """Which tasks; None, "" and 0 are "any". `labels`: a JSON object as text, all of which a task has;
-    `oldest_first` None: as the list does, those of a run the oldest first, and others the newest."""
+    """Which tasks; None, "", () and 0 are "any". `statuses`: in one of these; `labels`: a JSON object as text, all of
+    which a task has; `oldest_first` None: as the list does, those of a run the oldest first, and others the newest;
+    `standalone`: only those that are no part of a cascade or workflow."""
 
     status: TaskStatus | None = None
+    statuses: tuple[TaskStatus, ...] = ()
+    standalone: bool = False
     kind: str = ""
     queue: str = ""
     run_id: str = ""
@@ -549,11 +552,17 @@ class StepView:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run, and what it answered where it has completed (google.protobuf.Value in wire form)."""
+    """A run, and what it answered where it has completed (google.protobuf.Value in wire form).
+
+    Attributes:
+        replayed: It is the answer of an earlier call with the same idempotency key.
+        existing: It was there, with the same key of its own, when that call (or this one) came.
+    """
 
     run: Run
     output: bytes = b""
     replayed: bool = False
+    existing: bool = False
 
     @property
     def completed(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from millstream.application.advancing import Advancing, labels_of, promising
+from millstream.application.engine.code_commands import StartRun
 from millstream.application.engine.commands import AttachWaiter, Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.graph_commands import StartGraph
@@ -16,11 +17,15 @@ from millstream.application.ids import new_id
 from millstream.application.publishing import batch_of, claim_call, item_key
 from millstream.application.runs import claim_of
 from millstream.application.views import Batch, Key, RunResult
+from millstream.domain.batch import BUSINESS, KeyClaim
+from millstream.domain.code_runs import NewRun as CodeRun
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable
 from millstream.domain.principals import Principal
 from millstream.domain.runs import PayloadKind, Run
 from millstream.domain.struct_wire import Json, decode_value
 from millstream.domain.workflows import Definition
+
+Start = StartGraph | StartRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,10 @@ class NewRun:
         labels: JSON object as text, or "".
         timeout_us: How long it may take; 0: as long as its definition says.
         rerun_of: The run that it repeats, or "".
+        queue: Of its tasks that name none; "" for "default".
+        priority: Urgency of its tasks that name none, the higher the sooner.
+        business_key: While a run of this workflow and key stands, it is the answer; "" for none.
+        business_ttl_us: How long the key holds, 0 for the server's time.
     """
 
     workflow: str
@@ -42,6 +51,17 @@ class NewRun:
     labels: str = ""
     timeout_us: int = 0
     rerun_of: str = ""
+    queue: str = ""
+    priority: int = 0
+    business_key: str = ""
+    business_ttl_us: int = 0
+
+
+class Code(Protocol):
+    """Finds workflows whose code workers have; see application.code_workflows."""
+
+    async def version_for(self, tenant: str, name: str, version: str, given: bytes) -> str:
+        """Raises NotFound, ValidationFailed."""
 
 
 class ResultReads(Protocol):
@@ -69,10 +89,17 @@ class WorkflowRuns:
     """
 
     def __init__(
-        self, engine: Engine, workflows: Workflows, advancing: Advancing, reads: ResultReads, key_ttl_us: int
+        self,
+        engine: Engine,
+        workflows: Workflows,
+        code: Code,
+        advancing: Advancing,
+        reads: ResultReads,
+        key_ttl_us: int,
     ) -> None:
         self._engine = engine
         self.workflows = workflows
+        self._code = code
         self._advancing = advancing
         self._reads = reads
         self._key_ttl_us = key_ttl_us
@@ -87,7 +114,7 @@ class WorkflowRuns:
         run_id = new_id()
         with self._engine.waiters.wait(run_id) as ended:
             begun = await self._begin(principal, new, key, run_id, self._engine.lane_id)
-            if not begun.replayed:
+            if not (begun.replayed or begun.existing):
                 end = await _until(ended, deadline)
                 if end is not None and end.run is not None and end.output is not None:
                     return RunResult(end.run, end.output)
@@ -107,7 +134,7 @@ class WorkflowRuns:
         results: list[RunResult | MillstreamError] = [
             each if isinstance(each, MillstreamError) else Unavailable("") for each in items
         ]
-        commands: dict[int, StartGraph | Refuse] = {}
+        commands: dict[int, Start | Refuse] = {}
         for index, item in enumerate(items):
             if isinstance(item, NewRun):
                 try:
@@ -154,25 +181,62 @@ class WorkflowRuns:
             raise result
         return result
 
-    async def _command(self, principal: Principal, new: NewRun, key: Key | None, run_id: str) -> StartGraph | Refuse:
+    async def _command(self, principal: Principal, new: NewRun, key: Key | None, run_id: str) -> Start | Refuse:
+        """What begins a run: of a definition, or where there is none of that name, of code that workers have."""
         claim = claim_of(principal, key, [run_id], self._expires_us())
         try:
-            definition = await self.workflows.definition(principal.tenant, new.workflow, new.version)
-            await self.workflows.check_input(definition, decode_value(new.input), len(new.input))
+            command = await self._start(principal, new, run_id)
         except MillstreamError as error:
             if claim is None:
                 raise
             # What the key's first call began stands, whatever became of the workflow.
             return Refuse(key=claim, locked=True, error=error)
-        command = await self.command(principal.tenant, principal.name, definition, new, run_id)
         command.key = claim
         return command
+
+    async def _start(self, principal: Principal, new: NewRun, run_id: str) -> Start:
+        command: Start
+        try:
+            definition = await self.workflows.definition(principal.tenant, new.workflow, new.version)
+        except NotFound as unknown:
+            command, name = await self._code_command(principal, new, run_id, unknown), new.workflow
+        else:
+            await self.workflows.check_input(definition, decode_value(new.input), len(new.input))
+            command = await self.command(principal.tenant, principal.name, definition, new, run_id)
+            name = definition.name
+        command.business_key = self._business_key(principal, new, name, run_id)
+        return command
+
+    async def _code_command(self, principal: Principal, new: NewRun, run_id: str, unknown: NotFound) -> StartRun:
+        try:
+            version = await self._code.version_for(principal.tenant, new.workflow, new.version, new.input)
+        except NotFound:
+            raise unknown from None
+        code = CodeRun(new.workflow, version, new.input, new.queue, new.labels, priority=new.priority)
+        return StartRun(
+            run_id=run_id, new_run=True, size_bytes=600 + len(new.input), tenant=principal.tenant, by=principal.name,
+            new=code,
+        )  # fmt: skip
+
+    def _business_key(self, principal: Principal, new: NewRun, name: str, run_id: str) -> KeyClaim | None:
+        """The claim of a run's own key, whoever asks for it."""
+        if not new.business_key:
+            return None
+        expires_us = self._engine.clock.now_us() + (new.business_ttl_us or self._key_ttl_us)
+        # Two items, where a call's own key has one: so a replay of the call tells whether it had begun the run.
+        response = json.dumps([name, run_id])
+        return KeyClaim(principal.tenant, "", f"{BUSINESS}workflow {name}", new.business_key, b"", response, expires_us)
 
     async def _begun(self, principal: Principal, outcome: Outcome, run_id: str) -> RunResult | MillstreamError:
         if isinstance(outcome, Replayed):
             self._advancing.forget(run_id)
-            return RunResult(await self._run(principal, json.loads(outcome.claim.response)[0]), replayed=True)
-        return outcome if isinstance(outcome, MillstreamError) else RunResult(outcome)
+            earlier = json.loads(outcome.claim.response)
+            replayed = not outcome.claim.rpc.startswith(BUSINESS)
+            return RunResult(await self._run(principal, earlier[-1]), replayed=replayed, existing=len(earlier) > 1)
+        if isinstance(outcome, MillstreamError):
+            return outcome
+        # Whether code began by it is told too.
+        return RunResult(outcome[0] if isinstance(outcome, tuple) else outcome)
 
     def _expires_us(self) -> int:
         return self._engine.clock.now_us() + self._key_ttl_us
@@ -190,6 +254,8 @@ class WorkflowRuns:
             labels=labels_of(definition.labels, new.labels),
             timeout_us=new.timeout_us,
             rerun_of=new.rerun_of,
+            queue=new.queue,
+            priority=new.priority,
             advance=advance,
         )
         return promising(command, tenant, advance)

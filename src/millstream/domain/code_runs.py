@@ -68,6 +68,7 @@ class NewRun:
     labels: str = ""
     parent_id: str = ""
     parent_task: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +94,14 @@ def begin(batch: Batch, run_id: str, tenant: str, by: str, new: NewRun) -> Run:
     run = Run(run_id, tenant, RunKind.CODE, batch.now_us, by, updated_us=batch.now_us, labels=new.labels)
     run.workflow, run.workflow_version = new.workflow, new.version
     run.parent_id, run.parent_task = new.parent_id, new.parent_task
+    run.priority = new.priority
     run.plan = Standing().plan
     batch.add_run(run)
     batch.keep(run, PayloadKind.INPUT, new.input)
     note(batch, run, Entry(run.last_seq, EntryType.STARTED, batch.now_us, value=new.input))
     lead = Task(
         run.id, run.id, tenant, lead_kind(new.workflow, new.version), new.queue or "default", batch.now_us, run.day,
-        retry=LEAD_RETRY, timeouts=LEAD_TIMEOUTS,
+        priority=new.priority, retry=LEAD_RETRY, timeouts=LEAD_TIMEOUTS,
     )  # fmt: skip
     run.open_tasks += 1
     run.task_count += 1
@@ -201,9 +203,9 @@ def _do(batch: Batch, run: Run, lead: Task, given: Given, said: Answer) -> None:
             name = wanted.kind
             create(
                 batch, run, _step(
-                    batch, run, given, wanted.kind, wanted.queue or lead.queue, priority=wanted.priority,
-                    run_at_us=batch.now_us + wanted.delay_us, input=wanted.input, retry=wanted.retry,
-                    timeouts=wanted.timeouts, labels=wanted.labels,
+                    batch, run, given, wanted.kind, wanted.queue or lead.queue,
+                    priority=wanted.priority or run.priority, run_at_us=batch.now_us + wanted.delay_us,
+                    input=wanted.input, retry=wanted.retry, timeouts=wanted.timeouts, labels=wanted.labels,
                 ),
             )  # fmt: skip
         case StartTimer() as wanted:

@@ -24,7 +24,7 @@ from millstream.domain.runs import (
     Task,
     TaskStatus,
 )
-from millstream.domain.workflows import Definition, Step, StepKind
+from millstream.domain.workflows import DEFAULT_QUEUE, Definition, Step, StepKind
 
 STEP_FAILED = "STEP_FAILED"
 ONCE = replace(DEFAULT_RETRY, max_attempts=1)
@@ -148,6 +148,8 @@ def _task(
         promise.step = place[0]
         return promise
     queue = _QUEUES.get(step.kind, step.queue)
+    if queue == DEFAULT_QUEUE:
+        queue = run.queue or queue
     kind = step.target if step.kind is StepKind.TASK else f"{step.kind}:{step.target}" if step.target else step.kind
     # A pause that is over at once is, too, when its time is looked at.
     retry = step.retry
@@ -160,9 +162,9 @@ def _task(
         bounds = Bounds(decision.bounds[max(place[1] - 1, 0)], step.concurrency_limit)
     at_us = batch.now_us + max(decision.delay_us, 1) if step.kind is StepKind.SLEEP else batch.now_us
     return Task(
-        task_id, run.id, run.tenant, kind, queue, batch.now_us, run.day, priority=step.priority, run_at_us=at_us,
-        input=given, retry=retry, timeouts=step.timeouts, step=place[0], item=place[1], bounds=bounds,
-        labels=details(**dict(step.labels)) if step.labels else "",
+        task_id, run.id, run.tenant, kind, queue, batch.now_us, run.day,
+        priority=step.priority or run.priority, run_at_us=at_us, input=given, retry=retry, timeouts=step.timeouts,
+        step=place[0], item=place[1], bounds=bounds, labels=details(**dict(step.labels)) if step.labels else "",
     )  # fmt: skip
 
 

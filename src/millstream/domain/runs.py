@@ -123,6 +123,7 @@ class Run:
         timeout_us: How long it may take in all, from its creation, or from its latest retry by hand; 0: for ever.
         deadline_us: When it is ended by that; 0 where it has none, or has ended.
         rerun_of: The run that it repeats, or "".
+        queue, priority: Of its tasks that name none; "" and 0 for those of the service.
         stored_us: Its updated_us as last read or stored.
     """
 
@@ -158,6 +159,8 @@ class Run:
     timeout_us: int = 0
     deadline_us: int = 0
     rerun_of: str = ""
+    queue: str = ""
+    priority: int = 0
     stored_us: int = 0
 
     @property

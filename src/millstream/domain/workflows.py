@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
-from typing import TypeAlias, Union
+from typing import Final, TypeAlias, Union
 
 from millstream.domain.errors import FieldFault
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS, RetryPolicy, Timeouts
@@ -14,6 +14,9 @@ STEPS_MOST = 1000
 
 Template: TypeAlias = Union[bool, int, float, str, "tuple[Template, ...]", "Mapping[str, Template]", None]
 """JSON whose texts of the form "${CEL}" stand for the value of the expression."""
+
+DEFAULT_QUEUE: Final = "default"
+"""Of steps that name none."""
 
 
 class StepKind(StrEnum):
@@ -78,7 +81,7 @@ class Step:
     key: Template = None
     version: str = ""
     wait: bool = False
-    queue: str = "default"
+    queue: str = DEFAULT_QUEUE
     priority: int = 0
     retry: RetryPolicy = DEFAULT_RETRY
     timeouts: Timeouts = DEFAULT_TIMEOUTS

@@ -65,7 +65,8 @@ RUN = _columns(
     last_seq:int! open_tasks:int! task_count:int! failed_tasks:int!? artifact_count:int! cancel_by_us:us!?
     keep_until_us:us!? labels:text? error_code:name!? error_message:text!? waiters:name! open_gates:int!?
     parents:text? workflow:name? workflow_version:name? plan:name!? redone:int!? due_us:us!? parent_id:uuid?
-    parent_task:uuid? paused_us:us!? timeout_us:us? deadline_us:us!? rerun_of:uuid?""",
+    parent_task:uuid? paused_us:us!? timeout_us:us? deadline_us:us!? rerun_of:uuid?
+    queue:name? priority:small?""",
     _KINDS,
 )
 TASK = _columns(
@@ -112,7 +113,8 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.finished_us, run.last_seq, run.open_tasks, run.task_count, run.failed_tasks, run.artifact_count,
         run.cancel_by_us, run.keep_until_us, run.labels, run.error_code, run.error_message, ",".join(run.waiters),
         run.open_gates, ",".join(run.parents), run.workflow, run.workflow_version, run.plan, run.redone, run.due_us,
-        run.parent_id, run.parent_task, run.paused_us, run.timeout_us, run.deadline_us, run.rerun_of, run.stored_us,
+        run.parent_id, run.parent_task, run.paused_us, run.timeout_us, run.deadline_us, run.rerun_of, run.queue,
+        run.priority, run.stored_us,
     )  # fmt: skip
 
 

@@ -212,7 +212,11 @@ def _by_trouble(query: RunQuery) -> list[RunStatus]:
 
 def _asks_on_the_way(query: RunQuery) -> bool:
     asked = (query.statuses and not _by_trouble(query)) or query.kind is not None or query.text or query.labels
-    return bool(asked)
+    return bool(asked or _picks_workflows(query))
+
+
+def _picks_workflows(query: RunQuery) -> bool:
+    return query.of_workflows and not query.workflow
 
 
 def _matches(table: FromClause, query: RunQuery) -> ColumnElement[bool]:
@@ -222,6 +226,8 @@ def _matches(table: FromClause, query: RunQuery) -> ColumnElement[bool]:
         asked.append(table.c.status.in_([int(each) for each in query.statuses]))
     if query.kind is not None:
         asked.append(table.c.kind == int(query.kind))
+    if _picks_workflows(query):
+        asked.append(table.c.workflow != "")
     if query.labels:
         labels = cast(json.dumps(dict(query.labels), ensure_ascii=False), JSONB)
         asked.append(_labels(table).contains(labels))

@@ -9,7 +9,17 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from millstream.application.views import ItemCounts, StepEnd, TaskQuery
 from millstream.domain.code import ABANDONED
-from millstream.domain.runs import CHILD_QUEUE, Attempt, Event, EventType, PayloadKind, Run, Task, TaskStatus
+from millstream.domain.runs import (
+    CHILD_QUEUE,
+    Attempt,
+    Event,
+    EventType,
+    PayloadKind,
+    Run,
+    RunKind,
+    Task,
+    TaskStatus,
+)
 from millstream.store.connections import Database
 from millstream.store.labels import labelled
 from millstream.store.query import count, fetch, text_id, uid
@@ -23,7 +33,7 @@ from millstream.store.rows import (
     run_of,
     task_of,
 )
-from millstream.store.tables import LABELLED, task
+from millstream.store.tables import LABELLED, run, task
 
 _RUN = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
 _TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
@@ -182,6 +192,11 @@ def _tasks(tenant: str, query: TaskQuery) -> Select[Any]:
     if query.status is not None:
         wanted = (TaskStatus.PENDING, TaskStatus.IN_LINE) if query.status is TaskStatus.PENDING else (query.status,)
         found = found.where(task.c.status.in_([*map(int, wanted)]))
+    if query.statuses:
+        found = found.where(task.c.status.in_([*map(int, query.statuses)]))
+    if query.standalone:
+        own = select(run.c.id).where(run.c.id == task.c.run_id, run.c.kind == int(RunKind.SINGLE))
+        found = found.where(task.c.step == 0, task.c.agent == "", own.exists())
     if query.kind:
         found = found.where(task.c.kind == query.kind)
     if query.agent:

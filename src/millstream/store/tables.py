@@ -100,6 +100,8 @@ run = Table(
     _us("timeout_us"),
     _us("deadline_us"),
     Column("rerun_of", Uuid),
+    _text("queue"),
+    _small("priority"),
     # Of those few that are being cancelled, failed or were cancelled, their status, by which they are listed. Most runs
     # just complete: an index over the status itself would cost each of them its last cheap update.
     Column("trouble", SmallInteger, Computed(TROUBLE, persisted=True)),

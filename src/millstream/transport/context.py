@@ -71,6 +71,11 @@ class Context:
         left = self._remaining()
         return None if left is None else max(left, 0.0)
 
+    def status(self, http: int) -> None:
+        """Answer REST with another status than the method's own."""
+        if self.rest:
+            self.headers["x-http-status"] = str(http)
+
     def replayed(self, replayed: bool) -> None:
         """Say whether the answer is that of an earlier call with the same key."""
         if replayed:

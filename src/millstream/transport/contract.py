@@ -17,6 +17,7 @@ from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
     correlation_service_pb2,
+    execution_service_pb2,
     payload_service_pb2,
     policy_pb2,
     promise_service_pb2,
@@ -37,6 +38,9 @@ from millstream.wire.v1 import (
 )
 from millstream.wire.v1 import (
     correlation_service_pb2 as _wire_correlations,
+)
+from millstream.wire.v1 import (
+    execution_service_pb2 as _wire_executions,
 )
 from millstream.wire.v1 import (
     payload_service_pb2 as _wire_payloads,
@@ -85,6 +89,7 @@ _AREAS = (
     (worker_service_pb2, _wire_workers),
     (stream_service_pb2, _wire_streams),
     (tenant_service_pb2, _wire_tenants),
+    (execution_service_pb2, _wire_executions),
     (system_service_pb2, _wire_system),
 )
 
@@ -103,6 +108,7 @@ class Method:
         answers_stream: It answers one request with a stream.
         takes_stream: It answers a stream of requests once.
         has_rest: It has a REST path.
+        in_tenant: Its request names the tenant, which has to be its caller's own.
     """
 
     name: str
@@ -114,6 +120,7 @@ class Method:
     answers_stream: bool
     takes_stream: bool
     has_rest: bool
+    in_tenant: bool
 
 
 def services() -> list[ServiceDescriptor]:
@@ -146,4 +153,5 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor, request: Descr
         answers_stream=method.server_streaming and not method.client_streaming,
         takes_stream=method.client_streaming and not method.server_streaming,
         has_rest=options.HasExtension(annotations_pb2.http),
+        in_tenant="tenant" in method.input_type.fields_by_name,
     )

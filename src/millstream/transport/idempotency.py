@@ -10,7 +10,7 @@ from millstream.domain.errors import BadRequest, ValidationFailed
 
 HEADER = "x-idempotency-key"
 _NAMES = (HEADER, "idempotency-key")
-_IDS = ("correlation_id", "run_id", "task_id")
+_IDS = ("correlation_id", "run_id", "task_id", "workflow_execution_id")
 
 
 def may_have_key(metadata: Container[str]) -> bool:

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from structlog.contextvars import bind_contextvars
 
 from millstream.application.views import Key
-from millstream.domain.errors import MillstreamError, NotImplementedHere, RateLimited
+from millstream.domain.errors import MillstreamError, NotFound, NotImplementedHere, RateLimited
 from millstream.transport import errors, idempotency
 from millstream.transport.admission import Admission
 from millstream.transport.context import Context
@@ -71,6 +71,7 @@ class Pipeline:
 
         async def answered(raw: bytes, call: Any, context: Context) -> bytes:
             request = reader.read(raw, context.trusted)
+            gate.own_tenant(request, context)
             if gate.keyed:
                 context.key = _key(method, raw, call, context)
             return (await handler(request, context)).SerializeToString()
@@ -83,7 +84,7 @@ class Pipeline:
                 with self.admission.room(context.principal.tenant):
                     answer = await answered(raw, call, context)
             if context.rest and status:
-                context.headers["x-http-status"] = str(status)
+                context.headers.setdefault("x-http-status", str(status))
             _tell(call, context)
             return answer
 
@@ -101,6 +102,7 @@ class Pipeline:
         async def serve(raw: bytes, call: Any, context: Context) -> None:
             gate.enter(context)
             request = reader.read(raw, context.trusted)
+            gate.own_tenant(request, context)
             await self.streams.send(call, context, handler(request, context))
 
         async def handle(raw: bytes, call: Any) -> None:
@@ -133,7 +135,7 @@ class Pipeline:
             gate.enter(context)
             answer = (await handler(call, context, reader)).SerializeToString()
             if context.rest and status:
-                context.headers["x-http-status"] = str(status)
+                context.headers.setdefault("x-http-status", str(status))
             _tell(call, context)
             return answer
 
@@ -159,7 +161,7 @@ class Pipeline:
 class _Gate:
     """Lets in who may call."""
 
-    __slots__ = ("_authenticate", "_permission", "keyed", "meter", "proxy_token", "public", "rpc")
+    __slots__ = ("_authenticate", "_in_tenant", "_permission", "keyed", "meter", "proxy_token", "public", "rpc")
 
     def __init__(self, pipeline: Pipeline, method: Method | None) -> None:
         self.rpc = method.name if method else "unknown"
@@ -170,12 +172,21 @@ class _Gate:
         self._authenticate = pipeline.authenticator.authenticate
         self._permission = method.policy.permission if method else ""
         self.public = bool(method and method.policy.public)
+        self._in_tenant = bool(method and method.in_tenant)
 
     def enter(self, context: Context) -> None:
         """Raise Unauthenticated or Forbidden unless the caller may call."""
         if not self.public:
             context.principal = self._authenticate(context.metadata)
             context.principal.require(self._permission)
+
+    def own_tenant(self, request: Any, context: Context) -> None:
+        """Raise NotFound where a request names another tenant than its caller's, whether there is one or not."""
+        if self._in_tenant and request.tenant != context.principal.tenant:
+            raise NotFound(
+                f"there is no tenant {request.tenant!r} for this caller: the path names the tenant of its credentials, "
+                "or in developer mode that of the header x-tenant"
+            )
 
 
 async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[Any]]) -> Any:

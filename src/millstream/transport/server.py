@@ -27,6 +27,7 @@ from millstream.transport.services.system import SystemService
 from millstream.transport.services.tasks import TaskService
 from millstream.transport.services.tenants import TenantService
 from millstream.transport.services.workers import WorkerService
+from millstream.transport.services.workflow_executions import Behind, WorkflowExecutionService
 from millstream.transport.services.workflows import WorkflowService
 from millstream.transport.use_cases import (
     Agents,
@@ -48,6 +49,7 @@ from millstream.transport.use_cases import (
     Types,
     Watching,
     Workers,
+    WorkflowKinds,
     Workflows,
 )
 
@@ -106,6 +108,7 @@ class UseCases:
     workers: Workers
     discovery: Discovery
     tenants: Tenants
+    workflow_kinds: WorkflowKinds
     system: System
     exposition: Callable[[], Awaitable[bytes]]
     leave: Callable[[], None]
@@ -134,6 +137,17 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
             use_cases.workers, use_cases.discovery, PayloadRules(pipeline.limits.max_payload_bytes), version
         ),
         "TenantService": TenantService(use_cases.tenants),
+        "WorkflowExecutionService": WorkflowExecutionService(
+            Behind(
+                use_cases.executions,
+                use_cases.runs,
+                use_cases.run_operations,
+                use_cases.tasks,
+                use_cases.promises,
+                use_cases.discovery,
+                use_cases.workflow_kinds,
+            )
+        ),
         "StreamService": StreamService(use_cases.watching),
         "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
     }

@@ -50,6 +50,7 @@ from millstream.application.views import (
     TypeSpec,
 )
 from millstream.application.watches import WatchFilter
+from millstream.application.workflow_kinds import KeptWorkflow, ServedKind
 from millstream.application.workflow_runs import NewRun
 from millstream.application.workflow_views import (
     Validation,
@@ -244,7 +245,7 @@ class Tasks(Protocol):
     async def get(self, principal: Principal, task_id: str) -> TaskView: ...
     async def cancel(self, principal: Principal, task_id: str, reason: str, key: Key | None) -> TaskView: ...
     async def attempts(
-        self, principal: Principal, task_id: str, after: int, limit: int
+        self, principal: Principal, task_id: str, after: int, limit: int, run_id: str = ""
     ) -> tuple[list[Attempt], int | None]: ...
     async def stuck(
         self, principal: Principal, query: StuckQuery, size: int, page_token: str
@@ -335,6 +336,14 @@ class Tenants(Protocol):
     ) -> tuple[Tenant, bool]: ...
     async def get(self, principal: Principal, slug: str) -> Tenant: ...
     async def list(self, principal: Principal, page: PageRequest) -> Page[Tenant]: ...
+
+
+class WorkflowKinds(Protocol):
+    """Which workflows there are to begin, and kinds of tasks."""
+
+    async def task_kind(self, principal: Principal, name: str) -> ServedKind: ...
+    async def get(self, principal: Principal, name: str) -> KeptWorkflow | ServedKind: ...
+    async def list(self, principal: Principal, page: PageRequest) -> Page[KeptWorkflow | ServedKind]: ...
 
 
 class System(Protocol):

@@ -25,6 +25,7 @@ PATTERNS = {
     "^[A-Za-z0-9_.-]*$": "may have letters, digits, and _ . -",
     "^[A-Za-z0-9_.:@-]*$": "may have letters, digits, and _ . : @ -",
     "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$": "may have lower-case letters, digits, and - between them",
+    "^([0-9]+[smhd])?$": "must be a number and s, m, h or d, such as 30s, 5m, 2h or 7d",
     "^[A-Z0-9_]*$": "may have capital letters, digits, and _",
     "^[ -~]*$": "may have printable ASCII characters only",
     "^sha256:[0-9a-f]{64}$": "must be sha256: and 64 hexadecimal digits in lower case, as the upload answered",

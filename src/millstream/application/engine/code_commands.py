@@ -42,6 +42,7 @@ class StartRun(Command):
             run.waiters = (*run.waiters, self.waiter)
             batch.touch(run)
         keep_for_replays(batch, run, self.key)
+        keep_for_replays(batch, run, self.business_key)
         return run, began
 
 

@@ -25,6 +25,7 @@ class StartGraph(Command):
         parent_id, parent_task: The run and its task that begin it, or "".
         timeout_us: How long it may take; 0: as long as its definition says.
         rerun_of: The run that it repeats, or "".
+        queue, priority: Of its tasks that name none; "" and 0 for those of the service.
     """
 
     tenant: str = ""
@@ -36,6 +37,8 @@ class StartGraph(Command):
     parent_task: str = ""
     timeout_us: int = 0
     rerun_of: str = ""
+    queue: str = ""
+    priority: int = 0
     advance: Advance = None  # type: ignore[assignment]  # always given; dataclass order wants a default
 
     def decide(self, batch: Batch) -> Run:
@@ -47,7 +50,7 @@ class StartGraph(Command):
             self.run_id, self.tenant, RunKind.GRAPH, batch.now_us, self.by, updated_us=batch.now_us,
             labels=self.labels, workflow=definition.name, workflow_version=str(definition.version),
             parent_id=self.parent_id, parent_task=self.parent_task, rerun_of=self.rerun_of,
-            waiters=(self.waiter,) if self.waiter else (),
+            waiters=(self.waiter,) if self.waiter else (), queue=self.queue, priority=self.priority,
         )  # fmt: skip
         batch.add_run(run)
         if self.input:
@@ -55,6 +58,7 @@ class StartGraph(Command):
         limit_run(batch, run, self.timeout_us or definition.timeout_us)
         begin(batch, run, self.advance)
         keep_for_replays(batch, run, self.key)
+        keep_for_replays(batch, run, self.business_key)
         return run
 
 
