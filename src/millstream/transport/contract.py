@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from google.api import annotations_pb2
+from google.api import annotations_pb2, http_pb2
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -75,6 +75,8 @@ from millstream.wire.v1 import (
 
 PACKAGE = "millstream.v1"
 TWIN_PACKAGE = "millstream.wire.v1"
+CAMEL_PATHS = "/api/tenants"
+"""Below it JSON has camelCase names; see also adapters.envoy.descriptors."""
 
 _AREAS = (
     (artifact_service_pb2, _wire_artifacts),
@@ -108,6 +110,7 @@ class Method:
         answers_stream: It answers one request with a stream.
         takes_stream: It answers a stream of requests once.
         has_rest: It has a REST path.
+        camel_case: Over REST its names are in camelCase.
         in_tenant: Its request names the tenant, which has to be its caller's own.
     """
 
@@ -120,6 +123,7 @@ class Method:
     answers_stream: bool
     takes_stream: bool
     has_rest: bool
+    camel_case: bool
     in_tenant: bool
 
 
@@ -141,6 +145,11 @@ def descriptor_of(message: Message | type[Message]) -> Descriptor:
     return cast(Descriptor, message.DESCRIPTOR)
 
 
+def _path_of(rule: http_pb2.HttpRule) -> str:
+    path: str = getattr(rule, rule.WhichOneof("pattern") or "get")
+    return path
+
+
 def _method(service: ServiceDescriptor, method: MethodDescriptor, request: Descriptor) -> Method:
     options = method.GetOptions()
     return Method(
@@ -153,5 +162,6 @@ def _method(service: ServiceDescriptor, method: MethodDescriptor, request: Descr
         answers_stream=method.server_streaming and not method.client_streaming,
         takes_stream=method.client_streaming and not method.server_streaming,
         has_rest=options.HasExtension(annotations_pb2.http),
+        camel_case=_path_of(options.Extensions[annotations_pb2.http]).startswith(CAMEL_PATHS),
         in_tenant="tenant" in method.input_type.fields_by_name,
     )

@@ -6,18 +6,22 @@ because it cannot build that form itself. Both are kept small: clients drop answ
 """
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.rpc import error_details_pb2, status_pb2
 
-from millstream.domain.errors import FieldFault, MillstreamError, RateLimited, TimedOut, Unavailable
+from millstream.domain.errors import FieldFault, MillstreamError, RateLimited, TimedOut, Unavailable, ValidationFailed
 
 DOMAIN = "millstream"
 REST_BODY_BYTES = 7 * 1024
 """Bound of the REST body in metadata; 8 KiB is where clients begin to refuse."""
+_IN_PAYLOAD = re.compile(r"(input|value)[.\[]").match
+_WORD = re.compile(r"_([a-z0-9])")
 _STATUS_BYTES = 3 * 1024
 _MESSAGE_BYTES = 1000
 # What a caller is told to wait where the error itself names no time.
@@ -69,6 +73,24 @@ def public(error: BaseException) -> MillstreamError:
     if isinstance(error, TimeoutError):
         return TimedOut("the time for this call passed first")
     return Internal()
+
+
+def in_camel_case(error: MillstreamError) -> MillstreamError:
+    """The error with its fields named as paths that have camelCase names show them; what stands in payloads stays."""
+    if not isinstance(error, ValidationFailed):
+        return error
+    faults = [replace(each, field=_camel_case(each.field)) for each in error.details]
+    message = error.message
+    first = error.details[0].field if error.details else ""
+    if first and message.startswith(f"{first}: "):
+        message = faults[0].field + message[len(first) :]
+    return ValidationFailed(message, faults)
+
+
+def _camel_case(field: str) -> str:
+    if _IN_PAYLOAD(field):
+        return field
+    return _WORD.sub(lambda word: word[1].upper(), field)
 
 
 def retry_after_s(error: MillstreamError) -> float | None:

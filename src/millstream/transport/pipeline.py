@@ -161,7 +161,17 @@ class Pipeline:
 class _Gate:
     """Lets in who may call."""
 
-    __slots__ = ("_authenticate", "_in_tenant", "_permission", "keyed", "meter", "proxy_token", "public", "rpc")
+    __slots__ = (
+        "_authenticate",
+        "_in_tenant",
+        "_permission",
+        "camel_case",
+        "keyed",
+        "meter",
+        "proxy_token",
+        "public",
+        "rpc",
+    )
 
     def __init__(self, pipeline: Pipeline, method: Method | None) -> None:
         self.rpc = method.name if method else "unknown"
@@ -172,6 +182,7 @@ class _Gate:
         self._authenticate = pipeline.authenticator.authenticate
         self._permission = method.policy.permission if method else ""
         self.public = bool(method and method.policy.public)
+        self.camel_case = bool(method and method.camel_case)
         self._in_tenant = bool(method and method.in_tenant)
 
     def enter(self, context: Context) -> None:
@@ -204,6 +215,8 @@ async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[
         raise
     except Exception as raised:
         error = errors.public(raised)
+        if gate.camel_case and context.rest:
+            error = errors.in_camel_case(error)
         code = error.code
         if isinstance(error, errors.Internal):
             _log.exception("call failed", rpc=gate.rpc, exc_info=raised)
