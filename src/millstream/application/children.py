@@ -1,6 +1,5 @@
 """Runs that other runs begin: workflows, agents and publications that are steps, and their end with their parent."""
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,8 +13,10 @@ from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
 from millstream.application.registering import named
+from millstream.application.views import OpenChild
 from millstream.application.workflow_runs import NewRun, WorkflowRuns
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
+from millstream.domain.children import child_id
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.matching import activation_of, direct
 from millstream.domain.principals import Principal
@@ -36,7 +37,7 @@ class ChildReads(Protocol):
     async def known_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Which of these runs there are."""
 
-    async def orphans(self, parent: Run) -> list[str]:
+    async def open_children(self, parent: Run) -> list[OpenChild]:
         """Open runs of a parent whose tasks do not wait for them any more."""
 
 
@@ -64,18 +65,9 @@ class _Child:
         return Principal(self.parent.created_by, self.parent.tenant, frozenset())
 
 
-def child_id(task: Task) -> str:
-    """Id of the run that a task waits for: another for each of its attempts, and the same whoever begins it."""
-    return _nth(task, task.tries + 1)
-
-
 def child_of(task: Task) -> str:
     """Id of the run that a task waits for, or has waited for."""
-    return _nth(task, task.tries + 1 if task.open else max(task.tries, 1))
-
-
-def _nth(task: Task, attempt: int) -> str:
-    return str(uuid.UUID(int=uuid.UUID(task.id).int ^ attempt))
+    return child_id(task.id, task.tries + 1 if task.open else max(task.tries, 1))
 
 
 class Children:
@@ -106,16 +98,24 @@ class Children:
                 run_id=orphan, open_tasks=True, locked=True, tenant=run.tenant, by=run.created_by,
                 reason=f"run {run.id} does not wait for it any more",
             )
-            for orphan in await self._reads.orphans(run)
+            for orphan in await self._orphans(run)
         ]  # fmt: skip
         if run.finished_us:
             return commands
-        waiting = {child_id(task): task for task in await self._reads.waiting_children(run)}
+        waiting = {child_of(task): task for task in await self._reads.waiting_children(run)}
         begun = await self._reads.known_runs([*waiting]) if waiting else set()
         for run_id, task in waiting.items():
             if run_id not in begun:
                 commands.append(await self._begin(run, task, run_id))
         return commands
+
+    async def _orphans(self, run: Run) -> list[str]:
+        """Open runs that nothing waits for any more: their task has ended, or has begun another."""
+        return [
+            each.run_id
+            for each in await self._reads.open_children(run)
+            if each.ended or each.run_id != child_id(each.task_id, each.tries + 1)
+        ]
 
     async def _may_have(self, run: Run) -> bool:
         """Whether the run may have children: to ask the database would cost each of its steps."""

@@ -568,3 +568,13 @@ class RunResult:
     def completed(self) -> bool:
         """It has ended."""
         return self.run.finished_us > 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChild:
+    """A run that goes on, and the task of its parent that began it. `ended`: the task has."""
+
+    run_id: str
+    task_id: str
+    tries: int
+    ended: bool

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Select, cast, literal_column, select
 from sqlalchemy.dialects.postgresql import JSONB
 
-from millstream.application.views import ItemCounts, StepEnd, TaskQuery
+from millstream.application.views import ItemCounts, OpenChild, StepEnd, TaskQuery
 from millstream.domain.code import ABANDONED
 from millstream.domain.runs import (
     CHILD_QUEUE,
@@ -44,9 +44,9 @@ _BY_ID = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid"  # noqa: S60
 _WAITING_CHILDREN = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND queue = '{CHILD_QUEUE}'
 AND status = 2 ORDER BY id LIMIT 1000"""  # noqa: S608
 _KNOWN = "SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[])"
-_ORPHANS = f"""SELECT r.id::text FROM run r JOIN task t ON t.id = r.parent_task
-WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.finished_us > 0 AND t.item <> {ABANDONED}
-ORDER BY r.id LIMIT 1000"""  # noqa: S608
+_OPEN_CHILDREN = f"""SELECT r.id::text AS child, t.id::text AS task, t.tries, t.finished_us > 0 AS ended FROM run r
+JOIN task t ON t.id = r.parent_task
+WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.item <> {ABANDONED} ORDER BY r.id LIMIT 1000"""  # noqa: S608
 _STEP_TASKS = f"""SELECT DISTINCT ON (step) {TASK_COLUMNS} FROM task
 WHERE run_id = $1::text::uuid AND step > 0 AND item = 0 ORDER BY step, task.id DESC"""  # noqa: S608
 _ITEMS = """SELECT step, count(*) AS made, count(*) FILTER (WHERE status >= 4) AS ended,
@@ -100,9 +100,10 @@ class RunReads:
         """Which of these runs there are."""
         return {row["id"] for row in await self._database.fetch(_KNOWN, list(run_ids))}
 
-    async def orphans(self, parent: Run) -> list[str]:
-        """Open runs of a parent whose tasks do not wait for them any more, the first 1,000."""
-        return [row["id"] for row in await self._database.fetch(_ORPHANS, parent.id)]
+    async def open_children(self, parent: Run) -> list[OpenChild]:
+        """Open runs that a run has begun and not abandoned, the first 1,000."""
+        rows = await self._database.fetch(_OPEN_CHILDREN, parent.id)
+        return [OpenChild(row["child"], row["task"], row["tries"], row["ended"]) for row in rows]
 
     async def step_tasks(self, found: Run) -> dict[int, Task]:
         """The latest task of each step of a graph run, by the step's number from 0; items of maps left out."""

@@ -7,6 +7,7 @@ from millstream.application.engine.commands import Command, keep_for_replays
 from millstream.domain.agents import Activation
 from millstream.domain.batch import Batch
 from millstream.domain.cancellation import limit_run
+from millstream.domain.children import child_id
 from millstream.domain.errors import Conflict
 from millstream.domain.graph_runs import Advance, advance, begin
 from millstream.domain.publication import Produce, publish, run_agent
@@ -108,6 +109,9 @@ class TellParent(Command):
         task = batch.tasks.get(run.parent_task)
         parent = batch.runs.get(run.parent_id)
         if task is None or parent is None or task.status is not TaskStatus.PENDING:
+            return
+        if run.id != child_id(task.id, task.tries + 1):
+            # The task took too long for it, and waits for another.
             return
         if run.status is RunStatus.COMPLETED:
             settle(batch, parent, task, self.output)
