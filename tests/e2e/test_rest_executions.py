@@ -126,6 +126,17 @@ async def test_the_commands_execute(stack: Stack, orders: Process) -> None:
     assert all(name in output for name in ("pay", "refund", "pack", "ship", "2 of 2 items"))
 
 
+async def test_the_command_follows_a_run(stack: Stack, orders: Process) -> None:
+    """Every event once, in order, until the run ends."""
+    async with Client(stack.target) as client:
+        begun = await client.workflows.execute("order", GOOD)
+        code, output, _ = await run("runs", "tail", begun.run_id, "--json", "--target", stack.target)
+        events = [event async for event in client.runs.events(begun.run_id)]
+    assert code == 0
+    assert [json.loads(line)["sequence"] for line in output.splitlines()] == [event.sequence for event in events]
+    assert json.loads(output.splitlines()[-1])["type"] == "RUN_COMPLETED"
+
+
 async def test_a_killed_server_takes_no_run_with_it(stack: Stack, rest: Http, orders: Process) -> None:
     """FV-19: runs begun before go on at the other server, each step's effect once."""
     runs = [{"workflow_id": "order", "input": {**GOOD, "items": [*range(20)]}} for _ in range(20)]

@@ -7,8 +7,10 @@ import typer
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKey, Json, Limit, Target, call
 from millstream.cli.output import print_fields, print_json, print_list
-from millstream.sdk import Client, Execution, RunResult, Step
+from millstream.sdk import Client, Execution, RunEvent, RunResult, Step
 
+TAIL_S = 1.0
+"""How long to wait for a run's end before its events are looked at again."""
 RunId = Annotated[str, typer.Argument(help="Id of the run.", show_default=False)]
 
 
@@ -60,6 +62,40 @@ def result(
         print_execution(found)
     if found.status != "COMPLETED":
         raise typer.Exit(REFUSED)
+
+
+def tail(
+    run_id: RunId,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a higher number.")] = 0,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Print the events of a run as they happen, until it ends."""
+
+    async def work(client: Client) -> None:
+        seen = after
+        while True:
+            # The end is asked for first: what happened before it is printed after.
+            ended = (await client.runs.result(run_id, TAIL_S)).completed
+            async for event in client.runs.events(run_id, after_sequence=seen):
+                seen = event.sequence
+                print_event(event, as_json)
+            if ended:
+                return
+
+    call(target, api_key, work)
+
+
+def print_event(event: RunEvent, as_json: bool) -> None:
+    """One event on a line."""
+    if as_json:
+        print_json(event, indent=False)
+        return
+    at = event.created_at.strftime("%H:%M:%S.%f")[:-3] if event.created_at else ""
+    about = " ".join(part for part in (event.task_id, event.artifact_id) if part)
+    data = orjson.dumps(event.data).decode() if event.data else ""
+    print(f"{event.sequence:>6} {at} {event.type:<20} {about} {data}".rstrip(), flush=True)
 
 
 def _status(step: Step) -> str:

@@ -128,6 +128,7 @@ def _line(task: Task) -> str:
 
 app.command()(executions.steps)
 app.command()(executions.result)
+app.command()(executions.tail)
 
 
 @app.command()
