@@ -11,7 +11,7 @@ from tests.e2e.golden import differences, replay, scenarios
 from tests.e2e.stack import Process, Stack
 
 WORKER = Path(__file__).with_name("golden_worker.py")
-REQUIRED = {f"FV-{n}" for n in (2, 3, 4, 5, 6, 9, 10, 11, 17)}
+REQUIRED = {f"FV-{n}" for n in (2, 3, 4, 5, 6, 9, 10, 11, 17)} | {f"WM-{n}" for n in (1, 2, 3, 4, 5, 10, 11)}
 
 
 @pytest.fixture(scope="module")
