@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 import uvloop
-from tests.bench import artifacts, crowd, floors, laden, overload, payloads, report, scale, tasks
+from tests.bench import artifacts, crowd, floors, flows, laden, overload, payloads, report, scale, stored, tasks, timers
 from tests.bench.harness import Harness, Options
 from tests.bench.load import BenchError
 from tests.bench.meters import WalSyncs
@@ -30,7 +30,7 @@ _QUIET_LOAD = 0.5
 PAYLOAD_MIB = 1024
 
 
-def all_rows(payload_mib: int, stored: int) -> list[report.Row]:
+def all_rows(arguments: argparse.Namespace) -> list[report.Row]:
     """Every row in the order of the table."""
     by_name = {row.name: row for row in [*floors.rows(), *tasks.rows(), *artifacts.rows()]}
     idle = by_name.pop("idle-w100")
@@ -39,11 +39,14 @@ def all_rows(payload_mib: int, stored: int) -> list[report.Row]:
     return [
         *spine,
         idle,
+        *flows.rows(),
+        *timers.rows(),
         *scale.rows(),
         *overload.rows(),
         *crowd.rows(),
-        *payloads.rows(payload_mib),
-        *laden.rows(spine, stored),
+        *payloads.rows(arguments.payload_mib),
+        *stored.rows(arguments.stored_runs),
+        *laden.rows(spine, arguments.stored),
     ]
 
 
@@ -66,6 +69,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stored", type=int, default=laden.STORED, help="artifacts and tasks that the laden rows store (default 1M)"
     )
+    parser.add_argument(
+        "--stored-runs",
+        type=int,
+        default=stored.STORED_RUNS,
+        help="finished runs that start-stored stores (default 10M)",
+    )
     parser.add_argument("--models", action="store_true", help="let the worker use the example's pydantic handlers")
     parser.add_argument("--output", type=Path, default=Path(".millstream/bench"), help="where JSON and profiles go")
     parser.add_argument("--dir", type=Path, help="where the database is (default: the directory of temporary files)")
@@ -74,7 +83,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def chosen(arguments: argparse.Namespace) -> list[report.Row]:
     """The rows asked for. Raises BenchError where a name is nobody's."""
-    rows = all_rows(arguments.payload_mib, arguments.stored)
+    rows = all_rows(arguments)
     for name in [*arguments.only, *arguments.profile]:
         if not any(row.name.startswith(name) for row in rows):
             raise BenchError(f"no row begins with {name!r}: {', '.join(row.name for row in rows)}")
@@ -163,7 +172,7 @@ def main() -> int:
     """Parse the command line and measure."""
     arguments = parse(sys.argv[1:])
     if arguments.list:
-        print("\n".join(f"{row.name:18} {row.title}" for row in all_rows(arguments.payload_mib, arguments.stored)))
+        print("\n".join(f"{row.name:18} {row.title}" for row in all_rows(arguments)))
         return 0
     with tempfile.TemporaryDirectory(prefix="millstream-bench-", dir=arguments.dir) as scratch:
         base = Path(scratch)

@@ -11,13 +11,14 @@ import argparse
 import asyncio
 import logging
 import signal
+import time
 from typing import Any
 
 import uvloop
 from tests.bench.acks import NotifyingOutbox, connect
 
 import millstream.sdk.worker as worker_module
-from millstream.sdk import Join, Subscription, Worker
+from millstream.sdk import Join, Subscription, Worker, WorkflowContext
 
 Json = dict[str, Any]
 Produced = tuple[str, Json]
@@ -59,13 +60,33 @@ def add_joiner(worker: Worker) -> None:
         return None
 
 
+def add_flows(worker: Worker) -> None:
+    """What the workflows' rows need: a step, the time, and the three steps as code."""
+
+    @worker.task("bench.step")
+    async def step(value: Any) -> Any:
+        return value
+
+    @worker.task("bench.now")
+    async def now() -> float:
+        return time.time()
+
+    @worker.workflow("bench-code")
+    async def code(ctx: WorkflowContext, value: Json) -> Json:
+        for _ in range(3):
+            value = await ctx.task("bench.step", value)
+        return value
+
+
 def make_worker(target: str, slots: int, suite: str, *, models: bool) -> Worker:
-    """The worker as asked for: a suite is "orders", "joiner", or a number of agents that subscribe to one type."""
+    """The worker as asked for: a suite is "orders", "joiner", "flows", or a number of agents, all of one type."""
     worker = Worker(target, name="bench", slots=slots)
     if suite.isdecimal():
         add_matching(worker, int(suite))
     elif suite == "joiner":
         add_joiner(worker)
+    elif suite == "flows":
+        add_flows(worker)
     elif suite == "orders" and models:
         from examples import orders
 
