@@ -503,3 +503,23 @@ async def test_a_childs_time_is_bounded(spread: Roles, database: Database) -> No
 
     await eventually(cancelled)
     await check_all(database)
+
+
+async def test_what_a_late_worker_says_decides_nothing(spread: Roles, database: Database) -> None:
+    """Its completion is refused, with all that would have followed from it."""
+    each = step("one", input="${item}")
+    define(
+        spread, step("a"), step("size", "a", kind=StepKind.BRANCH, branches=(("long", "size(steps.a.output) > 2"),)),
+        step("all", "size", kind=StepKind.MAP, over="steps.a.output", each=each, cases=(("size", "long"),)),
+    )  # fmt: skip
+    async with Worker(spread.worker, kinds=["a"]) as worker:
+        running = asyncio.create_task(execute(spread.publisher))
+        late = await worker.take()
+        await worker.fail(late)
+        again = await worker.take()
+        refused = await worker.complete(late, output=encode_value([1, 2, 3]))
+        assert refused.error is not None
+        async with Worker(spread.worker, kinds=["one"], handler=adding):
+            await worker.complete(again, output=encode_value([7, 8, 9]))
+            assert [each["given"] for each in output_of(await running)] == [7, 8, 9]  # type: ignore[union-attr,index,call-overload]
+    await check_all(database)

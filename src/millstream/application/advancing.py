@@ -135,8 +135,14 @@ class Advancing:
         else:
             step = task.step - 1
             values.outcomes[step] = await self._evaluator.outcome(follow.definition, values, step, output)
-        values.size_bytes += len(output)
-        self._bytes += len(output)
+        begun = {
+            step: each for step, each in follow.decisions.items()
+            if isinstance(each, StartStep) and each.items and step not in values.started
+        }  # fmt: skip
+        values.started |= begun
+        more = len(output) + sum(len(item) for each in begun.values() for item in each.items)
+        values.size_bytes += more
+        self._bytes += more
         self._trim()
 
     # After it.

@@ -87,9 +87,9 @@ class RunValues:
     size_bytes: int = 0
 
     def with_outcome(self, step: int, outcome: Outcome, size_bytes: int) -> "RunValues":
-        """These, and one outcome more."""
+        """These, and one outcome more: a copy, because what it is decided by may be refused."""
         return RunValues(
-            self.redone, self.input, {**self.outcomes, step: outcome}, self.items, self.started,
+            self.redone, self.input, {**self.outcomes, step: outcome}, self.items, {**self.started},
             self.size_bytes + size_bytes,
         )  # fmt: skip
 
