@@ -182,6 +182,11 @@ class Worker:
 
         return register
 
+    @property
+    def registry(self) -> Registry:
+        """Everything that it serves; `millstream.testing` runs it without a service."""
+        return self._registry
+
     # -- running ----------------------------------------------------------------------------------------------
 
     def run_forever(self) -> None:
