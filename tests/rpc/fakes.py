@@ -15,7 +15,7 @@ from collections.abc import (
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from millstream.application.code_views import NewCodeRun, StartedRun
+from millstream.application.code_views import NewCodeRun, RunHistory, StartedRun
 from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.payloads import Expected, Uploaded
@@ -438,6 +438,10 @@ class CodeRuns(Fake):
     async def state(self, principal: Principal, run_id: str) -> dict[str, bytes]:
         await self.seen("state", principal, run_id)
         return {"paid": encode_value(True), "forgotten": b""}
+
+    async def history(self, principal: Principal, run_id: str, after: int, number: int) -> RunHistory:
+        await self.seen("history", principal, run_id, after, number)
+        return RunHistory(run(), 3, 7, History([Entry(7, EntryType.SIGNALLED, AT_US, name="go")], more=True))
 
 
 class Executions(Fake):

@@ -731,6 +731,11 @@ async def test_code_first_runs_are_started_signalled_and_read(service: Service) 
     out = await _ask(service, "RunService/SignalRun", {"run_id": OTHER, "name": "go", "value": "x"})
     assert out == {"run_id": OTHER, "sequence": 7}
     assert (await _ask(service, "RunService/GetRunState", {"run_id": OTHER}))["state"] == {"paid": True}
+    asked = {"run_id": OTHER.upper(), "after_sequence": 5, "after_number": 2}
+    page = await _ask(service, "RunService/GetRunHistory", asked)
+    assert (page["first_number"], page["seen_sequence"], page["more"]) == (3, 7, True)
+    assert page["items"][0]["event"]["name"] == "go"
+    assert service.fakes.code_runs.calls[-1][2:] == (OTHER, 5, 2)
     for bad, field in (({"workflow": "7up"}, "workflow"), ({"workflow": "a", "wait": 301}, "wait")):
         assert await _refused(service, "RunService/StartRun", bad) == field
 

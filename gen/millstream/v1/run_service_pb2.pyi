@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from millstream.v1 import activation_pb2 as _activation_pb2
 from millstream.v1 import error_pb2 as _error_pb2
 from millstream.v1 import pagination_pb2 as _pagination_pb2
 from millstream.v1 import run_pb2 as _run_pb2
@@ -2219,3 +2220,81 @@ class GetRunStateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRunStateResponse: _TypeAlias = GetRunStateResponse  # noqa: Y015
+
+@_typing.final
+class GetRunHistoryRequest(_message.Message):
+    """Which history to get."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    AFTER_NUMBER_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    after_sequence: _builtins.int
+    """The last event that is known, with all commands given at it up to after_number. Default: the history's beginning."""
+    after_number: _builtins.int
+    """The last command that is known."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        after_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_number", b"after_number", "after_sequence", b"after_sequence", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunHistoryRequest: _TypeAlias = GetRunHistoryRequest  # noqa: Y015
+
+@_typing.final
+class GetRunHistoryResponse(_message.Message):
+    """A page of a history."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FIRST_NUMBER_FIELD_NUMBER: _builtins.int
+    SEEN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    workflow: _builtins.str
+    """Its workflow."""
+    version: _builtins.str
+    """The version of it that the run has."""
+    first_number: _builtins.int
+    """Commands that the run had given when it began, or continued as new."""
+    seen_sequence: _builtins.int
+    """The last event that the code has looked at: no commands stand behind later ones."""
+    more: _builtins.bool
+    """There is more: ask again with the last item's event and command."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[_activation_pb2.HistoryItem]:
+        """The history, in order; at most about 1 MiB, but always something where there is something."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        version: _builtins.str = ...,
+        first_number: _builtins.int = ...,
+        seen_sequence: _builtins.int = ...,
+        items: _abc.Iterable[_activation_pb2.HistoryItem] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_number", b"first_number", "items", b"items", "more", b"more", "run_id", b"run_id", "seen_sequence", b"seen_sequence", "version", b"version", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunHistoryResponse: _TypeAlias = GetRunHistoryResponse  # noqa: Y015

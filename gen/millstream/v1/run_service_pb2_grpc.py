@@ -120,6 +120,11 @@ class RunServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateResponse.FromString,
                 _registered_method=True)
+        self.GetRunHistory = channel.unary_unary(
+                '/millstream.v1.RunService/GetRunHistory',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunHistoryRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunHistoryResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer(object):
@@ -279,6 +284,15 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRunHistory(self, request, context):
+        """Gets what the code of a code-first run was told and did since it began or continued as new, page by page: for
+        leading changed code through it.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -366,6 +380,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.GetRunState,
                     request_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunStateResponse.SerializeToString,
+            ),
+            'GetRunHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunHistory,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.GetRunHistoryRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunHistoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -828,6 +847,33 @@ class RunService(object):
             '/millstream.v1.RunService/GetRunState',
             millstream_dot_v1_dot_run__service__pb2.GetRunStateRequest.SerializeToString,
             millstream_dot_v1_dot_run__service__pb2.GetRunStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.RunService/GetRunHistory',
+            millstream_dot_v1_dot_run__service__pb2.GetRunHistoryRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.GetRunHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -118,6 +118,11 @@ class RunServiceStub:
     """Gets what a code-first run remembers by name.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
+    GetRunHistory: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunHistoryRequest, _run_service_pb2.GetRunHistoryResponse]
+    """Gets what the code of a code-first run was told and did since it began or continued as new, page by page: for
+    leading changed code through it.
+    Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
+    """
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -208,6 +213,11 @@ class RunServiceAsyncStub(RunServiceStub):
     GetRunState: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStateRequest, _run_service_pb2.GetRunStateResponse]  # type: ignore[assignment]
     """Gets what a code-first run remembers by name.
     Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
+    GetRunHistory: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunHistoryRequest, _run_service_pb2.GetRunHistoryResponse]  # type: ignore[assignment]
+    """Gets what the code of a code-first run was told and did since it began or continued as new, page by page: for
+    leading changed code through it.
+    Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -398,6 +408,17 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_service_pb2.GetRunStateResponse, _abc.Awaitable[_run_service_pb2.GetRunStateResponse]]:
         """Gets what a code-first run remembers by name.
         Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunHistory(
+        self,
+        request: _run_service_pb2.GetRunHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.GetRunHistoryResponse, _abc.Awaitable[_run_service_pb2.GetRunHistoryResponse]]:
+        """Gets what the code of a code-first run was told and did since it began or continued as new, page by page: for
+        leading changed code through it.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,17 +4,17 @@ import asyncio
 import json
 from typing import Protocol
 
-from millstream.application.code_views import NewCodeRun, StartedRun
+from millstream.application.code_views import NewCodeRun, RunHistory, StartedRun
 from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.engine.code_commands import SignalRun, StartRun
 from millstream.application.engine.commands import AttachWaiter
-from millstream.application.engine.engine import Engine
+from millstream.application.engine.engine import HISTORY_BYTES, Engine
 from millstream.application.engine.queue import Replayed
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
 from millstream.application.runs import claim_of
 from millstream.application.views import Key
-from millstream.domain.code import Standing
+from millstream.domain.code import History, Standing
 from millstream.domain.code_runs import NewRun
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
@@ -32,6 +32,9 @@ class Journal(Protocol):
     """What is read of code runs; see store.journal."""
 
     async def state(self, run: Run, first: int) -> dict[str, bytes]: ...
+    async def history(
+        self, day: int, run_id: str, after: int, number: int, upto: int, first: int, most_bytes: int
+    ) -> History: ...
 
 
 class CodeRuns:
@@ -139,6 +142,16 @@ class CodeRuns:
         if run.kind is not RunKind.CODE:
             raise Conflict(f"run {run_id} has no state: it is no code-first run")
         return await self._journal.state(run, Standing.of(run.plan).first)
+
+    async def history(self, principal: Principal, run_id: str, after: int, number: int) -> RunHistory:
+        """A page of what a run's code has seen and done, behind an event and a command. Raises NotFound, Conflict."""
+        run = await self._run(principal, run_id)
+        if run.kind is not RunKind.CODE:
+            raise Conflict(f"run {run_id} has no history of code: it is no code-first run")
+        standing = Standing.of(run.plan)
+        start = max((standing.since - 1, standing.first), (after, number))
+        page = await self._journal.history(run.day, run.id, *start, standing.last, standing.first, HISTORY_BYTES)
+        return RunHistory(run, standing.first, standing.seen, page)
 
     async def _run(self, principal: Principal, run_id: str) -> Run:
         found = await self._reads.run(principal.tenant, run_id)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from millstream.domain.artifacts import NewArtifact
-from millstream.domain.code import End, Given
+from millstream.domain.code import End, Given, History
 from millstream.domain.errors import MillstreamError
 from millstream.domain.runs import Run
 
@@ -57,3 +57,18 @@ class StartedRun:
     def completed(self) -> bool:
         """It has ended."""
         return self.run.finished_us > 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunHistory:
+    """A page of what a run's code has seen and done.
+
+    Attributes:
+        first: Commands given before the history begins.
+        seen: The last event that the code has looked at.
+    """
+
+    run: Run
+    first: int
+    seen: int
+    history: History

@@ -8,7 +8,7 @@ from rich.tree import Tree
 
 from millstream.cli import executions, run_operations
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
-from millstream.cli.output import console, print_list
+from millstream.cli.output import console, print_json, print_list, print_table
 from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, labels_of, show_run
 from millstream.cli.tasks import COLUMNS, fault
 from millstream.sdk import Client, Run, Task
@@ -37,6 +37,12 @@ _EVENTS = {
     "task": lambda e: e.task_id,
     "artifact": lambda e: e.artifact_id,
     "data": lambda e: e.data or None,
+}
+_HISTORY = {
+    "event": lambda line: line[0],
+    "command": lambda line: line[1],
+    "type": lambda line: line[2],
+    "about": lambda line: line[3],
 }
 
 
@@ -145,6 +151,20 @@ def events(
     async def work(client: Client) -> None:
         listing = client.runs.events(run_id, after_sequence=after)
         await print_list(listing, _EVENTS, as_json=as_json, limit=limit, title="events")
+
+    call(target, api_key, work)
+
+
+@app.command()
+def history(run_id: RunId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """Show what the code of a run has seen and done; with --json, to be kept for replays of changed code."""
+
+    async def work(client: Client) -> None:
+        found = await client.runs.history(run_id)
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            print_table(list(found.lines()), _HISTORY, title="history")
 
     call(target, api_key, work)
 

@@ -1,7 +1,7 @@
 """Histories of code-first runs: what their code was told and did, kept to lead changed code through them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,19 @@ class History:
             "seen_sequence": self.seen_sequence,
             "items": [MessageToDict(item, preserving_proto_field_name=True) for item in self.items],
         }
+
+    def lines(self) -> Iterator[tuple[int, int | None, str, str]]:
+        """For people: number of the event, of the command given at it (None: the event itself), type, what about."""
+        for item in self.items:
+            if item.HasField("event"):
+                event = item.event
+                about = event.name or (f"of {event.step}" if event.step else "")
+                yield event.sequence, None, activation_pb2.HistoryEvent.Type.Name(event.type), about
+            else:
+                given = item.command
+                about = given.name or (f"of {given.step}" if given.step else "")
+                kind = activation_pb2.RecordedCommand.Type.Name(given.type)
+                yield given.after_sequence, given.number, kind, about
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "History":

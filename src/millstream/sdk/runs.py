@@ -7,10 +7,11 @@ from typing import Any
 from millstream.sdk.artifacts import SYNC_MARGIN_S, stamp
 from millstream.sdk.calls import Listing, choice
 from millstream.sdk.executions import StepReading
+from millstream.sdk.histories import History
 from millstream.sdk.payload import JsonValue, fill_value, from_struct
 from millstream.sdk.results import Run, RunEvent, RunResult, Task, when
 from millstream.sdk.run_operations import RunsDone, filter_of, labels_asked
-from millstream.v1 import run_pb2
+from millstream.v1 import activation_pb2, run_pb2
 from millstream.v1 import run_service_pb2 as wire
 
 BULK_TIMEOUT_S = 75.0
@@ -79,6 +80,25 @@ class Runs(StepReading):
             "RunService/GetRunResult", request, wire.GetRunResultResponse, timeout_s=wait + SYNC_MARGIN_S
         )
         return RunResult.from_wire(found)
+
+    async def history(self, run_id: str) -> History:
+        """What a code-first run's code has seen and done, for `millstream.testing.replay`.
+
+        Raises:
+            ConflictError: it is no code-first run.
+            NotFoundError: there is no such run.
+        """
+        request, items = wire.GetRunHistoryRequest(run_id=run_id), list[activation_pb2.HistoryItem]()
+        while True:
+            page = await self._calls.read("RunService/GetRunHistory", request, wire.GetRunHistoryResponse)
+            items += page.items
+            if not page.more:
+                return History(page.run_id, page.workflow, page.version, page.first_number, page.seen_sequence, items)
+            last = items[-1]
+            if last.HasField("event"):
+                request.after_sequence, request.after_number = last.event.sequence, 0
+            else:
+                request.after_sequence, request.after_number = last.command.after_sequence, last.command.number
 
     async def state(self, run_id: str) -> dict[str, JsonValue]:
         """What a code-first run remembers by name (`ctx.state`)."""

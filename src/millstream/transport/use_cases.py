@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from millstream.application.code_views import NewCodeRun, StartedRun
+from millstream.application.code_views import NewCodeRun, RunHistory, StartedRun
 from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
@@ -229,6 +229,7 @@ class CodeRuns(Protocol):
         self, principal: Principal, run_id: str, name: str, value: bytes, key: Key | None
     ) -> tuple[int, bool]: ...
     async def state(self, principal: Principal, run_id: str) -> dict[str, bytes]: ...
+    async def history(self, principal: Principal, run_id: str, after: int, number: int) -> RunHistory: ...
 
 
 class Tasks(Protocol):

@@ -6,6 +6,7 @@ from millstream.domain.runs import Run
 from millstream.transport.context import Context
 from millstream.transport.mapping import code_runs as code_mapping
 from millstream.transport.mapping import runs as mapping
+from millstream.transport.mapping.code import put_history
 from millstream.transport.mapping.executions import DEFAULT_WAIT_S, check_in_time, put_result
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.mapping.steps import put_step
@@ -151,6 +152,19 @@ class RunService:
         """Get what a run remembers."""
         state = await self._code_runs.state(context.principal, request.run_id.lower())
         return wire.GetRunStateResponse(state=code_mapping.state_struct(state))
+
+    async def get_run_history(self, request: wire.GetRunHistoryRequest, context: Context) -> Message:
+        """Get what a run's code has seen and done."""
+        found = await self._code_runs.history(
+            context.principal, request.run_id.lower(), request.after_sequence, request.after_number
+        )
+        run = found.run
+        out = wire.GetRunHistoryResponse(
+            run_id=run.id, workflow=run.workflow, version=run.workflow_version, first_number=found.first,
+            seen_sequence=found.seen, more=found.history.more,
+        )  # fmt: skip
+        put_history(out.items, found.history)
+        return out
 
 
 def _answer(run: Run, replayed: bool, context: Context) -> Message:
