@@ -138,10 +138,9 @@ class ContinueAsNew(BaseException):
     """Raised by `ctx.continue_as_new` to leave the workflow's function. Not an Exception, so that no handler takes it
     for a failure."""
 
-    def __init__(self, input: object = None, version: str = "") -> None:  # noqa: A002  (the contract's name)
+    def __init__(self, input: object = None) -> None:  # noqa: A002  (the contract's name)
         super().__init__("continues as new")
         self.input = input
-        self.version = version
 
 
 class TaskError(MillstreamError):

@@ -262,10 +262,10 @@ class WorkflowContext:
         """The run is being cancelled: the code was told by CancelledError, and may clean up within the grace."""
         return bool(self._instance.cancel_reason)
 
-    def continue_as_new(self, input: JsonValue = None, *, version: str = "") -> NoReturn:  # noqa: A002
+    def continue_as_new(self, input: JsonValue = None) -> NoReturn:  # noqa: A002
         """Ends the function, and begins it anew with this input and an empty history: for what goes on for ever.
-        Signals that were not taken are kept."""
-        raise ContinueAsNew(_checked(input), version)
+        Signals that were not taken are kept, and so is the run's version."""
+        raise ContinueAsNew(_checked(input))
 
 
 def _checked(value: Any) -> JsonValue:

@@ -208,7 +208,7 @@ class Instance(Timers):
             return End(EndType.COMPLETED, main.result())
         if isinstance(error, ContinueAsNew):
             left = tuple((name, value) for name, values in self._signals.items() for value in values)
-            return End(EndType.CONTINUED, error.input, signals=left, version=error.version)
+            return End(EndType.CONTINUED, error.input, signals=left)
         if isinstance(error, MillstreamError):
             return End(EndType.FAILED, code=error.code, message=error.message)
         return End(EndType.FAILED, code=type(error).__name__, message=str(error))
