@@ -50,7 +50,7 @@ async def test_options_lists_the_methods(own: Client) -> None:
     [
         ("DELETE", PUBLISH, "GET, HEAD, OPTIONS, POST"),
         ("GET", f"{PUBLISH}/sync", "OPTIONS, POST"),
-        ("POST", "/api/v1/runs", "GET, HEAD, OPTIONS"),
+        ("DELETE", "/api/v1/runs", "GET, HEAD, OPTIONS, POST"),
         ("PATCH", "/api/v1/agents/a", "DELETE, GET, HEAD, OPTIONS, PUT"),
         ("PATCH", "/api/v1/tasks/1/cancel", "OPTIONS, POST"),
         ("POST", "/health", "GET, HEAD, OPTIONS"),
