@@ -8,7 +8,8 @@ To be run after the dust has settled, on the rows of the runs made since the sce
   at least once;
 - a run's events are numbered 1, 2, 3, ... and agree with its rows and counters;
 - attempts are numbered upwards, each began once, and the last one alone completed the task;
-- no execution was made twice under one fence.
+- no execution was made twice under one fence;
+- runs of workflows came to what they must; see flows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from tests.crash.flows import WORKFLOWS
+from tests.crash.flows import judge as judge_flows
 from tests.crash.history import Op, Stored
 
 from millstream.domain.runs import AttemptStatus, EventType, RunStatus, TaskStatus
@@ -32,9 +35,10 @@ FROM run r LEFT JOIN event e ON e.run_id = r.id WHERE r.created_us >= $1
 GROUP BY r.id HAVING count(e.seq) <> r.last_seq OR count(DISTINCT e.seq) <> r.last_seq
 OR min(e.seq) <> 1 OR max(e.seq) <> r.last_seq"""
 _OPEN_RUNS = """SELECT id::text, status, open_tasks, last_seq FROM run
-WHERE created_us >= $1 AND (status <> $2 OR finished_us = 0 OR open_tasks <> 0)"""
+WHERE created_us >= $1 AND (finished_us = 0 OR open_tasks <> 0 OR (status <> $2 AND kind <= 2))"""
 _OPEN_TASKS = """SELECT t.id::text, t.kind, t.status, t.attempt, t.owner, t.error_code FROM task t
-JOIN run r ON r.id = t.run_id WHERE r.created_us >= $1 AND (t.status <> $2 OR t.finished_us = 0 OR t.owner <> '')"""
+JOIN run r ON r.id = t.run_id
+WHERE r.created_us >= $1 AND (t.finished_us = 0 OR t.owner <> '' OR (t.status <> $2 AND r.kind <= 2))"""
 _COUNTERS = """SELECT r.id::text, r.task_count, r.failed_tasks, r.artifact_count,
 (SELECT count(*) FROM task t WHERE t.run_id = r.id) AS tasks,
 (SELECT count(*) FROM task t WHERE t.run_id = r.id AND t.status = 5) AS failed,
@@ -45,7 +49,7 @@ count(*) FILTER (WHERE e.type = $4) AS completed,
 count(DISTINCT e.task_id) FILTER (WHERE e.type = $4) AS completed_tasks,
 count(*) FILTER (WHERE e.type = $5) - count(*) FILTER (WHERE e.type = $6) AS ends,
 (array_agg(e.type ORDER BY e.seq))[1] AS first, (array_agg(e.type ORDER BY e.seq DESC))[1] AS last
-FROM run r JOIN event e ON e.run_id = r.id WHERE r.created_us >= $1 GROUP BY r.id"""
+FROM run r JOIN event e ON e.run_id = r.id WHERE r.created_us >= $1 AND r.kind <= 2 GROUP BY r.id"""
 _MISPLACED = """SELECT a.id::text FROM artifact a JOIN run r ON r.id = a.run_id
 LEFT JOIN event e ON e.run_id = a.run_id AND e.seq = a.seq AND e.artifact_id = a.id
 WHERE r.created_us >= $1 AND e.seq IS NULL"""
@@ -54,7 +58,8 @@ JOIN run r ON r.id = t.run_id JOIN event e ON e.run_id = t.run_id AND e.task_id 
 WHERE r.created_us >= $1 GROUP BY t.id"""
 _ATTEMPTS = """SELECT t.id::text, t.attempt, array_agg(a.number ORDER BY a.started_us, a.number) AS numbers,
 array_agg(a.number) FILTER (WHERE a.status = $2) AS completed FROM task t
-JOIN run r ON r.id = t.run_id JOIN attempt a ON a.task_id = t.id WHERE r.created_us >= $1 GROUP BY t.id"""
+JOIN run r ON r.id = t.run_id JOIN attempt a ON a.task_id = t.id
+WHERE r.created_us >= $1 AND t.id <> t.run_id AND t.status <> 5 GROUP BY t.id"""
 _ARTIFACTS = """SELECT a.id::text, a.run_id::text, a.type, a.payload FROM artifact a JOIN run r ON r.id = a.run_id
 WHERE r.created_us >= $1"""
 _ECHOES = """SELECT t.id::text, t.run_id::text, t.input, a.output FROM task t JOIN run r ON r.id = t.run_id
@@ -62,7 +67,7 @@ LEFT JOIN attempt a ON a.task_id = t.id AND a.number = t.attempt
 WHERE r.created_us >= $1 AND t.kind = 'crash.echo'"""
 _KEYS = "SELECT key, response FROM idempotency WHERE created_us >= $1"
 _COMPLETED = """SELECT t.id::text, t.attempt FROM task t JOIN run r ON r.id = t.run_id
-WHERE r.created_us >= $1 AND t.status = $2"""
+WHERE r.created_us >= $1 AND t.status = $2 AND t.id <> t.run_id AND t.queue NOT LIKE '~%'"""
 _TASK_IDS = "SELECT t.id::text FROM task t JOIN run r ON r.id = t.run_id WHERE r.created_us >= $1"
 
 
@@ -134,7 +139,13 @@ class _Checker:
         await self._attempts()
         artifacts = await self._orders()
         tasks = await self._echoes()
-        await self._keys(artifacts, tasks)
+        flows = await judge_flows(self._connection, self._ops, self._since_us)
+        for name in ("losses", "duplicates", "unfinished", "others"):
+            getattr(self._verdict, name).extend(getattr(flows, name))
+        for op in self._ops:
+            if op.kind in WORKFLOWS:
+                self._told(op, op.orders[0])
+        await self._keys(artifacts, tasks | flows.runs)
         await self._executed()
         return self._verdict
 
@@ -206,7 +217,7 @@ class _Checker:
             found[order].append((row["type"], row["id"], row["run_id"]))
             of_run[row["run_id"]].add(row["id"])
         for op in self._ops:
-            if op.kind != "task":
+            if op.kind != "task" and op.kind not in WORKFLOWS:
                 for order in op.orders:
                     self._order(op, order, found.pop(order, []))
                 if op.cascade and set(op.cascade) != of_run[op.stored[0].run]:

@@ -29,9 +29,8 @@ LONGEST_PAUSE_S = 1.5
 """A server whose neighbour is stopped answers something at least so often (a lock that it meets holds it 0.5 s)."""
 LEAST_SHARE = 0.2
 """What it keeps of its rate: the machine is shared, and tasks of the stopped one come to it."""
-_OPEN = (
-    """SELECT (SELECT count(*) FROM run WHERE finished_us = 0) + (SELECT count(*) FROM task WHERE finished_us = 0)"""
-)
+_OPEN = """SELECT (SELECT count(*) FROM run WHERE finished_us = 0 OR due_us <> 0)
+    + (SELECT count(*) FROM task WHERE finished_us = 0)"""
 _DUMPS = (
     "SELECT * FROM run WHERE id = $1::text::uuid",
     "SELECT * FROM task WHERE run_id = $1::text::uuid ORDER BY id",
@@ -95,7 +94,8 @@ class Cluster:
             await child.kill()
 
     async def drain(self, timeout_s: float = DRAIN_S) -> None:
-        """Wait until no run and no task is open, or the time has passed: what is left then is the checker's."""
+        """Wait until no run and no task is open, and none due to be looked at, or the time has passed: what is left
+        then is the checker's."""
         end = time.monotonic() + timeout_s
         quiet = 0
         connection = await asyncpg.connect(self.url)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from tests.crash.flows import WORKFLOWS
 from tests.crash.history import History, Op, Stored
 
 from millstream.sdk import Client, MillstreamError, NewArtifact, RetryPolicy
+from millstream.sdk.payload import JsonValue
 
 TRY_S = 4.0
 """One try; a server that is stopped answers none."""
@@ -81,6 +83,15 @@ class Rest:
         body = {"kind": "crash.echo", "input": {"key": op.orders[0]}, "retry": retry}
         answer = await self._post("/api/v1/tasks", body, op)
         op.stored = [Stored(op.orders[0], answer["task_id"], answer["run_id"])]
+
+    async def execute(self, op: Op) -> None:
+        """Begin a run of a workflow."""
+        workflow, given = WORKFLOWS[op.kind], {"key": op.orders[0]}
+        if op.kind == "code":
+            answer = await self._post("/api/v1/runs", {"workflow": workflow, "input": given}, op)
+        else:
+            answer = await self._post(f"/api/v1/workflows/{workflow}/execute", {"input": given}, op)
+        op.stored = [Stored(op.orders[0], answer["run_id"], answer["run_id"])]
 
     async def _post(self, path: str, body: object, op: Op | None = None) -> dict[str, Any]:
         headers = {"content-type": "application/json"}
@@ -150,6 +161,17 @@ class Grpc:
                 "crash.echo", {"key": op.orders[0]}, retry=TASK_RETRY, idempotency_key=key
             )
         op.stored = [Stored(op.orders[0], answer.task_id, answer.run_id)]
+
+    async def execute(self, op: Op) -> None:
+        """Begin a run of a workflow."""
+        workflow, key = WORKFLOWS[op.kind], f"key-{op.orders[0]}"
+        given: JsonValue = {"key": op.orders[0]}
+        with _told():
+            if op.kind == "code":
+                run_id = (await self._client.runs.start(workflow, given, idempotency_key=key)).run_id
+            else:
+                run_id = (await self._client.workflows.execute(workflow, given, idempotency_key=key)).run_id
+        op.stored = [Stored(op.orders[0], run_id, run_id)]
 
 
 Door = Rest | Grpc
@@ -288,7 +310,7 @@ class Load:
 
 def _call_of(door: Door, kind: str) -> Callable[[Op], Awaitable[None]]:
     calls = {"join": door.order, "sync": door.sync, "batch": door.batch, "bulk": door.batch, "task": door.task}
-    return calls.get(kind, door.order)
+    return door.execute if kind in WORKFLOWS else calls.get(kind, door.order)
 
 
 async def replay(doors: Sequence[Door], ops: Sequence[Op], chance: random.Random, most: int = 20) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from millstream.sdk import Context, RetryPolicy, TaskError, Worker
+from millstream.sdk import Context, RetryPolicy, TaskError, Worker, WorkflowContext
 
 
 class Order(BaseModel):
@@ -97,6 +97,36 @@ async def slow(value: dict[str, Any], ctx: Context) -> dict[str, Any]:
     note(ctx, str(value["key"]))
     await asyncio.sleep(value["seconds"])
     return value
+
+
+@worker.task("crash.step")
+async def step(value: dict[str, Any], ctx: Context) -> float:
+    """A step of a workflow: gives back twice its number; one in ten only at the second try."""
+    note(ctx, str(value["key"]))
+    await asyncio.sleep(random.uniform(0, BUSY_S))
+    if ctx.attempt == 1 and zlib.crc32(f"{value['key']}/{value['n']:g}".encode()) % 10 == 0:
+        raise TaskError("STUMBLED", "once", retryable=True)
+    return float(2 * value["n"])
+
+
+@worker.task("crash.refuse")
+async def refuse(value: dict[str, Any], ctx: Context) -> None:
+    """A step that fails finally."""
+    note(ctx, str(value["key"]))
+    raise TaskError("REFUSED", "as ever", retryable=False)
+
+
+@worker.workflow("crash.code")
+async def code(ctx: WorkflowContext, given: dict[str, Any]) -> dict[str, Any]:
+    """One task, two at once, a pause, something recorded, and one that joins them."""
+    key = given["key"]
+    first = await ctx.task("crash.step", {"key": key, "n": 1}, retry=RETRY)
+    tasks = [ctx.task("crash.step", {"key": key, "n": first + n}, retry=RETRY) for n in (1, 2)]
+    left, right = await ctx.gather(*tasks)
+    await ctx.sleep(0.1)
+    pid = await ctx.run(os.getpid)
+    assert isinstance(pid, float | int)
+    return {"key": key, "n": await ctx.task("crash.step", {"key": key, "n": left + right}, retry=RETRY)}
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from millstream.application.engine.commands import Command
 from millstream.application.engine.engine import Engine
-from millstream.application.engine.graph_commands import AdvanceGraph, Looked, TellParent
+from millstream.application.engine.graph_commands import AdvanceGraph, FailChild, Looked, TellParent
 from millstream.application.ids import new_id
 from millstream.application.step_values import Evaluator, Outcome, RunValues
 from millstream.application.views import StepEnd
 from millstream.domain.artifacts import EXTERNAL, Artifact
-from millstream.domain.errors import MillstreamError, ValidationFailed
+from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
 from millstream.domain.graph import ENDED, Decision, FailStep, Graph, StartStep, StepState, note
 from millstream.domain.graph_runs import Advance
 from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task, TaskStatus
@@ -102,7 +103,7 @@ class Advancing:
         values = values.with_outcome(step, outcome, len(output))
         if not _whole(definition, values, plan):
             return None
-        return Advance(definition, run.redone, await self._decided(definition, values, plan), new_id)
+        return Advance(definition, values.redone, await self._decided(definition, values, plan), new_id)
 
     async def _follow_item(
         self, run: Run, values: RunValues, definition: Definition, place: tuple[int, int], output: bytes, plan: str
@@ -113,14 +114,14 @@ class Advancing:
         if decision is None or items is None:
             return None
         if items.done < items.total:
-            return Advance(definition, run.redone, {step: decision}, new_id)
+            return Advance(definition, values.redone, {step: decision}, new_id)
         made = {**values.items.get(step, {}), item: output}
         if len(made) < items.total:
             return None
         values = values.with_outcome(step, await self._list_of(definition, values, step, made, items.total), 0)
         if not _whole(definition, values, plan):
             return None
-        return Advance(definition, run.redone, await self._decided(definition, values, plan), new_id)
+        return Advance(definition, values.redone, await self._decided(definition, values, plan), new_id)
 
     async def completed(self, task: Task, output: bytes, follow: Advance) -> None:
         """A completion with what it was followed by was stored: what it made may be built upon."""
@@ -169,42 +170,62 @@ class Advancing:
 
     async def _look_at(self, run_ids: Sequence[str]) -> None:
         found = await asyncio.gather(*(self._commands(run_id) for run_id in run_ids))
-        commands = [command for each in found for command in each]
-        for command, outcome in zip(commands, await self._engine.submit_all(commands, urgent=True), strict=True):
+        # A mark is only taken back once all is stored that it stands for: a child that could not be begun, or that a
+        # crash kept from it, would be nobody's.
+        first = [(number, command) for number, each in enumerate(found) for command in each[:-1]]
+        outcomes = await self._submit([command for _, command in first])
+        again = {
+            number
+            for (number, command), each in zip(first, outcomes, strict=True)
+            # A child that failed at once is looked at anew, with its reason.
+            if isinstance(each, Unavailable)
+            or (isinstance(command, FailChild) and isinstance(found[number][-1], AdvanceGraph))
+        }
+        await self._submit([each[-1] for number, each in enumerate(found) if each and number not in again])
+
+    async def _submit(self, commands: Sequence[Command]) -> Sequence[object]:
+        outcomes = await self._engine.submit_all(commands, urgent=True) if commands else []
+        for command, outcome in zip(commands, outcomes, strict=True):
             if isinstance(outcome, MillstreamError):
                 log.warning("run %s: %s", command.run_id, outcome.message)
+        return outcomes
 
     async def _commands(self, run_id: str) -> list[Command]:
-        owned = self._engine.cache.run(run_id)
-        run = owned.run if owned is not None else await self._reads.run_by_id(run_id)
+        """What is to be done for a run that is due; the last one takes its mark back."""
+        run = await self._stored(run_id)
         if run is None or not run.due_us:
             return []
         due_us = run.due_us
-        commands: list[Command] = []
         try:
+            commands = [command for other in self.others for command in await other.commands(run)]
             if run.finished_us:
-                commands += await self._tell_parent(run)
+                commands.append(await self._tell_parent(run))
             elif run.kind is RunKind.GRAPH and run.status is RunStatus.RUNNING:
                 commands.append(await self._advance(run, due_us))
             else:
                 commands.append(Looked(run_id=run.id, due_us=due_us))
-            for other in self.others:
-                # Before the run is marked as looked at.
-                commands = [*await other.commands(run), *commands]
         except MillstreamError as error:
+            # It stays due.
             log.warning("run %s: %s", run_id, error.message)
+            return []
         return commands
 
-    async def _tell_parent(self, run: Run) -> list[Command]:
+    async def _stored(self, run_id: str) -> Run | None:
+        """A run as it is stored, which is what is read of it beside: the committer's own may be ahead of that, by a
+        batch that is being written."""
+        owned = self._engine.cache.run(run_id)
+        if owned is not None and owned.run.updated_us == owned.run.stored_us:
+            return replace(owned.run)
+        return await self._reads.run_by_id(run_id)
+
+    async def _tell_parent(self, run: Run) -> Command:
         output = b""
         if run.parent_task:
             output = await (self._artifacts(run) if run.kind is RunKind.CASCADE else self._output(run))
-        return [
-            TellParent(
-                run_id=run.id, run_ids=(run.parent_id,) if run.parent_id else (), locked=True,
-                task_ids=(run.parent_task,) if run.parent_task else (), output=output, size_bytes=200 + len(output),
-            )
-        ]  # fmt: skip
+        return TellParent(
+            run_id=run.id, run_ids=(run.parent_id,) if run.parent_id else (), locked=True,
+            task_ids=(run.parent_task,) if run.parent_task else (), output=output, size_bytes=200 + len(output),
+        )  # fmt: skip
 
     async def values_of(self, run: Run) -> tuple[Definition, RunValues]:
         """What a run of a workflow follows, and what its steps have made."""

@@ -248,7 +248,8 @@ class Graph:
             tolerated = self._definition.steps[step].on_failure is OnFailure.CONTINUE
             if step in undoing:
                 self._states[step] = StepState.RESERVED
-            elif step in anew or not (state is StepState.COMPLETED or (state in _BROKEN and tolerated)):
+            elif step in anew or not (state is StepState.COMPLETED or (state is StepState.FAILED and tolerated)):
+                # One that was cancelled with the run was not done, nor tried in vain.
                 self._states[step] = StepState.WAITING
         for step, state in enumerate(self._states):
             needs = self._definition.needs[step]
