@@ -334,6 +334,8 @@ async def test_continue_as_new_keeps_signals_that_were_not_taken() -> None:
     await run.tell(EntryType.SIGNALLED, name="next")
     assert run.end == End(EndType.CONTINUED, 2, signals=(("other", "kept"),))
     await run.check()
+    await run.tell(EntryType.SIGNALLED, name="late", value="kept too")
+    assert run.end == End(EndType.CONTINUED, 2, signals=(("other", "kept"), ("late", "kept too")))
 
 
 async def test_what_is_not_of_the_workflow_is_refused_clearly() -> None:

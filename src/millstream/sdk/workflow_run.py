@@ -199,6 +199,9 @@ class Instance(Timers):
                 future.set_result(value)
                 return
         self._signals.setdefault(name, deque()).append(value)
+        if self.end is not None and self.end.type is EndType.CONTINUED:
+            # Its end was put off by this: what begins anew is to find it.
+            self.end = replace(self.end, signals=(*self.end.signals, (name, value)))
 
     def _ended(self, main: "asyncio.Task[Any]") -> End:
         if main.cancelled():
