@@ -6,8 +6,10 @@ import orjson
 import typer
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKey, Json, Limit, Target, call
+from millstream.cli.given import json_value, labels_of
 from millstream.cli.output import print_fields, print_json, print_list
 from millstream.sdk import Client, Execution, RunEvent, RunResult, Step
+from millstream.sdk.payload import JsonValue
 
 TAIL_S = 1.0
 """How long to wait for a run's end before its events are looked at again."""
@@ -96,6 +98,63 @@ def print_event(event: RunEvent, as_json: bool) -> None:
     about = " ".join(part for part in (event.task_id, event.artifact_id) if part)
     data = orjson.dumps(event.data).decode() if event.data else ""
     print(f"{event.sequence:>6} {at} {event.type:<20} {about} {data}".rstrip(), flush=True)
+
+
+def start(
+    workflow: Annotated[str, typer.Argument(help="Name of the code-first workflow.", show_default=False)],
+    given: Annotated[str, typer.Argument(metavar="[INPUT]", help="JSON, @file, or - for stdin.")] = "null",
+    version: Annotated[str, typer.Option(help="Default: the latest.", show_default=False)] = "",
+    run_id: Annotated[str, typer.Option(help="A UUID. Default: a new one.", show_default=False)] = "",
+    signal: Annotated[str, typer.Option(help="Signal the run of --run-id, begun where there is none.")] = "",
+    value: Annotated[str, typer.Option(help="Of the signal: JSON, @file, or - for stdin.")] = "null",
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
+    wait: Annotated[float, typer.Option(min=0, max=300, help="Seconds to wait for its end.")] = 0,
+    key: Annotated[str, typer.Option(help="Idempotency key.", show_default=False)] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Start a run of a code-first workflow, or signal it and start it where there is none."""
+    labels, told = labels_of(label or ()), (signal, json_value(value, "--value")) if signal else None
+    value_given = json_value(given, "INPUT")
+
+    async def work(client: Client) -> RunResult:
+        return await client.runs.start(
+            workflow, value_given, version=version, run_id=run_id, labels=labels, signal=told, wait=wait,
+            idempotency_key=key,
+        )  # fmt: skip
+
+    found = call(target, api_key, work)
+    if as_json:
+        print_json(found)
+    else:
+        print_execution(found)
+
+
+def signal(
+    run_id: RunId,
+    name: Annotated[str, typer.Argument(help="Name of the signal.", show_default=False)],
+    value: Annotated[str, typer.Argument(metavar="[VALUE]", help="JSON, @file, or - for stdin.")] = "null",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+) -> None:
+    """Send a signal to a code-first run."""
+    told = json_value(value, "VALUE")
+
+    async def work(client: Client) -> None:
+        await client.runs.signal(run_id, name, told)
+
+    call(target, api_key, work)
+    print(f"run {run_id} is told {name}")
+
+
+def state(run_id: RunId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None) -> None:
+    """Print what a code-first run remembers by name, as JSON."""
+
+    async def work(client: Client) -> dict[str, JsonValue]:
+        return await client.runs.state(run_id)
+
+    print_json(call(target, api_key, work))
 
 
 def _status(step: Step) -> str:

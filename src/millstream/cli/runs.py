@@ -135,6 +135,9 @@ def _line(task: Task) -> str:
 app.command()(executions.steps)
 app.command()(executions.result)
 app.command()(executions.tail)
+app.command()(executions.start)
+app.command()(executions.signal)
+app.command()(executions.state)
 
 
 @app.command()
