@@ -105,6 +105,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.run_operations,
         service.steps,
         service.workflow_runs,
+        service.workflow_pauses,
         service.code_runs,
         service.tasks,
         service.promises,

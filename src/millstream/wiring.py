@@ -60,6 +60,7 @@ from millstream.application.waiting_gates import WaitingGates
 from millstream.application.watching import Watching
 from millstream.application.workers import Workers
 from millstream.application.workflow_kinds import WorkflowKinds
+from millstream.application.workflow_pauses import WorkflowPauses
 from millstream.application.workflow_runs import WorkflowRuns
 from millstream.application.workflows import Workflows
 from millstream.config import Settings
@@ -114,6 +115,7 @@ class Service:
     promises: Promises
     workflow_runs: WorkflowRuns
     steps: RunSteps
+    workflow_pauses: WorkflowPauses
     dead_letters: DeadLetters
     queues: Queues
     workers: Workers
@@ -327,6 +329,7 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
         Promises(engine, reads, key_ttl_us),
         workflow_runs,
         RunSteps(advancing, reads),
+        WorkflowPauses(registering, pauses, registry, workflow_reads, code_workflows, reads, advancing.look),
         DeadLetters(engine, reads, key_ttl_us),
         Queues(engine, catalogs, registering, pauses, QueueReads(database)),
         Workers(

@@ -523,3 +523,40 @@ async def test_what_a_late_worker_says_decides_nothing(spread: Roles, database: 
             await worker.complete(again, output=encode_value([7, 8, 9]))
             assert [each["given"] for each in output_of(await running)] == [7, 8, 9]  # type: ignore[union-attr,index,call-overload]
     await check_all(database)
+
+
+async def test_a_held_workflow_begins_nothing_until_it_is_resumed(spread: Roles, database: Database) -> None:
+    """What runs goes on to its end, runs may be begun; on every server."""
+    await spread.publisher.workflows.create(
+        ROOT, {"name": "held", "steps": [
+            {"id": "a", "kind": "task", "task": "a"}, {"id": "b", "kind": "task", "task": "b", "needs": ["a"]},
+        ]}, None,
+    )  # fmt: skip
+    async with Worker(spread.worker, kinds=["a", "b"]) as worker:
+        first = await spread.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
+        lease = await worker.take()
+        held, _ = await spread.worker.workflow_pauses.pause(ROOT, "held", "look", None)
+        assert (held.kind, held.paused_by, held.reason) == ("held", "root", "look")
+        await spread.publisher.pauses.refresh()
+        second = await spread.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
+        await worker.complete(lease)
+
+        async def put_off() -> bool:
+            rows = await database.rows("SELECT due_us FROM run WHERE workflow = 'held'")
+            return all(row["due_us"] > spread.publisher.engine.clock.now_us() for row in rows)
+
+        await eventually(put_off)
+        assert worker.leases.empty()
+        assert [each.kind for each in await spread.publisher.workflow_pauses.list(ROOT)] == ["held"]
+        await spread.publisher.workflow_pauses.resume(ROOT, "held", None)
+        await spread.worker.pauses.refresh()
+        found = {each.task.kind: each for each in (await worker.take(), await worker.take())}
+        assert {kind: each.task.run_id for kind, each in found.items()} == {"b": first.run.id, "a": second.run.id}
+        await worker.complete(found["b"])
+        await worker.complete(found["a"])
+        await worker.complete(await worker.take())
+        for run in (first.run, second.run):
+            assert (await spread.worker.workflow_runs.result(ROOT, run.id, 5.0)).run.status is RunStatus.COMPLETED
+    with pytest.raises(NotFound):
+        await spread.publisher.workflow_pauses.pause(ROOT, "nobody", "", None)
+    await check_all(database)

@@ -477,6 +477,20 @@ def graph_run(status: RunStatus = RunStatus.RUNNING) -> Run:
     )  # fmt: skip
 
 
+class WorkflowPauses(Fake):
+    async def pause(self, principal: Principal, id_or_name: str, reason: str, key: Key | None) -> tuple[Pause, bool]:
+        await self.seen("pause", principal, id_or_name, reason, key)
+        return Pause("acme", "", id_or_name, AT_US, "ann", reason), key is not None
+
+    async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[str, bool]:
+        await self.seen("resume", principal, id_or_name, key)
+        return id_or_name, key is not None
+
+    async def list(self, principal: Principal) -> list[Pause]:
+        await self.seen("list", principal)
+        return [Pause("acme", "", "order", AT_US, "ann", "look")]
+
+
 class RunSteps(Fake):
     async def list(self, principal: Principal, run_id: str, page: PageRequest) -> Page[StepView]:
         await self.seen("list", principal, run_id, page)
@@ -849,6 +863,7 @@ class Fakes:
         self.run_operations = RunOperations()
         self.steps = RunSteps()
         self.executions = Executions()
+        self.workflow_pauses = WorkflowPauses()
         self.code_runs = CodeRuns()
         self.tasks = Tasks()
         self.promises = Promises()
@@ -877,6 +892,7 @@ class Fakes:
             run_operations=self.run_operations,
             steps=self.steps,
             executions=self.executions,
+            workflow_pauses=self.workflow_pauses,
             code_runs=self.code_runs,
             tasks=self.tasks,
             promises=self.promises,

@@ -544,6 +544,19 @@ async def test_executions(service: Service) -> None:
     assert service.fakes.executions.calls[-1][2:4] == (OTHER, 0)
 
 
+async def test_held_workflows(service: Service) -> None:
+    """A workflow is paused and resumed."""
+    held = await _ask(service, "WorkflowService/PauseWorkflow", {"workflow_id": "order", "reason": "look"})
+    assert held == {
+        "workflow": "order", "paused_by": "ann", "reason": "look", "paused_at": "2023-11-14T22:13:20.123456Z",
+    }  # fmt: skip
+    assert (await _ask(service, "WorkflowService/ListWorkflowPauses"))["items"] == [held]
+    assert await _ask(service, "WorkflowService/ResumeWorkflow", {"workflow_id": "order"}) == {"workflow": "order"}
+    for rpc in ("PauseWorkflow", "ResumeWorkflow"):
+        _, answer = await _call(service, f"WorkflowService/{rpc}", {"workflow_id": "order"}, x_idempotency_key="again")
+        assert answer.metadata["idempotency-replayed"] == "true"
+
+
 async def test_tasks(service: Service) -> None:
     wanted = {
         "kind": "resize",

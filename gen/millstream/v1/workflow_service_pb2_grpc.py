@@ -81,6 +81,21 @@ class WorkflowServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionResponse.FromString,
                 _registered_method=True)
+        self.PauseWorkflow = channel.unary_unary(
+                '/millstream.v1.WorkflowService/PauseWorkflow',
+                request_serializer=millstream_dot_v1_dot_workflow__service__pb2.PauseWorkflowRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.PauseWorkflowResponse.FromString,
+                _registered_method=True)
+        self.ResumeWorkflow = channel.unary_unary(
+                '/millstream.v1.WorkflowService/ResumeWorkflow',
+                request_serializer=millstream_dot_v1_dot_workflow__service__pb2.ResumeWorkflowRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ResumeWorkflowResponse.FromString,
+                _registered_method=True)
+        self.ListWorkflowPauses = channel.unary_unary(
+                '/millstream.v1.WorkflowService/ListWorkflowPauses',
+                request_serializer=millstream_dot_v1_dot_workflow__service__pb2.ListWorkflowPausesRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ListWorkflowPausesResponse.FromString,
+                _registered_method=True)
         self.ExecuteWorkflow = channel.unary_unary(
                 '/millstream.v1.WorkflowService/ExecuteWorkflow',
                 request_serializer=millstream_dot_v1_dot_workflow__service__pb2.ExecuteWorkflowRequest.SerializeToString,
@@ -180,6 +195,32 @@ class WorkflowServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseWorkflow(self, request, context):
+        """Holds a workflow, of a definition or of code: no step of its runs begins, on any server, until it is resumed. What
+        runs goes on to its end, runs may be begun and wait, and cancelling and time-outs work. Holding it again changes
+        nothing.
+        Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeWorkflow(self, request, context):
+        """Lets a held workflow go on.
+        Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkflowPauses(self, request, context):
+        """Lists the workflows that are held, by name, the first 1,000.
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExecuteWorkflow(self, request, context):
         """Begins a run of a workflow and answers at once. It follows the version that it was begun with to its end.
         Errors: VALIDATION_ERROR (the input breaks the workflow's schema), NOT_FOUND, IDEMPOTENCY_CONFLICT, PAYLOAD_TOO_LARGE,
@@ -253,6 +294,21 @@ def add_WorkflowServiceServicer_to_server(servicer, server):
                     servicer.GetWorkflowVersion,
                     request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionResponse.SerializeToString,
+            ),
+            'PauseWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseWorkflow,
+                    request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.PauseWorkflowRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_workflow__service__pb2.PauseWorkflowResponse.SerializeToString,
+            ),
+            'ResumeWorkflow': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeWorkflow,
+                    request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ResumeWorkflowRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_workflow__service__pb2.ResumeWorkflowResponse.SerializeToString,
+            ),
+            'ListWorkflowPauses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkflowPauses,
+                    request_deserializer=millstream_dot_v1_dot_workflow__service__pb2.ListWorkflowPausesRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_workflow__service__pb2.ListWorkflowPausesResponse.SerializeToString,
             ),
             'ExecuteWorkflow': grpc.unary_unary_rpc_method_handler(
                     servicer.ExecuteWorkflow,
@@ -514,6 +570,87 @@ class WorkflowService(object):
             '/millstream.v1.WorkflowService/GetWorkflowVersion',
             millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionRequest.SerializeToString,
             millstream_dot_v1_dot_workflow__service__pb2.GetWorkflowVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkflowService/PauseWorkflow',
+            millstream_dot_v1_dot_workflow__service__pb2.PauseWorkflowRequest.SerializeToString,
+            millstream_dot_v1_dot_workflow__service__pb2.PauseWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeWorkflow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkflowService/ResumeWorkflow',
+            millstream_dot_v1_dot_workflow__service__pb2.ResumeWorkflowRequest.SerializeToString,
+            millstream_dot_v1_dot_workflow__service__pb2.ResumeWorkflowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkflowPauses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkflowService/ListWorkflowPauses',
+            millstream_dot_v1_dot_workflow__service__pb2.ListWorkflowPausesRequest.SerializeToString,
+            millstream_dot_v1_dot_workflow__service__pb2.ListWorkflowPausesResponse.FromString,
             options,
             channel_credentials,
             insecure,

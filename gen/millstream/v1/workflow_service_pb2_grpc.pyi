@@ -76,6 +76,20 @@ class WorkflowServiceStub:
     """Gets a version of a workflow, with its definition.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
+    PauseWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.PauseWorkflowRequest, _workflow_service_pb2.PauseWorkflowResponse]
+    """Holds a workflow, of a definition or of code: no step of its runs begins, on any server, until it is resumed. What
+    runs goes on to its end, runs may be begun and wait, and cancelling and time-outs work. Holding it again changes
+    nothing.
+    Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    ResumeWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ResumeWorkflowRequest, _workflow_service_pb2.ResumeWorkflowResponse]
+    """Lets a held workflow go on.
+    Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    ListWorkflowPauses: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowPausesRequest, _workflow_service_pb2.ListWorkflowPausesResponse]
+    """Lists the workflows that are held, by name, the first 1,000.
+    Errors: none of its own.
+    """
     ExecuteWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowRequest, _workflow_service_pb2.ExecuteWorkflowResponse]
     """Begins a run of a workflow and answers at once. It follows the version that it was begun with to its end.
     Errors: VALIDATION_ERROR (the input breaks the workflow's schema), NOT_FOUND, IDEMPOTENCY_CONFLICT, PAYLOAD_TOO_LARGE,
@@ -137,6 +151,20 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
     GetWorkflowVersion: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowVersionRequest, _workflow_service_pb2.GetWorkflowVersionResponse]  # type: ignore[assignment]
     """Gets a version of a workflow, with its definition.
     Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
+    PauseWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.PauseWorkflowRequest, _workflow_service_pb2.PauseWorkflowResponse]  # type: ignore[assignment]
+    """Holds a workflow, of a definition or of code: no step of its runs begins, on any server, until it is resumed. What
+    runs goes on to its end, runs may be begun and wait, and cancelling and time-outs work. Holding it again changes
+    nothing.
+    Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    ResumeWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ResumeWorkflowRequest, _workflow_service_pb2.ResumeWorkflowResponse]  # type: ignore[assignment]
+    """Lets a held workflow go on.
+    Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+    """
+    ListWorkflowPauses: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ListWorkflowPausesRequest, _workflow_service_pb2.ListWorkflowPausesResponse]  # type: ignore[assignment]
+    """Lists the workflows that are held, by name, the first 1,000.
+    Errors: none of its own.
     """
     ExecuteWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.ExecuteWorkflowRequest, _workflow_service_pb2.ExecuteWorkflowResponse]  # type: ignore[assignment]
     """Begins a run of a workflow and answers at once. It follows the version that it was begun with to its end.
@@ -250,6 +278,38 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_workflow_service_pb2.GetWorkflowVersionResponse, _abc.Awaitable[_workflow_service_pb2.GetWorkflowVersionResponse]]:
         """Gets a version of a workflow, with its definition.
         Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseWorkflow(
+        self,
+        request: _workflow_service_pb2.PauseWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.PauseWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.PauseWorkflowResponse]]:
+        """Holds a workflow, of a definition or of code: no step of its runs begins, on any server, until it is resumed. What
+        runs goes on to its end, runs may be begun and wait, and cancelling and time-outs work. Holding it again changes
+        nothing.
+        Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeWorkflow(
+        self,
+        request: _workflow_service_pb2.ResumeWorkflowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.ResumeWorkflowResponse, _abc.Awaitable[_workflow_service_pb2.ResumeWorkflowResponse]]:
+        """Lets a held workflow go on.
+        Errors: VALIDATION_ERROR, NOT_FOUND, IDEMPOTENCY_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def ListWorkflowPauses(
+        self,
+        request: _workflow_service_pb2.ListWorkflowPausesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workflow_service_pb2.ListWorkflowPausesResponse, _abc.Awaitable[_workflow_service_pb2.ListWorkflowPausesResponse]]:
+        """Lists the workflows that are held, by name, the first 1,000.
+        Errors: none of its own.
         """
 
     @_abc_1.abstractmethod

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from millstream.application.engine.commands import Command
 from millstream.application.engine.engine import Engine
-from millstream.application.engine.graph_commands import AdvanceGraph, FailChild, Looked, TellParent
+from millstream.application.engine.graph_commands import AdvanceGraph, FailChild, Hold, Looked, TellParent
 from millstream.application.ids import new_id
 from millstream.application.step_values import Evaluator, Outcome, RunValues
 from millstream.application.views import StepEnd
@@ -63,6 +63,7 @@ class Advancing:
 
     def __init__(self, engine: Engine, definitions: Definitions, reads: GraphReads, evaluator: Evaluator) -> None:
         self._engine = engine
+        self._holds = engine.dispatcher.holds
         self._definitions = definitions
         self._reads = reads
         self._evaluator = evaluator
@@ -74,11 +75,13 @@ class Advancing:
 
     # Beginning.
 
-    async def start(self, run_id: str, definition: Definition, input_: bytes) -> Advance:
+    async def start(self, tenant: str, run_id: str, definition: Definition, input_: bytes) -> Advance:
         """How a run begins."""
         given: Json = decode_value(input_) if input_ else None
         values = RunValues(0, given, size_bytes=len(input_))
-        decisions = await self._decided(definition, values, Graph(definition).text)
+        decisions: dict[int, Decision] = {}
+        if not self._holds(tenant, definition.name):
+            decisions = await self._decided(definition, values, Graph(definition).text)
         self._keep(run_id, values)
         return Advance(definition, 0, decisions, new_id)
 
@@ -91,6 +94,8 @@ class Advancing:
         if task is None or owned is None or owned.run.kind is not RunKind.GRAPH or owned.run.error_code:
             return None
         run = owned.run
+        if self._holds(run.tenant, run.workflow):
+            return None
         values = self._values.get(run.id)
         if values is None or values.redone != run.redone:
             return None
@@ -196,6 +201,8 @@ class Advancing:
         if run is None or not run.due_us:
             return []
         due_us = run.due_us
+        if run.status is RunStatus.RUNNING and run.workflow and self._holds(run.tenant, run.workflow):
+            return [Hold(run_id=run.id, due_us=due_us)]
         try:
             commands = [command for other in self.others for command in await other.commands(run)]
             if run.finished_us:
@@ -212,9 +219,9 @@ class Advancing:
 
     async def _stored(self, run_id: str) -> Run | None:
         """A run as it is stored, which is what is read of it beside: the committer's own may be ahead of that, by a
-        batch that is being written."""
+        batch that is being written; or behind, where another server has marked it."""
         owned = self._engine.cache.run(run_id)
-        if owned is not None and owned.run.updated_us == owned.run.stored_us:
+        if owned is not None and owned.run.due_us and owned.run.updated_us == owned.run.stored_us:
             return replace(owned.run)
         return await self._reads.run_by_id(run_id)
 

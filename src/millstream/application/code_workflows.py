@@ -66,6 +66,14 @@ class CodeWorkflows:
                 raise ValidationFailed(f"{faults[0].field}: {faults[0].message}", faults)
         return found
 
+    async def known(self, tenant: str, name: str) -> bool:
+        """Whether a worker has ever registered a workflow of this name."""
+        try:
+            await self._find(tenant, name, "")
+        except NotFound:
+            return False
+        return True
+
     async def _find(self, tenant: str, name: str, version: str) -> tuple[str, str]:
         key = (tenant, name, version)
         known = self._known.get(key)

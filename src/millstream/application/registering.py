@@ -21,6 +21,7 @@ from millstream.application.views import Key, LogLevel, TypeChange, TypeSpec
 from millstream.domain.addresses import Network
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim
+from millstream.domain.code import LEAD
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 
@@ -222,6 +223,18 @@ class Registering:
             else:
                 await change.pause(queue, "", principal.name, reason)
             await self._claim(change, principal, key, [queue])
+        return False
+
+    async def pause_workflow(self, principal: Principal, name: str, reason: str | None, key: Key | None) -> bool:
+        """Hold a workflow, or (reason None) let it go on; whether it is a replay. Raises IdempotencyConflict."""
+        async with self._catalogs.registry.transaction(principal.tenant) as change:
+            if await claimed(change, principal, key) is not None:
+                return True
+            if reason is None:
+                await change.resume("", LEAD + name)
+            else:
+                await change.pause("", LEAD + name, principal.name, reason)
+            await self._claim(change, principal, key, [name])
         return False
 
     async def set_log_level(

@@ -243,7 +243,7 @@ class WorkflowRuns:
 
     async def command(self, tenant: str, by: str, definition: Definition, new: NewRun, run_id: str) -> StartGraph:
         """What begins a run of a definition."""
-        advance = await self._advancing.start(run_id, definition, new.input)
+        advance = await self._advancing.start(tenant, run_id, definition, new.input)
         command = StartGraph(
             run_id=run_id,
             new_run=True,

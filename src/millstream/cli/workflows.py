@@ -21,6 +21,7 @@ from millstream.sdk import (
     InvalidRequestError,
     RunResult,
     Workflow,
+    WorkflowPause,
     WorkflowVersion,
 )
 
@@ -164,6 +165,47 @@ def execute(
         print_execution(found)
     if isinstance(found, RunResult) and found.status != "COMPLETED":
         raise typer.Exit(REFUSED)
+
+
+@app.command()
+def pause(
+    workflow: Name,
+    reason: Annotated[str, typer.Option(help="Why, for people.", show_default=False)] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+) -> None:
+    """Hold a workflow: no step of its runs begins until it is resumed."""
+
+    async def work(client: Client) -> str:
+        return (await client.workflows.pause(workflow, reason)).workflow
+
+    print(f"{call(target, api_key, work)} is held")
+
+
+@app.command()
+def resume(workflow: Name, target: Target = DEFAULT_TARGET, api_key: ApiKey = None) -> None:
+    """Let a held workflow go on."""
+
+    async def work(client: Client) -> None:
+        await client.workflows.resume(workflow)
+
+    call(target, api_key, work)
+    print(f"{workflow} goes on")
+
+
+@app.command()
+def paused(target: Target = DEFAULT_TARGET, api_key: ApiKey = None, as_json: Json = False) -> None:
+    """List the workflows that are held."""
+
+    async def work(client: Client) -> list[WorkflowPause]:
+        return await client.workflows.paused()
+
+    found = call(target, api_key, work)
+    if as_json:
+        print_json(found)
+        return
+    for each in found:
+        print_fields({"workflow": each.workflow, "since": each.paused_at, "by": each.paused_by, "why": each.reason})
 
 
 @app.command()

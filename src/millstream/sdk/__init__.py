@@ -25,7 +25,7 @@ from millstream.sdk.errors import (
     TaskError,
     UnavailableError,
 )
-from millstream.sdk.executions import Execution, NewRun, Step
+from millstream.sdk.executions import Execution, NewRun, Step, WorkflowPause
 from millstream.sdk.payloads import StoredPayload
 from millstream.sdk.policies import Batch, Concurrency, Join, RateLimit, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.promises import Promise
@@ -127,5 +127,6 @@ __all__ = [
     "WorkerInfo",
     "Workflow",
     "WorkflowContext",
+    "WorkflowPause",
     "WorkflowVersion",
 ]

@@ -164,6 +164,42 @@ class Executions(Area):
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class WorkflowPause:
+    """A workflow that is held."""
+
+    workflow: str
+    paused_at: datetime | None = None
+    paused_by: str = ""
+    reason: str = ""
+
+
+class Holding(Area):
+    """Holds workflows."""
+
+    async def pause(self, workflow: str, reason: str = "") -> WorkflowPause:
+        """Holds a workflow, of a definition or of code: no step of its runs begins until it is resumed."""
+        request = wire.PauseWorkflowRequest(workflow_id=workflow, reason=reason)
+        answer = await self._calls.write("WorkflowService/PauseWorkflow", request, wire.PauseWorkflowResponse)
+        return _held(answer.message)
+
+    async def resume(self, workflow: str) -> None:
+        """Lets a held workflow go on."""
+        request = wire.ResumeWorkflowRequest(workflow_id=workflow)
+        await self._calls.write("WorkflowService/ResumeWorkflow", request, wire.ResumeWorkflowResponse)
+
+    async def paused(self) -> list[WorkflowPause]:
+        """The workflows that are held, by name, the first 1,000."""
+        found = await self._calls.read(
+            "WorkflowService/ListWorkflowPauses", wire.ListWorkflowPausesRequest(), wire.ListWorkflowPausesResponse
+        )
+        return [_held(each) for each in found.items]
+
+
+def _held(found: Any) -> WorkflowPause:
+    return WorkflowPause(found.workflow, when(found, "paused_at"), found.paused_by, found.reason)
+
+
 class StepReading(Area):
     """Reads the steps of runs."""
 

@@ -10,7 +10,7 @@ from pydantic_core import from_json
 
 from millstream.sdk.calls import Listing, choice
 from millstream.sdk.errors import FieldDetail, NotFoundError
-from millstream.sdk.executions import Executions
+from millstream.sdk.executions import Executions, Holding
 from millstream.sdk.payload import JsonValue, fill_struct, from_struct
 from millstream.sdk.results import when
 from millstream.v1 import workflow_pb2
@@ -67,7 +67,7 @@ class Applied:
     outcome: Literal["created", "updated", "unchanged"]
 
 
-class Workflows(Executions):
+class Workflows(Executions, Holding):
     """Workflows. A definition is a dict, as the documentation of workflows has it."""
 
     async def create(self, definition: Mapping[str, Any], *, idempotency_key: str = "") -> Workflow:

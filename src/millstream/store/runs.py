@@ -44,6 +44,8 @@ _BY_ID = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid"  # noqa: S60
 _WAITING_CHILDREN = f"""SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND queue = '{CHILD_QUEUE}'
 AND status = 2 ORDER BY id LIMIT 1000"""  # noqa: S608
 _KNOWN = "SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[])"
+_DUE_OF = """SELECT id::text FROM run WHERE due_us > 0 AND tenant = $1 AND workflow = $2 ORDER BY due_us
+LIMIT 100000"""
 _OPEN_CHILDREN = f"""SELECT r.id::text AS child, t.id::text AS task, t.tries, t.finished_us > 0 AS ended FROM run r
 JOIN task t ON t.id = r.parent_task
 WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.item <> {ABANDONED} ORDER BY r.id LIMIT 1000"""  # noqa: S608
@@ -99,6 +101,10 @@ class RunReads:
     async def known_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Which of these runs there are."""
         return {row["id"] for row in await self._database.fetch(_KNOWN, list(run_ids))}
+
+    async def due_of(self, tenant: str, workflow: str) -> list[str]:
+        """Runs of a workflow that somebody has to look at, the first 100,000."""
+        return [row["id"] for row in await self._database.fetch(_DUE_OF, tenant, workflow)]
 
     async def open_children(self, parent: Run) -> list[OpenChild]:
         """Open runs that a run has begun and not abandoned, the first 1,000."""

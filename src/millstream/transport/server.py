@@ -50,6 +50,7 @@ from millstream.transport.use_cases import (
     Watching,
     Workers,
     WorkflowKinds,
+    WorkflowPauses,
     Workflows,
 )
 
@@ -100,6 +101,7 @@ class UseCases:
     run_operations: RunOperations
     steps: RunSteps
     executions: Executions
+    workflow_pauses: WorkflowPauses
     code_runs: CodeRuns
     tasks: Tasks
     promises: Promises
@@ -126,7 +128,9 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
         "PayloadService": PayloadService(use_cases.payloads),
         "CorrelationService": CorrelationService(use_cases.correlations),
         "AgentService": AgentService(use_cases.agents),
-        "WorkflowService": WorkflowService(use_cases.workflows, use_cases.executions, readers["ExecuteWorkflow"]),
+        "WorkflowService": WorkflowService(
+            use_cases.workflows, use_cases.executions, use_cases.workflow_pauses, readers["ExecuteWorkflow"]
+        ),
         "RunService": RunService(
             use_cases.runs, use_cases.run_operations, use_cases.steps, use_cases.executions, use_cases.code_runs
         ),

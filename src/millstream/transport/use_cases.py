@@ -59,7 +59,7 @@ from millstream.application.workflow_views import (
     WorkflowQuery,
     WorkflowVersion,
 )
-from millstream.domain.agents import Agent, AgentSpec, ArtifactType
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.code import History
 from millstream.domain.errors import MillstreamError
@@ -200,6 +200,16 @@ class Executions(Protocol):
         key: Key | None,
     ) -> Batch: ...
     async def result(self, principal: Principal, run_id: str, timeout_s: float) -> RunResult: ...
+
+
+class WorkflowPauses(Protocol):
+    """Workflows that are held; the flag beside one is whether it is the answer of an earlier call."""
+
+    async def pause(
+        self, principal: Principal, id_or_name: str, reason: str, key: Key | None
+    ) -> tuple[Pause, bool]: ...
+    async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[str, bool]: ...
+    async def list(self, principal: Principal) -> Sequence[Pause]: ...
 
 
 class RunSteps(Protocol):

@@ -16,7 +16,7 @@ from millstream.application.ports import ConnectedWorker
 from millstream.application.views import Cancellation, Lease, Push
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Claim, Handoff
-from millstream.domain.code import History
+from millstream.domain.code import LEAD, History
 from millstream.domain.runs import Task, TaskStatus
 from millstream.domain.workers import KindSpec
 
@@ -126,7 +126,13 @@ class Dispatcher:
         if not paused:
             return False
         tenant, queue, kind = key
+        if kind.startswith(LEAD) and self.holds(tenant, kind.partition("@")[0].removeprefix(LEAD)):
+            return True
         return key in paused or (tenant, "", kind) in paused or (tenant, queue, "") in paused
+
+    def holds(self, tenant: str, workflow: str) -> bool:
+        """Whether a workflow is held, in all its versions."""
+        return bool(self._paused) and (tenant, "", LEAD + workflow) in self._paused
 
     @property
     def served(self) -> set[DispatchKey]:

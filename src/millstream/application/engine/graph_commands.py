@@ -14,6 +14,9 @@ from millstream.domain.publication import Produce, publish, run_agent
 from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task, TaskStatus
 from millstream.domain.settling import settle, settle_failed
 
+HOLD_US = 30_000_000
+"""How often the runs of a held workflow are looked at; resuming it has all of them looked at."""
+
 
 @dataclass(slots=True)
 class StartGraph(Command):
@@ -73,7 +76,10 @@ class AdvanceGraph(Command):
     def decide(self, batch: Batch) -> None:
         """Look at what has ended in it."""
         run = batch.runs.get(self.run_id)
-        if run is not None and run.due_us:
+        if run is None or not run.due_us:
+            # A kept copy may be behind: another server has marked the run, or looked at it.
+            batch.unsure = True
+        else:
             advance(batch, run, self.advance, run.due_us if run.due_us != self.due_us else 0)
 
 
@@ -88,6 +94,24 @@ class Looked(Command):
         run = batch.runs.get(self.run_id)
         if run is not None and run.due_us == self.due_us:
             batch.attended(run)
+        else:
+            batch.unsure = True
+
+
+@dataclass(slots=True)
+class Hold(Command):
+    """Leave a run whose workflow is held for a while. `due_us`: the mark that this puts off."""
+
+    due_us: int = 0
+
+    def decide(self, batch: Batch) -> None:
+        """Put the mark off, unless another came."""
+        run = batch.runs.get(self.run_id)
+        if run is not None and run.due_us == self.due_us:
+            run.due_us = batch.now_us + HOLD_US
+            batch.touch(run)
+        else:
+            batch.unsure = True
 
 
 @dataclass(slots=True)

@@ -9,8 +9,9 @@ from millstream.transport.mapping import workflows as mapping
 from millstream.transport.mapping.batches import Items, put_outcomes
 from millstream.transport.mapping.executions import DEFAULT_WAIT_S, check_in_time, new_run, put_begun, put_result
 from millstream.transport.mapping.pages import page_of, pagination
+from millstream.transport.mapping.times import put
 from millstream.transport.reading import Reader
-from millstream.transport.use_cases import Executions, Workflows
+from millstream.transport.use_cases import Executions, WorkflowPauses, Workflows
 from millstream.wire.v1 import workflow_service_pb2 as wire
 
 SCHEMA_TYPE = "application/schema+json"
@@ -19,10 +20,33 @@ SCHEMA_TYPE = "application/schema+json"
 class WorkflowService:
     """Workflows over the wire."""
 
-    def __init__(self, workflows: Workflows, executions: Executions, item: Reader) -> None:
+    def __init__(self, workflows: Workflows, executions: Executions, pauses: WorkflowPauses, item: Reader) -> None:
         self._workflows = workflows
+        self._pauses = pauses
         self._executions = executions
         self._items: Items[wire.ExecuteWorkflowBatchRequest.Item, NewRun] = Items("ExecuteWorkflow", item, new_run)
+
+    async def pause_workflow(self, request: wire.PauseWorkflowRequest, context: Context) -> Message:
+        """Hold a workflow."""
+        held, replayed = await self._pauses.pause(context.principal, request.workflow_id, request.reason, context.key)
+        context.replayed(replayed)
+        out = wire.PauseWorkflowResponse(workflow=held.kind, paused_by=held.paused_by, reason=held.reason)
+        put(out.paused_at, held.paused_us)
+        return out
+
+    async def resume_workflow(self, request: wire.ResumeWorkflowRequest, context: Context) -> Message:
+        """Let a workflow go on."""
+        name, replayed = await self._pauses.resume(context.principal, request.workflow_id, context.key)
+        context.replayed(replayed)
+        return wire.ResumeWorkflowResponse(workflow=name)
+
+    async def list_workflow_pauses(self, request: wire.ListWorkflowPausesRequest, context: Context) -> Message:
+        """List what is held."""
+        out = wire.ListWorkflowPausesResponse()
+        for held in await self._pauses.list(context.principal):
+            item = out.items.add(workflow=held.kind, paused_by=held.paused_by, reason=held.reason)
+            put(item.paused_at, held.paused_us)
+        return out
 
     async def execute_workflow(self, request: wire.ExecuteWorkflowRequest, context: Context) -> Message:
         """Begin a run."""
