@@ -24,24 +24,24 @@ ORDER = {
         {
             "id": "pay",
             "kind": "task",
-            "task": "pay",
+            "task": "orders.pay",
             "input": {"customer": "${input.customer}", "amount": "${input.amount}"},
             "on_failure": {"compensate": "refund"},
         },
-        {"id": "refund", "kind": "task", "task": "refund", "input": {"payment": "${steps.pay.output.payment}"}},
+        {"id": "refund", "kind": "task", "task": "orders.refund", "input": {"payment": "${steps.pay.output.payment}"}},
         {
             "id": "pack",
             "kind": "map",
             "needs": ["pay"],
             "over": "input.items",
             "concurrency": 10,
-            "each": {"kind": "task", "task": "pack", "input": {"item": "${item}", "place": "${index}"}},
+            "each": {"kind": "task", "task": "orders.pack", "input": {"item": "${item}", "place": "${index}"}},
         },
         {
             "id": "ship",
             "kind": "task",
             "needs": ["pack"],
-            "task": "ship",
+            "task": "orders.ship",
             "input": {"customer": "${input.customer}", "parcels": "${steps.pack.output}"},
             "retry": {"max_attempts": 2, "initial": 0.1},
         },
@@ -52,25 +52,25 @@ ORDER = {
 worker = Worker(TARGET, api_key=API_KEY)
 
 
-@worker.task("pay")
+@worker.task("orders.pay")
 async def pay(order: dict[str, object], ctx: Context) -> dict[str, object]:
     """Takes the money, once for each task, however often it is tried."""
     return {"payment": f"pay-{ctx.task_id[-6:]}", "amount": order["amount"]}
 
 
-@worker.task("refund")
+@worker.task("orders.refund")
 async def refund(order: dict[str, object]) -> dict[str, object]:
     """Gives it back."""
     return {"refunded": order["payment"]}
 
 
-@worker.task("pack")
+@worker.task("orders.pack")
 async def pack(order: dict[str, object]) -> str:
     """Packs one item."""
     return f"parcel of {order['item']}"
 
 
-@worker.task("ship")
+@worker.task("orders.ship")
 async def ship(order: dict[str, object]) -> dict[str, object]:
     """Hands the parcels over. Nobody takes lava."""
     parcels = order["parcels"]

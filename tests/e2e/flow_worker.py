@@ -27,7 +27,7 @@ class Order(BaseModel):
     amount: float = 1.0
 
 
-@worker.workflow("order")
+@worker.workflow("code-order")
 async def order(ctx: WorkflowContext, given: Order) -> dict[str, Any]:
     """Pay, then ship and tell at once, then wait for the customer."""
     paid = await ctx.task("pay", {"id": given.id, "amount": given.amount})
@@ -73,7 +73,7 @@ async def slow(ctx: WorkflowContext, steps: int) -> list[Any]:
 @worker.workflow("parent")
 async def parent(ctx: WorkflowContext, order: dict[str, Any]) -> Any:
     """A run of another workflow."""
-    return {"child": await ctx.child("order", order)}
+    return {"child": await ctx.child("code-order", order)}
 
 
 @worker.workflow("careful")

@@ -52,7 +52,7 @@ async def remembers(rest: Rest, path: str, state: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("flows")
 async def test_a_run_of_several_steps_answers_its_caller(rest: Rest) -> None:
     """FV-18: tasks one after the other and at once; the output comes back over REST."""
-    run = await start(rest, "order", {"id": 7})
+    run = await start(rest, "code-order", {"id": 7})
     assert (run["status"], run["completed"], run["started"]) == ("COMPLETED", True, True)
     assert run["output"] == {"paid": "paid 7", "shipped": "shipped 7", "told": "told 7"}
     events = check_ok(await rest.get(f"/api/v1/runs/{run['run_id']}/events"))["items"]
@@ -64,7 +64,7 @@ async def test_a_run_of_several_steps_answers_its_caller(rest: Rest) -> None:
 @pytest.mark.usefixtures("flows")
 async def test_a_failure_comes_back_with_its_code(rest: Rest) -> None:
     """FV-18: what nobody catches is the run's error; what is caught is not."""
-    run = await start(rest, "order", {"id": 7, "amount": -1})
+    run = await start(rest, "code-order", {"id": 7, "amount": -1})
     assert (run["status"], run["error"]["code"]) == ("FAILED", "DECLINED")
     run = await start(rest, "parent", {"id": 3})
     assert run["output"]["child"]["paid"] == "paid 3"
@@ -81,7 +81,7 @@ async def test_an_input_is_checked_against_the_workflows_schema(rest: Rest) -> N
 @pytest.mark.usefixtures("flows")
 async def test_a_run_is_signalled_and_tells_what_it_remembers(rest: Rest) -> None:
     """FV-17: the signal's key makes one of two calls; state is read meanwhile."""
-    run = await start(rest, "order", {"id": 8, "amount": 200}, wait=0)
+    run = await start(rest, "code-order", {"id": 8, "amount": 200}, wait=0)
     path = f"/api/v1/runs/{run['run_id']}"
     await remembers(rest, path, {"paid": "paid 8", "waits for": "confirmed"})
     headers = {"x-idempotency-key": str(uuid.uuid4())}

@@ -146,5 +146,6 @@ async def test_a_killed_server_takes_no_run_with_it(stack: Stack, rest: Http, or
     ends = await asyncio.gather(
         *(rest.get(f"/api/v1/runs/{each['run_id']}/result", params={"timeout": 60}) for each in answer["results"])
     )
-    assert [check_ok(end)["status"] for end in ends] == ["COMPLETED"] * 20
+    found = [check_ok(end) for end in ends]
+    assert [(end["status"], end.get("error")) for end in found] == [("COMPLETED", None)] * 20
     assert {end.json()["output"]["tracking"] for end in ends} == {"track-20"}

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 PROGRAM = Path(__file__).with_name("flow_worker.py")
 RUNS: list[tuple[str, Any]] = [
-    ("order", {"id": 7}),
-    ("order", {"id": 7, "amount": -1}),
+    ("code-order", {"id": 7}),
+    ("code-order", {"id": 7, "amount": -1}),
     ("many", 4),
     ("parent", {"id": 3}),
     ("parent", {"id": 3, "amount": -1}),
