@@ -19,7 +19,9 @@ from tests.bench.load import closed_loop, ensure
 from tests.bench.report import percentile_ms
 
 from millstream.adapters.metrics import Metrics
-from millstream.application.views import Cancellation, Completion, Hello, Lease, LeaseRef, NewTask, Reports
+from millstream.application.views.leases import Cancellation, Hello, Lease, LeaseRef
+from millstream.application.views.reports import Completion, Reports
+from millstream.application.views.tasks import NewTask
 from millstream.bootstrap import App, build
 from millstream.config import Settings
 from millstream.domain.principals import Principal, permissions_of

@@ -20,7 +20,9 @@ from tests.crash.processes import Postgres
 from millstream.adapters.metrics import Metrics
 from millstream.application.engine.commands import CancelTask, Due
 from millstream.application.engine.dispatch import Session
-from millstream.application.views import Lease, NewTask, TypeSpec
+from millstream.application.views.leases import Lease
+from millstream.application.views.tasks import NewTask
+from millstream.application.views.types import TypeSpec
 from millstream.config import Settings
 from millstream.domain.agents import AgentSpec, Subscription
 from millstream.domain.artifacts import NewArtifact

@@ -18,7 +18,10 @@ from tests.engine.world import FOREVER, ROOT, agent, key, made, types
 
 from millstream.application.engine.commands import Due
 from millstream.application.ids import new_id
-from millstream.application.views import AttemptFailure, Completion, Lease, NewTask, PromiseRef, Reports
+from millstream.application.views.leases import Lease
+from millstream.application.views.promises import PromiseRef
+from millstream.application.views.reports import AttemptFailure, Completion, Reports
+from millstream.application.views.tasks import NewTask
 from millstream.domain.agents import Join
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.bounds import Bounds

@@ -24,7 +24,11 @@ from tests.engine.world import (
 
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery, Completion, Lease, NewTask, TypeChange
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.leases import Lease
+from millstream.application.views.reports import Completion
+from millstream.application.views.tasks import NewTask
+from millstream.application.views.types import TypeChange
 from millstream.domain.artifacts import NewArtifact, Visibility
 from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
 from millstream.domain.runs import RunStatus

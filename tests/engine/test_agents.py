@@ -7,7 +7,8 @@ from tests.engine.world import ROOT, agent, kinds_of, made, order, principal, re
 
 from millstream.application import registering
 from millstream.application.paging import PageRequest
-from millstream.application.views import NewTask, TypeSpec
+from millstream.application.views.tasks import NewTask
+from millstream.application.views.types import TypeSpec
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.domain.retry import Timeouts
 from millstream.wiring import Service

@@ -9,7 +9,7 @@ from tests.engine.servers import PATIENCE_S, Start, eventually, killed, server
 from tests.engine.workers import Worker
 from tests.engine.world import AT_ONCE, FOREVER, ROOT, check_all, principal, seconds
 
-from millstream.application.views import CreatedTask, NewTask
+from millstream.application.views.tasks import CreatedTask, NewTask
 from millstream.domain.bounds import Bounds
 from millstream.domain.retry import Timeouts
 from millstream.domain.runs import Task, TaskStatus

@@ -15,7 +15,8 @@ from tests.engine.world import agent as agent_of
 from tests.remote_agents import NETWORKS, Behaviour, Turn, a2a_agent
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import SyncResult, TaskQuery
+from millstream.application.views.artifacts import SyncResult
+from millstream.application.views.tasks import TaskQuery
 from millstream.domain.agents import AgentSpec
 from millstream.domain.retry import SECOND_US, RetryPolicy, Timeouts
 from millstream.domain.runs import AttemptStatus, TaskStatus

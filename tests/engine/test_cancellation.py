@@ -24,7 +24,7 @@ from tests.engine.world import (
 
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.views import NewTask, TaskQuery
+from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.domain.errors import Conflict, NotFound
 from millstream.domain.retry import RetryPolicy
 from millstream.domain.runs import AttemptStatus, EventType, RunStatus, TaskStatus

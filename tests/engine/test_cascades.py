@@ -26,7 +26,9 @@ from tests.engine.world import (
 
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery, NewTask, TypeSpec
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.tasks import NewTask
+from millstream.application.views.types import TypeSpec
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed
 from millstream.domain.retry import RetryPolicy
 from millstream.domain.runs import EventType, RunKind, RunStatus

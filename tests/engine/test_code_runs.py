@@ -11,10 +11,14 @@ from tests.engine.workers import Worker, ref
 from tests.engine.workers import done as done_lease
 from tests.engine.world import ROOT, TENANT, check_all, key, kinds_of, principal, register
 
-from millstream.application.code_views import ActivationAnswer, NewCodeRun
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery, Lease, LeaseRef, PromiseRef, ReportResult, Reports, TaskQuery
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.code_runs import ActivationAnswer, NewCodeRun
+from millstream.application.views.leases import Lease, LeaseRef
+from millstream.application.views.promises import PromiseRef
+from millstream.application.views.reports import ReportResult, Reports
+from millstream.application.views.tasks import TaskQuery
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.code import (
     Activation,

@@ -25,7 +25,8 @@ from tests.engine.world import (
 from millstream.application.engine import committer
 from millstream.application.ids import new_id
 from millstream.application.ports import Disconnected
-from millstream.application.views import CreatedTask, NewTask, Published
+from millstream.application.views.artifacts import Published
+from millstream.application.views.tasks import CreatedTask, NewTask
 from millstream.domain.errors import MillstreamError, RateLimited, Unavailable
 from millstream.domain.runs import RunStatus
 from millstream.store.lane import PostgresLane

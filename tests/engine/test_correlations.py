@@ -10,7 +10,8 @@ from tests.engine.world import ROOT, agent, blind, order, payload_of, principal,
 
 from millstream.application import correlations
 from millstream.application.ids import new_id
-from millstream.application.views import CorrelationStatus, NewTask, Sent
+from millstream.application.views.artifacts import CorrelationStatus, Sent
+from millstream.application.views.tasks import NewTask
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.wiring import Service

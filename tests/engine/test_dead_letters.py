@@ -20,7 +20,8 @@ from tests.engine.world import (
 )
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import BulkWanted, DeadLetterQuery, NewTask
+from millstream.application.views.dead_letters import BulkWanted, DeadLetterQuery
+from millstream.application.views.tasks import NewTask
 from millstream.domain.bounds import Bounds
 from millstream.domain.errors import IdempotencyConflict, ValidationFailed
 from millstream.domain.retry import RetryPolicy

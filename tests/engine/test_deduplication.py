@@ -8,7 +8,7 @@ from tests.engine.servers import Start
 from tests.engine.workers import Worker
 from tests.engine.world import ROOT, check_all, key, principal, seconds
 
-from millstream.application.views import CreatedTask, NewTask
+from millstream.application.views.tasks import CreatedTask, NewTask
 from millstream.domain.runs import TaskStatus
 from millstream.domain.struct_wire import encode_value
 

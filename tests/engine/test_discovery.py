@@ -12,7 +12,7 @@ from tests.engine.world import ROOT, agent, principal, types
 
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.views import NewTask
+from millstream.application.views.tasks import NewTask
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.workers import TASK_KIND, WORKFLOW_KIND, KindQuery, KindSpec, KnownKind, KnownWorker, WorkerQuery
 from millstream.store import tables

@@ -22,7 +22,8 @@ from tests.engine.world import (
 
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery, Lease
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.leases import Lease
 from millstream.domain.agents import AgentSpec, Collect, Join, Subscription
 from millstream.domain.artifacts import NewArtifact, Visibility
 from millstream.domain.errors import ValidationFailed

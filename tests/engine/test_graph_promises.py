@@ -10,7 +10,7 @@ from tests.engine.test_graph_runs import define, execute, output_of, step
 from tests.engine.workers import Worker
 from tests.engine.world import ROOT, check_all, seconds
 
-from millstream.application.views import PromiseRef, PromiseView
+from millstream.application.views.promises import PromiseRef, PromiseView
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import NotFound
 from millstream.domain.promises import NewPromise, PromiseState, Rejection, Resolution, state_of

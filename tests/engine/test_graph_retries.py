@@ -11,8 +11,8 @@ from tests.engine.workers import Handler, Worker, failed
 from tests.engine.world import ROOT, check_all, data_of, events_of, kinds_of, seconds
 
 from millstream.application.paging import PageRequest
-from millstream.application.run_views import ManyRuns, RunQuery
-from millstream.application.views import Lease
+from millstream.application.views.leases import Lease
+from millstream.application.views.runs import ManyRuns, RunQuery
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import Conflict, ValidationFailed
 from millstream.domain.runs import EventType, Run, RunStatus

@@ -10,18 +10,12 @@ from tests.engine.workers import Worker, done, failed
 from tests.engine.world import AT_ONCE, ROOT, agent, check_all, key, kinds_of, made, payload_of, register, types
 
 from millstream.application.paging import PageRequest
-from millstream.application.run_views import RunQuery
-from millstream.application.views import (
-    AttemptFailure,
-    Completion,
-    ItemCounts,
-    Lease,
-    PromiseQuery,
-    PromiseRef,
-    RunResult,
-    StepView,
-    TaskQuery,
-)
+from millstream.application.views.leases import Lease
+from millstream.application.views.promises import PromiseQuery, PromiseRef
+from millstream.application.views.reports import AttemptFailure, Completion
+from millstream.application.views.runs import RunQuery, RunResult
+from millstream.application.views.steps import ItemCounts, StepView
+from millstream.application.views.tasks import TaskQuery
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import NotFound
 from millstream.domain.promises import Resolution

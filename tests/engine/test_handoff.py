@@ -17,7 +17,8 @@ from tests.engine.world import (
     types,
 )
 
-from millstream.application.views import NewTask, Reports
+from millstream.application.views.reports import Reports
+from millstream.application.views.tasks import NewTask
 from millstream.domain.runs import RunStatus, TaskStatus
 from millstream.domain.struct_wire import decode_value, encode_value
 from millstream.store.lane import PostgresLane

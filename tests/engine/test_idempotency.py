@@ -20,7 +20,9 @@ from tests.engine.world import (
     types,
 )
 
-from millstream.application.views import CreatedTask, NewTask, Published, SyncResult, TypeSpec
+from millstream.application.views.artifacts import Published, SyncResult
+from millstream.application.views.tasks import CreatedTask, NewTask
+from millstream.application.views.types import TypeSpec
 from millstream.domain.errors import IdempotencyConflict, NotFound
 from millstream.domain.runs import RunStatus, TaskStatus
 from millstream.wiring import Service

@@ -21,7 +21,9 @@ from tests.engine.world import (
 )
 
 from millstream.application.ids import new_id
-from millstream.application.views import LeaseRef, NewTask, Reports
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.reports import Reports
+from millstream.application.views.tasks import NewTask
 from millstream.domain.retry import RetryPolicy
 from millstream.domain.runs import AttemptStatus, TaskStatus
 from millstream.wiring import Service

@@ -6,7 +6,8 @@ from tests.engine.servers import Start, eventually, killed, server
 from tests.engine.world import ROOT
 
 from millstream.application import log_levels
-from millstream.application.views import Key, LogLevel
+from millstream.application.views.idempotency import Key
+from millstream.application.views.log_levels import LogLevel
 from millstream.domain.errors import Conflict, IdempotencyConflict
 from millstream.wiring import Service
 

@@ -16,7 +16,10 @@ from tests.engine.world import ROOT, TENANT, agent, blind, check_all, key, made,
 from millstream.application.paging import PageRequest
 from millstream.application.payloads import Expected
 from millstream.application.turns import Turns
-from millstream.application.views import STRUCT_TYPE, ArtifactQuery, LeaseRef, TypeSpec
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.payloads import STRUCT_TYPE
+from millstream.application.views.types import TypeSpec
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import MillstreamError, NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal

@@ -10,7 +10,8 @@ from tests.engine.world import ROOT, check_all, data_of, events_of, key, kinds_o
 
 from millstream.application.engine.commands import AttachWaiter
 from millstream.application.paging import PageRequest
-from millstream.application.views import NewTask, PromiseQuery, PromiseRef, PromiseView, TaskQuery
+from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
+from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, TimedOut, ValidationFailed
 from millstream.domain.promises import NewPromise, PromiseState, Rejection, Resolution, state_of
 from millstream.domain.retry import Timeouts

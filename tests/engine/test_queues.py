@@ -7,7 +7,8 @@ from tests.engine.workers import Worker
 from tests.engine.world import FOREVER, ROOT, agent, key, principal, register
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import NewTask, QueueState
+from millstream.application.views.queues import QueueState
+from millstream.application.views.tasks import NewTask
 from millstream.domain.bounds import Bounds
 from millstream.domain.errors import IdempotencyConflict
 from millstream.wiring import Service

@@ -13,7 +13,7 @@ from millstream.adapters.metrics import Metrics
 from millstream.application import readiness
 from millstream.application.engine import queue
 from millstream.application.readiness import Check
-from millstream.application.views import NewTask
+from millstream.application.views.tasks import NewTask
 from millstream.store import migrations
 from millstream.wiring import Service, wire
 

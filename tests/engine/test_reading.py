@@ -12,8 +12,10 @@ from tests.engine.world import CHAIN, CHAIN_AGENTS, ROOT, agent, made, order, pr
 
 from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest
-from millstream.application.run_views import RunQuery
-from millstream.application.views import ArtifactQuery, NewTask, TaskQuery, TypeSpec
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.runs import RunQuery
+from millstream.application.views.tasks import NewTask, TaskQuery
+from millstream.application.views.types import TypeSpec
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import NotFound, TimedOut, ValidationFailed
 from millstream.domain.principals import Principal

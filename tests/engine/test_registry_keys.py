@@ -9,7 +9,8 @@ from tests.engine.workers import chain_worker
 from tests.engine.world import CHAIN, CHAIN_AGENTS, ROOT, agent, key, order, register
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import AgentState, TypeChange, TypeSpec
+from millstream.application.views.agents import AgentState
+from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.domain.errors import NotFound
 from millstream.wiring import Service
 

@@ -6,7 +6,8 @@ from tests.engine.servers import Roles, Start, server
 from tests.engine.workers import Worker, chain_worker
 from tests.engine.world import ROOT, agent, check_all, key, made, order, register, seconds
 
-from millstream.application.views import NewTask, TypeSpec
+from millstream.application.views.tasks import NewTask
+from millstream.application.views.types import TypeSpec
 from millstream.domain.agents import Collect
 from millstream.domain.errors import NotFound
 from millstream.domain.runs import RunStatus

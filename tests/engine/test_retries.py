@@ -6,7 +6,8 @@ from tests.engine.servers import Roles, Start
 from tests.engine.workers import Worker, ref
 from tests.engine.world import AT_ONCE, ROOT, check_all, data_of, events_of, kinds_of, seconds
 
-from millstream.application.views import AttemptFailure, NewTask
+from millstream.application.views.reports import AttemptFailure
+from millstream.application.views.tasks import NewTask
 from millstream.domain.retry import RetryPolicy, Timeouts
 from millstream.domain.runs import AttemptStatus, EventType, RunStatus, TaskStatus
 from millstream.wiring import Service

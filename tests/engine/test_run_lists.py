@@ -7,8 +7,8 @@ from tests.engine.workers import Worker
 from tests.engine.world import AT_ONCE, FOREVER, ROOT, key, principal, seconds
 
 from millstream.application.paging import PageRequest
-from millstream.application.run_views import RunQuery, StuckQuery
-from millstream.application.views import NewTask
+from millstream.application.views.runs import RunQuery, StuckQuery
+from millstream.application.views.tasks import NewTask
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.retry import RetryPolicy
 from millstream.domain.runs import RunStatus, TaskStatus

@@ -21,7 +21,7 @@ from tests.engine.world import (
 )
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import NewTask, TaskQuery
+from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.domain.errors import Conflict, LeaseLost, NotFound, ValidationFailed
 from millstream.domain.retry import RetryPolicy
 from millstream.domain.runs import EventType, RunStatus, Task, TaskStatus

@@ -26,8 +26,11 @@ from tests.engine.world import (
 
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
-from millstream.application.run_views import ManyRuns, RunQuery
-from millstream.application.views import ArtifactQuery, AttemptFailure, Completion, Lease, NewTask, TaskQuery
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.leases import Lease
+from millstream.application.views.reports import AttemptFailure, Completion
+from millstream.application.views.runs import ManyRuns, RunQuery
+from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import Conflict, MillstreamError, NotFound, ValidationFailed
 from millstream.domain.retry import RetryPolicy

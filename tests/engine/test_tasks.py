@@ -10,7 +10,8 @@ from tests.engine.workers import Worker, done, failed, ref
 from tests.engine.world import AT_ONCE, ROOT, check_all, kinds_of, made, principal, seconds
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import CreatedTask, NewTask, Reports, TaskQuery
+from millstream.application.views.reports import Reports
+from millstream.application.views.tasks import CreatedTask, NewTask, TaskQuery
 from millstream.domain.bounds import Bounds
 from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
 from millstream.domain.runs import AttemptStatus, RunKind, RunStatus, TaskStatus

@@ -9,7 +9,7 @@ from tests.engine.world import key, principal
 
 from millstream.application import tenants
 from millstream.application.paging import PageRequest
-from millstream.application.views import PromiseQuery
+from millstream.application.views.promises import PromiseQuery
 from millstream.config import ApiKeySettings
 from millstream.domain.errors import Conflict, Forbidden, IdempotencyConflict, NotFound
 from millstream.domain.tenants import Tenant

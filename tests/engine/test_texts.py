@@ -7,7 +7,8 @@ from tests.engine.servers import Start
 from tests.engine.workers import Worker
 from tests.engine.world import ROOT, key, made, payload_of, register
 
-from millstream.application.views import AttemptFailure, Completion, NewTask
+from millstream.application.views.reports import AttemptFailure, Completion
+from millstream.application.views.tasks import NewTask
 from millstream.domain.artifacts import NewArtifact, Visibility
 from millstream.domain.struct_wire import decode_value, encode_struct, encode_value
 

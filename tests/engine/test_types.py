@@ -7,7 +7,8 @@ import pytest
 from tests.engine.servers import Start
 from tests.engine.world import ROOT, key, made, register
 
-from millstream.application.views import Published, TypeChange, TypeSpec
+from millstream.application.views.artifacts import Published
+from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.domain.agents import TypeOptions
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.wiring import Service

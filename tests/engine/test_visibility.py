@@ -9,7 +9,9 @@ from tests.engine.workers import Worker, done
 from tests.engine.world import ROOT, agent, blind, made, order, register, seconds, types
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import ArtifactQuery, Completion, Lease, Published
+from millstream.application.views.artifacts import ArtifactQuery, Published
+from millstream.application.views.leases import Lease
+from millstream.application.views.reports import Completion
 from millstream.domain.artifacts import NewArtifact, Visibility
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.principals import Principal

@@ -9,8 +9,9 @@ from tests.engine.workers import Worker, done
 from tests.engine.world import ROOT, TENANT, agent, blind, made, order, principal, register, seconds, types
 
 from millstream.application.paging import PageRequest
-from millstream.application.run_views import RunQuery
-from millstream.application.views import ArtifactQuery, TaskQuery
+from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.views.runs import RunQuery
+from millstream.application.views.tasks import TaskQuery
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal

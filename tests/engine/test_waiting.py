@@ -8,7 +8,7 @@ from tests.engine.servers import Roles, Start, eventually, killed
 from tests.engine.workers import Worker, chain_worker
 from tests.engine.world import CHAIN, CHAIN_AGENTS, ROOT, agent, made, order, register, types
 
-from millstream.application.views import SyncResult
+from millstream.application.views.artifacts import SyncResult
 from millstream.store.wakeups import channel
 from millstream.wiring import Service
 

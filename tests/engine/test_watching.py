@@ -17,7 +17,7 @@ from tests.engine.world import CHAIN, ROOT, TENANT, made, order, principal, regi
 from millstream.application import feed as feed_module
 from millstream.application import watch_kinds, watches
 from millstream.application.ids import new_id
-from millstream.application.views import Sent
+from millstream.application.views.artifacts import Sent
 from millstream.application.watch_cursor import WatchCursor
 from millstream.application.watches import WatchFilter
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility

@@ -9,7 +9,7 @@ from tests.engine.servers import Start, eventually
 from tests.engine.world import ROOT, TENANT, agent, key, principal, register
 
 from millstream.application.paging import PageRequest
-from millstream.application.workflow_views import WorkflowDetail, WorkflowQuery
+from millstream.application.views.workflows import WorkflowDetail, WorkflowQuery
 from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
 from millstream.wiring import Service
 

@@ -10,18 +10,9 @@ from tests.engine.servers import PATIENCE_S, introduced
 from tests.engine.world import CHAIN, CHAIN_AGENTS, ROOT, types
 
 from millstream.application.ids import new_id
-from millstream.application.views import (
-    AttemptFailure,
-    Cancellation,
-    Completion,
-    Hello,
-    Lease,
-    LeaseRef,
-    Progress,
-    ReportResult,
-    Reports,
-    TypeSpec,
-)
+from millstream.application.views.leases import Cancellation, Hello, Lease, LeaseRef
+from millstream.application.views.reports import AttemptFailure, Completion, Progress, ReportResult, Reports
+from millstream.application.views.types import TypeSpec
 from millstream.application.workers import WorkerSession
 from millstream.domain.agents import AgentSpec
 from millstream.domain.artifacts import NewArtifact

@@ -5,7 +5,8 @@ from typing import Any
 
 from tests.engine.database import Database
 
-from millstream.application.views import Key, TypeSpec
+from millstream.application.views.idempotency import Key
+from millstream.application.views.types import TypeSpec
 from millstream.domain.agents import AgentSpec, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.principals import Principal, permissions_of

@@ -11,7 +11,8 @@ from tests.rpc.conftest import Answer, Service
 from tests.rpc.fakes import AT_US, ID
 
 from millstream.application.payloads import Expected
-from millstream.application.views import STRUCT_TYPE, LeaseRef
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.payloads import STRUCT_TYPE
 from millstream.domain.errors import NotFound, PayloadTooLarge
 from millstream.transport.services import payloads as service_module
 from millstream.v1.payload_service_pb2 import (

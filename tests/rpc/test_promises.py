@@ -9,7 +9,7 @@ from tests.rpc.fakes import ID, OTHER
 from tests.rpc.test_services import _ask, _refused
 
 from millstream.application.paging import PageRequest
-from millstream.application.views import PromiseQuery, PromiseRef
+from millstream.application.views.promises import PromiseQuery, PromiseRef
 from millstream.domain.promises import NewPromise, PromiseState, Rejection, Resolution
 from millstream.domain.struct_wire import decode_value
 

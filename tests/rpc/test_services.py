@@ -13,16 +13,11 @@ from tests.rpc.conftest import Service
 from tests.rpc.fakes import ID, OTHER, artifact
 
 from millstream.application.paging import PageRequest
-from millstream.application.run_views import ManyRuns, RunQuery, StuckQuery
-from millstream.application.views import (
-    CorrelationStatus,
-    LeaseRef,
-    Published,
-    SyncResult,
-    TaskQuery,
-    TypeChange,
-    TypeSpec,
-)
+from millstream.application.views.artifacts import CorrelationStatus, Published, SyncResult
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.runs import ManyRuns, RunQuery, StuckQuery
+from millstream.application.views.tasks import TaskQuery
+from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.domain.agents import TypeOptions
 from millstream.domain.artifacts import Visibility
 from millstream.domain.errors import ValidationFailed

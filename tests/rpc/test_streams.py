@@ -13,7 +13,7 @@ from tests.rpc.answers import status_of
 from tests.rpc.conftest import Answer, Service
 from tests.rpc.fakes import ID, artifact
 
-from millstream.application.views import Sent
+from millstream.application.views.artifacts import Sent
 from millstream.application.watches import WatchFilter
 from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed
 from millstream.transport.mapping.artifacts import put_artifact

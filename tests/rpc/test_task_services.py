@@ -7,7 +7,8 @@ from tests.rpc.conftest import Service
 from tests.rpc.fakes import AT_US, ID, OTHER, task
 from tests.rpc.test_services import _ask, _refused
 
-from millstream.application.views import BulkWanted, CreatedTask, DeadLetterQuery, TaskQuery, TaskView
+from millstream.application.views.dead_letters import BulkWanted, DeadLetterQuery
+from millstream.application.views.tasks import CreatedTask, TaskQuery, TaskView
 from millstream.domain.bounds import Bounds
 from millstream.domain.runs import TaskStatus
 

@@ -10,8 +10,8 @@ import pytest
 from tests.rpc.conftest import Service
 from tests.rpc.fakes import ID, OTHER, Session, lease
 
-from millstream.application import views
-from millstream.application.views import Cancellation
+from millstream.application.views import leases
+from millstream.application.views.leases import Cancellation
 from millstream.domain.errors import Unavailable
 from millstream.domain.workers import KindSpec
 from millstream.transport import work_stream
@@ -89,7 +89,7 @@ async def test_a_worker_is_welcomed_before_all_else(service: Service) -> None:
         assert (await worker.hear()).ack == 1
         hello = worker.session.hello
         assert (hello.worker_id, hello.kinds, hello.queues, hello.slots) == (ID, ("resize",), ("default",), 4)
-        assert hello.held == (views.LeaseRef(ID, 1),)
+        assert hello.held == (leases.LeaseRef(ID, 1),)
 
 
 async def test_a_hello_tells_of_its_kinds(service: Service) -> None:
@@ -206,7 +206,7 @@ async def test_messages_that_wait_are_stored_together_and_acked_once(service: Se
         assert [answer.ack for answer in heard] in ([2, 10], [10])
         attempts = [done.attempt for report in session.reports for done in report.completions]
         assert attempts == [1, *range(3, 10)]
-        assert session.reports[-1].heartbeats == (views.LeaseRef(ID, 1),)
+        assert session.reports[-1].heartbeats == (leases.LeaseRef(ID, 1),)
 
 
 async def test_a_bad_report_fails_its_task_and_the_rest_is_stored(service: Service) -> None:

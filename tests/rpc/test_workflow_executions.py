@@ -11,8 +11,8 @@ from tests.rpc.fakes import ID, OTHER, graph_run, run
 from tests.rpc.test_services import _call, _class, _refused
 
 from millstream.application.paging import PageRequest
-from millstream.application.run_views import RunQuery
-from millstream.application.views import CreatedTask, RunResult, TaskQuery
+from millstream.application.views.runs import RunQuery, RunResult
+from millstream.application.views.tasks import CreatedTask, TaskQuery
 from millstream.domain.promises import Rejection, Resolution
 from millstream.domain.runs import RunStatus, Task, TaskStatus
 from millstream.domain.struct_wire import decode_value

@@ -10,7 +10,7 @@ from tests.rpc.fakes import ID
 from tests.rpc.test_services import _ask, _call, _refused
 
 from millstream.application.paging import PageRequest
-from millstream.application.workflow_views import Validation, WorkflowQuery
+from millstream.application.views.workflows import Validation, WorkflowQuery
 
 AT = "2023-11-14T22:13:20.123456Z"
 DEFINITION = {"name": "order", "steps": [{"id": "pay", "kind": "task", "task": "pay"}]}

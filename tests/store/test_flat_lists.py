@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.engine.database import Database, Postgres
 
-from millstream.application.views import ArtifactQuery
+from millstream.application.views.artifacts import ArtifactQuery
 from millstream.domain.artifacts import Reader
 from millstream.store import artifacts
 from millstream.store.connections import Database as Pool

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.engine.database import Database, Postgres
 
-from millstream.application.run_views import RunQuery, StuckQuery
+from millstream.application.views.runs import RunQuery, StuckQuery
 from millstream.domain.runs import RunKind, RunStatus
 from millstream.store import labels as labels_store
 from millstream.store import run_lists, stuck

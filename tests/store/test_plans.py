@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.engine.database import Database, Postgres
 
-from millstream.application.views import DeadLetterQuery
+from millstream.application.views.dead_letters import DeadLetterQuery
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.batch import Batch, Claim, KeyClaim, Limits

@@ -13,7 +13,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.graph_commands import AdvanceGraph, FailChild, Hold, Looked, TellParent
 from millstream.application.ids import new_id
 from millstream.application.step_values import Evaluator, Outcome, RunValues
-from millstream.application.views import StepEnd
+from millstream.application.views.steps import StepEnd
 from millstream.domain.artifacts import EXTERNAL, Artifact
 from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
 from millstream.domain.graph import ENDED, Decision, FailStep, Graph, StartStep, StepState, note

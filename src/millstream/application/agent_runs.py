@@ -16,7 +16,8 @@ from millstream.application.publishing import MATCH_ROUNDS
 from millstream.application.referring import Referring, referred
 from millstream.application.registering import named
 from millstream.application.runs import claim_of
-from millstream.application.views import Key, Published, SyncResult
+from millstream.application.views.artifacts import Published, SyncResult
+from millstream.application.views.idempotency import Key
 from millstream.domain.agents import Agent
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
 from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed

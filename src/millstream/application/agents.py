@@ -21,7 +21,10 @@ from millstream.application.paging import (
 from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering, named
 from millstream.application.sight import restricted
-from millstream.application.views import AgentDetail, AgentHistory, AgentState, Key, SyncResult, TypeChange, TypeSpec
+from millstream.application.views.agents import AgentDetail, AgentHistory, AgentState
+from millstream.application.views.artifacts import SyncResult
+from millstream.application.views.idempotency import Key
+from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.application.waiting_gates import WaitingGates
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import NewArtifact, Reader

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from millstream.application.catalog import Catalog, Catalogs
-from millstream.application.code_views import ActivationAnswer
 from millstream.application.engine.code_commands import AnswerActivation
 from millstream.application.engine.commands import Command, Fail
 from millstream.application.engine.engine import Engine
@@ -12,7 +11,8 @@ from millstream.application.engine.queue import RegistryMoved
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
-from millstream.application.views import ReportResult
+from millstream.application.views.code_runs import ActivationAnswer
+from millstream.application.views.reports import ReportResult
 from millstream.domain.artifacts import EXTERNAL
 from millstream.domain.code import CancelStep, Note, OpenPromise, PublishItem
 from millstream.domain.code_runs import Answer

@@ -20,7 +20,7 @@ from millstream.application.ports import TooSlow
 from millstream.application.publishing import Publishing
 from millstream.application.referring import Referring
 from millstream.application.sight import may_see, restricted
-from millstream.application.views import ArtifactQuery, Consumption, ListedArtifact, Summary
+from millstream.application.views.artifacts import ArtifactQuery, Consumption, ListedArtifact, Summary
 from millstream.domain.artifacts import Artifact, Reader, size_bytes
 from millstream.domain.errors import NotFound, TimedOut, ValidationFailed
 from millstream.domain.principals import Principal

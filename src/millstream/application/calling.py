@@ -14,7 +14,7 @@ from millstream.application.engine.dispatch import Session
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.pool import Pool
 from millstream.application.ids import new_id
-from millstream.application.views import Cancellation, Lease
+from millstream.application.views.leases import Cancellation, Lease
 from millstream.domain.agents import Agent
 
 log = logging.getLogger(__name__)

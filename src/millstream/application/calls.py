@@ -11,7 +11,8 @@ from millstream.application.engine.clock import Clock
 from millstream.application.engine.dispatch import HeldLease
 from millstream.application.referring import Referring
 from millstream.application.reporting import Reporting
-from millstream.application.views import AttemptFailure, Completion, Lease, LeaseRef, Progress, Reports
+from millstream.application.views.leases import Lease, LeaseRef
+from millstream.application.views.reports import AttemptFailure, Completion, Progress, Reports
 from millstream.domain.agents import Agent
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.errors import MillstreamError, RateLimited, Unavailable

@@ -10,7 +10,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.waiting import Ended
 from millstream.application.paging import encode_token, fitting, text_bytes
 from millstream.application.sight import Sight, SightReads, may_see, restricted
-from millstream.application.views import ArtifactQuery, Published, SyncResult
+from millstream.application.views.artifacts import ArtifactQuery, Published, SyncResult
 from millstream.domain.artifacts import Artifact, Reader
 from millstream.domain.errors import NotFound
 from millstream.domain.planners import LIMIT_CODE

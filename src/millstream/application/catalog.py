@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from millstream.application.ports import Costly, Sandbox
-from millstream.application.views import Key, LogLevel
-from millstream.application.workflow_views import WorkflowHead, WorkflowVersion
+from millstream.application.views.idempotency import Key
+from millstream.application.views.log_levels import LogLevel
+from millstream.application.views.workflows import WorkflowHead, WorkflowVersion
 from millstream.domain.agents import Activation, Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.batch import KeyClaim

@@ -13,7 +13,7 @@ from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
 from millstream.application.registering import named
-from millstream.application.views import OpenChild
+from millstream.application.views.runs import OpenChild
 from millstream.application.workflow_runs import NewRun, WorkflowRuns
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
 from millstream.domain.children import child_id

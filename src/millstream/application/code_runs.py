@@ -4,7 +4,6 @@ import asyncio
 import json
 from typing import Protocol
 
-from millstream.application.code_views import NewCodeRun, RunHistory, StartedRun
 from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.engine.code_commands import SignalRun, StartRun
 from millstream.application.engine.commands import AttachWaiter
@@ -13,7 +12,8 @@ from millstream.application.engine.queue import Replayed
 from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
 from millstream.application.runs import claim_of
-from millstream.application.views import Key
+from millstream.application.views.code_runs import NewCodeRun, RunHistory, StartedRun
+from millstream.application.views.idempotency import Key
 from millstream.domain.code import History, Standing
 from millstream.domain.code_runs import NewRun
 from millstream.domain.errors import Conflict, NotFound, ValidationFailed

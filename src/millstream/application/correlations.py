@@ -6,7 +6,7 @@ from typing import Protocol
 from millstream.application.engine.engine import Engine
 from millstream.application.paging import decode_token, encode_token, token_count, token_id, token_of
 from millstream.application.sight import restricted
-from millstream.application.views import ArtifactQuery, CorrelationStatus, Sent
+from millstream.application.views.artifacts import ArtifactQuery, CorrelationStatus, Sent
 from millstream.domain.artifacts import Artifact, Reader
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.planners import LIMIT_CODE

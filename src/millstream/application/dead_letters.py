@@ -23,7 +23,8 @@ from millstream.application.paging import (
 from millstream.application.publishing import item_key
 from millstream.application.runs import claim_of, task_bytes
 from millstream.application.sight import Sight, SightReads
-from millstream.application.views import BulkDone, BulkWanted, DeadLetterQuery, Key
+from millstream.application.views.dead_letters import BulkDone, BulkWanted, DeadLetterQuery
+from millstream.application.views.idempotency import Key
 from millstream.domain.errors import Conflict, MillstreamError, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Task

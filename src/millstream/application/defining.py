@@ -10,9 +10,9 @@ import orjson
 from millstream.application.catalog import Catalogs, RegistryChange
 from millstream.application.ids import new_id
 from millstream.application.registry_keys import claim, claimed
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
+from millstream.application.views.workflows import Validation, WorkflowDetail, WorkflowHead, WorkflowVersion
 from millstream.application.workflow_rules import Examined, Expressions, Known, bounded, examine, unknown
-from millstream.application.workflow_views import Validation, WorkflowDetail, WorkflowHead, WorkflowVersion
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import Conflict, FieldFault, NotFound, ValidationFailed
 from millstream.domain.principals import Principal

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from millstream.application.ports import FULL, FeedRow, Places
-from millstream.application.views import ArtifactQuery
+from millstream.application.views.artifacts import ArtifactQuery
 from millstream.domain.artifacts import Artifact, Reader, size_bytes
 from millstream.domain.errors import MillstreamError
 

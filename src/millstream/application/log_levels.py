@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from millstream.application.registering import Registering
-from millstream.application.views import Key, LogLevel
+from millstream.application.views.idempotency import Key
+from millstream.application.views.log_levels import LogLevel
 from millstream.domain.principals import Principal
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ from typing import Final, Protocol
 
 from millstream.application.ids import new_id
 from millstream.application.sight import restricted
-from millstream.application.views import LeaseRef, StoredPayload
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.payloads import StoredPayload
 from millstream.domain.artifacts import Reader
 from millstream.domain.errors import Conflict, NotFound, PayloadTooLarge, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal

@@ -22,7 +22,8 @@ from millstream.application.paging import (
     token_of,
 )
 from millstream.application.runs import claim_of
-from millstream.application.views import Key, PromiseQuery, PromiseRef, PromiseView
+from millstream.application.views.idempotency import Key
+from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import Conflict, NotFound, TimedOut
 from millstream.domain.principals import Principal

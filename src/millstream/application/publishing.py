@@ -12,7 +12,11 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
 from millstream.application.referring import Referring, referred
-from millstream.application.views import Batch, CreatedTask, Key, Published, RunResult, SyncResult
+from millstream.application.views.artifacts import Published, SyncResult
+from millstream.application.views.batches import Batch
+from millstream.application.views.idempotency import Key
+from millstream.application.views.runs import RunResult
+from millstream.application.views.tasks import CreatedTask
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import EXTERNAL, NewArtifact
 from millstream.domain.batch import KeyClaim

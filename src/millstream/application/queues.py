@@ -10,7 +10,8 @@ from millstream.application.engine.engine import Engine
 from millstream.application.paging import Page, PageRequest, text_bytes
 from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering
-from millstream.application.views import Key, QueueState
+from millstream.application.views.idempotency import Key
+from millstream.application.views.queues import QueueState
 from millstream.domain.principals import Principal
 from millstream.domain.runs import UNLEASED
 

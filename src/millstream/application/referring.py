@@ -9,7 +9,8 @@ from typing import Any
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.payloads import Payloads
 from millstream.application.turns import Turns
-from millstream.application.views import STRUCT_TYPE, LeaseRef, StoredPayload
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.payloads import STRUCT_TYPE, StoredPayload
 from millstream.domain.agents import Activation
 from millstream.domain.artifacts import PUBLIC, Artifact, NewArtifact, Visibility, foreign_tenant
 from millstream.domain.errors import MillstreamError, NotFound, ValidationFailed

@@ -17,7 +17,9 @@ from millstream.application.typing_rules import (
     check_schema,
     options_after,
 )
-from millstream.application.views import Key, LogLevel, TypeChange, TypeSpec
+from millstream.application.views.idempotency import Key
+from millstream.application.views.log_levels import LogLevel
+from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.domain.addresses import Network
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.batch import KeyClaim

@@ -3,7 +3,7 @@
 import json
 
 from millstream.application.catalog import RegistryChange
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import IdempotencyConflict
 from millstream.domain.principals import Principal

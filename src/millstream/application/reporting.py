@@ -14,7 +14,8 @@ from millstream.application.engine.queue import Outcome, RegistryMoved
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
-from millstream.application.views import AttemptFailure, Completion, LeaseRef, Progress, ReportResult, Reports
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.reports import AttemptFailure, Completion, Progress, ReportResult, Reports
 from millstream.domain.errors import Conflict, Forbidden, LeaseLost, MillstreamError, NotFound, Unavailable
 from millstream.domain.principals import Principal
 from millstream.domain.publication import Produce

@@ -11,7 +11,8 @@ from millstream.application.publishing import Publishing
 from millstream.application.runs import claim_of
 from millstream.application.sight import SightReads, may_see, restricted
 from millstream.application.tasks import Tasks
-from millstream.application.views import Key, NewTask, TaskQuery
+from millstream.application.views.idempotency import Key
+from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.application.workflow_runs import NewRun, WorkflowRuns
 from millstream.domain.artifacts import EXTERNAL, Artifact, NewArtifact
 from millstream.domain.errors import Conflict, MillstreamError, NotFound, ValidationFailed

@@ -12,10 +12,10 @@ from millstream.application.engine.queue import Outcome, Replayed
 from millstream.application.engine.run_operations import PauseRun, ResumeRun, RetryRun
 from millstream.application.paging import decode_token, encode_token, token_id, token_number, token_of
 from millstream.application.rerunning import Rerunning
-from millstream.application.run_views import DoneRuns, ManyRuns, RunQuery
 from millstream.application.runs import RunReads, Runs, claim_of
 from millstream.application.sight import Sight
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
+from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery
 from millstream.domain.errors import Conflict, MillstreamError, NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Run, RunKind, RunStatus, Task

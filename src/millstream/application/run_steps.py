@@ -15,7 +15,7 @@ from millstream.application.paging import (
     token_count,
     token_of,
 )
-from millstream.application.views import ItemCounts, StepView
+from millstream.application.views.steps import ItemCounts, StepView
 from millstream.domain.errors import NotFound
 from millstream.domain.graph import ENDED, Graph, StepState
 from millstream.domain.principals import Principal

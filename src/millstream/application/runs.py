@@ -20,10 +20,11 @@ from millstream.application.paging import (
     token_number,
     token_of,
 )
-from millstream.application.run_views import FoundRuns, RunQuery, RunView
 from millstream.application.sight import Sight, SightReads
-from millstream.application.views import Key, TaskQuery
-from millstream.application.workflow_views import WorkflowHead
+from millstream.application.views.idempotency import Key
+from millstream.application.views.runs import FoundRuns, RunQuery, RunView
+from millstream.application.views.tasks import TaskQuery
+from millstream.application.views.workflows import WorkflowHead
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal

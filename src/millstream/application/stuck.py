@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from millstream.application.paging import decode_token, encode_token, token_id, token_of
-from millstream.application.run_views import StuckQuery, StuckTask
 from millstream.application.sight import Sight, SightReads
+from millstream.application.views.runs import StuckQuery, StuckTask
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.principals import Principal
 

@@ -6,7 +6,7 @@ from typing import Protocol
 from millstream.application.engine.engine import Engine
 from millstream.application.log_levels import Levels, LogLevels
 from millstream.application.readiness import Check, Readiness
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
 from millstream.domain.errors import MillstreamError
 from millstream.domain.principals import Principal
 

@@ -11,12 +11,15 @@ from millstream.application.engine.queue import Outcome, Replayed
 from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest, fitting, text_bytes
 from millstream.application.publishing import batch_of, claim_call, item_key
-from millstream.application.run_views import StuckQuery, StuckTask
 from millstream.application.runs import RunReads as _RunReads
 from millstream.application.runs import claim_of, task_page
 from millstream.application.sight import Sight
 from millstream.application.stuck import StuckReads, stuck_tasks
-from millstream.application.views import Batch, CreatedTask, Key, NewTask, Published, TaskQuery, TaskView
+from millstream.application.views.artifacts import Published
+from millstream.application.views.batches import Batch
+from millstream.application.views.idempotency import Key
+from millstream.application.views.runs import StuckQuery, StuckTask
+from millstream.application.views.tasks import CreatedTask, NewTask, TaskQuery, TaskView
 from millstream.domain.batch import BUSINESS, KeyClaim
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.principals import Principal

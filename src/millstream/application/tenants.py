@@ -9,7 +9,7 @@ from millstream.application.catalog import Registry
 from millstream.application.ids import new_id
 from millstream.application.paging import Page, PageRequest, decode_token, encode_token, page_info, token_of
 from millstream.application.registry_keys import claim, claimed
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
 from millstream.domain.errors import Conflict, Forbidden, NotFound
 from millstream.domain.principals import Principal
 from millstream.domain.tenants import DEFAULT_TENANT, Tenant, sees_all

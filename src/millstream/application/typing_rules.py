@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from millstream.application.catalog import Catalogs, Check
 from millstream.application.ports import Costly
-from millstream.application.views import TypeChange, TypeSpec
+from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.domain.agents import DEFAULT_OPTIONS, ArtifactType, TypeOptions
 from millstream.domain.compatibility import TooInvolved, breaks
 from millstream.domain.errors import FieldFault, ValidationFailed

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from millstream.application.sight import restricted
-from millstream.application.views import Waiting, WaitingGate
+from millstream.application.views.agents import Waiting, WaitingGate
 from millstream.domain.agents import Agent
 from millstream.domain.artifacts import Reader
 from millstream.domain.gates import Buffer, Part, counted

@@ -5,7 +5,7 @@ from typing import Final
 
 from millstream.application.feed import ROWS_READ, Stored, load, parts
 from millstream.application.ports import FULL, Places
-from millstream.application.views import ArtifactQuery, Sent
+from millstream.application.views.artifacts import ArtifactQuery, Sent
 from millstream.application.watch_cursor import WatchCursor
 from millstream.application.watches import LOADED_MOST, Watch
 from millstream.domain.errors import ValidationFailed

@@ -15,7 +15,7 @@ from typing import Final
 from millstream.application.engine.clock import Clock
 from millstream.application.feed import Feed, FeedStore, WatchedArtifacts, Watcher
 from millstream.application.sight import may_see
-from millstream.application.views import Sent
+from millstream.application.views.artifacts import Sent
 from millstream.application.watch_cursor import LAST_ID, WatchCursor
 from millstream.domain.artifacts import Artifact, Reader, delay_us
 from millstream.domain.errors import ValidationFailed

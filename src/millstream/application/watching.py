@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from millstream.application.engine.clock import Clock
 from millstream.application.feed import Feed, FeedStore, WatchedArtifacts
 from millstream.application.sight import restricted
-from millstream.application.views import Sent
+from millstream.application.views.artifacts import Sent
 from millstream.application.watch_kinds import CascadeWatch, FeedWatch
 from millstream.application.watches import Watch, WatchFilter
 from millstream.domain.principals import Principal

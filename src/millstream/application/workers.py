@@ -15,7 +15,8 @@ from millstream.application.ids import new_id
 from millstream.application.paging import fitting
 from millstream.application.registering import Registering
 from millstream.application.reporting import LeaseStore, Reporting
-from millstream.application.views import Cancellation, Hello, Lease, LeaseRef, Push, ReportResult, Reports
+from millstream.application.views.leases import Cancellation, Hello, Lease, LeaseRef, Push
+from millstream.application.views.reports import ReportResult, Reports
 from millstream.domain.code import History, Standing, lead_kind
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.lifecycle import check_fence

@@ -6,7 +6,7 @@ from typing import Protocol
 import orjson
 
 from millstream.application.paging import Page, PageInfo, PageRequest
-from millstream.application.workflow_views import WorkflowDetail, WorkflowHead, WorkflowQuery, WorkflowVersion
+from millstream.application.views.workflows import WorkflowDetail, WorkflowHead, WorkflowQuery, WorkflowVersion
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.workers import TASK_KIND, WORKFLOW_KIND, KindQuery, KnownKind

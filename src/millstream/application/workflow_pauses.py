@@ -6,8 +6,8 @@ from typing import Protocol
 from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering
-from millstream.application.views import Key
-from millstream.application.workflow_views import WorkflowHead
+from millstream.application.views.idempotency import Key
+from millstream.application.views.workflows import WorkflowHead
 from millstream.domain.agents import Pause
 from millstream.domain.code import LEAD
 from millstream.domain.errors import NotFound

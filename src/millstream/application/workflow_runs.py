@@ -16,7 +16,9 @@ from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
 from millstream.application.publishing import batch_of, claim_call, item_key
 from millstream.application.runs import claim_of
-from millstream.application.views import Batch, Key, RunResult
+from millstream.application.views.batches import Batch
+from millstream.application.views.idempotency import Key
+from millstream.application.views.runs import RunResult
 from millstream.domain.batch import BUSINESS, KeyClaim
 from millstream.domain.code_runs import NewRun as CodeRun
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable

@@ -23,8 +23,8 @@ from millstream.application.paging import (
 )
 from millstream.application.ports import Costly
 from millstream.application.reading_definitions import definition_of, read
-from millstream.application.views import Key
-from millstream.application.workflow_views import (
+from millstream.application.views.idempotency import Key
+from millstream.application.views.workflows import (
     Validation,
     WorkflowDetail,
     WorkflowHead,

@@ -29,7 +29,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from millstream.application.paging import EXACT_TOTAL, PAGE_BYTES
 from millstream.application.ports import TooSlow
-from millstream.application.views import ArtifactQuery, Consumption, Summary
+from millstream.application.views.artifacts import ArtifactQuery, Consumption, Summary
 from millstream.domain.artifacts import EXTERNAL, Artifact, Reader, size_bytes
 from millstream.store.columns import uuids
 from millstream.store.connections import Database

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, literal_column, select, tuple_
 
-from millstream.application.views import DeadLetterQuery
+from millstream.application.views.dead_letters import DeadLetterQuery
 from millstream.domain.runs import Task
 from millstream.store.columns import uuids
 from millstream.store.connections import Database

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Select, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from millstream.application.views import AgentHistory
+from millstream.application.views.agents import AgentHistory
 from millstream.domain.artifacts import Reader
 from millstream.store.artifacts import visible_to
 from millstream.store.connections import Database

@@ -6,7 +6,8 @@ Whatever no payload owns has a row in `payload_upload`, so an upload that breaks
 
 from sqlalchemy import literal, literal_column, select
 
-from millstream.application.views import LeaseRef, StoredPayload
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.payloads import StoredPayload
 from millstream.domain.artifacts import Reader
 from millstream.domain.errors import NotFound
 from millstream.store.artifacts import visible_to

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Select, select, text
 
-from millstream.application.views import PromiseQuery
+from millstream.application.views.promises import PromiseQuery
 from millstream.domain.promises import STATUSES, PromiseState
 from millstream.domain.runs import Task
 from millstream.store.connections import Database

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from millstream.application.views import QueueState
+from millstream.application.views.queues import QueueState
 from millstream.store.columns import names
 from millstream.store.connections import Database
 

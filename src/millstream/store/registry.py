@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import asyncpg
 
-from millstream.application.views import Key, LogLevel
+from millstream.application.views.idempotency import Key
+from millstream.application.views.log_levels import LogLevel
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause
 from millstream.domain.batch import KeyClaim
 from millstream.domain.workers import ServingWorker

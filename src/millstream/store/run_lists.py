@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.expression import FromClause, union_all
 
-from millstream.application.run_views import FoundRuns, RunQuery
+from millstream.application.views.runs import FoundRuns, RunQuery
 from millstream.domain.runs import Run, RunStatus
 from millstream.store.connections import Database, Record
 from millstream.store.labels import labelled

@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import Select, cast, literal_column, select
 from sqlalchemy.dialects.postgresql import JSONB
 
-from millstream.application.views import ItemCounts, OpenChild, StepEnd, TaskQuery
+from millstream.application.views.runs import OpenChild
+from millstream.application.views.steps import ItemCounts, StepEnd
+from millstream.application.views.tasks import TaskQuery
 from millstream.domain.code import ABANDONED
 from millstream.domain.runs import (
     CHILD_QUEUE,

@@ -1,7 +1,7 @@
 """What is stuck: tasks that are retried, and what waits for a worker. To find them costs the same however many tasks
 there are."""
 
-from millstream.application.run_views import StuckQuery, StuckTask
+from millstream.application.views.runs import StuckQuery, StuckTask
 from millstream.store.connections import Database, Record
 from millstream.store.rows import TASK_COLUMNS, task_of
 

@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 from sqlalchemy import ColumnElement, Select, select, tuple_
 
-from millstream.application.workflow_views import WorkflowHead, WorkflowQuery, WorkflowVersion
+from millstream.application.views.workflows import WorkflowHead, WorkflowQuery, WorkflowVersion
 from millstream.store.connections import Database, Record
 from millstream.store.query import count, fetch, text_id
 from millstream.store.tables import workflow

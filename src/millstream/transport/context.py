@@ -8,7 +8,7 @@ from typing import Final
 import uuid_utils
 from google.protobuf.message import Message
 
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
 from millstream.domain.principals import Principal
 
 Metadata = Mapping[str, str]

@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 from google.protobuf.message import DecodeError, Message
 
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
 from millstream.domain.errors import BadRequest, ValidationFailed
 
 HEADER = "x-idempotency-key"

@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.message import Message
 from structlog.contextvars import bind_contextvars
 
-from millstream.application.views import Key
+from millstream.application.views.idempotency import Key
 from millstream.domain.errors import MillstreamError, NotFound, NotImplementedHere, RateLimited
 from millstream.transport import errors, idempotency
 from millstream.transport.admission import Admission

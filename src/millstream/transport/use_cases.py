@@ -7,58 +7,43 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mappin
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from millstream.application.code_views import NewCodeRun, RunHistory, StartedRun
 from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
-from millstream.application.run_views import DoneRuns, ManyRuns, RunQuery, RunView, StuckQuery, StuckTask
-from millstream.application.views import (
-    AgentDetail,
-    AgentHistory,
-    AgentState,
+from millstream.application.views.agents import AgentDetail, AgentHistory, AgentState
+from millstream.application.views.artifacts import (
     ArtifactQuery,
-    Batch,
-    BulkDone,
-    BulkWanted,
     CorrelationStatus,
-    CreatedTask,
-    DeadLetterQuery,
-    Hello,
-    Key,
-    Lease,
-    LeaseRef,
     ListedArtifact,
-    NewTask,
-    PromiseQuery,
-    PromiseRef,
-    PromiseView,
     Published,
-    Push,
-    QueueState,
-    ReportResult,
-    Reports,
-    RunResult,
     Sent,
-    StepView,
-    StoredPayload,
     Summary,
     SyncResult,
-    TaskQuery,
-    TaskView,
-    TypeChange,
-    TypeSpec,
 )
-from millstream.application.watches import WatchFilter
-from millstream.application.workflow_kinds import KeptWorkflow, ServedKind
-from millstream.application.workflow_runs import NewRun
-from millstream.application.workflow_views import (
+from millstream.application.views.batches import Batch
+from millstream.application.views.code_runs import NewCodeRun, RunHistory, StartedRun
+from millstream.application.views.dead_letters import BulkDone, BulkWanted, DeadLetterQuery
+from millstream.application.views.idempotency import Key
+from millstream.application.views.leases import Hello, Lease, LeaseRef, Push
+from millstream.application.views.payloads import StoredPayload
+from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
+from millstream.application.views.queues import QueueState
+from millstream.application.views.reports import ReportResult, Reports
+from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunResult, RunView, StuckQuery, StuckTask
+from millstream.application.views.steps import StepView
+from millstream.application.views.tasks import CreatedTask, NewTask, TaskQuery, TaskView
+from millstream.application.views.types import TypeChange, TypeSpec
+from millstream.application.views.workflows import (
     Validation,
     WorkflowDetail,
     WorkflowHead,
     WorkflowQuery,
     WorkflowVersion,
 )
+from millstream.application.watches import WatchFilter
+from millstream.application.workflow_kinds import KeptWorkflow, ServedKind
+from millstream.application.workflow_runs import NewRun
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.code import History

@@ -18,7 +18,8 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from millstream.application.views import Cancellation, Lease, ReportResult, Reports
+from millstream.application.views.leases import Cancellation, Lease
+from millstream.application.views.reports import ReportResult, Reports
 from millstream.domain.errors import RateLimited, TimedOut, ValidationFailed
 from millstream.transport.context import Context
 from millstream.transport.mapping import workers as mapping

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from millstream.application.views import NewTask
+from millstream.application.views.tasks import NewTask
 from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run, limit_run
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound

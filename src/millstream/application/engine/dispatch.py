@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from millstream.application.engine.pool import Pool
 from millstream.application.engine.ready import DispatchKey, Entry, ReadyWork
 from millstream.application.ports import ConnectedWorker
-from millstream.application.views import Cancellation, Lease, Push
+from millstream.application.views.leases import Cancellation, Lease, Push
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Claim, Handoff
 from millstream.domain.code import LEAD, History

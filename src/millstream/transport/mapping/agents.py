@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from millstream.application.views import AgentDetail, AgentHistory, AgentState, SyncResult
+from millstream.application.views.agents import AgentDetail, AgentHistory, AgentState
+from millstream.application.views.artifacts import SyncResult
 from millstream.domain.agents import WORKER, AgentSpec, Collect, Join, Subscription
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.workers import ServingWorker

@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from millstream.application.views import ArtifactQuery, ListedArtifact, Summary, TypeChange, TypeSpec
+from millstream.application.views.artifacts import ArtifactQuery, ListedArtifact, Summary
+from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.application.watches import WatchFilter
 from millstream.domain.agents import ArtifactType
 from millstream.domain.artifacts import PUBLIC, Artifact, NewArtifact, Visibility

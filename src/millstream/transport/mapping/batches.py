@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
-from millstream.application.views import CreatedTask, Key, Published, RunResult
+from millstream.application.views.artifacts import Published
+from millstream.application.views.idempotency import Key
+from millstream.application.views.runs import RunResult
+from millstream.application.views.tasks import CreatedTask
 from millstream.domain.errors import MillstreamError
 from millstream.transport import idempotency
 from millstream.transport.mapping.errors import body

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from millstream.application.code_views import ActivationAnswer
+from millstream.application.views.code_runs import ActivationAnswer
 from millstream.domain.code import (
     Activation,
     CancelStep,

@@ -1,6 +1,6 @@
 """Code-first runs: what starts one, and what it remembers."""
 
-from millstream.application.code_views import NewCodeRun, StartedRun
+from millstream.application.views.code_runs import NewCodeRun, StartedRun
 from millstream.domain.struct_wire import decode_value, encode_struct
 from millstream.transport.mapping.json import labels_text
 from millstream.transport.mapping.runs import put_error

@@ -1,6 +1,6 @@
 """Cascades as a whole."""
 
-from millstream.application.views import CorrelationStatus
+from millstream.application.views.artifacts import CorrelationStatus
 from millstream.transport.mapping.times import put
 from millstream.wire.v1 import correlation_service_pb2 as wire
 

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from millstream.application.views import BulkDone, BulkWanted, DeadLetterQuery
+from millstream.application.views.dead_letters import BulkDone, BulkWanted, DeadLetterQuery
 from millstream.transport.mapping.errors import body
 from millstream.transport.mapping.times import us
 from millstream.wire.v1 import task_service_pb2 as wire

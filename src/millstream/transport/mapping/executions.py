@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from millstream.application.views import RunResult
+from millstream.application.views.runs import RunResult
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import TimedOut
 from millstream.domain.runs import RunStatus

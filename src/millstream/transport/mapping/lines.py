@@ -8,7 +8,7 @@ import orjson
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 
-from millstream.application.views import Sent
+from millstream.application.views.artifacts import Sent
 from millstream.domain.artifacts import Artifact, Visibility
 from millstream.domain.struct_wire import decode_struct
 from millstream.transport.mapping.payloads import ref_of

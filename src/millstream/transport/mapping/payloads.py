@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 from millstream.application.payloads import Uploaded
-from millstream.application.views import STRUCT_TYPE, LeaseRef, StoredPayload
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.payloads import STRUCT_TYPE, StoredPayload
 from millstream.domain.errors import ValidationFailed
 from millstream.transport.mapping.times import put
 from millstream.wire.v1 import payload_service_pb2 as wire

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from millstream.application.views import PromiseQuery, PromiseRef, PromiseView
+from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.promises import NewPromise, PromiseState, Rejection, state_of
 from millstream.domain.runs import Task

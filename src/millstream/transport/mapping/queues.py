@@ -1,6 +1,6 @@
 """Queues."""
 
-from millstream.application.views import QueueState
+from millstream.application.views.queues import QueueState
 from millstream.transport.mapping.times import put
 from millstream.wire.v1.queue_service_pb2 import Queue
 

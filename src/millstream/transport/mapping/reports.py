@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from google.protobuf.message import Message
 
-from millstream.application.code_views import ActivationAnswer
-from millstream.application.views import Completion, ReportResult, Reports
+from millstream.application.views.code_runs import ActivationAnswer
+from millstream.application.views.reports import Completion, ReportResult, Reports
 from millstream.domain.errors import MillstreamError
 from millstream.transport import validation
 from millstream.transport.contract import descriptor_of

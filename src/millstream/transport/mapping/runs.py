@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
-from millstream.application.run_views import DoneRuns, ManyRuns, RunQuery, RunView
+from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunView
 from millstream.domain.errors import MillstreamError, ValidationFailed
 from millstream.domain.runs import Event, Run, RunKind, RunStatus
 from millstream.transport.mapping.errors import body

@@ -1,6 +1,6 @@
 """Steps of runs."""
 
-from millstream.application.views import StepView
+from millstream.application.views.steps import StepView
 from millstream.transport.mapping.runs import put_error
 from millstream.transport.mapping.times import put
 from millstream.wire.v1 import run_pb2

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any, Final
 
-from millstream.application.views import NewTask, TaskQuery, TaskView
+from millstream.application.views.tasks import NewTask, TaskQuery, TaskView
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Attempt, AttemptStatus, Task, TaskStatus
 from millstream.transport.mapping.json import labels_of, labels_text

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from millstream.application.run_views import StuckQuery, StuckTask
-from millstream.application.views import NewTask, TaskQuery, TaskView
+from millstream.application.views.runs import StuckQuery, StuckTask
+from millstream.application.views.tasks import NewTask, TaskQuery, TaskView
 from millstream.domain.bounds import CONCURRENCY, PLANNERS, UNBOUND, Bounds
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Attempt, Task, TaskStatus

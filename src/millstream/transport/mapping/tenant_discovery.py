@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from millstream.application.views import PromiseView
+from millstream.application.views.promises import PromiseView
 from millstream.application.workflow_kinds import KeptWorkflow, ServedKind
 from millstream.domain.promises import Rejection, state_of
 from millstream.domain.workers import WORKFLOW_KIND, KindSpec, KnownWorker, WorkerQuery

@@ -3,16 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from millstream.application.views import (
-    AttemptFailure,
-    Cancellation,
-    Completion,
-    Hello,
-    Lease,
-    LeaseRef,
-    Progress,
-    ReportResult,
-)
+from millstream.application.views.leases import Cancellation, Hello, Lease, LeaseRef
+from millstream.application.views.reports import AttemptFailure, Completion, Progress, ReportResult
 from millstream.domain.workers import TASK_KIND, KindQuery, KindSpec, KnownKind, KnownWorker, WorkerQuery
 from millstream.transport.mapping.agents import agent_spec, put_serving
 from millstream.transport.mapping.artifacts import new_artifact, put_artifact, type_spec

@@ -3,8 +3,7 @@
 from typing import Any, Final, TypeVar
 
 from millstream.application.paging import PageInfo, PageRequest
-from millstream.application.run_views import RunQuery, RunView
-from millstream.application.views import RunResult
+from millstream.application.views.runs import RunQuery, RunResult, RunView
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Event, Run, RunKind, RunStatus

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from millstream.application.workflow_views import WorkflowDetail, WorkflowHead, WorkflowQuery, WorkflowVersion
+from millstream.application.views.workflows import WorkflowDetail, WorkflowHead, WorkflowQuery, WorkflowVersion
 from millstream.domain.errors import FieldFault, ValidationFailed
 from millstream.domain.struct_wire import Json, decode_struct, encode_struct
 from millstream.transport.mapping.pages import known

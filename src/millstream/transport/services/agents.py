@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 from google.protobuf.message import Message
 
-from millstream.application.views import AgentState
+from millstream.application.views.agents import AgentState
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.errors import TimedOut
 from millstream.transport.context import Context

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 
-from millstream.application.views import SyncResult
+from millstream.application.views.artifacts import SyncResult
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.errors import TimedOut
 from millstream.transport.context import Context

@@ -10,7 +10,7 @@ from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import Message
 
 from millstream.application.payloads import Expected
-from millstream.application.views import StoredPayload
+from millstream.application.views.payloads import StoredPayload
 from millstream.domain.errors import TimedOut, ValidationFailed
 from millstream.transport.context import Context
 from millstream.transport.mapping import payloads as mapping

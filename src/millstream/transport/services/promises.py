@@ -4,7 +4,7 @@ from typing import Final
 
 from google.protobuf.message import Message
 
-from millstream.application.views import PromiseView
+from millstream.application.views.promises import PromiseView
 from millstream.domain.promises import Resolution
 from millstream.transport.context import Context
 from millstream.transport.mapping import promises as mapping

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from google.protobuf.message import Message
 
-from millstream.application.views import Sent
+from millstream.application.views.artifacts import Sent
 from millstream.domain.errors import ValidationFailed
 from millstream.transport.context import Context
 from millstream.transport.mapping.artifacts import watched_of

@@ -2,7 +2,7 @@
 
 from google.protobuf.message import Message
 
-from millstream.application.views import NewTask, TaskView
+from millstream.application.views.tasks import NewTask, TaskView
 from millstream.transport.context import Context
 from millstream.transport.mapping import tasks as mapping
 from millstream.transport.mapping.batches import Items, put_outcomes

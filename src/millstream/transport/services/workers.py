@@ -4,7 +4,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from millstream.application.views import LeaseRef, ReportResult, Reports
+from millstream.application.views.leases import LeaseRef
+from millstream.application.views.reports import ReportResult, Reports
 from millstream.transport.context import Context
 from millstream.transport.mapping import reports
 from millstream.transport.mapping import workers as mapping

@@ -123,3 +123,33 @@ class StuckTask:
     since_us: int
     waiting: int = 0
     served: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run, and what it answered where it has completed (google.protobuf.Value in wire form).
+
+    Attributes:
+        replayed: It is the answer of an earlier call with the same idempotency key.
+        existing: It was there, with the same key of its own, when that call (or this one) came.
+    """
+
+    run: Run
+    output: bytes = b""
+    replayed: bool = False
+    existing: bool = False
+
+    @property
+    def completed(self) -> bool:
+        """It has ended."""
+        return self.run.finished_us > 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenChild:
+    """A run that goes on, and the task of its parent that began it. `ended`: the task has."""
+
+    run_id: str
+    task_id: str
+    tries: int
+    ended: bool
