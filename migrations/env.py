@@ -3,7 +3,7 @@
 from alembic import context
 
 from millstream.store.migrations import VERSION_TABLE
-from millstream.store.tables import metadata
+from millstream.store.tables.all import metadata
 
 connection = context.config.attributes.get("connection")
 if connection is None:

@@ -15,8 +15,9 @@ from millstream.application.paging import PageRequest
 from millstream.application.views.tasks import NewTask
 from millstream.domain.errors import NotFound, ValidationFailed
 from millstream.domain.workers import TASK_KIND, WORKFLOW_KIND, KindQuery, KindSpec, KnownKind, KnownWorker, WorkerQuery
-from millstream.store import tables
 from millstream.store import workers as rows
+from millstream.store.tables.servers import lane as lane_table
+from millstream.store.tables.workers import worker as worker_table
 from millstream.wiring import Service
 
 RESIZE = KindSpec("resize", TASK_KIND, "1.2", "makes it small", '{"type":"object"}', '{"type":"string"}')
@@ -300,7 +301,7 @@ async def _all(service: Service, what: str, query: Any, style: str) -> list[str]
 
 def test_no_column_of_a_worker_has_the_name_of_one_of_its_server() -> None:
     """WM-7: servers of the release before read both tables by bare names, which must stay unambiguous."""
-    assert not set(tables.worker.c.keys()) & set(tables.lane.c.keys())
+    assert not set(worker_table.c.keys()) & set(lane_table.c.keys())
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from millstream.domain.artifacts import Reader
 from millstream.store import artifacts
 from millstream.store.connections import Database as Pool
 from millstream.store.query import compiled, first_id, uid
-from millstream.store.tables import artifact as table
+from millstream.store.tables.artifacts import artifact as table
 
 ROWS = 300_000
 BEGIN_US = 1_700_000_000_000_000

@@ -34,7 +34,7 @@ from millstream.store import (
 )
 from millstream.store.columns import names, numbers, texts, uuids
 from millstream.store.query import compiled
-from millstream.store.tables import task as task_table
+from millstream.store.tables.tasks import task as task_table
 
 TASKS = 4000
 NOW_US = 1_700_000_000_000_000

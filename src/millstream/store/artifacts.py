@@ -35,7 +35,8 @@ from millstream.store.columns import uuids
 from millstream.store.connections import Database
 from millstream.store.query import compiled, count, fetch, first_id, text_id, uid
 from millstream.store.rows import ARTIFACT_COLUMNS, artifact_of
-from millstream.store.tables import artifact, task
+from millstream.store.tables.artifacts import artifact
+from millstream.store.tables.tasks import task
 
 _COLUMNS = (
     text_id(artifact.c.id),

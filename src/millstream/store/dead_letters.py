@@ -11,7 +11,7 @@ from millstream.store.columns import uuids
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import task_of
-from millstream.store.tables import task
+from millstream.store.tables.tasks import task
 
 _DEAD: ColumnElement[bool] = literal_column("task.status = 5 AND NOT task.dropped")
 """The predicate of their index, to the letter."""

@@ -19,7 +19,7 @@ from millstream.store.columns import numbers, uuids
 from millstream.store.connections import Database, Record
 from millstream.store.query import fetch, uid
 from millstream.store.rows import artifact_of
-from millstream.store.tables import artifact
+from millstream.store.tables.artifacts import artifact
 
 _COUNT: Final = struct.Struct(">HI")
 _ID_BYTES: Final = 16

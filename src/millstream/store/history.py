@@ -10,7 +10,8 @@ from millstream.domain.artifacts import Reader
 from millstream.store.artifacts import visible_to
 from millstream.store.connections import Database
 from millstream.store.query import fetch
-from millstream.store.tables import artifact, task
+from millstream.store.tables.artifacts import artifact
+from millstream.store.tables.tasks import task
 
 _COUNTS: tuple[Any, ...] = (artifact.c.type.label("name"), func.count().label("n"))
 LOOKED_AT_MOST = 100_000

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from millstream.store.connections import Database
-from millstream.store.tables import LABELLED
+from millstream.store.tables.columns import LABELLED
 
 LABELLED_MOST = 2_000
 """Rows whose labels are looked up by their index."""

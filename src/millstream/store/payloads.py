@@ -13,7 +13,7 @@ from millstream.domain.errors import NotFound
 from millstream.store.artifacts import visible_to
 from millstream.store.connections import Database
 from millstream.store.query import fetch
-from millstream.store.tables import artifact
+from millstream.store.tables.artifacts import artifact
 
 _BEGIN = "INSERT INTO payload_upload (blob, tenant, touched_us) VALUES ($1::text::uuid, $2, $3)"
 # Nobody waits for a chunk to be on the disk: the commit that makes a payload of them is, and all before it with it.

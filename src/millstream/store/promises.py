@@ -10,7 +10,7 @@ from millstream.domain.runs import Task
 from millstream.store.connections import Database
 from millstream.store.query import count, fetch, text_id, uid
 from millstream.store.rows import TASK_COLUMNS, task_of
-from millstream.store.tables import task
+from millstream.store.tables.tasks import task
 
 _PROMISE = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2 AND queue = '~promise'"  # noqa: S608
 _OF_KEY = f"""(SELECT {TASK_COLUMNS} FROM task WHERE tenant = $1 AND promise_key = $2 AND promise_key <> ''

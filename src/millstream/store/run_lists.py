@@ -40,7 +40,8 @@ from millstream.store.connections import Database, Record
 from millstream.store.labels import labelled
 from millstream.store.query import count, estimated, fetch, text_id, uid
 from millstream.store.rows import RUN_COLUMNS, run_of
-from millstream.store.tables import LABELLED, run
+from millstream.store.tables.columns import LABELLED
+from millstream.store.tables.runs import run
 
 SCAN_MOST = 10_000
 """Runs that a page looks at beyond those that it passes over."""

@@ -35,7 +35,9 @@ from millstream.store.rows import (
     run_of,
     task_of,
 )
-from millstream.store.tables import LABELLED, run, task
+from millstream.store.tables.columns import LABELLED
+from millstream.store.tables.runs import run
+from millstream.store.tables.tasks import task
 
 _RUN = f"SELECT {RUN_COLUMNS} FROM run WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608
 _TASK = f"SELECT {TASK_COLUMNS} FROM task WHERE id = $1::text::uuid AND tenant = $2"  # noqa: S608

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, select, tuple_
 from millstream.application.views.workflows import WorkflowHead, WorkflowQuery, WorkflowVersion
 from millstream.store.connections import Database, Record
 from millstream.store.query import count, fetch, text_id
-from millstream.store.tables import workflow
+from millstream.store.tables.workflows import workflow
 
 _HEAD = "tenant, name, id::text AS id, version, description, created_us, created_by, updated_us, deleted_us"
 _VERSION = "name, version, workflow_id::text AS workflow_id, document, created_us, created_by"

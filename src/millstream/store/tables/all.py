@@ -1,0 +1,19 @@
+"""Every table: with this module loaded `metadata` is whole, as migrations and the check of them need it."""
+
+from millstream.store.tables import (
+    agents,
+    artifacts,
+    code_runs,
+    payloads,
+    runs,
+    servers,
+    tasks,
+    tenants,
+    workers,
+    workflows,
+)
+from millstream.store.tables.columns import metadata
+
+__all__ = ["metadata"]
+
+_LOADED = (agents, artifacts, code_runs, payloads, runs, servers, tasks, tenants, workers, workflows)
