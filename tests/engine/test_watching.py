@@ -15,7 +15,7 @@ from tests.engine.workers import chain_worker
 from tests.engine.world import CHAIN, ROOT, TENANT, made, order, principal, register, seconds
 
 from millstream.application import feed as feed_module
-from millstream.application import watch_kinds, watches
+from millstream.application import following, watch_kinds, watches
 from millstream.application.ids import new_id
 from millstream.application.views.artifacts import Sent
 from millstream.application.watch_cursor import WatchCursor
@@ -265,7 +265,7 @@ async def test_a_slow_watcher_holds_little_and_misses_nothing(start: Start, monk
         for number in range(40):
             ids += await publish((here, there)[number % 2], 1)
             for watchers in here.feed._watchers.values():
-                assert all(len(each.inbox) <= 5 for each in watchers)
+                assert all(len(each.items) <= 5 for each in watchers)
         await more(40)
         ids += await publish(here, 1)
         await more(1)
@@ -543,7 +543,7 @@ async def test_a_cursor_that_is_too_old_is_refused_and_the_feed_kept_until_then(
 
 async def test_a_heartbeat_moves_the_cursor(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who filters much does not fall behind what can be resumed."""
-    monkeypatch.setattr(watches, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(following, "HEARTBEAT_S", 0.01)
     here, _ = await start()
     await register(here, ("Order",))
     stream = here.watching.watch(ROOT, WatchFilter(types=frozenset({"Other"})), "")

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterat
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from millstream.application.following import Inbox
 from millstream.application.ports import FULL, FeedRow, Places
 from millstream.application.views.artifacts import ArtifactQuery
 from millstream.domain.artifacts import Artifact, Reader, size_bytes
@@ -72,40 +73,12 @@ class WatchedArtifacts(ArtifactStore, Protocol):
     ) -> tuple[list[Artifact], bool]: ...
 
 
-class Watcher:
-    """One who watches a tenant: its inbox, and whether the inbox goes on where the last reading ended."""
+class Watcher(Inbox[Stored]):
+    """One who watches a tenant: its inbox."""
 
     def __init__(self, tenant: str) -> None:
+        super().__init__(INBOX_ROWS, INBOX_BYTES)
         self.tenant = tenant
-        self.attached = False
-        self.filled = asyncio.Event()
-        self.inbox: list[Stored] = []
-        self._bytes = 0
-
-    def attach(self) -> None:
-        """From here on the inbox has everything."""
-        self.attached = True
-        self.take()
-
-    def detach(self) -> None:
-        """Something is missing: the store has it."""
-        self.attached = False
-        self.take()
-        self.filled.set()
-
-    def take(self) -> list[Stored]:
-        """What came."""
-        taken, self.inbox, self._bytes = self.inbox, [], 0
-        self.filled.clear()
-        return taken
-
-    def put(self, stored: Stored) -> None:
-        """Something came; never blocks."""
-        self.inbox.append(stored)
-        self._bytes += stored.size_bytes
-        self.filled.set()
-        if len(self.inbox) > INBOX_ROWS or (self._bytes > INBOX_BYTES and len(self.inbox) > 1):
-            self.detach()
 
 
 class Feed:
@@ -210,7 +183,7 @@ class Feed:
                     watcher.detach()
                 elif watcher.attached:
                     for stored in found[tenant]:
-                        watcher.put(stored)
+                        watcher.put(stored, stored.size_bytes)
 
 
 def parts(rows: Sequence[FeedRow], count: Callable[[FeedRow], int], most: int) -> Iterator[list[FeedRow]]:

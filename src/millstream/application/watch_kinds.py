@@ -73,7 +73,7 @@ class FeedWatch(Watch):
         for stored in self._watcher.take():
             for sent in self._read(stored):
                 yield sent
-        if self._watcher.attached and not self._watcher.inbox:
+        if self._watcher.attached and not self._watcher.items:
             # All up to there was judged, what is of others too.
             self._cursor.join(self._feed.place())
 

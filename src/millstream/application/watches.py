@@ -5,22 +5,21 @@ visible at the moment: a function of the cursor alone, so any server goes on fro
 """
 
 import asyncio
-import contextlib
 import heapq
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from millstream.application.engine.clock import Clock
 from millstream.application.feed import Feed, FeedStore, WatchedArtifacts, Watcher
+from millstream.application.following import Following
 from millstream.application.sight import may_see
 from millstream.application.views.artifacts import Sent
 from millstream.application.watch_cursor import LAST_ID, WatchCursor
 from millstream.domain.artifacts import Artifact, Reader, delay_us
 from millstream.domain.errors import ValidationFailed
 
-HEARTBEAT_S: Final = 15.0
 HELD_MOST: Final = 1000
 """Artifacts whose After is not over, of which a watch knows id and time; those behind are read when these are sent."""
 LOADED_MOST: Final = 100
@@ -50,7 +49,7 @@ class WatchFilter:
         )
 
 
-class Watch(ABC):
+class Watch(Following[Sent]):
     """One watch under way. Where it reads what is committed, and in which order, is its kind's own."""
 
     def __init__(
@@ -63,6 +62,7 @@ class Watch(ABC):
         reader: Reader | None,
         wanted: WatchFilter,
     ) -> None:
+        super().__init__(watcher)
         self._clock = clock
         self._feed = feed
         self._store = store
@@ -100,44 +100,15 @@ class Watch(ABC):
     def _check(self) -> None:
         """Raise ValidationFailed where the cursor cannot be gone on from."""
 
-    @abstractmethod
-    def _catch_up(self) -> AsyncGenerator[Sent, None]:
-        """Read the store from the own place on, until the inbox tells of the rest."""
+    def _beat(self) -> Sent:
+        return Sent(None, self._cursor.encode())
 
-    @abstractmethod
-    def _listen(self) -> AsyncGenerator[Sent, None]:
-        """What the inbox tells of."""
-
-    async def run(self) -> AsyncGenerator[Sent, None]:
-        """Send until nobody asks any more."""
-        loop = asyncio.get_running_loop()
-        yield Sent(None, self._cursor.encode())
+    async def _begin(self) -> None:
         await self._load_held()
-        beat_at = loop.time() + HEARTBEAT_S
-        while True:
-            if not self._watcher.attached:
-                async for sent in self._catch_up():
-                    yield sent
-            async for sent in self._listen():
-                yield sent
-            if self._settled:
-                async for sent in self._advance():
-                    yield sent
-            if loop.time() >= beat_at:
-                yield Sent(None, self._cursor.encode())
-                beat_at = loop.time() + HEARTBEAT_S
-            await self._wait(beat_at)
 
-    async def _wait(self, beat_at: float) -> None:
-        """Wait for something new, for what becomes visible, or for the next heartbeat."""
-        if not self._watcher.attached:
-            return
-        wait_s = beat_at - asyncio.get_running_loop().time()
-        if self._due:
-            wait_s = min(wait_s, (self._due[0][0] - self._clock.now_us()) / 1e6)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, wait_s)):
-                await self._watcher.filled.wait()
+    @property
+    def _due_s(self) -> float | None:
+        return (self._due[0][0] - self._clock.now_us()) / 1e6 if self._due else None
 
     def _judge(self, artifact: Artifact) -> Iterator[Sent]:
         """An artifact behind the cursor: send it, hold it until it is visible, or pass it over."""
@@ -186,6 +157,8 @@ class Watch(ABC):
 
     async def _advance(self) -> AsyncGenerator[Sent, None]:
         """Send what has become visible up to now, in the order in which it did."""
+        if not self._settled:
+            return
         now_us = self._clock.now_us()
         while self._due and self._due[0][0] <= now_us:
             due: list[tuple[int, str]] = []
