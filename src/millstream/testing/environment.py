@@ -95,16 +95,22 @@ class Environment:
         *,
         version: str = "",
         run_id: str = "",
+        signal: tuple[str, JsonValue] | None = None,
     ) -> TestRun:
         """Begins a run, and has it go on until it waits for time, or for something from outside.
 
         Args:
             version: default: the one that was registered last.
+            signal: name and value of a signal to send with it: begins the run unless one of this run_id goes on
+                already, and signals it either way.
 
         Raises:
             MillstreamError: NOT_FOUND, VALIDATION_ERROR, CONFLICT.
         """
-        run = self._world.begin(workflow, input, version, run_id)
+        run = self._world.runs.get(run_id) if signal is not None else None
+        run = run or self._world.begin(workflow, input, version, run_id)
+        if signal is not None:
+            self._world.signal(run, *signal)
         await self._world.settle()
         return TestRun(self, run)
 

@@ -277,7 +277,8 @@ class World:
         step = run.open[number] = Step(number, f"the promise {wanted.name!r} with key {wanted.key!r}", key=wanted.key)
         if wanted.key in self._promises:
             step.key = ""
-            text = f"the key {wanted.key!r} is that of a promise which is open"
+            holder = self._promises[wanted.key][0].run_id
+            text = f"the key {wanted.key!r} is that of promise {holder}, which is open"
             self._tell(run, number, code="CONFLICT", message=text)
             return
         self._promises[wanted.key] = (run, number)
