@@ -49,6 +49,7 @@ from millstream.application.referring import Referring
 from millstream.application.registering import Registering
 from millstream.application.reporting import Reporting
 from millstream.application.rerunning import Rerunning
+from millstream.application.results import Results
 from millstream.application.run_operations import RunOperations
 from millstream.application.run_steps import RunSteps
 from millstream.application.runs import Runs
@@ -271,8 +272,9 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     workflows = Workflows(catalogs, defining, workflow_reads, engine.clock.now_us)
     advancing = Advancing(engine, workflows, reads, Evaluator(CelExpressions(), sandbox))
     engine.attend = advancing.look
-    workflow_runs = WorkflowRuns(engine, workflows, code_workflows, advancing, reads, key_ttl_us)
-    code_runs = CodeRuns(engine, reads, journal, code_workflows, key_ttl_us)
+    results = Results(engine, reads)
+    workflow_runs = WorkflowRuns(engine, workflows, code_workflows, advancing, results, key_ttl_us)
+    code_runs = CodeRuns(engine, results, journal, code_workflows, key_ttl_us)
     advancing.others.append(Children(workflows, workflow_runs, catalogs, referring, reads, code_runs))
     reporting = Reporting(engine, catalogs, referring, maintenance, reads, advancing)
     caller = AgentCaller(networks, settings.agent_answer_bytes, _credentials(settings))

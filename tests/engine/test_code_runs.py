@@ -1,7 +1,7 @@
 """Code-first runs through the engine: activations, answers, signals, cancellation, cold and warm, on two servers."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,8 @@ from tests.engine.workers import Worker, ref
 from tests.engine.workers import done as done_lease
 from tests.engine.world import ROOT, TENANT, check_all, key, kinds_of, principal, register
 
+from millstream.application.engine.code_commands import AnswerActivation, StartRun
+from millstream.application.engine.commands import Command
 from millstream.application.ids import new_id
 from millstream.application.paging import PageRequest
 from millstream.application.views.artifacts import ArtifactQuery
@@ -19,6 +21,7 @@ from millstream.application.views.leases import Lease, LeaseRef
 from millstream.application.views.promises import PromiseRef
 from millstream.application.views.reports import ReportResult, Reports
 from millstream.application.views.tasks import TaskQuery
+from millstream.application.workflow_runs import NewRun
 from millstream.domain.artifacts import NewArtifact
 from millstream.domain.code import (
     Activation,
@@ -111,7 +114,7 @@ async def begin(service: Service, given: Any = None, **fields: Any) -> str:
 
 async def ended(service: Service, run_id: str) -> tuple[RunStatus, Any]:
     """How a run ended, and its output."""
-    result = await service.code_runs.result(ROOT, run_id, 5)
+    result = await service.workflow_runs.result(ROOT, run_id, 5)
     assert result.completed
     return result.run.status, decode_value(result.output) if result.output else None
 
@@ -175,7 +178,7 @@ async def test_an_end_that_has_not_seen_all_is_put_off(spread: Roles) -> None:
         lease, told = await worker.activation()
         await spread.publisher.code_runs.signal(ROOT, run_id, "late", encode_value(1), None)
         assert (await worker.answer(lease, Note(CommandType.PATCH, "p"), end=done("early"))).error is None
-        assert not (await spread.publisher.code_runs.result(ROOT, run_id, 0)).completed
+        assert not (await spread.publisher.workflow_runs.result(ROOT, run_id, 0)).completed
         lease, after = await worker.activation()
         assert (seen(lease), after.count, after.seen) == (["SIGNALLED late 1"], 1, told.base)
         await worker.answer(lease, end=done("all seen"))
@@ -674,3 +677,50 @@ async def test_mended_code_may_do_more_after_a_retry(spread: Roles) -> None:
         lease, _ = await worker.activation()
         await worker.answer(lease, end=done("well"))
         assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, "well")
+
+
+async def test_a_run_that_is_executed_and_waited_for_is_one_command(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FV-18: its caller waits from the transaction that begins it, and reads nothing of what it came to."""
+    async with Coder(roles.worker) as worker:
+        engine = roles.publisher.engine
+        commands: list[Command] = []
+        submit, submit_all = engine.submit, engine.submit_all
+
+        async def one(command: Command, urgent: bool = False) -> Any:
+            commands.append(command)
+            return await submit(command, urgent)
+
+        async def many(given: Sequence[Command], urgent: bool = False) -> Any:
+            commands.extend(given)
+            return await submit_all(given, urgent)
+
+        monkeypatch.setattr(engine, "submit", one)
+        monkeypatch.setattr(engine, "submit_all", many)
+        new = NewRun("flow", input=encode_value(1))
+        waiting = asyncio.create_task(roles.publisher.workflow_runs.execute_sync(ROOT, new, None, 5))
+        lease, told = await worker.activation()
+        run = await roles.publisher.runs.get(ROOT, told.run_id)
+        assert engine.lane_id in run.waiters
+        await worker.answer(lease, end=done("done"))
+        result = await waiting
+        assert (result.run.status, decode_value(result.output)) == (RunStatus.COMPLETED, "done")
+        assert [each for each in commands if not isinstance(each, AnswerActivation)] == [commands[0]]
+        assert isinstance(commands[0], StartRun)
+
+
+async def test_a_caller_of_another_server_waits_for_the_end(spread: Roles) -> None:
+    """FV-18: whoever asks for a result is woken by the end, wherever the run is; twice asked is answered twice."""
+    async with Coder(spread.worker) as worker:
+        run_id = await begin(spread.publisher)
+        lease, _ = await worker.activation()
+        asked = [asyncio.create_task(ended(each, run_id)) for each in (spread.worker, spread.publisher) * 2]
+        for service in (spread.worker, spread.publisher):
+            await eventually(lambda service=service: _waits(service, run_id))  # type: ignore[misc]
+        await worker.answer(lease, end=done("done"))
+        assert await asyncio.gather(*asked) == [(RunStatus.COMPLETED, "done")] * 4
+
+
+async def _waits(service: Service, run_id: str) -> bool:
+    return service.engine.lane_id in (await service.runs.get(ROOT, run_id)).waiters

@@ -7,7 +7,7 @@ from typing import Protocol
 from millstream.application.engine.cache import KEPT_ARTIFACTS
 from millstream.application.engine.commands import AttachWaiter
 from millstream.application.engine.engine import Engine
-from millstream.application.engine.waiting import Ended
+from millstream.application.engine.waiting import Ended, until
 from millstream.application.paging import encode_token, fitting, text_bytes
 from millstream.application.sight import Sight, SightReads, may_see, restricted
 from millstream.application.views.artifacts import ArtifactQuery, Published, SyncResult
@@ -49,7 +49,7 @@ class Cascades:
         self, principal: Principal, published: Published, ended: "asyncio.Future[Ended]", deadline: float
     ) -> SyncResult:
         """Wait for the end and answer. Of a run that was made and ended here nothing is read."""
-        end = await self._wait(ended, deadline)
+        end = await until(ended, deadline)
         if end is not None and end.run is not None and end.artifacts is not None:
             mine = next((item for item in end.artifacts if item.id == published.artifact_id), None)
             # Without it, the run ended before this artifact was stored, which opened it again.
@@ -83,20 +83,13 @@ class Cascades:
                 end = await self._reads.first_end(run, artifact.seq)
                 if end is not None or asyncio.get_running_loop().time() >= deadline:
                     return await self._read(principal, run, artifact, end, replayed)
-                await self._wait(ended, deadline)
+                await until(ended, deadline)
 
     async def _artifact(self, principal: Principal, published: Published) -> Artifact:
         found = await self._reads.by_ids(principal.tenant, [published.artifact_id])
         if published.artifact_id not in found:
             raise NotFound(f"the artifact {published.artifact_id} is gone: its retention has passed")
         return found[published.artifact_id]
-
-    async def _wait(self, ended: "asyncio.Future[Ended]", deadline: float) -> Ended | None:
-        if ended.done():
-            return ended.result()
-        left = deadline - asyncio.get_running_loop().time()
-        done, _ = await asyncio.wait([ended], timeout=max(left, 0))
-        return ended.result() if done else None
 
     async def _run(self, artifact: Artifact) -> Run:
         run = await self._reads.run(artifact.tenant, artifact.run_id)

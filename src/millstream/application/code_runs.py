@@ -6,26 +6,18 @@ from typing import Protocol
 
 from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.engine.code_commands import SignalRun, StartRun
-from millstream.application.engine.commands import AttachWaiter
 from millstream.application.engine.engine import HISTORY_BYTES, Engine
 from millstream.application.engine.queue import Replayed
-from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
+from millstream.application.results import Results
 from millstream.application.runs import claim_of
 from millstream.application.views.code_runs import NewCodeRun, RunHistory, StartedRun
 from millstream.application.views.idempotency import Key
 from millstream.domain.code import History, Standing
 from millstream.domain.code_runs import NewRun
-from millstream.domain.errors import Conflict, NotFound, ValidationFailed
+from millstream.domain.errors import Conflict, ValidationFailed
 from millstream.domain.principals import Principal
-from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task
-
-
-class RunReads(Protocol):
-    """What is read of runs; see store.runs."""
-
-    async def run(self, tenant: str, run_id: str) -> Run | None: ...
-    async def payload(self, found: Run, what: PayloadKind) -> bytes: ...
+from millstream.domain.runs import Run, RunKind, Task
 
 
 class Journal(Protocol):
@@ -38,17 +30,17 @@ class Journal(Protocol):
 
 
 class CodeRuns:
-    """The use cases of code-first runs, and of any run's result.
+    """The use cases of code-first runs.
 
     Args:
         key_ttl_us: How long an idempotency key holds, microseconds.
     """
 
     def __init__(
-        self, engine: Engine, reads: RunReads, journal: Journal, workflows: CodeWorkflows, key_ttl_us: int
+        self, engine: Engine, results: Results, journal: Journal, workflows: CodeWorkflows, key_ttl_us: int
     ) -> None:
         self._engine = engine
-        self._reads = reads
+        self._results = results
         self._journal = journal
         self._workflows = workflows
         self._key_ttl_us = key_ttl_us
@@ -76,9 +68,11 @@ class CodeRuns:
             outcome = await self._engine.submit(command)
             if not isinstance(outcome, Replayed):
                 run, began = outcome
-                return await self._wait(principal, run, ended, deadline, started=began)
+                if not wait_s:
+                    return StartedRun(run, started=began)
+                return StartedRun(*await self._results.after(principal, run_id, ended, deadline), started=began)
         (run_id,) = json.loads(outcome.claim.response)
-        return await self.result(principal, run_id, deadline - asyncio.get_running_loop().time(), replayed=True)
+        return StartedRun(*await self._results.of(principal, run_id, deadline), replayed=True)
 
     async def child(self, parent: Run, task: Task, run_id: str, name: str, version: str) -> StartRun:
         """What begins the run that a task of another waits for. Raises NotFound, ValidationFailed."""
@@ -105,56 +99,19 @@ class CodeRuns:
         outcome = await self._engine.submit(command)
         return (0, True) if isinstance(outcome, Replayed) else (outcome, False)
 
-    async def result(self, principal: Principal, run_id: str, wait_s: float, replayed: bool = False) -> StartedRun:
-        """A run as it stands at its end, or when the time has passed. Raises NotFound."""
-        deadline = asyncio.get_running_loop().time() + wait_s
-        with self._engine.waiters.wait(run_id) as ended:
-            run = await self._run(principal, run_id)
-            if wait_s > 0 and not run.finished_us:
-                command = AttachWaiter(run_id=run_id, locked=True, tenant=principal.tenant, waiter=self._engine.lane_id)
-                run = await self._engine.submit(command)
-            return await self._wait(principal, run, ended, deadline, replayed=replayed)
-
-    async def _wait(
-        self,
-        principal: Principal,
-        run: Run,
-        ended: "asyncio.Future[Ended]",
-        deadline: float,
-        started: bool = False,
-        replayed: bool = False,
-    ) -> StartedRun:
-        left = deadline - asyncio.get_running_loop().time()
-        if not run.finished_us and left > 0:
-            await asyncio.wait([ended], timeout=left)
-        if ended.done() and (end := ended.result().run) is not None:
-            run = end
-        elif ended.done():
-            run = await self._run(principal, run.id)
-        output = b""
-        if run.status is RunStatus.COMPLETED:
-            output = await self._reads.payload(run, PayloadKind.OUTPUT)
-        return StartedRun(run, output, started, replayed)
-
     async def state(self, principal: Principal, run_id: str) -> dict[str, bytes]:
         """What a run remembers by name, google.protobuf.Value in wire form. Raises NotFound, Conflict."""
-        run = await self._run(principal, run_id)
+        run = await self._results.run(principal, run_id)
         if run.kind is not RunKind.CODE:
             raise Conflict(f"run {run_id} has no state: it is no code-first run")
         return await self._journal.state(run, Standing.of(run.plan).first)
 
     async def history(self, principal: Principal, run_id: str, after: int, number: int) -> RunHistory:
         """A page of what a run's code has seen and done, behind an event and a command. Raises NotFound, Conflict."""
-        run = await self._run(principal, run_id)
+        run = await self._results.run(principal, run_id)
         if run.kind is not RunKind.CODE:
             raise Conflict(f"run {run_id} has no history of code: it is no code-first run")
         standing = Standing.of(run.plan)
         start = max((standing.since - 1, standing.first), (after, number))
         page = await self._journal.history(run.day, run.id, *start, standing.last, standing.first, HISTORY_BYTES)
         return RunHistory(run, standing.first, standing.seen, page)
-
-    async def _run(self, principal: Principal, run_id: str) -> Run:
-        found = await self._reads.run(principal.tenant, run_id)
-        if found is None:
-            raise NotFound(f"there is no run {run_id}")
-        return found

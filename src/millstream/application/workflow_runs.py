@@ -3,18 +3,18 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from millstream.application.advancing import Advancing, labels_of, promising
 from millstream.application.engine.code_commands import StartRun
-from millstream.application.engine.commands import AttachWaiter, Refuse
+from millstream.application.engine.commands import Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.graph_commands import StartGraph
 from millstream.application.engine.queue import Outcome, Replayed
-from millstream.application.engine.waiting import Ended
 from millstream.application.ids import new_id
 from millstream.application.publishing import batch_of, claim_call, item_key
+from millstream.application.results import Results
 from millstream.application.runs import claim_of
 from millstream.application.views.batches import Batch
 from millstream.application.views.idempotency import Key
@@ -23,7 +23,6 @@ from millstream.domain.batch import BUSINESS, KeyClaim
 from millstream.domain.code_runs import NewRun as CodeRun
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable
 from millstream.domain.principals import Principal
-from millstream.domain.runs import PayloadKind, Run
 from millstream.domain.struct_wire import Json, decode_value
 from millstream.domain.workflows import Definition
 
@@ -66,13 +65,6 @@ class Code(Protocol):
         """Raises NotFound, ValidationFailed."""
 
 
-class ResultReads(Protocol):
-    """What is read of runs; see store.runs."""
-
-    async def run(self, tenant: str, run_id: str) -> Run | None: ...
-    async def payload(self, found: Run, what: PayloadKind) -> bytes: ...
-
-
 class Workflows(Protocol):
     """Finds definitions for new runs; see application.workflows."""
 
@@ -96,14 +88,14 @@ class WorkflowRuns:
         workflows: Workflows,
         code: Code,
         advancing: Advancing,
-        reads: ResultReads,
+        results: Results,
         key_ttl_us: int,
     ) -> None:
         self._engine = engine
         self.workflows = workflows
         self._code = code
         self._advancing = advancing
-        self._reads = reads
+        self._results = results
         self._key_ttl_us = key_ttl_us
 
     async def execute(self, principal: Principal, new: NewRun, key: Key | None) -> RunResult:
@@ -117,10 +109,9 @@ class WorkflowRuns:
         with self._engine.waiters.wait(run_id) as ended:
             begun = await self._begin(principal, new, key, run_id, self._engine.lane_id)
             if not (begun.replayed or begun.existing):
-                end = await _until(ended, deadline)
-                if end is not None and end.run is not None and end.output is not None:
-                    return RunResult(end.run, end.output)
-        return replace(await self.wait(principal, begun.run.id, deadline), replayed=begun.replayed)
+                return RunResult(*await self._results.after(principal, run_id, ended, deadline))
+        run, output = await self._results.of(principal, begun.run.id, deadline)
+        return RunResult(run, output, replayed=begun.replayed)
 
     def now_us(self) -> int:
         """The database's time, carried on by this process's clock."""
@@ -150,33 +141,12 @@ class WorkflowRuns:
 
     async def result(self, principal: Principal, run_id: str, timeout_s: float) -> RunResult:
         """What a run came to, or how it stands when the time has passed. Raises NotFound."""
-        return await self.wait(principal, run_id, asyncio.get_running_loop().time() + timeout_s)
-
-    async def wait(self, principal: Principal, run_id: str, deadline: float) -> RunResult:
-        """Wait for the end of a run until a time of the loop's clock. Raises NotFound."""
-        while True:
-            with self._engine.waiters.wait(run_id) as ended:
-                run = await self._run(principal, run_id)
-                if run.finished_us or asyncio.get_running_loop().time() >= deadline:
-                    return RunResult(run, await self._reads.payload(run, PayloadKind.OUTPUT))
-                if self._engine.lane_id not in run.waiters:
-                    command = AttachWaiter(
-                        run_id=run_id, locked=True, tenant=principal.tenant, waiter=self._engine.lane_id
-                    )
-                    await self._engine.submit(command)
-                    if (await self._run(principal, run_id)).finished_us:
-                        continue
-                await _until(ended, deadline)
-
-    async def _run(self, principal: Principal, run_id: str) -> Run:
-        run = await self._reads.run(principal.tenant, run_id)
-        if run is None:
-            raise NotFound(f"there is no run {run_id}")
-        return run
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        return RunResult(*await self._results.of(principal, run_id, deadline))
 
     async def _begin(self, principal: Principal, new: NewRun, key: Key | None, run_id: str, waiter: str) -> RunResult:
         command = await self._command(principal, new, key, run_id)
-        if isinstance(command, StartGraph):
+        if not isinstance(command, Refuse):
             command.waiter = waiter
         result = await self._begun(principal, (await self._engine.submit_all([command]))[0], run_id)
         if isinstance(result, MillstreamError):
@@ -234,7 +204,8 @@ class WorkflowRuns:
             self._advancing.forget(run_id)
             earlier = json.loads(outcome.claim.response)
             replayed = not outcome.claim.rpc.startswith(BUSINESS)
-            return RunResult(await self._run(principal, earlier[-1]), replayed=replayed, existing=len(earlier) > 1)
+            run = await self._results.run(principal, earlier[-1])
+            return RunResult(run, replayed=replayed, existing=len(earlier) > 1)
         if isinstance(outcome, MillstreamError):
             return outcome
         # Whether code began by it is told too.
@@ -261,11 +232,3 @@ class WorkflowRuns:
             advance=advance,
         )
         return promising(command, tenant, advance)
-
-
-async def _until(ended: "asyncio.Future[Ended]", deadline: float) -> Ended | None:
-    if ended.done():
-        return ended.result()
-    left = deadline - asyncio.get_running_loop().time()
-    done, _ = await asyncio.wait([ended], timeout=max(left, 0))
-    return ended.result() if done else None

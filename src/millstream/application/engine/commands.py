@@ -6,6 +6,7 @@ never the command.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -341,7 +342,7 @@ class CancelTask(Command):
 
 @dataclass(slots=True)
 class AttachWaiter(Command):
-    """Wait for the end of a run made elsewhere; returns it, ended or not."""
+    """Wait for the end of a run made elsewhere; returns it, ended or not, as it stands here."""
 
     tenant: str = ""
     waiter: str = ""
@@ -354,7 +355,8 @@ class AttachWaiter(Command):
         if run.status in (RunStatus.RUNNING, RunStatus.CANCELLING) and self.waiter not in run.waiters:
             run.waiters = (*run.waiters, self.waiter)
             batch.touch(run)
-        return run
+        # A copy: what later batches do to the run is not known to be stored.
+        return copy(run)
 
 
 @dataclass(slots=True)

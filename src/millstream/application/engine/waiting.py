@@ -56,3 +56,12 @@ class Waiters:
         for future in self._futures.pop(run_id, ()):
             if not future.done():
                 future.set_result(ended)
+
+
+async def until(ended: "asyncio.Future[Ended]", deadline: float) -> Ended | None:
+    """The end, or None at that time of the loop's clock."""
+    if ended.done():
+        return ended.result()
+    left = deadline - asyncio.get_running_loop().time()
+    done, _ = await asyncio.wait([ended], timeout=max(left, 0))
+    return ended.result() if done else None
