@@ -530,7 +530,7 @@ async def test_a_held_workflow_begins_nothing_until_it_is_resumed(spread: Roles,
         first = await spread.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
         lease = await worker.take()
         held, _ = await spread.worker.workflow_pauses.pause(ROOT, "held", "look", None)
-        assert (held.kind, held.paused_by, held.reason) == ("held", "root", "look")
+        assert (held.workflow, held.paused_by, held.reason) == ("held", "root", "look")
         await spread.publisher.pauses.refresh()
         second = await spread.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
         await worker.complete(lease)
@@ -541,7 +541,7 @@ async def test_a_held_workflow_begins_nothing_until_it_is_resumed(spread: Roles,
 
         await eventually(put_off)
         assert worker.leases.empty()
-        assert [each.kind for each in await spread.publisher.workflow_pauses.list(ROOT)] == ["held"]
+        assert [each.workflow for each in await spread.publisher.workflow_pauses.list(ROOT)] == ["held"]
         await spread.publisher.workflow_pauses.resume(ROOT, "held", None)
         await spread.worker.pauses.refresh()
         found = {each.task.kind: each for each in (await worker.take(), await worker.take())}

@@ -48,6 +48,7 @@ from millstream.application.views.workflows import (
     Validation,
     WorkflowDetail,
     WorkflowHead,
+    WorkflowPause,
     WorkflowQuery,
     WorkflowVersion,
 )
@@ -459,17 +460,19 @@ def graph_run(status: RunStatus = RunStatus.RUNNING) -> Run:
 
 
 class WorkflowPauses(Fake):
-    async def pause(self, principal: Principal, id_or_name: str, reason: str, key: Key | None) -> tuple[Pause, bool]:
+    async def pause(
+        self, principal: Principal, id_or_name: str, reason: str, key: Key | None
+    ) -> tuple[WorkflowPause, bool]:
         await self.seen("pause", principal, id_or_name, reason, key)
-        return Pause("acme", "", id_or_name, AT_US, "ann", reason), key is not None
+        return WorkflowPause(id_or_name, AT_US, "ann", reason), key is not None
 
     async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[str, bool]:
         await self.seen("resume", principal, id_or_name, key)
         return id_or_name, key is not None
 
-    async def list(self, principal: Principal) -> list[Pause]:
+    async def list(self, principal: Principal) -> list[WorkflowPause]:
         await self.seen("list", principal)
-        return [Pause("acme", "", "order", AT_US, "ann", "look")]
+        return [WorkflowPause("order", AT_US, "ann", "look")]
 
 
 class RunSteps(Fake):

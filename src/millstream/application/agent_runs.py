@@ -12,9 +12,9 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import RegistryMoved, Replayed
 from millstream.application.engine.run_agent import RunAgent
 from millstream.application.ids import new_id
-from millstream.application.publishing import MATCH_ROUNDS
 from millstream.application.referring import Referring, referred
 from millstream.application.registering import named
+from millstream.application.rounds import MATCH_ROUNDS
 from millstream.application.runs import claim_of
 from millstream.application.views.artifacts import Published, SyncResult
 from millstream.application.views.idempotency import Key

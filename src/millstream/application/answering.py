@@ -7,10 +7,11 @@ from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.code_commands import AnswerActivation
 from millstream.application.engine.commands import Command, Fail
 from millstream.application.engine.engine import Engine
-from millstream.application.engine.queue import RegistryMoved
+from millstream.application.engine.queue import Outcome
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
+from millstream.application.rounds import Made, in_rounds
 from millstream.application.views.code_runs import ActivationAnswer
 from millstream.application.views.reports import ReportResult
 from millstream.domain.artifacts import EXTERNAL
@@ -20,7 +21,6 @@ from millstream.domain.errors import LeaseLost, MillstreamError, NotFound, Unava
 from millstream.domain.principals import Principal
 from millstream.domain.publication import Produce
 
-MATCH_ROUNDS = 10
 INVALID = "INVALID_ANSWER"
 
 
@@ -34,28 +34,16 @@ class Answering:
 
     async def answer(self, principal: Principal, answers: Sequence[ActivationAnswer]) -> list[ReportResult]:
         """Store answers; what became of each, in their order."""
-        errors: list[MillstreamError | None] = [None] * len(answers)
-        left = list(range(len(answers)))
-        for _ in range(MATCH_ROUNDS):
-            commands: list[Command] = []
-            for index in left:
-                command, errors[index] = await self._command(principal, answers[index])
-                commands.append(command)
-            outcomes = await self._engine.submit_all(commands, urgent=True)
-            moved = []
-            for index, outcome in zip(left, outcomes, strict=True):
-                if isinstance(outcome, RegistryMoved):
-                    moved.append(index)
-                elif isinstance(outcome, MillstreamError) and errors[index] is None:
-                    errors[index] = outcome
-            left = moved
-            if not left:
-                break
-            await self._catalogs.get(principal.tenant, fresh=True)
-        for index in left:
-            errors[index] = Unavailable("the registry keeps moving; try again")
+
+        async def make(answer: ActivationAnswer) -> Made:
+            return await self._command(principal, answer)
+
+        errors = await in_rounds(self._catalogs, principal.tenant, answers, make, self._submit)
         await self._park(principal, answers, errors)
         return [ReportResult(each.task_id, each.attempt, error) for each, error in zip(answers, errors, strict=True)]
+
+    async def _submit(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        return await self._engine.submit_all(commands, urgent=True)
 
     async def _park(
         self, principal: Principal, answers: Sequence[ActivationAnswer], errors: Sequence[MillstreamError | None]

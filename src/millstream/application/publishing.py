@@ -12,6 +12,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
 from millstream.application.referring import Referring, referred
+from millstream.application.rounds import MATCH_ROUNDS
 from millstream.application.views.artifacts import Published, SyncResult
 from millstream.application.views.batches import Batch
 from millstream.application.views.idempotency import Key
@@ -23,9 +24,6 @@ from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import MillstreamError, Unavailable
 from millstream.domain.principals import Principal
 from millstream.domain.publication import Produce
-
-MATCH_ROUNDS = 10
-"""How often an artifact is matched again because agents or types moved."""
 
 
 class Publishing:

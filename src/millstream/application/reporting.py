@@ -10,18 +10,17 @@ from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
 from millstream.application.engine.dispatch import HeldLease, held_lease
 from millstream.application.engine.engine import Engine
-from millstream.application.engine.queue import Outcome, RegistryMoved
+from millstream.application.engine.queue import Outcome
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
+from millstream.application.rounds import Made, in_rounds
 from millstream.application.views.leases import LeaseRef
 from millstream.application.views.reports import AttemptFailure, Completion, Progress, ReportResult, Reports
 from millstream.domain.errors import Conflict, Forbidden, LeaseLost, MillstreamError, NotFound, Unavailable
 from millstream.domain.principals import Principal
 from millstream.domain.publication import Produce
 from millstream.domain.runs import Task
-
-MATCH_ROUNDS = 10
 
 
 class LeaseStore(Protocol):
@@ -94,32 +93,20 @@ class Reporting:
     async def _complete(
         self, principal: Principal, completions: Sequence[Completion], held: Held
     ) -> list[ReportResult]:
-        errors: list[MillstreamError | None] = [None] * len(completions)
-        left = list(range(len(completions)))
-        for _ in range(MATCH_ROUNDS):
-            commands: list[Command] = []
-            for index in left:
-                command, errors[index] = await self._completion(principal, completions[index], held)
-                commands.append(command)
-            tasks = [self._engine.cache.task(command.task_ids[0]) for command in commands]
-            outcomes = await self._engine.submit_all(commands, urgent=True)
-            await self._note_steps(commands, tasks, outcomes)
-            moved = []
-            for index, outcome in zip(left, outcomes, strict=True):
-                if isinstance(outcome, RegistryMoved):
-                    moved.append(index)
-                elif isinstance(outcome, MillstreamError) and errors[index] is None:
-                    errors[index] = outcome
-            left = moved
-            if not left:
-                break
-            await self._catalogs.get(principal.tenant, fresh=True)
-        for index in left:
-            errors[index] = Unavailable("the registry keeps moving; try again")
+        async def make(completion: Completion) -> Made:
+            return await self._completion(principal, completion, held)
+
+        errors = await in_rounds(self._catalogs, principal.tenant, completions, make, self._submit_completions)
         return [
             ReportResult(completion.task_id, completion.attempt, error)
             for completion, error in zip(completions, errors, strict=True)
         ]
+
+    async def _submit_completions(self, commands: Sequence[Command]) -> Sequence[Outcome]:
+        tasks = [self._engine.cache.task(command.task_ids[0]) for command in commands]
+        outcomes = await self._engine.submit_all(commands, urgent=True)
+        await self._note_steps(commands, tasks, outcomes)
+        return outcomes
 
     async def _note_steps(
         self, commands: Sequence[Command], tasks: Sequence[Task | None], outcomes: Sequence[Outcome]

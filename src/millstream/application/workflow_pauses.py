@@ -7,7 +7,7 @@ from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering
 from millstream.application.views.idempotency import Key
-from millstream.application.views.workflows import WorkflowHead
+from millstream.application.views.workflows import WorkflowHead, WorkflowPause
 from millstream.domain.agents import Pause
 from millstream.domain.code import LEAD
 from millstream.domain.errors import NotFound
@@ -59,15 +59,17 @@ class WorkflowPauses:
         self._runs = runs
         self._look = look
 
-    async def pause(self, principal: Principal, id_or_name: str, reason: str, key: Key | None) -> tuple[Pause, bool]:
+    async def pause(
+        self, principal: Principal, id_or_name: str, reason: str, key: Key | None
+    ) -> tuple[WorkflowPause, bool]:
         """Hold a workflow; whether it is a replay. Raises NotFound, IdempotencyConflict."""
         name = await self._name(principal, id_or_name)
         replayed = await self._registering.pause_workflow(principal, name, reason, key)
         await self._pauses.changed_here()
         found = await self.list(principal)
-        held = next((each for each in found if each.kind == name), None)
+        held = next((each for each in found if each.workflow == name), None)
         # It was resumed meanwhile: this call did hold it.
-        return held or Pause(principal.tenant, "", name, 0, principal.name, reason), replayed
+        return held or WorkflowPause(name, 0, principal.name, reason), replayed
 
     async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[str, bool]:
         """Let a workflow go on; its name, and whether it is a replay. Raises NotFound, IdempotencyConflict."""
@@ -77,15 +79,15 @@ class WorkflowPauses:
         self._look({*await self._runs.due_of(principal.tenant, name)})
         return name, replayed
 
-    async def list(self, principal: Principal) -> list[Pause]:
-        """Workflows that are held, by name, which stands in place of the kind."""
+    async def list(self, principal: Principal) -> list[WorkflowPause]:
+        """Workflows that are held, by name."""
         found = await self._registry.pauses(principal.tenant)
         held = [
-            Pause(each.tenant, "", each.kind.removeprefix(LEAD), each.paused_us, each.paused_by, each.reason)
+            WorkflowPause(each.kind.removeprefix(LEAD), each.paused_us, each.paused_by, each.reason)
             for each in found
             if each.kind.startswith(LEAD) and not each.queue
         ]
-        return sorted(held, key=lambda each: each.kind)[:LISTED_MOST]
+        return sorted(held, key=lambda each: each.workflow)[:LISTED_MOST]
 
     async def _name(self, principal: Principal, id_or_name: str) -> str:
         head = await self._workflows.find(principal.tenant, id_or_name)

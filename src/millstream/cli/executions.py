@@ -115,7 +115,7 @@ def start(
     as_json: Json = False,
 ) -> None:
     """Start a run of a code-first workflow, or signal it and start it where there is none."""
-    labels, told = labels_of(label or ()), (signal, json_value(value, "--value")) if signal else None
+    labels, told = labels_of(label), (signal, json_value(value, "--value")) if signal else None
     value_given = json_value(given, "INPUT")
 
     async def work(client: Client) -> RunResult:

@@ -41,10 +41,10 @@ def json_object(text: str, name: str = "JSON") -> dict[str, Any]:
     return data
 
 
-def labels_of(given: Iterable[str]) -> dict[str, str]:
+def labels_of(given: Iterable[str] | None) -> dict[str, str]:
     """Labels given as NAME=VALUE. Raises BadParameter."""
     labels: dict[str, str] = {}
-    for each in given:
+    for each in given or ():
         name, equals, value = each.partition("=")
         if not (name and equals):
             raise typer.BadParameter(f"{each!r} is not NAME=VALUE", param_hint="--label")

@@ -45,7 +45,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a promise."""
-    given, labels = json_value(input_, "--input"), labels_of(label or [])
+    given, labels = json_value(input_, "--input"), labels_of(label)
     _show(
         call(
             target,

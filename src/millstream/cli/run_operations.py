@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from millstream.cli.connect import DEFAULT_TARGET, REFUSED, ApiKey, Json, Target, call
+from millstream.cli.given import labels_of
 from millstream.cli.output import print_fields, print_json, print_table
 from millstream.cli.tasks import fault
 from millstream.sdk import Client, Run, RunOutcome, RunsDone
@@ -18,7 +19,7 @@ RunIds: TypeAlias = Annotated[
 Kind: TypeAlias = Annotated[str, typer.Option(help="CASCADE, SINGLE, GRAPH or CODE.")]
 Workflow: TypeAlias = Annotated[str, typer.Option(help="Of this workflow, by name or id.")]
 Labels: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--label", help="With this label, as key=value; may be repeated.")
+    list[str] | None, typer.Option("--label", help="With this label, as NAME=VALUE; may be repeated.")
 ]
 TextIn: TypeAlias = Annotated[
     str, typer.Option(help="With this in its id, workflow, error message or a label's value.")
@@ -39,17 +40,6 @@ _OUTCOMES = {
 def aware(moment: datetime | None) -> datetime | None:
     """A time as given on the command line, which is that of this machine's clock."""
     return moment.astimezone() if moment else None
-
-
-def labels_of(given: list[str] | None) -> dict[str, str]:
-    """Labels as given on the command line. Raises BadParameter."""
-    found = {}
-    for each in given or ():
-        name, equals, value = each.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"{each!r} is not key=value", param_hint="--label")
-        found[name] = value
-    return found
 
 
 def show_run(run: Run, as_json: bool) -> None:

@@ -8,8 +8,9 @@ from rich.tree import Tree
 
 from millstream.cli import executions, run_operations
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
+from millstream.cli.given import labels_of
 from millstream.cli.output import console, print_json, print_list, print_table
-from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, labels_of, show_run
+from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, show_run
 from millstream.cli.tasks import COLUMNS, fault
 from millstream.sdk import Client, Run, Task
 

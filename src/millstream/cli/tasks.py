@@ -7,7 +7,7 @@ import typer
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
 from millstream.cli.dead_letters import dead, drop, retry
 from millstream.cli.dead_letters import fault as fault
-from millstream.cli.given import json_value
+from millstream.cli.given import json_value, labels_of
 from millstream.cli.output import print_fields, print_json, print_list
 from millstream.sdk import Client, Concurrency, NewTask, RateLimit, Task
 
@@ -65,7 +65,7 @@ def create(
     queue: Annotated[str, typer.Option(help="Its queue.")] = "default",
     priority: Annotated[int, typer.Option(min=-100, max=100, help="The higher the sooner.")] = 0,
     delay: Annotated[float, typer.Option(min=0, help="Not before so many seconds from now.")] = 0.0,
-    label: Annotated[list[str] | None, typer.Option(help="key=value; repeat for more.", show_default=False)] = None,
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
     key: Annotated[str, typer.Option(help="Idempotency key of this call.", show_default=False)] = "",
     deduplication_key: Annotated[
         str, typer.Option(help="While a task of this kind and key stands, it is the answer.", show_default=False)
@@ -87,23 +87,13 @@ def create(
         queue,
         priority,
         delay=delay or None,
-        labels=_labels(label),
+        labels=labels_of(label),
         idempotency_key=key,
         deduplication_key=deduplication_key,
         concurrency=_concurrency(concurrency),
         rate_limit=_rate(rate),
     )
     _show(call(target, api_key, lambda client: client.tasks.create_one(new)), as_json)
-
-
-def _labels(given: list[str] | None) -> dict[str, str]:
-    found = {}
-    for each in given or ():
-        name, equals, value = each.partition("=")
-        if not (name and equals):
-            raise typer.BadParameter(f"{each!r} is no key=value", param_hint="--label")
-        found[name] = value
-    return found
 
 
 def _concurrency(given: str) -> Concurrency | None:
@@ -130,7 +120,7 @@ def list_(
     run: Annotated[str, typer.Option(help="Of this run.")] = "",
     agent: Annotated[str, typer.Option(help="Of this agent.")] = "",
     worker: Annotated[str, typer.Option(help="That the worker with this name has, or had.")] = "",
-    label: Annotated[list[str] | None, typer.Option(help="key=value; repeat for more.", show_default=False)] = None,
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
     oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first, as always of one run.")] = False,
     limit: Limit = DEFAULT_LIMIT,
     target: Target = DEFAULT_TARGET,
@@ -138,7 +128,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List tasks, newest first; those of one run in the order they were made."""
-    labels = _labels(label)
+    labels = labels_of(label)
 
     narrowed = bool(kind or queue or agent or worker or labels)
 

@@ -31,7 +31,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a tenant; for administrators of the tenant default."""
-    labels = labels_of(label or [])
+    labels = labels_of(label)
     _show(call(target, api_key, lambda client: client.tenants.create(slug, name=name, labels=labels)), as_json)
 
 

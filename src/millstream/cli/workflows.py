@@ -149,7 +149,7 @@ def execute(
     as_json: Json = False,
 ) -> None:
     """Begin a run of a workflow."""
-    value, labels = json_value(given, "INPUT"), labels_of(label or ())
+    value, labels = json_value(given, "INPUT"), labels_of(label)
 
     async def work(client: Client) -> Execution | RunResult:
         if wait:

@@ -18,7 +18,7 @@ from google.protobuf.struct_pb2 import Value
 from millstream.sdk.errors import ContinueAsNew, MillstreamError, StepFailed
 from millstream.sdk.journal import SHOWN, Command, CommandType, Entry, EntryType, NonDeterminism, differing
 from millstream.sdk.payload import JsonValue, fill_value, from_value
-from millstream.sdk.workflow_loop import Stuck, Timers, WorkflowLoop
+from millstream.sdk.workflow_loop import Stuck, WorkflowLoop
 
 Perform = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a recorded side effect outside the workflow's loop: a sync function in a thread."""
@@ -86,7 +86,7 @@ class _Discarded(BaseException):
     """The run was taken from this worker: its clean-up may do nothing any more."""
 
 
-class Instance(Timers):
+class Instance:
     """A run in this worker's memory.
 
     Attributes:

@@ -38,13 +38,14 @@ from millstream.application.views.workflows import (
     Validation,
     WorkflowDetail,
     WorkflowHead,
+    WorkflowPause,
     WorkflowQuery,
     WorkflowVersion,
 )
 from millstream.application.watches import WatchFilter
 from millstream.application.workflow_kinds import KeptWorkflow, ServedKind
 from millstream.application.workflow_runs import NewRun
-from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause
+from millstream.domain.agents import Agent, AgentSpec, ArtifactType
 from millstream.domain.artifacts import Artifact, NewArtifact
 from millstream.domain.code import History
 from millstream.domain.errors import MillstreamError
@@ -192,9 +193,9 @@ class WorkflowPauses(Protocol):
 
     async def pause(
         self, principal: Principal, id_or_name: str, reason: str, key: Key | None
-    ) -> tuple[Pause, bool]: ...
+    ) -> tuple[WorkflowPause, bool]: ...
     async def resume(self, principal: Principal, id_or_name: str, key: Key | None) -> tuple[str, bool]: ...
-    async def list(self, principal: Principal) -> Sequence[Pause]: ...
+    async def list(self, principal: Principal) -> Sequence[WorkflowPause]: ...
 
 
 class RunSteps(Protocol):

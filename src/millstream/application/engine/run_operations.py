@@ -1,5 +1,6 @@
 """The commands of what operators do to runs, and of a run's time."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from millstream.application.engine.commands import Command, keep_for_replays
@@ -28,9 +29,9 @@ class _OnRun(Command):
         keep_for_replays(batch, run, self.key)
         return run
 
+    @abstractmethod
     def act(self, batch: Batch, run: Run, tasks: list[Task]) -> None:
         """What is done."""
-        raise NotImplementedError
 
 
 @dataclass(slots=True)

@@ -27,6 +27,16 @@ class WorkflowHead:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkflowPause:
+    """That a workflow is held, all its versions; `paused_us` is 0 where it was resumed meanwhile."""
+
+    workflow: str
+    paused_us: int
+    paused_by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowVersion:
     """A version of a workflow, which never changes.
 

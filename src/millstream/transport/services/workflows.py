@@ -30,7 +30,7 @@ class WorkflowService:
         """Hold a workflow."""
         held, replayed = await self._pauses.pause(context.principal, request.workflow_id, request.reason, context.key)
         context.replayed(replayed)
-        out = wire.PauseWorkflowResponse(workflow=held.kind, paused_by=held.paused_by, reason=held.reason)
+        out = wire.PauseWorkflowResponse(workflow=held.workflow, paused_by=held.paused_by, reason=held.reason)
         put(out.paused_at, held.paused_us)
         return out
 
@@ -44,7 +44,7 @@ class WorkflowService:
         """List what is held."""
         out = wire.ListWorkflowPausesResponse()
         for held in await self._pauses.list(context.principal):
-            item = out.items.add(workflow=held.kind, paused_by=held.paused_by, reason=held.reason)
+            item = out.items.add(workflow=held.workflow, paused_by=held.paused_by, reason=held.reason)
             put(item.paused_at, held.paused_us)
         return out
 
