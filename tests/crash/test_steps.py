@@ -43,7 +43,7 @@ async def serving(url: str) -> AsyncIterator[Service]:
     """A service whose engine runs, and nothing else of it."""
     settings = Settings(database_url=url, auth_mode="developer", pool_size=2)
     service = await wire(settings, Metrics())
-    service.engine.clock.set(await service.maintenance.now_us())
+    service.engine.clock.set(await service.core.stores.maintenance.now_us())
     running = asyncio.create_task(service.engine.run())
     try:
         yield service

@@ -11,7 +11,7 @@ from tests.engine.database import Database
 
 from millstream.adapters.metrics import Metrics
 from millstream.config import Settings
-from millstream.wiring import Service, running_service
+from millstream.wiring import Service, wire
 
 _RUNNING: list[Service] = []
 PATIENCE_S = 5.0
@@ -33,14 +33,16 @@ def settings_of(database: Database, **settings: Any) -> Settings:
 @contextlib.asynccontextmanager
 async def server(database: Database, **settings: Any) -> AsyncIterator[Service]:
     """One server for the length of the block."""
-    async with running_service(settings_of(database, **settings), Metrics()) as service:
+    service = await wire(settings_of(database, **settings), Metrics())
+    try:
+        await service.start()
         _RUNNING.append(service)
         database.clocks.append(service.engine.clock)
-        try:
-            yield service
-        finally:
-            if service in _RUNNING:
-                _RUNNING.remove(service)
+        yield service
+    finally:
+        if service in _RUNNING:
+            _RUNNING.remove(service)
+        await service.close()
 
 
 def starting(database: Database, stack: contextlib.AsyncExitStack) -> Start:
@@ -75,8 +77,8 @@ async def acquainted(*services: Service) -> None:
 
 async def knows(service: Service, others: int) -> bool:
     """Whether a server knows of so many others; looks again."""
-    await service.peers.refresh()
-    return len(service.peers._lanes) >= others
+    await service.core.peers.refresh()
+    return len(service.core.peers._lanes) >= others
 
 
 async def introduced(service: Service) -> None:
@@ -84,7 +86,7 @@ async def introduced(service: Service) -> None:
     served, lane = service.engine.dispatcher.served, service.engine.lane_id
 
     async def all_know() -> bool:
-        others = (other.peers._interests for other in _RUNNING if other is not service)
+        others = (other.core.peers._interests for other in _RUNNING if other is not service)
         return all(lane in known.get(key, ()) for known in others for key in served)
 
     await eventually(all_know, "that other servers know of a worker")

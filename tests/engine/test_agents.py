@@ -131,7 +131,7 @@ async def test_a_worker_brings_its_types_and_agents(start: Start) -> None:
         assert (state.agent.version, state.agent.spec.subscriptions[0].priority) == (2, 3)
         # The worker before it went just now, and the word of that may come last.
         await eventually(lambda: _in_status(here, "ONLINE"))
-    await here.peers.refresh()
+    await here.core.peers.refresh()
     await eventually(lambda: _in_status(here, "OFFLINE"))
 
 

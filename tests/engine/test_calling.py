@@ -131,7 +131,7 @@ async def test_what_a_deleted_agent_was_given_is_worked_off(start: Start) -> Non
     async with a2a_agent(pay) as remote:
         await register(here, TYPES, called(remote.url))
         await here.agents.pause(ROOT, "payments", "", None)
-        await there.pauses.refresh()
+        await there.core.pauses.refresh()
         run_id = (await here.artifacts.publish(ROOT, order(), None)).correlation_id
         await there.agents.delete(ROOT, "payments", None)
         await ended(here, run_id)
@@ -145,7 +145,7 @@ async def test_a_paused_agent_is_not_called(start: Start) -> None:
     async with a2a_agent(pay) as remote:
         await register(here, TYPES, called(remote.url))
         await here.agents.pause(ROOT, "payments", "", None)
-        await there.pauses.refresh()
+        await there.core.pauses.refresh()
         run_id = (await here.artifacts.publish(ROOT, order(), None)).correlation_id
         assert (await here.runs.get(ROOT, run_id)).open_tasks == 1
         assert remote.turns == []
@@ -308,7 +308,7 @@ async def test_signs_of_life_keep_an_agent_going(start: Start) -> None:
 async def test_an_agent_is_found_when_the_wake_up_is_lost(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """FV-19: by the next poll."""
     here, there = await start(agent_networks=NETWORKS)
-    monkeypatch.setattr(here.peers, "registry_moved", lambda tenant: None)
+    monkeypatch.setattr(here.core.peers, "registry_moved", lambda tenant: None)
     await register(here, TYPES, called(PUBLIC))
 
     async def found() -> bool:

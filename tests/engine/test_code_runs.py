@@ -198,7 +198,7 @@ async def test_an_answer_counts_once_however_often_it_comes(spread: Roles) -> No
         assert (await worker.answer(second, end=done())).error is None
         assert isinstance((await worker.answer(lease, task(given=2))).error, LeaseLost)
         assert await ended(spread.publisher, run_id) == (RunStatus.COMPLETED, None)
-    assert await spread.publisher.reads.count_tasks(TENANT, TaskQuery(run_id=run_id)) == (1, False)
+    assert await spread.publisher.core.stores.reads.count_tasks(TENANT, TaskQuery(run_id=run_id)) == (1, False)
 
 
 async def test_a_worker_lost_between_activation_and_answer_is_replaced_cold(

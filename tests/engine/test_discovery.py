@@ -203,7 +203,7 @@ async def test_the_workers_of_a_server_that_stops_are_offline_at_once(start: Sta
         return len(await database.rows("SELECT session FROM worker")) == 3
 
     await eventually(moved, "the worker's new connection")
-    await here.peers._leave()
+    await here.core.peers._leave()
     found = {each.worker_id: each.status for each in await workers(there)}
     assert found == {stays.id: "OFFLINE", goes.id: "ONLINE"}
 

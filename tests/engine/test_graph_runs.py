@@ -531,7 +531,7 @@ async def test_a_held_workflow_begins_nothing_until_it_is_resumed(spread: Roles,
         lease = await worker.take()
         held, _ = await spread.worker.workflow_pauses.pause(ROOT, "held", "look", None)
         assert (held.workflow, held.paused_by, held.reason) == ("held", "root", "look")
-        await spread.publisher.pauses.refresh()
+        await spread.publisher.core.pauses.refresh()
         second = await spread.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
         await worker.complete(lease)
 
@@ -543,7 +543,7 @@ async def test_a_held_workflow_begins_nothing_until_it_is_resumed(spread: Roles,
         assert worker.leases.empty()
         assert [each.workflow for each in await spread.publisher.workflow_pauses.list(ROOT)] == ["held"]
         await spread.publisher.workflow_pauses.resume(ROOT, "held", None)
-        await spread.worker.pauses.refresh()
+        await spread.worker.core.pauses.refresh()
         found = {each.task.kind: each for each in (await worker.take(), await worker.take())}
         assert {kind: each.task.run_id for kind, each in found.items()} == {"b": first.run.id, "a": second.run.id}
         await worker.complete(found["b"])

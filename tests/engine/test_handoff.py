@@ -139,13 +139,13 @@ async def test_only_the_servers_that_serve_it_are_woken(start: Start, monkeypatc
     """Rule 8, FV-19: a wake-up never goes to all."""
     here, there = await start()
     sent: list[tuple[str, tuple[str, ...]]] = []
-    send = here.peers.send
+    send = here.core.peers.send
 
     def note(lane: str, message: tuple[str, ...]) -> None:
         sent.append((lane, message))
         send(lane, message)
 
-    monkeypatch.setattr(here.peers, "send", note)
+    monkeypatch.setattr(here.core.peers, "send", note)
     async with Worker(there, kinds=["sums"]):
         await create(here, 0)
         await here.tasks.create(ROOT, NewTask("nobody"), None)

@@ -67,7 +67,7 @@ async def test_a_level_ends_after_its_time_on_every_server(start: Start, databas
 async def test_a_lost_wake_up_is_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_levels, "LOOK_S", 0.05)
     here, there = await start()
-    here.peers.send = lambda lane, message: None
+    here.core.peers.send = lambda lane, message: None
     await here.system.set_log_level(ROOT, "", "debug", 0, None)
     await hold(there, root="debug")
 

@@ -181,7 +181,7 @@ async def test_a_call_waits_until_the_promise_is_settled_at_any_server(start: St
 async def test_a_lost_wake_up_is_found_by_the_safety_poll(start: Start) -> None:
     """engine-rules 8"""
     first, second = await start()
-    second.peers.send = lambda lane, message: None
+    second.core.peers.send = lambda lane, message: None
     ref = await made(first)
     waiting = await waited(first, ref)
     await second.promises.settle(ROOT, ref, NO, None)
@@ -331,7 +331,7 @@ async def test_a_promise_is_no_workers_work(spread: Roles) -> None:
             pass
     with pytest.raises(ValidationFailed, match=r"queues\[0\]"):
         await spread.worker.workers.poll(ROOT, "w", "poller", ["approval"], ["~promise"], 1, 0)
-    assert await spread.publisher.maintenance.stats() == (0, 0)
+    assert await spread.publisher.core.stores.maintenance.stats() == (0, 0)
     page = await spread.publisher.tasks.list(ROOT, TaskQuery(queue="~promise"), PageRequest())
     assert [task.id for task in page.items] == [ref.id]
 

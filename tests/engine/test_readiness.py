@@ -73,7 +73,7 @@ async def test_a_database_that_does_not_answer_is_named_without_its_address(
         assert await faults(here) == {"database": "it does not answer; see that it runs and can be reached"}
     monkeypatch.undo()
     assert await faults(here) == {}
-    await here._database.close()
+    await here.core.stores.database.close()
     assert [*await faults(here)] == ["database"]
     assert [*await checks(here)] == ["database", "engine", "queue", "server"], "what depends on it is not known"
 
@@ -100,7 +100,7 @@ async def test_a_part_that_ended_is_named(
 
     service = await wire(settings_of(database), Metrics())
     monkeypatch.setattr(service.loops, "run", fails)
-    monkeypatch.setattr(service.pauses, "run", ends)
+    monkeypatch.setattr(service.core.pauses, "run", ends)
     await service.start()
     try:
         assert await faults(service) == {

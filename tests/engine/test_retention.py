@@ -185,7 +185,7 @@ async def test_a_server_that_left_leaves_nothing(start: Start, database: Databas
         await third.artifacts.publish(ROOT, order(), None)
         lanes = {third.engine.lane_id, third.engine._blocked.lane.id}
         assert await database.value("SELECT count(*) FROM commit_batch WHERE lane = ANY($1::text[]::uuid[])", lanes)
-    assert third.engine.lane_id not in (await here.maintenance.peers(here.engine.lane_id, 1))[0]
+    assert third.engine.lane_id not in (await here.core.stores.maintenance.peers(here.engine.lane_id, 1))[0]
     await here.loops.sweep()
     assert {str(row["id"]) for row in await database.rows("SELECT id FROM lane")} == {
         each.engine.lane_id for each in (here, there)

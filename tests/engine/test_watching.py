@@ -264,7 +264,7 @@ async def test_a_slow_watcher_holds_little_and_misses_nothing(start: Start, monk
         await more(1)
         for number in range(40):
             ids += await publish((here, there)[number % 2], 1)
-            for watchers in here.feed._watchers.values():
+            for watchers in here.core.feed._watchers.values():
                 assert all(len(each.items) <= 5 for each in watchers)
         await more(40)
         ids += await publish(here, 1)
@@ -277,13 +277,13 @@ async def test_while_nobody_watches_the_feed_is_not_read(start: Start, monkeypat
     here, there = await start()
     await register(here, ("Order",))
     read: list[str] = []
-    rows = here.feed._store.rows
+    rows = here.core.feed._store.rows
 
     async def noted(*arguments: object) -> object:
         read.append("rows")
         return await rows(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(here.feed._store, "rows", noted)
+    monkeypatch.setattr(here.core.feed._store, "rows", noted)
     await publish(here, 3)
     await publish(there, 3)
     await here.loops.poll()
@@ -297,20 +297,20 @@ async def test_while_nobody_watches_the_feed_is_not_read(start: Start, monkeypat
     await publish(here, 3)
     await here.loops.poll()
     assert read == []
-    assert here.feed._places is None
+    assert here.core.feed._places is None
 
 
 async def test_another_server_is_woken(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rule 8: without the safety poll, by the one that stores, once it knows of the watch."""
     here, there = await start()
     await register(here, ("Order",))
-    look = there.feed.look
-    monkeypatch.setattr(there.feed, "look", lambda tenants=None: look(tenants) if tenants is not None else None)
+    look = there.core.feed.look
+    monkeypatch.setattr(there.core.feed, "look", lambda tenants=None: look(tenants) if tenants is not None else None)
     watch = Watch()
     async with watch.at(there) as more:
 
         async def known() -> bool:
-            return here.peers._watching
+            return here.core.peers._watching
 
         asked = asyncio.create_task(more(1))
         await eventually(known, "that the other server knows of the watch")
@@ -498,7 +498,7 @@ async def test_what_is_no_cursor_is_a_field_error(start: Start, cursor: str) -> 
     with pytest.raises(ValidationFailed) as caught:
         await anext(here.watching.watch(ROOT, ALL, cursor))
     assert caught.value.details[0].field == "cursor"
-    assert here.feed.watched == set()
+    assert here.core.feed.watched == set()
 
 
 async def test_a_cursor_shows_nothing_before_its_time(start: Start, database: Database) -> None:

@@ -137,7 +137,7 @@ async def test_a_wake_up_that_is_lost_delays_a_change_by_two_seconds(start: Star
     """WM-2: an update and a deletion are seen by every server, whatever happens to messages."""
     here, there = await start()
     here.wakeups.send = lambda *_: None  # type: ignore[method-assign]
-    here.peers.send = lambda *_: None
+    here.core.peers.send = lambda *_: None
     await created(here, order())
     assert (await there.workflows.definition(TENANT, "order")).version == 1
     await updated(here, order(task("x")))
