@@ -1,6 +1,5 @@
 """WM-7: what was before serves beside this release, on the database that this one migrated."""
 
-import asyncio
 import contextlib
 import io
 import json
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.stack import LOOPBACK, ORDERS, READY_S, TOKEN, Process
+from tests.e2e.stack import LOOPBACK, ORDERS, TOKEN, Process
+from tests.e2e.test_rest_gates import until
 
 from millstream.sdk import Client, NotFoundError
 from millstream.store.embedded import EmbeddedPostgres
@@ -173,15 +173,20 @@ async def know(target: str) -> None:
 async def until_signalled(target: str, by: str) -> tuple[str, str]:
     """Begin a run as code, and return its id and what it has drawn, once it waits for its signal."""
     async with Client(target) as client:
-        async with asyncio.timeout(READY_S):
-            while True:
-                with contextlib.suppress(NotFoundError):
-                    run = await client.runs.start("side.code", {"n": 1}, labels={"by": by})
-                    break
-                await asyncio.sleep(0.05)  # the server is told of the worker's kinds by the other
-            while not (state := await client.runs.state(run.run_id)):
-                await asyncio.sleep(0.02)
-    return run.run_id, str(state["drawn"])
+        runs: list[str] = []
+
+        async def begun() -> bool:
+            """Once the server is told by the other what the worker serves."""
+            with contextlib.suppress(NotFoundError):
+                runs.append((await client.runs.start("side.code", {"n": 1}, labels={"by": by})).run_id)
+            return bool(runs)
+
+        async def waits() -> bool:
+            return "drawn" in await client.runs.state(runs[0])
+
+        await until(begun)
+        await until(waits)
+        return runs[0], str((await client.runs.state(runs[0]))["drawn"])
 
 
 async def test_workflows_go_on_beside_the_release_before(flowing: tuple[Served, Served], workflows: Path) -> None:

@@ -237,7 +237,9 @@ class Advancing:
     async def values_of(self, run: Run) -> tuple[Definition, RunValues]:
         """What a run of a workflow follows, and what its steps have made."""
         definition = await self._definitions.pinned(run.tenant, run.workflow, run.workflow_version)
-        return definition, (await self._load(run, definition))[0]
+        values = (await self._load(run, definition))[0]
+        await self._evaluator.note(definition, values, Graph(definition, run.plan))
+        return definition, values
 
     async def _output(self, run: Run) -> bytes:
         return await self._reads.payload(run, PayloadKind.OUTPUT)
@@ -272,7 +274,7 @@ class Advancing:
             self._keep(run.id, values)
         decisions: dict[int, Decision]
         if run.error_code:
-            decisions = await self._evaluator.winding_up(definition, values)
+            decisions = await self._evaluator.winding_up(definition, values, run.plan)
         else:
             decisions = await self._evaluator.decisions(definition, values, run.plan)
         whole = bool(run.error_code)
@@ -371,7 +373,7 @@ def _whole(definition: Definition, values: RunValues, plan: str) -> bool:
         state = graph.state(step)
         if step in values.outcomes or state is StepState.SKIPPED or spec.kind is StepKind.BRANCH:
             continue
-        if state is StepState.COMPLETED and spec.kind is StepKind.SLEEP:
+        if state is StepState.COMPLETED and spec.kind is StepKind.SLEEP and spec.output is None:
             values.outcomes[step] = Outcome("COMPLETED")
         elif state in ENDED or _all_done(graph, step):
             return False

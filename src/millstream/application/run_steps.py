@@ -15,6 +15,7 @@ from millstream.application.paging import (
     token_count,
     token_of,
 )
+from millstream.application.step_values import Outcome
 from millstream.application.views.steps import ItemCounts, StepView
 from millstream.domain.errors import NotFound
 from millstream.domain.graph import ENDED, Graph, StepState
@@ -90,6 +91,7 @@ class RunSteps:
                     encode_value(outcome.output) if shown and outcome is not None else b"",
                     counts.get(number) if spec.kind is StepKind.MAP else None,
                     child_of(task) if task is not None and spec.begins_a_run else "",
+                    _error_of(outcome) if outcome is not None and task is None else ("", ""),
                 )
             )
         return found
@@ -102,3 +104,8 @@ class RunSteps:
             # What never came to be in a run that has ended.
             return "SKIPPED" if state is StepState.RESERVED else "CANCELLED"
         return _STATES[state]
+
+
+def _error_of(outcome: Outcome) -> tuple[str, str]:
+    error = outcome.error or {}
+    return str(error.get("code", "")), str(error.get("message", ""))

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from millstream.application.ports import Costly, NoValue
-from millstream.domain.graph import Decision, FailStep, Graph, PassStep, SkipStep, StartStep, StepState
+from millstream.domain.graph import ENDED, Decision, FailStep, Graph, PassStep, SkipStep, StartStep, StepState
 from millstream.domain.struct_wire import Json, decode_value, encode_value
 from millstream.domain.templates import expressions_in
 from millstream.domain.workflows import Definition, Step, StepKind, Template
@@ -110,6 +110,7 @@ class Evaluator:
             graph = Graph(definition, plan)
             graph.look()
             left, failed = graph.decide(found.get, lambda *_: None)
+            await self.note(definition, values, graph, found)
             if failed is not None:
                 return found | await self._undoing(definition, values)
             if not left:
@@ -121,12 +122,62 @@ class Evaluator:
             found[len(definition.steps)] = await self._end(definition, values, graph)
         return found
 
-    async def winding_up(self, definition: Definition, values: RunValues) -> dict[int, Decision]:
+    async def winding_up(self, definition: Definition, values: RunValues, plan: str) -> dict[int, Decision]:
         """Of a run that has failed: how what it did is undone."""
+        await self.note(definition, values, Graph(definition, plan))
         return await self._undoing(definition, values)
 
     async def _undoing(self, definition: Definition, values: RunValues) -> dict[int, Decision]:
-        return {undo: await self._start(definition, values, undo) for undo in definition.undo.values()}
+        found: dict[int, Decision] = {}
+        for undo in definition.undo.values():
+            try:
+                when = definition.steps[undo].when
+                called_for = not when or await self._condition(when, definition, values)
+                found[undo] = await self._start(definition, values, undo) if called_for else SkipStep()
+            except NoValue as error:
+                found[undo] = FailStep(EXPRESSION_ERROR, str(error))
+        return found
+
+    async def note(
+        self, definition: Definition, values: RunValues, graph: Graph, decided: Mapping[int, Decision] | None = None
+    ) -> None:
+        """Have the values tell, too, what became of steps that ended without a task, of which nothing is stored:
+        skipped ones, branches, maps of nothing, and those that failed because an expression has no value."""
+        left = [
+            step for step in range(len(definition.steps))
+            if step not in values.outcomes and graph.state(step) in ENDED
+        ]  # fmt: skip
+        while left:
+            # After those that they need, whose outcomes their expressions may name.
+            ready = [step for step in left if not set(left).intersection(definition.needs[step])]
+            for step in ready:
+                outcome = await self._without_task(definition, values, step, graph, (decided or {}).get(step))
+                if outcome is not None:
+                    values.outcomes[step] = outcome
+            left = [step for step in left if step not in ready]
+
+    async def _without_task(
+        self, definition: Definition, values: RunValues, step: int, graph: Graph, decided: Decision | None
+    ) -> Outcome | None:
+        match graph.state(step), definition.steps[step].kind:
+            case StepState.SKIPPED, _:
+                return Outcome("SKIPPED")
+            case StepState.COMPLETED, StepKind.BRANCH:
+                try:
+                    case = await self._case(definition.steps[step], definition, values)
+                except NoValue as error:
+                    return Outcome("COMPLETED", None, fault=str(error))
+                return await self.outcome(definition, values, step, encode_value({"case": case}))
+            case StepState.COMPLETED, StepKind.MAP:
+                return await self.outcome(definition, values, step, encode_value([]))
+            case StepState.FAILED, kind:
+                # What it fails by is still so: what it refers to has ended.
+                fault = decided or await self._decide(definition, values, step, graph)
+                known = fault if isinstance(fault, FailStep) else FailStep("FAILED", "")
+                if kind is StepKind.WAIT_PROMISE and known is not fault:
+                    known = FailStep("CONFLICT", "its key was that of another open promise")
+                return Outcome("FAILED", None, {"code": known.code, "message": known.message})
+        return None
 
     async def outcome(self, definition: Definition, values: RunValues, step: int, output: bytes) -> Outcome:
         """What a step that returned this looks like to others."""
@@ -159,8 +210,7 @@ class Evaluator:
         try:
             match spec.kind:
                 case StepKind.BRANCH:
-                    case = await self._case(spec, definition, values)
-                    values.outcomes[step] = Outcome("COMPLETED", {"case": case})
+                    await self._case(spec, definition, values)
                     return PassStep()
                 case StepKind.SLEEP:
                     return StartStep(delay_us=await self._delay(spec, definition, values))
@@ -178,11 +228,7 @@ class Evaluator:
     async def _taken(self, definition: Definition, values: RunValues, branch: int, case: str, graph: Graph) -> bool:
         if graph.state(branch) is not StepState.COMPLETED:
             return False
-        if branch not in values.outcomes:
-            taken = await self._case(definition.steps[branch], definition, values)
-            values.outcomes[branch] = Outcome("COMPLETED", {"case": taken})
-        output = values.outcomes[branch].output
-        return isinstance(output, dict) and output.get("case") == case
+        return await self._case(definition.steps[branch], definition, values) == case
 
     async def _case(self, spec: Step, definition: Definition, values: RunValues) -> str:
         for name, when in spec.branches:
@@ -229,7 +275,6 @@ class Evaluator:
         if len(items) > ITEMS_MOST:
             return FailStep("MAP_TOO_LARGE", f"over: has {len(items):,} items; {ITEMS_MOST:,} are the most")
         if not items:
-            values.outcomes[step] = Outcome("COMPLETED", [])
             return PassStep()
         given, bounds = [], []
         for index, item in enumerate(items):

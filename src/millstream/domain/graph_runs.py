@@ -111,6 +111,7 @@ def _advance(batch: Batch, run: Run, with_: Advance) -> None:
         if failed is not None:
             _fail(batch, run, with_, *failed)
     _tell_skipped(batch, run, graph, definition, before)
+    _tell_broken(batch, run, graph, with_, before)
     if run.error_code:
         _wind_up(batch, run, graph, with_)
     else:
@@ -197,6 +198,17 @@ def _tell_skipped(batch: Batch, run: Run, graph: Graph, definition: Definition, 
             batch.record(run, EventType.STEP_SKIPPED, data=details(step=definition.steps[number].id))
 
 
+def _tell_broken(batch: Batch, run: Run, graph: Graph, with_: Advance, before: str) -> None:
+    """Of steps that failed for want of a value, and are gone on from: no task tells of them."""
+    if run.error_code:
+        return
+    for number, was in enumerate(before.partition("|")[0]):
+        fault = with_.decisions.get(number)
+        if isinstance(fault, FailStep) and was.lower() != StepState.FAILED.value == graph.state(number).value:
+            data = details(step=with_.definition.steps[number].id, code=fault.code, message=fault.message)
+            batch.record(run, EventType.STEP_FAILED, data=data)
+
+
 def _wind_up(batch: Batch, run: Run, graph: Graph, with_: Advance) -> None:
     """Of a run that has failed: undo what was done once nothing runs any more, one step after the other, and end."""
     if run.open_tasks:
@@ -220,6 +232,7 @@ def _wind_up(batch: Batch, run: Run, graph: Graph, with_: Advance) -> None:
                 return
             case PassStep() | SkipStep():
                 graph.put(undo, StepState.SKIPPED)
+                batch.record(run, EventType.STEP_SKIPPED, data=details(step=with_.definition.steps[undo].id))
             case FailStep():
                 graph.put(undo, StepState.FAILED)
                 data = details(step=with_.definition.steps[undo].id, code=decision.code, message=decision.message)

@@ -36,6 +36,7 @@ class StepView:
         input, output: google.protobuf.Value in wire form; the output as later steps see it.
         items: Of a map.
         child_run_id: The run that it has begun, or "".
+        error: Code and message of one that failed without a task; else "", and the task has them.
     """
 
     id: str
@@ -47,3 +48,4 @@ class StepView:
     output: bytes
     items: ItemCounts | None = None
     child_run_id: str = ""
+    error: tuple[str, str] = ("", "")

@@ -21,6 +21,7 @@ def put_step(out: run_pb2.Step, step: StepView) -> None:
         out.items.begun, out.items.ended, out.items.failed = step.items.made, step.items.ended, step.items.failed
     task = step.task
     if task is None:
+        put_error(out.error, *step.error)
         return
     out.task_id = task.id
     out.attempt = task.attempt
