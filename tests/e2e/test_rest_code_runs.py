@@ -122,7 +122,7 @@ async def test_a_run_outlives_its_worker(rest: Rest, stack: Stack) -> None:
 
 
 async def test_runs_of_two_versions_go_on_side_by_side(rest: Rest, stack: Stack) -> None:
-    """FV-18: each at the workers that have its version, whatever is the latest."""
+    """FV-18, FV-9: each at the workers that have its version, whatever is the latest; which a rerun gets."""
     old = await stack.worker(PROGRAM, "old", VERSIONS="7", QUEUE="versions")
     before = await start(rest, "flow", "a", wait=0, queue="versions")
     new = await stack.worker(PROGRAM, "new", VERSIONS="8", QUEUE="versions")
@@ -133,6 +133,12 @@ async def test_runs_of_two_versions_go_on_side_by_side(rest: Rest, stack: Stack)
         check_ok(await rest.post(f"{path}/signals/go", json={}))
         outputs.append(check_ok(await rest.get(f"{path}/result", params={"timeout": 20}))["output"])
     assert outputs == ["7: told a", "8: told b"]
+    for asked, expected in (({}, "8: told a"), ({"version": "same"}, "7: told a")):
+        again = check_ok(await rest.post(f"/api/v1/runs/{before['run_id']}/rerun", json=asked), 201)
+        assert (again["rerun_of"], again["kind"], again["workflow"]) == (before["run_id"], "CODE", "flow")
+        path = f"/api/v1/runs/{again['run_id']}"
+        check_ok(await rest.post(f"{path}/signals/go", json={}))
+        assert check_ok(await rest.get(f"{path}/result", params={"timeout": 20}))["output"] == expected
     await old.stop()
     await new.stop()
 

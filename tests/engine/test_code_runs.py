@@ -9,7 +9,7 @@ from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, eventually
 from tests.engine.workers import Worker, ref
 from tests.engine.workers import done as done_lease
-from tests.engine.world import ROOT, TENANT, check_all, key, kinds_of, principal, register
+from tests.engine.world import ROOT, TENANT, check_all, key, kinds_of, principal, register, seconds
 
 from millstream.application.engine.code_commands import AnswerActivation, StartRun
 from millstream.application.engine.commands import Command
@@ -44,7 +44,7 @@ from millstream.domain.code import (
 from millstream.domain.errors import Conflict, LeaseLost, NotFound, ValidationFailed
 from millstream.domain.promises import Resolution
 from millstream.domain.retry import DEFAULT_RETRY, DEFAULT_TIMEOUTS
-from millstream.domain.runs import RunStatus
+from millstream.domain.runs import RunKind, RunStatus
 from millstream.domain.struct_wire import decode_value, encode_struct, encode_value
 from millstream.domain.workers import WORKFLOW_KIND, KindSpec
 from millstream.wiring import Service
@@ -724,3 +724,67 @@ async def test_a_caller_of_another_server_waits_for_the_end(spread: Roles) -> No
 
 async def _waits(service: Service, run_id: str) -> bool:
     return service.engine.lane_id in (await service.runs.get(ROOT, run_id)).waiters
+
+
+async def test_a_rerun_is_a_new_run_in_the_latest_version(spread: Roles) -> None:
+    """FV-9: with what the first was begun with, whatever became of it; on request in the version of the first."""
+    there = spread.publisher.run_operations
+    async with Coder(spread.worker, "1", "2", queues=["shop"]) as worker:
+        given = NewCodeRun(
+            "flow", "1", encode_value("given"), queue="shop", labels='{"a":"b"}', priority=7, timeout_us=seconds(3600)
+        )
+        first = (await spread.publisher.code_runs.start(ROOT, given, None)).run
+        lease, told = await worker.activation()
+        assert told.version == "1"
+        await worker.answer(lease, end=End(EndType.CONTINUED, encode_value("anew")))
+        lease, _ = await worker.activation()
+        await spread.publisher.code_runs.signal(ROOT, first.id, "not repeated", b"", None)
+        await worker.answer(lease, end=End(EndType.FAILED, code="WRONG", message="in this version"))
+        lease, _ = await worker.activation()
+        await worker.answer(lease, end=End(EndType.FAILED, code="WRONG", message="in this version"))
+        assert await ended(spread.publisher, first.id) == (RunStatus.FAILED, None)
+        outputs = {}
+        for version, expected in (("", "2"), ("latest", "2"), ("same", "1")):
+            run, replayed = await there.rerun(ROOT, first.id, version, key(f"k{version}", "RerunRun"))
+            assert (run.rerun_of, run.kind, run.workflow_version, replayed) == (
+                first.id, RunKind.CODE, expected, False,
+            )  # fmt: skip
+            assert (run.labels, run.priority, run.timeout_us) == ('{"a":"b"}', 7, seconds(3600))
+            lease, told = await worker.activation()
+            assert (told.version, told.run_id, lease.task.queue) == (expected, run.id, "shop")
+            assert seen(lease) == ["STARTED given"]
+            await worker.answer(lease, end=done(expected))
+            outputs[version] = await ended(spread.publisher, run.id)
+            again, replayed = await there.rerun(ROOT, first.id, version, key(f"k{version}", "RerunRun"))
+            assert (again.id, replayed) == (run.id, True)
+        assert {version: output for version, (_, output) in outputs.items()} == {"": "2", "latest": "2", "same": "1"}
+
+
+async def test_a_rerun_has_its_input_checked_like_any_new_run(start: Start) -> None:
+    """FV-9, FV-18: a later version's schema may refuse what an earlier one took; nothing is begun."""
+    here, there = await start()
+    async with Coder(here) as worker:
+        run_id = await begin(there, "text")
+        lease, _ = await worker.activation()
+        await worker.answer(lease, end=done())
+    strict = KindSpec("flow", WORKFLOW_KIND, "2", input_schema='{"type":"object"}')
+    await there.code_runs._workflows.register(TENANT, [strict], there.engine.clock.now_us())
+    with pytest.raises(ValidationFailed, match="input"):
+        await there.run_operations.rerun(ROOT, run_id, "", None)
+    assert (await there.run_operations.rerun(ROOT, run_id, "same", None))[0].workflow_version == "1"
+
+
+async def test_an_executed_run_of_code_has_its_time(spread: Roles, database: Database) -> None:
+    """FV-2, rule 14: run_timeout holds for code as for definitions: the code is told, and the run fails."""
+    async with Coder(spread.worker) as worker:
+        new = NewRun("flow", input=encode_value(1), timeout_us=seconds(100))
+        run = (await spread.publisher.workflow_runs.execute(ROOT, new, None)).run
+        lease, _ = await worker.activation()
+        await worker.answer(lease, StartTimer(seconds(1000)))
+        await database.pass_time(101)
+        await spread.publisher.loops.poll()
+        lease, _ = await worker.activation()
+        assert [each.split()[0] for each in seen(lease)] == ["CANCELLING"]
+        await worker.answer(lease, CancelStep(1), end=End(EndType.CANCELLED))
+        found = await spread.publisher.runs.get(ROOT, run.id)
+        assert (found.status, found.error_code, found.timeout_us) == (RunStatus.FAILED, "RUN_TIMEOUT", seconds(100))

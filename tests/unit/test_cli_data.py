@@ -282,6 +282,7 @@ def test_an_empty_list_says_so(run: Run, service: ScriptedService) -> None:
             "retried    2",
         ),
         (("runs", "rerun", "r", "--latest"), "RunService/RerunRun", {"run_id": "n", "rerun_of": "r"}, "rerun of   r"),
+        (("runs", "rerun", "r", "--same"), "RunService/RerunRun", {"run_id": "n", "rerun_of": "r"}, "rerun of   r"),
         (
             ("runs", "pause", "r"),
             "RunService/PauseRun",

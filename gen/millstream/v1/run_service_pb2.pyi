@@ -1122,7 +1122,9 @@ class RerunRunRequest(_message.Message):
     run_id: _builtins.str
     """Its id."""
     version: _builtins.str
-    """Of a run of a workflow: "same" (the default), the version that it followed, or "latest"."""
+    """Of a run of a workflow: "same", the version that it followed, or "latest". Default: "same" where a definition says
+    what it does; of one written as code "latest", which is what a new run gets: the last that a worker registered.
+    """
     def __init__(
         self,
         *,

@@ -76,8 +76,9 @@ class RunServiceStub:
     """
     RerunRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RerunRunRequest, _run_service_pb2.RerunRunResponse]
     """Begins a new run with what another was given, whatever became of that: of a workflow the same input, in the same
-    version or the latest; of a standalone task the same task, at once; of a cascade its first artifact, or of an agent
-    that was run by name its inputs. Answers the new run, which names the other in rerun_of.
+    version or the latest; of a workflow written as code what it was begun with first, without its signals; of a
+    standalone task the same task, at once; of a cascade its first artifact, or of an agent that was run by name its
+    inputs. Answers the new run, which names the other in rerun_of.
     Errors: VALIDATION_ERROR, NOT_FOUND (the run, or what it was given, is gone or not the caller's to see), CONFLICT
     (it was begun by a gate: rerun one of its parents), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
     """
@@ -172,8 +173,9 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     RerunRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RerunRunRequest, _run_service_pb2.RerunRunResponse]  # type: ignore[assignment]
     """Begins a new run with what another was given, whatever became of that: of a workflow the same input, in the same
-    version or the latest; of a standalone task the same task, at once; of a cascade its first artifact, or of an agent
-    that was run by name its inputs. Answers the new run, which names the other in rerun_of.
+    version or the latest; of a workflow written as code what it was begun with first, without its signals; of a
+    standalone task the same task, at once; of a cascade its first artifact, or of an agent that was run by name its
+    inputs. Answers the new run, which names the other in rerun_of.
     Errors: VALIDATION_ERROR, NOT_FOUND (the run, or what it was given, is gone or not the caller's to see), CONFLICT
     (it was begun by a gate: rerun one of its parents), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
     """
@@ -325,8 +327,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.RerunRunResponse, _abc.Awaitable[_run_service_pb2.RerunRunResponse]]:
         """Begins a new run with what another was given, whatever became of that: of a workflow the same input, in the same
-        version or the latest; of a standalone task the same task, at once; of a cascade its first artifact, or of an agent
-        that was run by name its inputs. Answers the new run, which names the other in rerun_of.
+        version or the latest; of a workflow written as code what it was begun with first, without its signals; of a
+        standalone task the same task, at once; of a cascade its first artifact, or of an agent that was run by name its
+        inputs. Answers the new run, which names the other in rerun_of.
         Errors: VALIDATION_ERROR, NOT_FOUND (the run, or what it was given, is gone or not the caller's to see), CONFLICT
         (it was begun by a gate: rerun one of its parents), IDEMPOTENCY_CONFLICT, RATE_LIMITED.
         """

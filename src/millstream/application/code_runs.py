@@ -53,6 +53,10 @@ class CodeRuns:
         found = await self._workflows.version_for(principal.tenant, new.workflow, new.version, new.input)
         run_id = new.run_id or new_id()
         deadline = asyncio.get_running_loop().time() + wait_s
+        made = NewRun(
+            new.workflow, found, new.input, new.queue, new.labels, priority=new.priority, timeout_us=new.timeout_us,
+            rerun_of=new.rerun_of,
+        )  # fmt: skip
         with self._engine.waiters.wait(run_id) as ended:
             command = StartRun(
                 run_id=run_id,
@@ -61,7 +65,7 @@ class CodeRuns:
                 size_bytes=600 + len(new.input),
                 tenant=principal.tenant,
                 by=principal.name,
-                new=NewRun(new.workflow, found, new.input, new.queue, new.labels),
+                new=made,
                 signal=new.signal,
                 waiter=self._engine.lane_id if wait_s else "",
             )

@@ -4,6 +4,7 @@ import json
 from typing import Protocol, assert_never
 
 from millstream.application.agent_runs import AgentRuns
+from millstream.application.code_runs import CodeRuns
 from millstream.application.engine.commands import Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Replayed
@@ -11,6 +12,7 @@ from millstream.application.publishing import Publishing
 from millstream.application.runs import claim_of
 from millstream.application.sight import SightReads, may_see, restricted
 from millstream.application.tasks import Tasks
+from millstream.application.views.code_runs import NewCodeRun
 from millstream.application.views.idempotency import Key
 from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.application.workflow_runs import NewRun, WorkflowRuns
@@ -49,6 +51,7 @@ class Rerunning:
         agent_runs: AgentRuns,
         tasks: Tasks,
         workflow_runs: WorkflowRuns,
+        code_runs: CodeRuns,
         key_ttl_us: int,
     ) -> None:
         self._engine = engine
@@ -57,6 +60,7 @@ class Rerunning:
         self._agent_runs = agent_runs
         self._tasks = tasks
         self._workflow_runs = workflow_runs
+        self._code_runs = code_runs
         self._key_ttl_us = key_ttl_us
 
     async def rerun(self, principal: Principal, run_id: str, version: str, key: Key | None) -> tuple[str, bool]:
@@ -98,7 +102,7 @@ class Rerunning:
             case RunKind.GRAPH:
                 return await self._workflow_again(principal, found, version, key)
             case RunKind.CODE:
-                raise Conflict(f"run {found.id} is of a workflow written as code; execute the workflow again")
+                return await self._code_again(principal, found, version, key)
             case _:
                 assert_never(found.kind)
 
@@ -123,6 +127,20 @@ class Rerunning:
         wanted = "" if version == "latest" else found.workflow_version
         new = NewRun(found.workflow, wanted, given, found.labels, found.timeout_us, found.id)
         result = await self._workflow_runs.execute(principal, new, key)
+        return result.run.id, result.replayed
+
+    async def _code_again(self, principal: Principal, found: Run, version: str, key: Key | None) -> tuple[str, bool]:
+        """Begin it in the latest version that a worker has registered, as any new run: what an older one does wrong is
+        why runs of code are repeated, and it may have no workers any more."""
+        given = await self._reads.payload(found, PayloadKind.INPUT)
+        lead = await self._reads.task(principal.tenant, found.id)
+        if lead is None:
+            raise NotFound(f"there is no run {found.id}")
+        new = NewCodeRun(
+            found.workflow, found.workflow_version if version == "same" else "", given, queue=lead.queue,
+            labels=found.labels, priority=found.priority, timeout_us=found.timeout_us, rerun_of=found.id,
+        )  # fmt: skip
+        result = await self._code_runs.start(principal, new, key)
         return result.run.id, result.replayed
 
     async def _cascade_again(self, principal: Principal, found: Run, key: Key | None) -> tuple[str, bool]:

@@ -184,7 +184,9 @@ class WorkflowRuns:
             version = await self._code.version_for(principal.tenant, new.workflow, new.version, new.input)
         except NotFound:
             raise unknown from None
-        code = CodeRun(new.workflow, version, new.input, new.queue, new.labels, priority=new.priority)
+        code = CodeRun(
+            new.workflow, version, new.input, new.queue, new.labels, priority=new.priority, timeout_us=new.timeout_us
+        )
         return StartRun(
             run_id=run_id, new_run=True, size_bytes=600 + len(new.input), tenant=principal.tenant, by=principal.name,
             new=code,

@@ -132,13 +132,16 @@ def retry(
 
 def rerun(
     run_id: RunId,
-    latest: Annotated[bool, typer.Option("--latest", help="In its workflow's latest version, not in its own.")] = False,
+    latest: Annotated[bool, typer.Option("--latest", help="In its workflow's latest version: code's default.")] = False,
+    same: Annotated[bool, typer.Option("--same", help="In the version of the other: a definition's default.")] = False,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
     """Begin a new run with what another was given."""
-    version = "latest" if latest else ""
+    if latest and same:
+        raise typer.BadParameter("goes without --same", param_hint="--latest")
+    version = "latest" if latest else "same" if same else ""
     show_run(call(target, api_key, lambda client: client.runs.rerun(run_id, version=version)), as_json)
 
 

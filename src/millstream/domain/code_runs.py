@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from millstream.domain.batch import Batch
-from millstream.domain.cancellation import cancel_task
+from millstream.domain.cancellation import cancel_task, limit_run
 from millstream.domain.code import (
     ABANDONED,
     CLOSED,
@@ -59,7 +59,14 @@ _NO_TIMEOUTS = Timeouts(start_to_close_us=0)
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A code-first run to begin. `input`: google.protobuf.Value in wire form; `labels`: JSON object as text."""
+    """A code-first run to begin.
+
+    Attributes:
+        input: google.protobuf.Value in wire form.
+        labels: JSON object as text.
+        timeout_us: How long it may take; 0: as long as it wants.
+        rerun_of: The run that it repeats, or "".
+    """
 
     workflow: str
     version: str
@@ -69,6 +76,8 @@ class NewRun:
     parent_id: str = ""
     parent_task: str = ""
     priority: int = 0
+    timeout_us: int = 0
+    rerun_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +103,10 @@ def begin(batch: Batch, run_id: str, tenant: str, by: str, new: NewRun) -> Run:
     run = Run(run_id, tenant, RunKind.CODE, batch.now_us, by, updated_us=batch.now_us, labels=new.labels)
     run.workflow, run.workflow_version = new.workflow, new.version
     run.parent_id, run.parent_task = new.parent_id, new.parent_task
-    run.priority = new.priority
+    run.priority, run.rerun_of = new.priority, new.rerun_of
     run.plan = Standing().plan
     batch.add_run(run)
+    limit_run(batch, run, new.timeout_us)
     batch.keep(run, PayloadKind.INPUT, new.input)
     note(batch, run, Entry(run.last_seq, EntryType.STARTED, batch.now_us, value=new.input))
     lead = Task(

@@ -218,7 +218,7 @@ class Runs(StepReading):
 
     async def rerun(self, run_id: str, *, version: str = "", idempotency_key: str = "") -> Run:
         """Begins a new run with what another was given, and returns it; of a workflow's run in the "same" version (the
-        default) or the "latest"."""
+        default of a definition) or the "latest" (the default of code)."""
         request = wire.RerunRunRequest(run_id=run_id, version=version)
         answer = await self._calls.write("RunService/RerunRun", request, wire.RerunRunResponse, key=idempotency_key)
         return Run.from_wire(answer.message)

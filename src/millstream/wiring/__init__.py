@@ -115,7 +115,7 @@ def _agents(core: Core, registering: Registering, runs: AgentRuns, calling: Call
 def _run_operations(core: Core, flow: WorkflowParts, runs: Runs, tasks: Tasks, agent_runs: AgentRuns) -> RunOperations:
     engine, reads, ttl_us = core.engine, core.stores.reads, core.key_ttl_us
     publishing = Publishing(engine, core.catalogs, core.referring, reads, ttl_us)
-    rerunning = Rerunning(engine, reads, publishing, agent_runs, tasks, flow.workflow_runs, ttl_us)
+    rerunning = Rerunning(engine, reads, publishing, agent_runs, tasks, flow.workflow_runs, flow.code_runs, ttl_us)
     return RunOperations(engine, reads, runs, rerunning, flow.workflows, ttl_us)
 
 

@@ -33,6 +33,9 @@ class NewCodeRun:
         run_id: "": a new one.
         labels: JSON object as text, or "".
         signal: Name and value of a signal to send with it, or None.
+        priority: Urgency of its tasks that name none, the higher the sooner.
+        timeout_us: How long it may take; 0: as long as it wants.
+        rerun_of: The run that it repeats, or "".
     """
 
     workflow: str
@@ -42,6 +45,9 @@ class NewCodeRun:
     queue: str = "default"
     labels: str = ""
     signal: tuple[str, bytes] | None = None
+    priority: int = 0
+    timeout_us: int = 0
+    rerun_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
