@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.answers import check_error, check_ok
 from tests.e2e.stack import READY_S, Process, Stack
 
+from millstream.sdk import Client
+
 PROGRAM = Path(__file__).with_name("flow_worker.py")
 Rest = httpx.AsyncClient
 
@@ -59,6 +61,23 @@ async def test_a_run_of_several_steps_answers_its_caller(rest: Rest) -> None:
     assert events[-1]["type"] == "RUN_COMPLETED"
     tasks = check_ok(await rest.get(f"/api/v1/runs/{run['run_id']}/tasks"))["items"]
     assert [task["kind"] for task in tasks] == ["pay", "ship", "tell"]
+
+
+@pytest.mark.usefixtures("flows")
+async def test_a_run_of_code_is_triggered_once_and_has_its_time(rest: Rest, stack: Stack) -> None:
+    """FV-2, FV-3: by the run's own key, whoever calls; what it is told to begin with is what it has."""
+    run_key = str(uuid.uuid4())
+    async with Client(stack.target) as client:
+        first = await client.workflows.trigger("code-order", {"id": 9}, run_key=run_key, priority=3)
+        again = await client.workflows.trigger("code-order", {"id": 9}, run_key=run_key, run_key_ttl=60)
+        assert (again.run_id, first.existing, again.existing) == (first.run_id, False, True)
+        late = await client.runs.start("careful", "hang", run_timeout=0.5, priority=-7)
+        task = await client.tasks.get(late.run_id)
+        assert task.priority == -7
+        ended = await client.runs.result(late.run_id, 20)
+        assert (ended.status, ended.error.code if ended.error else "") == ("FAILED", "RUN_TIMEOUT")
+    result = check_ok(await rest.get(f"/api/v1/runs/{first.run_id}/result", params={"timeout": 20}))
+    assert result["output"]["paid"] == "paid 9"
 
 
 @pytest.mark.usefixtures("flows")

@@ -2028,6 +2028,8 @@ class StartRunRequest(_message.Message):
     SIGNAL_FIELD_NUMBER: _builtins.int
     SIGNAL_VALUE_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """The workflow, as a worker registered it."""
     version: _builtins.str
@@ -2040,6 +2042,8 @@ class StartRunRequest(_message.Message):
     """Name of a signal to send with it; with run_id only."""
     wait: _builtins.float
     """Seconds to wait for the run's end, 0 to 300. Default 0."""
+    priority: _builtins.int
+    """Urgency of its code, and of its tasks that name none, -100 to 100, the higher the sooner. Default 0."""
     @_builtins.property
     def input(self) -> _struct_pb2.Value:
         """What it is given. Default null. At most 1 MiB."""
@@ -2051,6 +2055,10 @@ class StartRunRequest(_message.Message):
     @_builtins.property
     def signal_value(self) -> _struct_pb2.Value:
         """What the signal carries. Default null. At most 1 MiB."""
+
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration:
+        """How long the run may take in all, 1 ms to 366 days: then it fails with RUN_TIMEOUT. Default: as long as it wants."""
 
     def __init__(
         self,
@@ -2064,10 +2072,12 @@ class StartRunRequest(_message.Message):
         signal: _builtins.str = ...,
         signal_value: _struct_pb2.Value | None = ...,
         wait: _builtins.float = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "signal_value", b"signal_value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_timeout", b"run_timeout", "signal_value", b"signal_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "labels", b"labels", "queue", b"queue", "run_id", b"run_id", "signal", b"signal", "signal_value", b"signal_value", "version", b"version", "wait", b"wait", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "labels", b"labels", "priority", b"priority", "queue", b"queue", "run_id", b"run_id", "run_timeout", b"run_timeout", "signal", b"signal", "signal_value", b"signal_value", "version", b"version", "wait", b"wait", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

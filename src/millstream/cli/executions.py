@@ -14,6 +14,11 @@ from millstream.sdk.payload import JsonValue
 TAIL_S = 1.0
 """How long to wait for a run's end before its events are looked at again."""
 RunId = Annotated[str, typer.Argument(help="Id of the run.", show_default=False)]
+Queue = Annotated[str, typer.Option(help="Of its tasks that name none. Default: default.", show_default=False)]
+Priority = Annotated[int, typer.Option(min=-100, max=100, help="Of its tasks that name none; the higher the sooner.")]
+RunTimeout = Annotated[
+    float | None, typer.Option(min=0.001, help="Seconds that the run may take; then it fails.", show_default=False)
+]
 
 
 def print_execution(found: Execution | RunResult) -> None:
@@ -107,7 +112,10 @@ def start(
     run_id: Annotated[str, typer.Option(help="A UUID. Default: a new one.", show_default=False)] = "",
     signal: Annotated[str, typer.Option(help="Signal the run of --run-id, begun where there is none.")] = "",
     value: Annotated[str, typer.Option(help="Of the signal: JSON, @file, or - for stdin.")] = "null",
+    queue: Queue = "",
+    priority: Priority = 0,
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
+    run_timeout: RunTimeout = None,
     wait: Annotated[float, typer.Option(min=0, max=300, help="Seconds to wait for its end.")] = 0,
     key: Annotated[str, typer.Option(help="Idempotency key.", show_default=False)] = "",
     target: Target = DEFAULT_TARGET,
@@ -120,8 +128,8 @@ def start(
 
     async def work(client: Client) -> RunResult:
         return await client.runs.start(
-            workflow, value_given, version=version, run_id=run_id, labels=labels, signal=told, wait=wait,
-            idempotency_key=key,
+            workflow, value_given, version=version, run_id=run_id, labels=labels, queue=queue, priority=priority,
+            signal=told, wait=wait, run_timeout=run_timeout, idempotency_key=key,
         )  # fmt: skip
 
     found = call(target, api_key, work)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, get_args, get_type_hints
 
@@ -50,6 +51,11 @@ def labels_of(given: Iterable[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{each!r} is not NAME=VALUE", param_hint="--label")
         labels[name] = value
     return labels
+
+
+def aware(moment: datetime | None) -> datetime | None:
+    """A time as given on the command line, which is that of this machine's clock."""
+    return moment.astimezone() if moment else None
 
 
 class BadVisibility(Exception):

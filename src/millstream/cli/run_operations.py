@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from millstream.cli.connect import DEFAULT_TARGET, REFUSED, ApiKey, Json, Target, call
-from millstream.cli.given import labels_of
+from millstream.cli.given import aware, labels_of
 from millstream.cli.output import print_fields, print_json, print_table
 from millstream.cli.tasks import fault
 from millstream.sdk import Client, Run, RunOutcome, RunsDone
@@ -35,11 +35,6 @@ _OUTCOMES = {
     "outcome": lambda o: o.status,
     "error": lambda o: str(o.error) if o.error else "",
 }
-
-
-def aware(moment: datetime | None) -> datetime | None:
-    """A time as given on the command line, which is that of this machine's clock."""
-    return moment.astimezone() if moment else None
 
 
 def show_run(run: Run, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from rich.tree import Tree
 
 from millstream.cli import executions, run_operations
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
-from millstream.cli.given import labels_of
+from millstream.cli.given import aware, labels_of
 from millstream.cli.output import console, print_json, print_list, print_table
 from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, show_run
 from millstream.cli.tasks import COLUMNS, fault
@@ -76,8 +76,8 @@ def list_(
                 labels=labels,
                 text=text,
                 parent=parent,
-                created_after=_aware(after),
-                created_before=_aware(before),
+                created_after=aware(after),
+                created_before=aware(before),
                 sort_by=sort,
                 sort_order="asc" if oldest_first else "",
             )
@@ -86,9 +86,6 @@ def list_(
         await print_list(listing, _COLUMNS, as_json=as_json, limit=limit, title="runs")
 
     call(target, api_key, work)
-
-
-_aware = run_operations.aware
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`millstream tasks`."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -7,9 +8,9 @@ import typer
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
 from millstream.cli.dead_letters import dead, drop, retry
 from millstream.cli.dead_letters import fault as fault
-from millstream.cli.given import json_value, labels_of
+from millstream.cli.given import aware, json_value, labels_of
 from millstream.cli.output import print_fields, print_json, print_list
-from millstream.sdk import Client, Concurrency, NewTask, RateLimit, Task
+from millstream.sdk import Client, Concurrency, NewTask, RateLimit, RetryPolicy, Task, Timeouts
 
 app = typer.Typer(help="Create, read, cancel and retry tasks.", no_args_is_help=True)
 app.command()(dead)
@@ -65,6 +66,7 @@ def create(
     queue: Annotated[str, typer.Option(help="Its queue.")] = "default",
     priority: Annotated[int, typer.Option(min=-100, max=100, help="The higher the sooner.")] = 0,
     delay: Annotated[float, typer.Option(min=0, help="Not before so many seconds from now.")] = 0.0,
+    run_at: Annotated[datetime | None, typer.Option(help="Not before this time.", show_default=False)] = None,
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
     key: Annotated[str, typer.Option(help="Idempotency key of this call.", show_default=False)] = "",
     deduplication_key: Annotated[
@@ -76,6 +78,37 @@ def create(
     rate: Annotated[
         str, typer.Option(help="KEY=N/SECONDS: at most N tasks with this key start in a period.", show_default=False)
     ] = "",
+    deduplication_ttl: Annotated[
+        float | None, typer.Option(min=1, help="Seconds that key holds. Default: 24 h.", show_default=False)
+    ] = None,
+    run_timeout: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds that it may take in all.", show_default=False)
+    ] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Default: 3.", show_default=False)] = None,
+    initial_interval: Annotated[
+        float | None, typer.Option(min=0, help="Seconds before the second attempt. Default: 1.", show_default=False)
+    ] = None,
+    factor: Annotated[
+        float | None, typer.Option(min=1, help="Growth of that wait. Default: 2.", show_default=False)
+    ] = None,
+    maximum_interval: Annotated[
+        float | None, typer.Option(min=0, help="The longest wait, seconds. Default: 60.", show_default=False)
+    ] = None,
+    jitter: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share that is random. Default: 0.1.", show_default=False)
+    ] = None,
+    non_retryable: Annotated[
+        list[str] | None, typer.Option(help="A code that is final at once; repeatable.", show_default=False)
+    ] = None,
+    schedule_to_start: Annotated[
+        float | None, typer.Option(min=0, help="Seconds that it may wait for a worker.", show_default=False)
+    ] = None,
+    start_to_close: Annotated[
+        float | None, typer.Option(min=0, help="Seconds of an attempt. Default: 300.", show_default=False)
+    ] = None,
+    heartbeat: Annotated[
+        float | None, typer.Option(min=0, help="Seconds between two heartbeats.", show_default=False)
+    ] = None,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
@@ -86,10 +119,22 @@ def create(
         json_value(given, "INPUT"),
         queue,
         priority,
+        run_at=aware(run_at),
         delay=delay or None,
+        retry=RetryPolicy(
+            max_attempts=max_attempts,
+            initial_interval=initial_interval,
+            factor=factor,
+            maximum_interval=maximum_interval,
+            jitter=jitter,
+            non_retryable_codes=tuple(non_retryable or ()),
+        ),
+        timeouts=Timeouts(schedule_to_start=schedule_to_start, start_to_close=start_to_close, heartbeat=heartbeat),
+        run_timeout=run_timeout,
         labels=labels_of(label),
         idempotency_key=key,
         deduplication_key=deduplication_key,
+        deduplication_ttl=deduplication_ttl,
         concurrency=_concurrency(concurrency),
         rate_limit=_rate(rate),
     )

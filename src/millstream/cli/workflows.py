@@ -9,7 +9,7 @@ import typer
 
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKey, Json, Limit, Target, call
 from millstream.cli.definitions import definitions_of, differences, shown, yaml_of
-from millstream.cli.executions import print_execution
+from millstream.cli.executions import Priority, Queue, RunTimeout, print_execution
 from millstream.cli.given import json_value, labels_of
 from millstream.cli.output import print_fields, print_json, print_list
 from millstream.sdk import (
@@ -20,6 +20,7 @@ from millstream.sdk import (
     FieldDetail,
     InvalidRequestError,
     RunResult,
+    Triggered,
     Workflow,
     WorkflowPause,
     WorkflowVersion,
@@ -143,6 +144,7 @@ def execute(
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; exit code 1 unless it completed.")] = False,
     wait_most: Annotated[float, typer.Option("--timeout", min=1, max=300, help="Seconds to wait.")] = 30,
+    run_timeout: RunTimeout = None,
     key: Annotated[str, typer.Option(help="Idempotency key.", show_default=False)] = "",
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
@@ -154,9 +156,12 @@ def execute(
     async def work(client: Client) -> Execution | RunResult:
         if wait:
             return await client.workflows.execute_sync(
-                workflow, value, version=version, labels=labels, timeout=wait_most, idempotency_key=key
-            )
-        return await client.workflows.execute(workflow, value, version=version, labels=labels, idempotency_key=key)
+                workflow, value, version=version, labels=labels, timeout=wait_most, run_timeout=run_timeout,
+                idempotency_key=key,
+            )  # fmt: skip
+        return await client.workflows.execute(
+            workflow, value, version=version, labels=labels, run_timeout=run_timeout, idempotency_key=key
+        )
 
     found = call(target, api_key, work)
     if as_json:
@@ -165,6 +170,43 @@ def execute(
         print_execution(found)
     if isinstance(found, RunResult) and found.status != "COMPLETED":
         raise typer.Exit(REFUSED)
+
+
+@app.command()
+def trigger(
+    workflow: Annotated[str, typer.Argument(help="Name of the workflow.", show_default=False)],
+    given: Annotated[str, typer.Argument(metavar="[INPUT]", help="JSON, @file, or - for stdin.")] = "null",
+    tenant: Annotated[str, typer.Option(help="The caller's own.")] = "default",
+    version: Annotated[str, typer.Option(help="Default: the latest.", show_default=False)] = "",
+    queue: Queue = "",
+    priority: Priority = 0,
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE; repeat for more.", show_default=False)] = None,
+    run_key: Annotated[
+        str, typer.Option(help="While a run of this workflow and key stands, it is the answer.", show_default=False)
+    ] = "",
+    run_key_ttl: Annotated[
+        int | None, typer.Option(min=1, help="Seconds that the key holds. Default: 24 h.", show_default=False)
+    ] = None,
+    key: Annotated[str, typer.Option(help="Idempotency key of this call.", show_default=False)] = "",
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a run of a workflow, unless one with its key stands."""
+    value, labels = json_value(given, "INPUT"), labels_of(label)
+
+    async def work(client: Client) -> Triggered:
+        return await client.workflows.trigger(
+            workflow, value, tenant=tenant, version=version, queue=queue, priority=priority, labels=labels,
+            run_key=run_key, run_key_ttl=run_key_ttl, idempotency_key=key,
+        )  # fmt: skip
+
+    found = call(target, api_key, work)
+    if as_json:
+        print_json(found)
+    else:
+        there = ", which was there" if found.existing else ""
+        print_fields({"run id": found.run_id, "workflow": found.workflow, "status": f"{found.status}{there}"})
 
 
 @app.command()

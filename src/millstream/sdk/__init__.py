@@ -25,7 +25,7 @@ from millstream.sdk.errors import (
     TaskError,
     UnavailableError,
 )
-from millstream.sdk.executions import Execution, NewRun, Step, WorkflowPause
+from millstream.sdk.executions import Execution, NewRun, Step, Triggered, WorkflowPause
 from millstream.sdk.payloads import StoredPayload
 from millstream.sdk.policies import Batch, Concurrency, Join, RateLimit, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.promises import Promise
@@ -120,6 +120,7 @@ __all__ = [
     "TaskError",
     "Tenant",
     "Timeouts",
+    "Triggered",
     "UnavailableError",
     "Visibility",
     "WaitingGate",

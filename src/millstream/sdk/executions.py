@@ -1,5 +1,6 @@
 """Runs of workflows: begun, waited for, and their steps."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -7,8 +8,10 @@ from typing import Any
 
 from millstream.sdk.calls import Area, Listing
 from millstream.sdk.payload import JsonValue, fill_value, from_value
+from millstream.sdk.policies import Seconds, duration
 from millstream.sdk.results import BatchOutcome, Fault, RunResult, item_error, when
-from millstream.v1 import run_pb2
+from millstream.v1 import execution_pb2, run_pb2
+from millstream.v1 import execution_service_pb2 as tenant_wire
 from millstream.v1 import run_service_pb2 as runs_wire
 from millstream.v1 import workflow_service_pb2 as wire
 
@@ -28,6 +31,19 @@ class Execution:
 
 
 @dataclass(frozen=True, slots=True)
+class Triggered:
+    """A run that was begun, or that has the key."""
+
+    run_id: str
+    workflow: str
+    status: str
+    """PENDING where it was begun by this call, else where it stands."""
+    created_at: datetime | None = None
+    existing: bool = False
+    """It was there, with this key."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """A run of a workflow to begin."""
 
@@ -38,6 +54,8 @@ class NewRun:
     """Default: the latest."""
     labels: Mapping[str, str] = field(default_factory=dict)
     idempotency_key: str = ""
+    run_timeout: Seconds | None = None
+    """How long it may take in all; then it fails with RUN_TIMEOUT. Default: as long as its workflow says."""
 
     def fill(self, draft: Any) -> Any:
         """Write into a request or an item of one."""
@@ -45,6 +63,8 @@ class NewRun:
         draft.version = self.version
         draft.labels.update(self.labels)
         fill_value(draft.input, self.input)
+        if self.run_timeout is not None:
+            draft.run_timeout.CopyFrom(duration(self.run_timeout))
         return draft
 
 
@@ -102,9 +122,13 @@ class Executions(Area):
         *,
         version: str = "",
         labels: Mapping[str, str] | None = None,
+        run_timeout: Seconds | None = None,
         idempotency_key: str = "",
     ) -> Execution:
         """Begins a run of a workflow, by its name or id, and answers at once.
+
+        Args:
+            run_timeout: how long the run may take in all. Default: as long as its workflow says.
 
         Raises:
             InvalidRequestError: the input breaks the workflow's schema.
@@ -112,7 +136,7 @@ class Executions(Area):
         """
         answer = await self._calls.write(
             "WorkflowService/ExecuteWorkflow",
-            NewRun(workflow, input, version, labels or {}).fill(wire.ExecuteWorkflowRequest()),
+            NewRun(workflow, input, version, labels or {}, run_timeout=run_timeout).fill(wire.ExecuteWorkflowRequest()),
             wire.ExecuteWorkflowResponse,
             key=idempotency_key,
         )
@@ -128,21 +152,73 @@ class Executions(Area):
         version: str = "",
         labels: Mapping[str, str] | None = None,
         timeout: float = 30.0,  # noqa: ASYNC109  (the service waits)
+        fail_on_timeout: bool = False,
+        run_timeout: Seconds | None = None,
         idempotency_key: str = "",
     ) -> RunResult:
         """Begins a run of a workflow and waits for its end, `timeout` seconds (1 to 300) at most.
 
+        Args:
+            fail_on_timeout: raise DeadlineError where it has not ended by then.
+            run_timeout: how long the run itself may take in all. Default: as long as its workflow says.
+
         Raises as `execute`; a run that fails is no error of the call: see the result's status and error.
         """
-        request = wire.ExecuteWorkflowSyncRequest(timeout=timeout)
+        request = wire.ExecuteWorkflowSyncRequest(timeout=timeout, fail_on_timeout=fail_on_timeout)
         answer = await self._calls.write(
             "WorkflowService/ExecuteWorkflowSync",
-            NewRun(workflow, input, version, labels or {}).fill(request),
+            NewRun(workflow, input, version, labels or {}, run_timeout=run_timeout).fill(request),
             wire.ExecuteWorkflowSyncResponse,
             key=idempotency_key,
             timeout_s=timeout + CALL_MARGIN_S,
         )
         return RunResult.from_wire(answer.message)
+
+    async def trigger(
+        self,
+        workflow: str,
+        input: JsonValue = None,  # noqa: A002  (the contract's name)
+        *,
+        tenant: str = "default",
+        version: str = "",
+        queue: str = "",
+        priority: int = 0,
+        labels: Mapping[str, str] | None = None,
+        run_key: str = "",
+        run_key_ttl: Seconds | None = None,
+        idempotency_key: str = "",
+    ) -> Triggered:
+        """Begins a run of a workflow, by its name, unless one with its key stands.
+
+        Args:
+            tenant: the caller's own.
+            queue: of its tasks that name none. Default "default".
+            priority: of its tasks that name none, -100 to 100, the higher the sooner.
+            run_key: while a run of this workflow and key stands (not failed, not cancelled), that one is the answer,
+                whoever calls.
+            run_key_ttl: how long the key holds, in whole seconds. Default 24 h.
+
+        Raises:
+            InvalidRequestError: the input breaks the workflow's schema.
+            NotFoundError: there is no such workflow or version, or the tenant is not the caller's.
+        """
+        request = tenant_wire.TriggerWorkflowRequest(
+            tenant=tenant, kind=workflow, version=version, task_queue=queue, priority_seconds=-priority,
+            labels=labels or {}, idempotency_key=run_key,
+        )  # fmt: skip
+        fill_value(request.input, input)
+        if run_key_ttl is not None:
+            request.idempotency_key_ttl = f"{math.ceil(duration(run_key_ttl).ToTimedelta().total_seconds())}s"
+        answer = await self._calls.write(
+            "WorkflowExecutionService/TriggerWorkflow",
+            request,
+            tenant_wire.TriggerWorkflowResponse,
+            key=idempotency_key,
+        )
+        found = answer.message
+        status = execution_pb2.WorkflowExecutionStatus.Value.Name(found.status)
+        existing = found.idempotency_key_used and not found.idempotency_key_new
+        return Triggered(found.workflow_execution_id, found.kind, status, when(found, "created_at"), existing)
 
     async def execute_batch(self, runs: Iterable[NewRun]) -> list[BatchOutcome]:
         """Begins up to 1,000 runs, each with an outcome of its own, in their order."""

@@ -9,6 +9,7 @@ from millstream.sdk.calls import Listing, choice
 from millstream.sdk.executions import StepReading
 from millstream.sdk.histories import History
 from millstream.sdk.payload import JsonValue, fill_value, from_struct
+from millstream.sdk.policies import Seconds, duration
 from millstream.sdk.results import Run, RunEvent, RunResult, Task, when
 from millstream.sdk.run_operations import RunsDone, filter_of, labels_asked
 from millstream.v1 import activation_pb2, run_pb2
@@ -30,8 +31,10 @@ class Runs(StepReading):
         run_id: str = "",
         labels: Mapping[str, str] | None = None,
         queue: str = "",
+        priority: int = 0,
         signal: tuple[str, JsonValue] | None = None,
         wait: float = 0.0,
+        run_timeout: Seconds | None = None,
         idempotency_key: str = "",
     ) -> RunResult:
         """Starts a run of a code-first workflow and returns it as it stands, after `wait` seconds (at most 300) or at
@@ -40,6 +43,9 @@ class Runs(StepReading):
         Args:
             version: default: the latest that a worker has registered.
             run_id: a UUID. Default: a new one.
+            queue: whose workers run the code, and do its tasks where these name none. Default "default".
+            priority: of the code, and of its tasks that name none, -100 to 100, the higher the sooner.
+            run_timeout: how long the run may take in all; then it fails with RUN_TIMEOUT.
             signal: name and value of a signal to send with it: starts the run unless one of this run_id goes on
                 already, and signals it either way.
 
@@ -48,8 +54,9 @@ class Runs(StepReading):
             ConflictError: there is a run of this run_id, or it has ended.
         """
         request = wire.StartRunRequest(
-            workflow=workflow, version=version, run_id=run_id, labels=labels or {}, queue=queue, wait=wait
-        )
+            workflow=workflow, version=version, run_id=run_id, labels=labels or {}, queue=queue, wait=wait,
+            priority=priority, run_timeout=None if run_timeout is None else duration(run_timeout),
+        )  # fmt: skip
         fill_value(request.input, input)
         if signal is not None:
             request.signal = signal[0]

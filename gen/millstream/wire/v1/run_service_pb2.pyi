@@ -1633,6 +1633,8 @@ class StartRunRequest(_message.Message):
     SIGNAL_FIELD_NUMBER: _builtins.int
     SIGNAL_VALUE_FIELD_NUMBER: _builtins.int
     WAIT_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     version: _builtins.str
     input: _builtins.bytes
@@ -1641,8 +1643,11 @@ class StartRunRequest(_message.Message):
     signal: _builtins.str
     signal_value: _builtins.bytes
     wait: _builtins.float
+    priority: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -1655,10 +1660,12 @@ class StartRunRequest(_message.Message):
         signal: _builtins.str = ...,
         signal_value: _builtins.bytes | None = ...,
         wait: _builtins.float = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_signal_value", b"_signal_value", "input", b"input", "signal_value", b"signal_value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_signal_value", b"_signal_value", "input", b"input", "run_timeout", b"run_timeout", "signal_value", b"signal_value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_signal_value", b"_signal_value", "input", b"input", "labels", b"labels", "queue", b"queue", "run_id", b"run_id", "signal", b"signal", "signal_value", b"signal_value", "version", b"version", "wait", b"wait", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_signal_value", b"_signal_value", "input", b"input", "labels", b"labels", "priority", b"priority", "queue", b"queue", "run_id", b"run_id", "run_timeout", b"run_timeout", "signal", b"signal", "signal_value", b"signal_value", "version", b"version", "wait", b"wait", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015

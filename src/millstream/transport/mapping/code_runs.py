@@ -4,6 +4,7 @@ from millstream.application.views.code_runs import NewCodeRun, StartedRun
 from millstream.domain.struct_wire import decode_value, encode_struct
 from millstream.transport.mapping.json import labels_text
 from millstream.transport.mapping.runs import put_error
+from millstream.transport.mapping.times import duration_us
 from millstream.wire.v1 import run_service_pb2
 
 
@@ -17,6 +18,8 @@ def new_code_run(message: run_service_pb2.StartRunRequest) -> NewCodeRun:
         queue=message.queue or "default",
         labels=labels_text(dict(message.labels)) if message.labels else "",
         signal=(message.signal, message.signal_value) if message.signal else None,
+        priority=message.priority,
+        timeout_us=duration_us(message.run_timeout) if message.HasField("run_timeout") else 0,
     )
 
 
