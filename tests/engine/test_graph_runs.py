@@ -12,12 +12,12 @@ from tests.engine.world import AT_ONCE, ROOT, agent, check_all, key, kinds_of, m
 from millstream.application.paging import PageRequest
 from millstream.application.views.leases import Lease
 from millstream.application.views.promises import PromiseQuery, PromiseRef
-from millstream.application.views.reports import AttemptFailure, Completion
+from millstream.application.views.reports import AttemptFailure, Completion, Reports
 from millstream.application.views.runs import RunQuery, RunResult
 from millstream.application.views.steps import ItemCounts, StepView
 from millstream.application.views.tasks import TaskQuery
 from millstream.application.workflow_runs import NewRun
-from millstream.domain.errors import NotFound
+from millstream.domain.errors import LeaseLost, NotFound
 from millstream.domain.promises import Resolution
 from millstream.domain.retry import RetryPolicy, Timeouts
 from millstream.domain.runs import RunKind, RunStatus, TaskStatus
@@ -78,32 +78,32 @@ def output_of(result: RunResult) -> Json:
     return decode_value(result.output)
 
 
-async def test_steps_run_one_after_the_other(spread: Roles, database: Database) -> None:
+async def test_steps_run_one_after_the_other(roles: Roles, database: Database) -> None:
     """WM-3, WM-5: each is given what its mapping says, and the run answers what the last made."""
     define(
-        spread, step("a", input={"n": "${input.n}"}), step("b", "a", input="${steps.a.output.given.n + 1}"),
+        roles, step("a", input={"n": "${input.n}"}), step("b", "a", input="${steps.a.output.given.n + 1}"),
         step("c", "b", input={"all": "${[steps.a.output.given.n, steps.b.output.given]}"}),
     )  # fmt: skip
-    async with Worker(spread.worker, kinds=["a", "b", "c"], handler=adding) as worker:
-        result = await execute(spread.publisher, {"n": 1})
+    async with Worker(roles.worker, kinds=["a", "b", "c"], handler=adding) as worker:
+        result = await execute(roles.publisher, {"n": 1})
         assert output_of(result) == {"kind": "c", "given": {"all": [1, 2]}}
         assert [lease.task.kind for lease in worker.seen] == ["a", "b", "c"]
     run = result.run
     assert (run.kind, run.workflow, run.workflow_version) == (RunKind.GRAPH, "w", "1")
-    assert await kinds_of(spread.worker, run.id) == [
+    assert await kinds_of(roles.worker, run.id) == [
         "RUN_CREATED", *["TASK_CREATED", "TASK_STARTED", "TASK_COMPLETED"] * 3, "RUN_COMPLETED",
     ]  # fmt: skip
     await check_all(database)
 
 
-async def test_a_step_that_two_need_runs_before_both(spread: Roles, database: Database) -> None:
+async def test_a_step_that_two_need_runs_before_both(roles: Roles, database: Database) -> None:
     """WM-2: a diamond; what joins waits for both, whichever ends first."""
     define(
-        spread, step("a"), step("b", "a", input=1), step("c", "a", input=2),
+        roles, step("a"), step("b", "a", input=1), step("c", "a", input=2),
         step("d", "b", "c", input={"b": "${steps.b.output}", "c": "${steps.c.output}"}), output="${steps.d.output}",
     )  # fmt: skip
-    async with Worker(spread.worker, kinds=["a", "b", "c", "d"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher))
+    async with Worker(roles.worker, kinds=["a", "b", "c", "d"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
         await worker.complete(await worker.take())
         both = {lease.task.kind: lease for lease in (await worker.take(), await worker.take())}
         await worker.complete(both["c"], output=encode_value("c"))
@@ -115,11 +115,11 @@ async def test_a_step_that_two_need_runs_before_both(spread: Roles, database: Da
     await check_all(database)
 
 
-async def test_needs_that_end_in_one_message_start_what_joins_them(spread: Roles, database: Database) -> None:
+async def test_needs_that_end_in_one_message_start_what_joins_them(roles: Roles, database: Database) -> None:
     """Neither completion can bring the decision along; it follows."""
-    define(spread, step("b"), step("c"), step("d", "b", "c", input={"b": "${steps.b.output}"}))
-    async with Worker(spread.worker, kinds=["b", "c", "d"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher))
+    define(roles, step("b"), step("c"), step("d", "b", "c", input={"b": "${steps.b.output}"}))
+    async with Worker(roles.worker, kinds=["b", "c", "d"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
         both = [await worker.take(), await worker.take()]
         await worker.report(completions=[done(each, output=encode_value(each.task.kind)) for each in both])
         last = await worker.take()
@@ -129,61 +129,61 @@ async def test_needs_that_end_in_one_message_start_what_joins_them(spread: Roles
     await check_all(database)
 
 
-async def test_a_condition_skips_a_step_and_what_needs_it_alone(spread: Roles, database: Database) -> None:
+async def test_a_condition_skips_a_step_and_what_needs_it_alone(roles: Roles, database: Database) -> None:
     """WM-2: when; branch; the rest goes on."""
     define(
-        spread,
+        roles,
         step("size", kind=StepKind.BRANCH, branches=(("big", "input.n > 10"), ("small", "input.n > 0"))),
         step("pack", "size", cases=(("size", "small"),)), step("ship", "size", cases=(("size", "big"),)),
         step("gift", "pack", when="input.n == 99"), step("wrap", "gift"), step("bill", "pack", "ship"),
     )  # fmt: skip
-    async with Worker(spread.worker, kinds=["pack", "ship", "gift", "wrap", "bill"], handler=adding) as worker:
-        result = await execute(spread.publisher, {"n": 5})
+    async with Worker(roles.worker, kinds=["pack", "ship", "gift", "wrap", "bill"], handler=adding) as worker:
+        result = await execute(roles.publisher, {"n": 5})
         assert output_of(result) == {"kind": "bill", "given": {"n": 5}}
         assert [lease.task.kind for lease in worker.seen] == ["pack", "bill"]
-    assert (await kinds_of(spread.worker, result.run.id)).count("STEP_SKIPPED") == 3
+    assert (await kinds_of(roles.worker, result.run.id)).count("STEP_SKIPPED") == 3
     await check_all(database)
 
 
-async def test_a_failed_step_fails_its_run(spread: Roles, database: Database) -> None:
+async def test_a_failed_step_fails_its_run(roles: Roles, database: Database) -> None:
     """WM-4: what ran beside it ends, what waited is cancelled, nothing new begins."""
-    define(spread, step("a"), step("b"), step("late", kind=StepKind.SLEEP, sleep=1000.0), step("c", "a", "b"))
-    async with Worker(spread.worker, kinds=["a", "b", "c"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher))
+    define(roles, step("a"), step("b"), step("late", kind=StepKind.SLEEP, sleep=1000.0), step("c", "a", "b"))
+    async with Worker(roles.worker, kinds=["a", "b", "c"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
         found = {lease.task.kind: lease for lease in (await worker.take(), await worker.take())}
         await worker.fail(found["a"], "NO_FUNDS", retryable=False)
         await worker.complete(found["b"])
         run = (await running).run
     assert (run.status, run.error_code, run.error_message) == (RunStatus.FAILED, "NO_FUNDS", "step a: NO_FUNDS it is")
-    tasks = await spread.publisher.runs.tasks(ROOT, TaskQuery(run_id=run.id), PageRequest())
+    tasks = await roles.publisher.runs.tasks(ROOT, TaskQuery(run_id=run.id), PageRequest())
     assert {task.kind: task.status for task in tasks.items} == {
         "a": TaskStatus.FAILED, "b": TaskStatus.COMPLETED, "sleep": TaskStatus.CANCELLED,
     }  # fmt: skip
     await check_all(database)
 
 
-async def test_a_failure_may_be_gone_on_from(spread: Roles, database: Database) -> None:
+async def test_a_failure_may_be_gone_on_from(roles: Roles, database: Database) -> None:
     """on_failure continue: later steps see what went wrong."""
     define(
-        spread, step("a", on_failure=OnFailure.CONTINUE),
+        roles, step("a", on_failure=OnFailure.CONTINUE),
         step("b", "a", input={"why": "${steps.a.error.code}", "status": "${steps.a.status}"}),
     )  # fmt: skip
 
     def answer(lease: Lease) -> Completion | AttemptFailure:
         return failed(lease, retryable=False) if lease.task.kind == "a" else adding(lease)
 
-    async with Worker(spread.worker, kinds=["a", "b"], handler=answer):
-        assert output_of(await execute(spread.publisher)) == {
+    async with Worker(roles.worker, kinds=["a", "b"], handler=answer):
+        assert output_of(await execute(roles.publisher)) == {
             "kind": "b", "given": {"why": "BROKEN", "status": "FAILED"},
         }  # fmt: skip
     await check_all(database)
 
 
-async def test_a_step_is_retried(spread: Roles, database: Database) -> None:
+async def test_a_step_is_retried(roles: Roles, database: Database) -> None:
     """By its task's policy, before it counts as failed."""
-    define(spread, step("a"))
-    async with Worker(spread.worker, kinds=["a"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher))
+    define(roles, step("a"))
+    async with Worker(roles.worker, kinds=["a"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
         await worker.fail(await worker.take())
         again = await worker.take()
         assert again.attempt == 2
@@ -192,14 +192,14 @@ async def test_a_step_is_retried(spread: Roles, database: Database) -> None:
     await check_all(database)
 
 
-async def test_what_was_done_is_undone_in_reverse(spread: Roles, database: Database) -> None:
+async def test_what_was_done_is_undone_in_reverse(roles: Roles, database: Database) -> None:
     """on_failure compensate: each completed step's own, the latest first; the run fails for the first reason."""
 
     def undoing(id_: str, *needs: str) -> Step:
         return step(id_, *needs, on_failure=OnFailure.COMPENSATE, compensation=f"un{id_}")
 
     define(
-        spread, undoing("fly"), undoing("sleep", "fly"), step("pay", "sleep"),
+        roles, undoing("fly"), undoing("sleep", "fly"), step("pay", "sleep"),
         step("unfly", input="${steps.fly.output.kind}"), step("unsleep", input="${steps.sleep.output.kind}"),
     )  # fmt: skip
 
@@ -207,8 +207,8 @@ async def test_what_was_done_is_undone_in_reverse(spread: Roles, database: Datab
         return failed(lease, retryable=False) if lease.task.kind == "pay" else adding(lease)
 
     kinds = ["fly", "sleep", "pay", "unfly", "unsleep"]
-    async with Worker(spread.worker, kinds=kinds, handler=answer) as worker:
-        run = (await execute(spread.publisher)).run
+    async with Worker(roles.worker, kinds=kinds, handler=answer) as worker:
+        run = (await execute(roles.publisher)).run
         assert (run.status, run.error_code) == (RunStatus.FAILED, "BROKEN")
         assert [(lease.task.kind, decode_value(lease.task.input)) for lease in worker.seen][3:] == [
             ("unsleep", "sleep"), ("unfly", "fly"),
@@ -217,53 +217,50 @@ async def test_what_was_done_is_undone_in_reverse(spread: Roles, database: Datab
 
 
 @pytest.mark.parametrize("width", [1, 3, 100])
-async def test_a_map_works_on_so_many_items_at_once(spread: Roles, database: Database, width: int) -> None:
-    """An output for each item, in their order."""
+async def test_a_map_works_on_so_many_items_at_once(roles: Roles, database: Database, width: int) -> None:
+    """As many as it says and no more, whichever ends first; an output for each item, in their order."""
     each = step("double", input={"n": "${item}", "at": "${index}"})
-    define(spread, step("all", kind=StepKind.MAP, over="input.list", each=each, width=width), step("end", "all"))
-    most = 0
-
-    def answer(lease: Lease) -> Completion:
-        nonlocal most
-        given = decode_value(lease.task.input)
-        assert isinstance(given, dict)
-        return done(lease, output=encode_value(given.get("n", given)))
-
-    async with Worker(spread.worker, kinds=["double", "end"], handler=answer) as worker:
-        result = await execute(spread.publisher, {"list": [*range(10)]})
-        assert output_of(result) == {"list": [*range(10)]}
-        assert len(worker.seen) == 11
-    define(spread, step("all", kind=StepKind.MAP, over="input.list", each=each, width=width))
-    async with Worker(spread.worker, kinds=["double"], handler=answer):
-        assert output_of(await execute(spread.publisher, {"list": [*range(10)]})) == [*range(10)]
-        assert output_of(await execute(spread.publisher, {"list": []})) == []
+    define(roles, step("all", kind=StepKind.MAP, over="input.list", each=each, width=width))
+    async with Worker(roles.worker, kinds=["double"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher, {"list": [*range(10)]}))
+        left = 10
+        while left:
+            leases = await worker.take_many(min(width, left))
+            left -= len(leases)
+            run = await roles.publisher.runs.get(ROOT, leases[0].task.run_id)
+            assert (run.open_tasks, run.task_count) == (len(leases), 10 - left)
+            assert worker.leases.empty()
+            await worker.report(completions=[done(one, output=one.task.input) for one in reversed(leases)])
+        assert output_of(await running) == [{"n": n, "at": n} for n in range(10)]
+        assert output_of(await execute(roles.publisher, {"list": []})) == []
+        assert len(worker.seen) == 10
     await check_all(database)
 
 
-async def test_a_pause_is_over_by_itself(spread: Roles, database: Database) -> None:
+async def test_a_pause_is_over_by_itself(roles: Roles, database: Database) -> None:
     """Durable timers: no worker is needed for one."""
-    define(spread, step("wait", kind=StepKind.SLEEP, sleep="input.s"), step("a", "wait", input="x"))
-    async with Worker(spread.worker, kinds=["a"], handler=adding):
-        assert output_of(await execute(spread.publisher, {"s": 0.02})) == {"kind": "a", "given": "x"}
+    define(roles, step("wait", kind=StepKind.SLEEP, sleep="input.s"), step("a", "wait", input="x"))
+    async with Worker(roles.worker, kinds=["a"], handler=adding):
+        assert output_of(await execute(roles.publisher, {"s": 0.02})) == {"kind": "a", "given": "x"}
     await check_all(database)
 
 
-async def test_an_expression_without_a_value_fails_its_step(spread: Roles, database: Database) -> None:
+async def test_an_expression_without_a_value_fails_its_step(roles: Roles, database: Database) -> None:
     """Nothing hangs, and the error names the step and the place."""
-    define(spread, step("a", input={"deep": {"x": "${input.missing.key}"}}))
-    run = (await execute(spread.publisher, {})).run
+    define(roles, step("a", input={"deep": {"x": "${input.missing.key}"}}))
+    run = (await execute(roles.publisher, {})).run
     assert (run.status, run.error_code) == (RunStatus.FAILED, "EXPRESSION_ERROR")
     assert "step a: deep.x:" in run.error_message
     await check_all(database)
 
 
-async def test_a_run_is_cancelled_with_its_steps(spread: Roles, database: Database) -> None:
+async def test_a_run_is_cancelled_with_its_steps(roles: Roles, database: Database) -> None:
     """WM-4: what waits ends at once, what runs is told, nothing follows."""
-    define(spread, step("a"), step("wait", kind=StepKind.SLEEP, sleep=1000.0), step("b", "a"))
-    async with Worker(spread.worker, kinds=["a", "b"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher))
+    define(roles, step("a"), step("wait", kind=StepKind.SLEEP, sleep=1000.0), step("b", "a"))
+    async with Worker(roles.worker, kinds=["a", "b"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
         lease = await worker.take()
-        run, _ = await spread.publisher.runs.cancel(ROOT, lease.task.run_id, "enough", None)
+        run, _ = await roles.publisher.runs.cancel(ROOT, lease.task.run_id, "enough", None)
         assert run.status is RunStatus.CANCELLING
         await worker.told()
         await worker.complete(lease)
@@ -277,66 +274,65 @@ def define_child(roles: Roles, *steps: Step) -> None:
     know(roles, Definition("child", steps, version=3))
 
 
-async def test_a_step_is_a_run_of_another_workflow(spread: Roles, database: Database) -> None:
+async def test_a_step_is_a_run_of_another_workflow(roles: Roles, database: Database) -> None:
     """It has its own run, which names its parent; its answer is the step's output."""
-    define_child(spread, step("a", input={"twice": "${input * 2}"}))
-    define(spread, step("sub", kind=StepKind.WORKFLOW, target="child", input="${input.n}"), step("b", "sub"))
+    define_child(roles, step("a", input={"twice": "${input * 2}"}))
     define(
-        spread, step("sub", kind=StepKind.WORKFLOW, target="child", input="${input.n}"),
+        roles, step("sub", kind=StepKind.WORKFLOW, target="child", input="${input.n}"),
         step("b", "sub", input="${steps.sub.output.given.twice}"),
     )  # fmt: skip
-    async with Worker(spread.worker, kinds=["a", "b"], handler=adding) as worker:
-        result = await execute(spread.publisher, {"n": 21})
+    async with Worker(roles.worker, kinds=["a", "b"], handler=adding) as worker:
+        result = await execute(roles.publisher, {"n": 21})
         assert output_of(result) == {"kind": "b", "given": 42}
-        child = await spread.publisher.runs.get(ROOT, worker.seen[0].task.run_id)
+        child = await roles.publisher.runs.get(ROOT, worker.seen[0].task.run_id)
     assert (child.workflow, child.workflow_version, child.parent_id) == ("child", "3", result.run.id)
     assert child.status is RunStatus.COMPLETED
     await check_all(database)
 
 
-async def test_a_failed_child_fails_its_step(spread: Roles, database: Database) -> None:
+async def test_a_failed_child_fails_its_step(roles: Roles, database: Database) -> None:
     """With the child's reason."""
-    define_child(spread, step("a"))
-    define(spread, step("sub", kind=StepKind.WORKFLOW, target="child"))
-    async with Worker(spread.worker, kinds=["a"], handler=lambda lease: failed(lease, retryable=False)):
-        run = (await execute(spread.publisher)).run
+    define_child(roles, step("a"))
+    define(roles, step("sub", kind=StepKind.WORKFLOW, target="child"))
+    async with Worker(roles.worker, kinds=["a"], handler=lambda lease: failed(lease, retryable=False)):
+        run = (await execute(roles.publisher)).run
     assert (run.status, run.error_code) == (RunStatus.FAILED, "BROKEN")
     assert "step a: BROKEN it is" in run.error_message
     await check_all(database)
 
 
-async def test_a_child_that_cannot_be_begun_fails_its_step(spread: Roles, database: Database) -> None:
-    define(spread, step("sub", kind=StepKind.WORKFLOW, target="nobody"))
-    run = (await execute(spread.publisher)).run
+async def test_a_child_that_cannot_be_begun_fails_its_step(roles: Roles, database: Database) -> None:
+    define(roles, step("sub", kind=StepKind.WORKFLOW, target="nobody"))
+    run = (await execute(roles.publisher)).run
     assert (run.status, run.error_code) == (RunStatus.FAILED, "NOT_FOUND")
     await check_all(database)
 
 
-async def test_children_are_cancelled_with_their_parent(spread: Roles, database: Database) -> None:
+async def test_children_are_cancelled_with_their_parent(roles: Roles, database: Database) -> None:
     """WM-4: cancel reaches running workers and children."""
-    define_child(spread, step("a"), step("wait", kind=StepKind.SLEEP, sleep=1000.0))
-    define(spread, step("sub", kind=StepKind.WORKFLOW, target="child"))
-    async with Worker(spread.worker, kinds=["a"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher))
+    define_child(roles, step("a"), step("wait", kind=StepKind.SLEEP, sleep=1000.0))
+    define(roles, step("sub", kind=StepKind.WORKFLOW, target="child"))
+    async with Worker(roles.worker, kinds=["a"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
         lease = await worker.take()
-        child = await spread.publisher.runs.get(ROOT, lease.task.run_id)
-        await spread.publisher.runs.cancel(ROOT, child.parent_id, "enough", None)
+        child = await roles.publisher.runs.get(ROOT, lease.task.run_id)
+        await roles.publisher.runs.cancel(ROOT, child.parent_id, "enough", None)
         assert (await running).run.status is RunStatus.CANCELLED
         await worker.told()
         await worker.complete(lease)
 
         async def cancelled() -> bool:
-            return (await spread.publisher.runs.get(ROOT, child.id)).status is RunStatus.CANCELLED
+            return (await roles.publisher.runs.get(ROOT, child.id)).status is RunStatus.CANCELLED
 
         await eventually(cancelled)
     await check_all(database)
 
 
-async def test_a_step_runs_an_agent(spread: Roles, database: Database) -> None:
+async def test_a_step_runs_an_agent(roles: Roles, database: Database) -> None:
     """All that follows from it is waited for, and is the step's output."""
-    await register(spread.publisher, ("Order", "Payment"), agent("payments", "Order", "Payment"))
+    await register(roles.publisher, ("Order", "Payment"), agent("payments", "Order", "Payment"))
     define(
-        spread, step("pay", kind=StepKind.AGENT, target="payments", input={"type": "Order", "payload": {"n": 7}}),
+        roles, step("pay", kind=StepKind.AGENT, target="payments", input={"type": "Order", "payload": {"n": 7}}),
         output="${steps.pay.output.artifacts.map(a, a.payload)}",
     )  # fmt: skip
 
@@ -344,17 +340,17 @@ async def test_a_step_runs_an_agent(spread: Roles, database: Database) -> None:
         return done(lease, made("Payment", paid=payload_of(lease.artifacts[0])["n"]))
 
     agents = [agent("payments", "Order", "Payment")]
-    async with Worker(spread.worker, agents=agents, known=types("Order", "Payment"), handler=answer):
-        assert output_of(await execute(spread.publisher)) == [{"paid": 7}]
+    async with Worker(roles.worker, agents=agents, known=types("Order", "Payment"), handler=answer):
+        assert output_of(await execute(roles.publisher)) == [{"paid": 7}]
     await check_all(database)
 
 
 @pytest.mark.parametrize("wait", [True, False])
-async def test_a_step_publishes(spread: Roles, database: Database, wait: bool) -> None:
+async def test_a_step_publishes(roles: Roles, database: Database, wait: bool) -> None:
     """Its cascade is waited for where that is asked for."""
-    await register(spread.publisher, ("Order", "Payment"), agent("payments", "Order", "Payment"))
+    await register(roles.publisher, ("Order", "Payment"), agent("payments", "Order", "Payment"))
     define(
-        spread, step("out", kind=StepKind.PUBLISH, target="Order", input={"n": "${input.n}"}, wait=wait),
+        roles, step("out", kind=StepKind.PUBLISH, target="Order", input={"n": "${input.n}"}, wait=wait),
         output="${steps.out.output}",
     )  # fmt: skip
 
@@ -362,8 +358,8 @@ async def test_a_step_publishes(spread: Roles, database: Database, wait: bool) -
         return done(lease, made("Payment", paid=payload_of(lease.artifacts[0])["n"]))
 
     agents = [agent("payments", "Order", "Payment")]
-    async with Worker(spread.worker, agents=agents, known=types("Order", "Payment"), handler=answer):
-        output = output_of(await execute(spread.publisher, {"n": 7}))
+    async with Worker(roles.worker, agents=agents, known=types("Order", "Payment"), handler=answer):
+        output = output_of(await execute(roles.publisher, {"n": 7}))
     assert isinstance(output, dict)
     if wait:
         artifacts = output["artifacts"]
@@ -374,13 +370,13 @@ async def test_a_step_publishes(spread: Roles, database: Database, wait: bool) -
     await check_all(database)
 
 
-async def test_the_other_server_goes_on_when_one_forgets(spread: Roles, database: Database) -> None:
+async def test_the_other_server_goes_on_when_one_forgets(roles: Roles, database: Database) -> None:
     """What a run was given and made is read again where it is not at hand."""
-    define(spread, step("a", input="${input.x}"), step("b", "a", input=("${input.x}", "${steps.a.output.given}")))
-    async with Worker(spread.worker, kinds=["a", "b"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher, {"x": "y"}))
+    define(roles, step("a", input="${input.x}"), step("b", "a", input=("${input.x}", "${steps.a.output.given}")))
+    async with Worker(roles.worker, kinds=["a", "b"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher, {"x": "y"}))
         lease = await worker.take()
-        for service in (spread.publisher, spread.worker):
+        for service in (roles.publisher, roles.worker):
             service.advancing._values.clear()
             service.engine.cache.clear()
         await worker.complete(lease, output=encode_value({"given": 7}))
@@ -391,26 +387,26 @@ async def test_the_other_server_goes_on_when_one_forgets(spread: Roles, database
     await check_all(database)
 
 
-async def test_steps_are_shown_as_they_stand(spread: Roles, database: Database) -> None:
+async def test_steps_are_shown_as_they_stand(roles: Roles, database: Database) -> None:
     """WM-5: status, input, output, attempts, children, items."""
-    define_child(spread, step("leaf"))
+    define_child(roles, step("leaf"))
     each = step("one")
     define(
-        spread, step("a", output={"short": "${result.n}"}), step("left", when="false"),
+        roles, step("a", output={"short": "${result.n}"}), step("left", when="false"),
         step("all", "a", kind=StepKind.MAP, over="[1, 2, 3]", each=each, width=1),
         step("sub", "a", kind=StepKind.WORKFLOW, target="child"), step("end", "all", "sub"),
     )  # fmt: skip
-    async with Worker(spread.worker, kinds=["a", "one", "leaf", "end"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher, {"x": 1}))
+    async with Worker(roles.worker, kinds=["a", "one", "leaf", "end"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher, {"x": 1}))
         first = await worker.take()
         run_id = first.task.run_id
-        steps = await shown(spread.publisher, run_id)
+        steps = await shown(roles.publisher, run_id)
         assert {name: each.status for name, each in steps.items()} == {
             "a": "RUNNING", "left": "SKIPPED", "all": "WAITING", "sub": "WAITING", "end": "WAITING",
         }  # fmt: skip
         await worker.complete(first, output=encode_value({"n": 1, "long": 2}))
         found = {lease.task.kind: lease for lease in (await worker.take(), await worker.take())}
-        steps = await shown(spread.publisher, run_id)
+        steps = await shown(roles.publisher, run_id)
         assert decode_value(steps["a"].output) == {"short": 1}
         assert decode_value(steps["a"].input) == {"x": 1}
         assert (steps["all"].status, steps["all"].items) == ("RUNNING", ItemCounts(1, 0, 0))
@@ -418,7 +414,7 @@ async def test_steps_are_shown_as_they_stand(spread: Roles, database: Database) 
         await worker.fail(found["one"], retryable=False)
         await worker.complete(found["leaf"])
         assert (await running).run.status is RunStatus.FAILED
-    steps = await shown(spread.publisher, run_id)
+    steps = await shown(roles.publisher, run_id)
     assert {name: each.status for name, each in steps.items()} == {
         "a": "COMPLETED", "left": "SKIPPED", "all": "FAILED", "sub": "COMPLETED", "end": "CANCELLED",
     }  # fmt: skip
@@ -431,47 +427,47 @@ async def shown(service: Service, run_id: str) -> dict[str, StepView]:
     return {each.id: each for each in page.items}
 
 
-async def test_a_step_waits_for_a_promise(spread: Roles, database: Database) -> None:
+async def test_a_step_waits_for_a_promise(roles: Roles, database: Database) -> None:
     """FV-17: found by its key, settled once; its value is the step's output."""
-    define(spread, step("ok", kind=StepKind.WAIT_PROMISE, target="approval", key="${'order-' + string(input.n)}"))
-    running = asyncio.create_task(execute(spread.publisher, {"n": 7}))
+    define(roles, step("ok", kind=StepKind.WAIT_PROMISE, target="approval", key="${'order-' + string(input.n)}"))
+    running = asyncio.create_task(execute(roles.publisher, {"n": 7}))
 
     async def waits() -> bool:
-        found = await spread.worker.promises.list(ROOT, PromiseQuery(key="order-7"), PageRequest())
+        found = await roles.worker.promises.list(ROOT, PromiseQuery(key="order-7"), PageRequest())
         return len(found.items) == 1
 
     await eventually(waits)
     value = Resolution(encode_value({"by": "Ann"}))
-    await spread.worker.promises.settle(ROOT, PromiseRef(key="order-7"), value, None)
+    await roles.worker.promises.settle(ROOT, PromiseRef(key="order-7"), value, None)
     assert output_of(await running) == {"by": "Ann"}
     await check_all(database)
 
 
-async def test_a_keys_first_call_stands_whatever_became_of_the_workflow(spread: Roles, database: Database) -> None:
+async def test_a_keys_first_call_stands_whatever_became_of_the_workflow(roles: Roles, database: Database) -> None:
     """FL-8: its duplicate is answered, not refused."""
-    define(spread, step("a"))
+    define(roles, step("a"))
     new = NewRun("w", input=encode_value(1))
-    first = await spread.publisher.workflow_runs.execute(ROOT, new, key("k", "ExecuteWorkflow"))
+    first = await roles.publisher.workflow_runs.execute(ROOT, new, key("k", "ExecuteWorkflow"))
     again = NewRun("gone", input=encode_value(1))
-    second = await spread.worker.workflow_runs.execute(ROOT, again, key("k", "ExecuteWorkflow"))
+    second = await roles.worker.workflow_runs.execute(ROOT, again, key("k", "ExecuteWorkflow"))
     assert (second.run.id, second.replayed) == (first.run.id, True)
     with pytest.raises(NotFound):
-        await spread.worker.workflow_runs.execute(ROOT, again, key("other", "ExecuteWorkflow"))
+        await roles.worker.workflow_runs.execute(ROOT, again, key("other", "ExecuteWorkflow"))
 
 
-async def test_an_answer_that_breaks_the_schema_fails_the_run(spread: Roles, database: Database) -> None:
-    define(spread, step("a"), output_schema='{"type": "object"}', output="${steps.a.output.kind}")
-    async with Worker(spread.worker, kinds=["a"], handler=adding):
-        run = (await execute(spread.publisher)).run
+async def test_an_answer_that_breaks_the_schema_fails_the_run(roles: Roles, database: Database) -> None:
+    define(roles, step("a"), output_schema='{"type": "object"}', output="${steps.a.output.kind}")
+    async with Worker(roles.worker, kinds=["a"], handler=adding):
+        run = (await execute(roles.publisher)).run
     assert (run.status, run.error_code) == (RunStatus.FAILED, "INVALID_OUTPUT")
     await check_all(database)
 
 
-async def test_a_key_bounds_how_many_steps_run_at_once(spread: Roles, database: Database) -> None:
+async def test_a_key_bounds_how_many_steps_run_at_once(roles: Roles, database: Database) -> None:
     """Over all runs: the second waits in line for the first."""
-    define(spread, step("a", concurrency_key="${input.who}", concurrency_limit=1))
-    async with Worker(spread.worker, kinds=["a"]) as worker:
-        runs = [asyncio.create_task(execute(spread.publisher, {"who": "ann"})) for _ in range(2)]
+    define(roles, step("a", concurrency_key="${input.who}", concurrency_limit=1))
+    async with Worker(roles.worker, kinds=["a"]) as worker:
+        runs = [asyncio.create_task(execute(roles.publisher, {"who": "ann"})) for _ in range(2)]
         first = await worker.take()
         assert worker.leases.empty()
         await worker.complete(first, output=encode_value(1))
@@ -480,77 +476,80 @@ async def test_a_key_bounds_how_many_steps_run_at_once(spread: Roles, database: 
     await check_all(database)
 
 
-async def test_a_childs_time_is_bounded(spread: Roles, database: Database) -> None:
+async def test_a_childs_time_is_bounded(roles: Roles, database: Database) -> None:
     """It is cancelled; the step is tried with another, and fails in the end."""
-    define_child(spread, step("wait", kind=StepKind.SLEEP, sleep=1000.0))
+    define_child(roles, step("wait", kind=StepKind.SLEEP, sleep=1000.0))
     limit = Timeouts(schedule_to_start_us=50_000, start_to_close_us=0)
     again = RetryPolicy(initial_us=0, jitter=0.0, max_attempts=2)
-    define(spread, step("sub", kind=StepKind.WORKFLOW, target="child", timeouts=limit, retry=again))
-    run = (await execute(spread.publisher)).run
+    define(roles, step("sub", kind=StepKind.WORKFLOW, target="child", timeouts=limit, retry=again))
+    run = (await execute(roles.publisher)).run
     assert (run.status, run.error_code) == (RunStatus.FAILED, "CHILD_TIMEOUT")
-    found = (await spread.publisher.runs.list(ROOT, RunQuery(parent_id=run.id), PageRequest())).items
+    found = (await roles.publisher.runs.list(ROOT, RunQuery(parent_id=run.id), PageRequest())).items
     assert len(found) == 2
 
     async def cancelled() -> bool:
-        runs = [await spread.publisher.runs.get(ROOT, each.id) for each in found]
+        runs = [await roles.publisher.runs.get(ROOT, each.id) for each in found]
         return {each.status for each in runs} == {RunStatus.CANCELLED}
 
     await eventually(cancelled)
     await check_all(database)
 
 
-async def test_what_a_late_worker_says_decides_nothing(spread: Roles, database: Database) -> None:
-    """Its completion is refused, with all that would have followed from it."""
+async def test_what_a_late_worker_says_decides_nothing(roles: Roles, database: Database) -> None:
+    """Its completion is refused, with all that would have followed from it; also where the server that refused it goes
+    on with the run: that forgets the run's state at the refusal, and has it again with the next lease."""
     each = step("one", input="${item}")
     define(
-        spread, step("a"), step("size", "a", kind=StepKind.BRANCH, branches=(("long", "size(steps.a.output) > 2"),)),
+        roles, step("a"), step("size", "a", kind=StepKind.BRANCH, branches=(("long", "size(steps.a.output) > 2"),)),
         step("all", "size", kind=StepKind.MAP, over="steps.a.output", each=each, cases=(("size", "long"),)),
     )  # fmt: skip
-    async with Worker(spread.worker, kinds=["a"]) as worker:
-        running = asyncio.create_task(execute(spread.publisher))
+    async with Worker(roles.worker, kinds=["a"], slots=1) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
         late = await worker.take()
-        await worker.fail(late)
+        # It has no room for another task yet.
+        await worker.session.report(Reports(failures=(failed(late),)))
+        (refused,) = await worker.session.report(Reports(completions=(done(late, output=encode_value([1, 2, 3])),)))
+        assert isinstance(refused.error, LeaseLost)
+        worker.session.add_credit(1)
         again = await worker.take()
-        refused = await worker.complete(late, output=encode_value([1, 2, 3]))
-        assert refused.error is not None
-        async with Worker(spread.worker, kinds=["one"], handler=adding):
+        async with Worker(roles.worker, kinds=["one"], handler=adding):
             await worker.complete(again, output=encode_value([7, 8, 9]))
-            assert [each["given"] for each in output_of(await running)] == [7, 8, 9]  # type: ignore[union-attr,index,call-overload]
+            assert output_of(await running) == [{"kind": "one", "given": n} for n in (7, 8, 9)]
     await check_all(database)
 
 
-async def test_a_held_workflow_begins_nothing_until_it_is_resumed(spread: Roles, database: Database) -> None:
+async def test_a_held_workflow_begins_nothing_until_it_is_resumed(roles: Roles, database: Database) -> None:
     """What runs goes on to its end, runs may be begun; on every server."""
-    await spread.publisher.workflows.create(
+    await roles.publisher.workflows.create(
         ROOT, {"name": "held", "steps": [
             {"id": "a", "kind": "task", "task": "a"}, {"id": "b", "kind": "task", "task": "b", "needs": ["a"]},
         ]}, None,
     )  # fmt: skip
-    async with Worker(spread.worker, kinds=["a", "b"]) as worker:
-        first = await spread.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
+    async with Worker(roles.worker, kinds=["a", "b"]) as worker:
+        first = await roles.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
         lease = await worker.take()
-        held, _ = await spread.worker.workflow_pauses.pause(ROOT, "held", "look", None)
+        held, _ = await roles.worker.workflow_pauses.pause(ROOT, "held", "look", None)
         assert (held.workflow, held.paused_by, held.reason) == ("held", "root", "look")
-        await spread.publisher.core.pauses.refresh()
-        second = await spread.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
+        await roles.publisher.core.pauses.refresh()
+        second = await roles.publisher.workflow_runs.execute(ROOT, NewRun("held"), None)
         await worker.complete(lease)
 
         async def put_off() -> bool:
             rows = await database.rows("SELECT due_us FROM run WHERE workflow = 'held'")
-            return all(row["due_us"] > spread.publisher.engine.clock.now_us() for row in rows)
+            return all(row["due_us"] > roles.publisher.engine.clock.now_us() for row in rows)
 
         await eventually(put_off)
         assert worker.leases.empty()
-        assert [each.workflow for each in await spread.publisher.workflow_pauses.list(ROOT)] == ["held"]
-        await spread.publisher.workflow_pauses.resume(ROOT, "held", None)
-        await spread.worker.core.pauses.refresh()
+        assert [each.workflow for each in await roles.publisher.workflow_pauses.list(ROOT)] == ["held"]
+        await roles.publisher.workflow_pauses.resume(ROOT, "held", None)
+        await roles.worker.core.pauses.refresh()
         found = {each.task.kind: each for each in (await worker.take(), await worker.take())}
         assert {kind: each.task.run_id for kind, each in found.items()} == {"b": first.run.id, "a": second.run.id}
         await worker.complete(found["b"])
         await worker.complete(found["a"])
         await worker.complete(await worker.take())
         for run in (first.run, second.run):
-            assert (await spread.worker.workflow_runs.result(ROOT, run.id, 5.0)).run.status is RunStatus.COMPLETED
+            assert (await roles.worker.workflow_runs.result(ROOT, run.id, 5.0)).run.status is RunStatus.COMPLETED
     with pytest.raises(NotFound):
-        await spread.publisher.workflow_pauses.pause(ROOT, "nobody", "", None)
+        await roles.publisher.workflow_pauses.pause(ROOT, "nobody", "", None)
     await check_all(database)
