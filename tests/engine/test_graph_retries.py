@@ -1,5 +1,6 @@
 """Runs of workflows are retried, repeated, paused and bounded in time as others are."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, eventually, killed
 from tests.engine.test_graph_runs import adding, define, step
 from tests.engine.test_run_retries import ONCE
-from tests.engine.workers import Handler, Worker, failed
+from tests.engine.workers import Handler, Worker, done, failed
 from tests.engine.world import ROOT, check_all, data_of, events_of, kinds_of, seconds
 
 from millstream.application.paging import PageRequest
@@ -99,6 +100,32 @@ async def test_a_retry_begins_again_with_a_step(spread: Roles, database: Databas
         assert [lease.task.kind for lease in worker.seen[before:]] == ["b", "c"]
     with pytest.raises(Conflict, match="COMPLETED"):
         await spread.publisher.run_operations.retry(ROOT, run.id, "", "b", None)
+    await check_all(database)
+
+
+@pytest.mark.parametrize("kind", [StepKind.TASK, StepKind.MAP])
+async def test_a_retry_that_fails_says_why(roles: Roles, database: Database, kind: StepKind) -> None:
+    """WM-4, WM-5: what went wrong this time, not what did before; of a map, the first item that did this time."""
+    if kind is StepKind.MAP:
+        define(roles, once("all", kind=kind, over="[1, 2, 3]", each=once("a"), width=3))
+    else:
+        define(roles, once("a"))
+    async with Worker(roles.worker, kinds=["a"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
+        leases = await worker.take_many(3 if kind is StepKind.MAP else 1)
+        await worker.report(failures=[failed(each, "DECLINED") for each in leases])
+        run = await running
+        assert (run.status, run.error_code) == (RunStatus.FAILED, "DECLINED")
+        await roles.publisher.run_operations.retry(ROOT, run.id, "", "", None)
+        again = await worker.take_many(len(leases))
+        await worker.report(
+            completions=[done(each) for each in again[:-2]],
+            failures=[failed(each, code) for each, code in zip(again[-2:], ("NO_FUNDS", "LATER"), strict=False)],
+        )
+        run = await ended(roles.publisher, run.id)
+    said = "NO_FUNDS it is"
+    step_id = "all" if kind is StepKind.MAP else "a"
+    assert (run.status, run.error_code, run.error_message) == (RunStatus.FAILED, "NO_FUNDS", f"step {step_id}: {said}")
     await check_all(database)
 
 

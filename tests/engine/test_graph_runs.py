@@ -7,7 +7,19 @@ import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Roles, eventually
 from tests.engine.workers import Worker, done, failed
-from tests.engine.world import AT_ONCE, ROOT, agent, check_all, key, kinds_of, made, payload_of, register, types
+from tests.engine.world import (
+    AT_ONCE,
+    ROOT,
+    agent,
+    check_all,
+    key,
+    kinds_of,
+    made,
+    payload_of,
+    register,
+    seconds,
+    types,
+)
 
 from millstream.application.paging import PageRequest
 from millstream.application.views.leases import Lease
@@ -20,7 +32,7 @@ from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import LeaseLost, NotFound
 from millstream.domain.promises import Resolution
 from millstream.domain.retry import RetryPolicy, Timeouts
-from millstream.domain.runs import RunKind, RunStatus, TaskStatus
+from millstream.domain.runs import Run, RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import Json, decode_value, encode_value
 from millstream.domain.workflows import Definition, OnFailure, Step, StepKind
 from millstream.wiring import Service
@@ -234,6 +246,22 @@ async def test_a_map_works_on_so_many_items_at_once(roles: Roles, database: Data
         assert output_of(await running) == [{"n": n, "at": n} for n in range(10)]
         assert output_of(await execute(roles.publisher, {"list": []})) == []
         assert len(worker.seen) == 10
+    await check_all(database)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+async def test_a_map_stops_at_an_item_that_fails(roles: Roles, database: Database, width: int) -> None:
+    """What runs goes on to its end, no other item begins, and the run says what went wrong."""
+    define(roles, step("all", kind=StepKind.MAP, over="[1, 2, 3]", each=step("one"), width=width))
+    async with Worker(roles.worker, kinds=["one"]) as worker:
+        running = asyncio.create_task(execute(roles.publisher))
+        leases = await worker.take_many(width)
+        await worker.fail(leases[0], "NO_FUNDS", retryable=False)
+        for lease in leases[1:]:
+            await worker.complete(lease)
+        run = (await running).run
+        assert (run.status, run.error_code) == (RunStatus.FAILED, "NO_FUNDS")
+        assert (run.error_message, run.task_count) == ("step all: NO_FUNDS it is", width)
     await check_all(database)
 
 
@@ -479,17 +507,27 @@ async def test_a_key_bounds_how_many_steps_run_at_once(roles: Roles, database: D
 async def test_a_childs_time_is_bounded(roles: Roles, database: Database) -> None:
     """It is cancelled; the step is tried with another, and fails in the end."""
     define_child(roles, step("wait", kind=StepKind.SLEEP, sleep=1000.0))
-    limit = Timeouts(schedule_to_start_us=50_000, start_to_close_us=0)
+    limit = Timeouts(schedule_to_start_us=seconds(60), start_to_close_us=0)
     again = RetryPolicy(initial_us=0, jitter=0.0, max_attempts=2)
     define(roles, step("sub", kind=StepKind.WORKFLOW, target="child", timeouts=limit, retry=again))
-    run = (await execute(roles.publisher)).run
+    running = asyncio.create_task(execute(roles.publisher))
+
+    async def children() -> list[Run]:
+        return list((await roles.worker.runs.list(ROOT, RunQuery(workflow="child"), PageRequest())).items)
+
+    for number in (1, 2):
+
+        async def begun(number: int = number) -> bool:
+            return len(await children()) == number
+
+        await eventually(begun)
+        await database.pass_time(61)
+        await roles.worker.loops.poll()
+    run = (await running).run
     assert (run.status, run.error_code) == (RunStatus.FAILED, "CHILD_TIMEOUT")
-    found = (await roles.publisher.runs.list(ROOT, RunQuery(parent_id=run.id), PageRequest())).items
-    assert len(found) == 2
 
     async def cancelled() -> bool:
-        runs = [await roles.publisher.runs.get(ROOT, each.id) for each in found]
-        return {each.status for each in runs} == {RunStatus.CANCELLED}
+        return {(each.parent_id, each.status) for each in await children()} == {(run.id, RunStatus.CANCELLED)}
 
     await eventually(cancelled)
     await check_all(database)

@@ -5,7 +5,7 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from millstream.application.engine.commands import Command
@@ -58,6 +58,21 @@ class Looks(Protocol):
     async def commands(self, run: Run) -> Sequence[Command]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What the completion of a step's task is followed by.
+
+    Attributes:
+        outcome: What became of the step by it; None where it is an item of a map that goes on.
+        output: What the task returned, google.protobuf.Value in wire form.
+    """
+
+    advance: Advance
+    task: Task
+    outcome: Outcome | None
+    output: bytes
+
+
 class Advancing:
     """Decides what follows in runs of workflows."""
 
@@ -87,7 +102,7 @@ class Advancing:
 
     # With a step's end.
 
-    async def follow(self, task_id: str, output: bytes) -> Advance | None:
+    async def follow(self, task_id: str, output: bytes) -> Followed | None:
         """What follows when the task of a step completes; None where that is not known here."""
         task = self._engine.cache.task(task_id)
         owned = self._engine.cache.run(task.run_id) if task is not None and task.step else None
@@ -102,34 +117,35 @@ class Advancing:
         definition = await self._definitions.pinned(run.tenant, run.workflow, run.workflow_version)
         step = task.step - 1
         plan = note(run.plan, task.step, task.item, StepState.COMPLETED)
+        outcome: Outcome | None
         if task.item:
-            return await self._follow_item(run, values, definition, (step, task.item), output, plan)
-        outcome = await self._evaluator.outcome(definition, values, step, output)
+            items, decision = Graph(definition, plan).items(step), values.started.get(step)
+            if items is None or decision is None:
+                return None
+            if items.done < items.total:
+                return _followed(definition, values, {step: decision}, task, None, output)
+            outcome = await self._outcome_of_items(definition, values, task, output, items.total)
+        else:
+            outcome = await self._evaluator.outcome(definition, values, step, output)
+        if outcome is None:
+            return None
         values = values.with_outcome(step, outcome, len(output))
         if not _whole(definition, values, plan):
             return None
-        return Advance(definition, values.redone, await self._decided(definition, values, plan), new_id)
+        return _followed(definition, values, await self._decided(definition, values, plan), task, outcome, output)
 
-    async def _follow_item(
-        self, run: Run, values: RunValues, definition: Definition, place: tuple[int, int], output: bytes, plan: str
-    ) -> Advance | None:
-        step, item = place
-        decision = values.started.get(step)
-        items = Graph(definition, plan).items(step)
-        if decision is None or items is None:
+    async def _outcome_of_items(
+        self, definition: Definition, values: RunValues, task: Task, output: bytes, total: int
+    ) -> Outcome | None:
+        """What a map has made with its last item; None where that of others is not known here."""
+        made = {**values.items.get(task.step - 1, {}), task.item: output}
+        if len(made) < total:
             return None
-        if items.done < items.total:
-            return Advance(definition, values.redone, {step: decision}, new_id)
-        made = {**values.items.get(step, {}), item: output}
-        if len(made) < items.total:
-            return None
-        values = values.with_outcome(step, await self._list_of(definition, values, step, made, items.total), 0)
-        if not _whole(definition, values, plan):
-            return None
-        return Advance(definition, values.redone, await self._decided(definition, values, plan), new_id)
+        return await self._list_of(definition, values, task.step - 1, made, total)
 
-    async def completed(self, task: Task, output: bytes, follow: Advance) -> None:
+    def completed(self, followed: Followed) -> None:
         """A completion with what it was followed by was stored: what it made may be built upon."""
+        task, follow = followed.task, followed.advance
         values = self._values.get(task.run_id)
         if values is None or values.redone != follow.redone:
             return
@@ -137,16 +153,15 @@ class Advancing:
             self.forget(task.run_id)
             return
         if task.item:
-            values.items.setdefault(task.step - 1, {})[task.item] = output
-        else:
-            step = task.step - 1
-            values.outcomes[step] = await self._evaluator.outcome(follow.definition, values, step, output)
+            values.items.setdefault(task.step - 1, {})[task.item] = followed.output
+        if followed.outcome is not None:
+            values.outcomes[task.step - 1] = followed.outcome
         begun = {
             step: each for step, each in follow.decisions.items()
             if isinstance(each, StartStep) and each.items and step not in values.started
         }  # fmt: skip
         values.started |= begun
-        more = len(output) + sum(len(item) for each in begun.values() for item in each.items)
+        more = len(followed.output) + sum(len(item) for each in begun.values() for item in each.items)
         values.size_bytes += more
         self._bytes += more
         self._trim()
@@ -237,7 +252,7 @@ class Advancing:
     async def values_of(self, run: Run) -> tuple[Definition, RunValues]:
         """What a run of a workflow follows, and what its steps have made."""
         definition = await self._definitions.pinned(run.tenant, run.workflow, run.workflow_version)
-        values = (await self._load(run, definition))[0]
+        values = await self._load(run, definition)
         await self._evaluator.note(definition, values, Graph(definition, run.plan))
         return definition, values
 
@@ -268,9 +283,8 @@ class Advancing:
     async def _advance(self, run: Run, due_us: int) -> Command:
         definition = await self._definitions.pinned(run.tenant, run.workflow, run.workflow_version)
         values = self._values.get(run.id)
-        errors: dict[int, tuple[str, str]] = {}
         if values is None or values.redone != run.redone or not _whole(definition, values, run.plan):
-            values, errors = await self._load(run, definition)
+            values = await self._load(run, definition)
             self._keep(run.id, values)
         decisions: dict[int, Decision]
         if run.error_code:
@@ -279,7 +293,7 @@ class Advancing:
             decisions = await self._evaluator.decisions(definition, values, run.plan)
         whole = bool(run.error_code)
         await self._check_output(definition, decisions)
-        advance = Advance(definition, run.redone, decisions, new_id, errors, whole)
+        advance = Advance(definition, run.redone, decisions, new_id, values.errors, whole)
         command = AdvanceGraph(run_id=run.id, open_tasks=whole, locked=whole, due_us=due_us, advance=advance)
         return promising(command, run.tenant, advance)
 
@@ -297,28 +311,28 @@ class Advancing:
             except ValidationFailed as error:
                 decisions[len(definition.steps)] = FailStep("INVALID_OUTPUT", error.message)
 
-    async def _load(self, run: Run, definition: Definition) -> tuple[RunValues, dict[int, tuple[str, str]]]:
+    async def _load(self, run: Run, definition: Definition) -> RunValues:
         """What the run was given and made, as it is stored; and why steps of it failed."""
         given = await self._reads.payload(run, PayloadKind.INPUT)
         values = RunValues(run.redone, decode_value(given) if given else None, size_bytes=len(given))
-        errors: dict[int, tuple[str, str]] = {}
         graph = Graph(definition, run.plan)
         for end in await self._reads.step_ends(run):
             step = end.step - 1
             values.size_bytes += len(end.output)
+            if end.item <= 1:
+                # It was begun again: what became of it before is over.
+                values.errors.pop(step, None)
+                values.items.pop(step, None)
             if end.item:
-                if end.item == 1:
-                    # It was begun again.
-                    values.items[step] = {}
                 values.items.setdefault(step, {})[end.item] = end.output
             if end.status is not TaskStatus.COMPLETED:
-                errors.setdefault(step, (end.code, end.message))
+                values.errors.setdefault(step, (end.code, end.message))
             if not end.item and graph.state(step) in ENDED:
                 values.outcomes[step] = await self._outcome(definition, values, end)
         for step, made in values.items.items():
             if graph.state(step) in ENDED or _all_done(graph, step):
                 values.outcomes[step] = await self._list_of(definition, values, step, made, max(made))
-        return values, errors
+        return values
 
     async def _outcome(self, definition: Definition, values: RunValues, end: StepEnd) -> Outcome:
         if end.status is TaskStatus.COMPLETED:
@@ -361,16 +375,26 @@ def promising(command: C, tenant: str, advance: Advance) -> C:
     return command
 
 
+def _followed(
+    definition: Definition, values: RunValues, decisions: dict[int, Decision], task: Task, outcome: Outcome | None,
+    output: bytes,
+) -> Followed:  # fmt: skip
+    advance = Advance(definition, values.redone, decisions, new_id, values.errors)
+    return Followed(advance, task, outcome, output)
+
+
 def _all_done(graph: Graph, step: int) -> bool:
     items = graph.items(step)
     return items is not None and items.done == items.total
 
 
 def _whole(definition: Definition, values: RunValues, plan: str) -> bool:
-    """Whether it is known of each step that has ended what became of it."""
+    """Whether it is known of each step that has ended what became of it, and of one that fails, why."""
     graph = Graph(definition, plan)
     for step, spec in enumerate(definition.steps):
         state = graph.state(step)
+        if graph.fails(step) and step not in values.errors:
+            return False
         if step in values.outcomes or state is StepState.SKIPPED or spec.kind is StepKind.BRANCH:
             continue
         if state is StepState.COMPLETED and spec.kind is StepKind.SLEEP and spec.output is None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from millstream.application.advancing import Advancing, promising
+from millstream.application.advancing import Advancing, Followed, promising
 from millstream.application.answering import Answering
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
@@ -93,31 +93,35 @@ class Reporting:
     async def _complete(
         self, principal: Principal, completions: Sequence[Completion], held: Held
     ) -> list[ReportResult]:
-        async def make(completion: Completion) -> Made:
-            return await self._completion(principal, completion, held)
+        followed: list[Followed | None] = []
 
-        errors = await in_rounds(self._catalogs, principal.tenant, completions, make, self._submit_completions)
+        async def make(completion: Completion) -> Made:
+            follows = await self._followed(completion)
+            followed.append(follows)
+            return await self._completion(principal, completion, held, follows)
+
+        async def submit(commands: Sequence[Command]) -> Sequence[Outcome]:
+            outcomes = await self._engine.submit_all(commands, urgent=True)
+            for follows, outcome in zip(followed, outcomes, strict=True):
+                if follows is not None and outcome is True:
+                    self._advancing.completed(follows)
+            followed.clear()
+            return outcomes
+
+        errors = await in_rounds(self._catalogs, principal.tenant, completions, make, submit)
         return [
             ReportResult(completion.task_id, completion.attempt, error)
             for completion, error in zip(completions, errors, strict=True)
         ]
 
-    async def _submit_completions(self, commands: Sequence[Command]) -> Sequence[Outcome]:
-        tasks = [self._engine.cache.task(command.task_ids[0]) for command in commands]
-        outcomes = await self._engine.submit_all(commands, urgent=True)
-        await self._note_steps(commands, tasks, outcomes)
-        return outcomes
-
-    async def _note_steps(
-        self, commands: Sequence[Command], tasks: Sequence[Task | None], outcomes: Sequence[Outcome]
-    ) -> None:
-        """What steps of workflows made, whose ends are stored with what follows from them, may be built upon."""
-        for command, task, outcome in zip(commands, tasks, outcomes, strict=True):
-            if isinstance(command, Complete) and command.follow is not None and task is not None and outcome is True:
-                await self._advancing.completed(task, command.output, command.follow)
+    async def _followed(self, completion: Completion) -> Followed | None:
+        """What the end of a workflow's step is followed by, where that is known here."""
+        if completion.artifacts or completion.fault is not None:
+            return None
+        return await self._advancing.follow(completion.task_id, completion.output)
 
     async def _completion(
-        self, principal: Principal, completion: Completion, held: Held
+        self, principal: Principal, completion: Completion, held: Held, followed: Followed | None
     ) -> tuple[Command, MillstreamError | None]:
         """The command for a completion. One that publishes what it may not is stored as a final failure, so that the
         task does not hang, and the worker is told why."""
@@ -129,8 +133,8 @@ class Reporting:
         if completion.fault is not None:
             return _invalid(principal, completion, completion.fault), completion.fault
         if not completion.artifacts:
-            command.follow = await self._advancing.follow(completion.task_id, completion.output)
-            if command.follow is not None:
+            if followed is not None:
+                command.follow = followed.advance
                 promising(command, principal.tenant, command.follow)
             return command, None
         try:

@@ -76,6 +76,7 @@ class RunValues:
         redone: The run's count, to which they belong.
         items: Outputs of a map's items, by its step and the item's number, in wire form.
         started: What was decided of maps that are under way.
+        errors: Code and message of steps that failed; of a map those of its first item that did.
         size_bytes: About what they take.
     """
 
@@ -84,13 +85,14 @@ class RunValues:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     items: dict[int, dict[int, bytes]] = field(default_factory=dict)
     started: dict[int, StartStep] = field(default_factory=dict)
+    errors: dict[int, tuple[str, str]] = field(default_factory=dict)
     size_bytes: int = 0
 
     def with_outcome(self, step: int, outcome: Outcome, size_bytes: int) -> "RunValues":
         """These, and one outcome more: a copy, because what it is decided by may be refused."""
         return RunValues(
             self.redone, self.input, {**self.outcomes, step: outcome}, self.items, {**self.started},
-            self.size_bytes + size_bytes,
+            self.errors, self.size_bytes + size_bytes,
         )  # fmt: skip
 
 

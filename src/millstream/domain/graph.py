@@ -160,6 +160,18 @@ class Graph:
         """Maps that are under way."""
         return [*self._maps]
 
+    def fails(self, step: int) -> bool:
+        """Whether the failure of a step, or of an item of it, is still to be looked at, and will end the run."""
+        if self._definition.steps[step].on_failure is OnFailure.CONTINUE:
+            return False
+        items = self._maps.get(step)
+        return items.failed > 0 if items is not None else step in self._unseen and self._states[step] in _BROKEN
+
+    @property
+    def failing(self) -> list[int]:
+        """All such steps."""
+        return [step for step in {*self._unseen, *self._maps} if self.fails(step)]
+
     @property
     def idle(self) -> bool:
         """Nothing is open or due."""

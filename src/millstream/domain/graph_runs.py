@@ -45,7 +45,7 @@ class Advance:
         redone: The run's count, when the decisions were made.
         decisions: By the step's number; at the number of steps, that of the run's output.
         new_id: Makes ids of tasks.
-        errors: Code and message of steps that failed before, where the batch has not their tasks.
+        errors: Code and message of steps that had failed by then, where the batch has not their tasks.
         whole: The batch has all open tasks of the run.
     """
 
@@ -103,6 +103,10 @@ def _advance(batch: Batch, run: Run, with_: Advance) -> None:
                 # What runs ends by itself; what waits would only hold up the end.
                 _give_up(batch, run, task)
     graph = Graph(definition, run.plan)
+    if not run.error_code and any(_error_of(batch, run, with_, step) is None for step in graph.failing):
+        # It failed after this was decided: who looks next can say why.
+        batch.attend(run)
+        return
     graph.look()
     before = run.plan
     left: list[int] = []
@@ -178,17 +182,18 @@ def _give_up(batch: Batch, run: Run, task: Task) -> None:
 
 def _fail(batch: Batch, run: Run, with_: Advance, number: int, fault: FailStep | None) -> None:
     step = with_.definition.steps[number]
-    code, message = (fault.code, fault.message) if fault is not None else _error_of(batch, run, with_, number)
+    known = (fault.code, fault.message) if fault is not None else _error_of(batch, run, with_, number)
+    code, message = known or (STEP_FAILED, "failed")
     run.error_code, run.error_message = code, f"step {step.id}: {message}"
     batch.record(run, EventType.STEP_FAILED, data=details(step=step.id, code=code, message=message))
 
 
-def _error_of(batch: Batch, run: Run, with_: Advance, number: int) -> tuple[str, str]:
-    """Why a step's task failed."""
+def _error_of(batch: Batch, run: Run, with_: Advance, number: int) -> tuple[str, str] | None:
+    """Why a step's task failed, as far as it is known."""
     for task in batch.tasks.values():
         if task.run_id == run.id and task.step == number + 1 and task.error_code and not task.open:
             return task.error_code, task.error_message
-    return with_.errors.get(number, (STEP_FAILED, "failed"))
+    return with_.errors.get(number)
 
 
 def _tell_skipped(batch: Batch, run: Run, graph: Graph, definition: Definition, before: str) -> None:
