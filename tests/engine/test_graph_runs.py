@@ -398,6 +398,24 @@ async def test_a_step_publishes(roles: Roles, database: Database, wait: bool) ->
     await check_all(database)
 
 
+async def test_a_step_is_told_all_that_a_cascade_made(roles: Roles, database: Database) -> None:
+    """Up to 1 MiB of it: what the step itself gave to it does not count."""
+    spec = agent("payments", "Order", "Payment")
+    await register(roles.publisher, ("Order", "Payment"), spec)
+    orders = '[1, 2, 3, 4, 5, 6, 7, 8, 9].map(n, {"type": "Order", "payload": {"n": input}})'
+    define(roles, step("pay", kind=StepKind.AGENT, target="payments", input="${" + orders + "}"))
+
+    def answer(lease: Lease) -> Completion:
+        return done(lease, *(made("Payment", paid="y" * 90_000) for _ in lease.artifacts[:3]))
+
+    async with Worker(roles.worker, agents=[spec], known=types("Order", "Payment"), handler=answer):
+        output = output_of(await execute(roles.publisher, "x" * 100_000))
+    assert isinstance(output, dict)
+    assert isinstance(output["artifacts"], list)
+    assert (len(output["artifacts"]), output["truncated"]) == (3, False)
+    await check_all(database)
+
+
 async def test_the_other_server_goes_on_when_one_forgets(roles: Roles, database: Database) -> None:
     """What a run was given and made is read again where it is not at hand."""
     define(roles, step("a", input="${input.x}"), step("b", "a", input=("${input.x}", "${steps.a.output.given}")))

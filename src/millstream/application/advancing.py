@@ -265,9 +265,9 @@ class Advancing:
         made: list[Json] = []
         size = 0
         for each in found:
-            size += len(each.payload)
             if each.produced_by == EXTERNAL:
                 continue
+            size += len(each.payload)
             if size > ARTIFACT_BYTES_MOST:
                 more = True
                 break
