@@ -87,7 +87,12 @@ format: setup ## Format Python and proto files, fix what the linter can
 # -- generate --------------------------------------------------------------------------------------------------
 
 .PHONY: gen
-gen: setup ## Generate gen/ and envoy/millstream.binpb from proto/
+gen: setup ## Generate gen/, envoy/millstream.binpb and the reference of the API from proto/
+	$(BIN)/python proto/generate.py
+
+.PHONY: examples
+examples: setup ## Record the service's answers to new examples of the API's documentation, and make it anew
+	$(BIN)/python -m tests.documentation.record
 	$(BIN)/python proto/generate.py
 
 .PHONY: baseline

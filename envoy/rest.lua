@@ -263,7 +263,10 @@ local function late_error(h, status, id)
 end
 
 -- What the server says beside a good answer comes in the trailers: headers of its own would be another write there.
-local TOLD = { "x-correlation-id", "idempotency-replayed", "location", "x-deprecated" }
+local TOLD = {
+  "x-correlation-id", "idempotency-replayed", "location", "x-deprecated", "content-security-policy",
+  "x-content-type-options", "cache-control",
+}
 
 local function take_trailers(h, status)
   h:body(true)

@@ -4,6 +4,8 @@
     gen/millstream/wire/v1/   the server's bytes twin of the messages (twin.py)
     gen/buf/validate/         the field rules' own messages, which the contract imports
     envoy/millstream.binpb    the descriptor set for Envoy's transcoder
+    docs/openapi.json         what REST takes and gives (apidocs/), with the examples of proto/examples
+    docs/reference/           what the gRPC services take and give
 
 It works offline: Google's .proto files come with the googleapis-common-protos and grpcio-tools wheels, and
 that of buf.validate, which no wheel carries, is taken out of protovalidate as a descriptor.
@@ -11,9 +13,11 @@ that of buf.validate, which no wheel carries, is taken out of protovalidate as a
 
 import argparse
 import filecmp
+import json
 import shutil
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import google.api
@@ -23,13 +27,17 @@ from grpc_tools import _protoc_compiler
 from protovalidate._gen.buf.validate import validate_pb
 
 sys.path.insert(0, str(Path(__file__).parent))
+from apidocs import Contract, Examples, openapi, reference
 from twin import PACKAGE, TWIN_PACKAGE, twin
 
 PROTO = Path(__file__).resolve().parent
 ROOT = PROTO.parent
 BASELINE = PROTO / "baseline.binpb"
 DESCRIPTORS = Path("envoy/millstream.binpb")
-GENERATED = (Path("gen/millstream"), Path("gen/buf"), DESCRIPTORS)
+OPENAPI = Path("docs/openapi.json")
+REFERENCE = Path("docs/reference")
+EXAMPLES = PROTO / "examples"
+GENERATED = (Path("gen/millstream"), Path("gen/buf"), DESCRIPTORS, OPENAPI, REFERENCE)
 VALIDATE = "buf/validate/validate.proto"
 
 # Google's files that the contract may import. It does not import error_details and status, but Envoy needs
@@ -97,6 +105,20 @@ def _generate(target: Path, scratch: Path) -> None:
     for package in (PACKAGE, TWIN_PACKAGE):
         # A namespace package is typed where the marker stands, not above it.
         (gen / package.replace(".", "/") / "py.typed").touch()
+    _document(target, scratch)
+
+
+def _document(target: Path, scratch: Path) -> None:
+    """Write the documentation of the API."""
+    image = scratch / "documented.binpb"
+    _write_image(image, scratch)
+    contract = Contract(image.read_bytes())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    document = openapi(contract, Examples(EXAMPLES), version)
+    (target / REFERENCE).mkdir(parents=True)
+    (target / OPENAPI).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    for name, page in reference(contract).items():
+        (target / REFERENCE / name).write_text(page)
 
 
 def _contract_files() -> list[str]:

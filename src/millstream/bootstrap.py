@@ -15,6 +15,7 @@ import uvloop
 from millstream.adapters import logs
 from millstream.adapters.auth import ApiKey, ApiKeyAuthenticator, DeveloperAuthenticator
 from millstream.adapters.metrics import Metrics
+from millstream.adapters.pages import Pages
 from millstream.application.fresh import Fresh
 from millstream.application.ports import Disconnected
 from millstream.config import ConfigError, Settings
@@ -116,6 +117,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.tenants,
         service.workflow_kinds,
         service.system,
+        Pages(),
         exposition,
         leave,
         service.workers.drain,

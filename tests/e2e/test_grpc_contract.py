@@ -52,6 +52,7 @@ SERVICES = [
         "Tenant",
         "WorkflowExecution",
         "Workflow",
+        "Documentation",
         "System",
     )
 ]

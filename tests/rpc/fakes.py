@@ -58,7 +58,7 @@ from millstream.application.workflow_runs import NewRun
 from millstream.domain.agents import Agent, AgentSpec, ArtifactType, Pause, Subscription
 from millstream.domain.artifacts import Artifact, NewArtifact, Visibility
 from millstream.domain.code import Entry, EntryType, History
-from millstream.domain.errors import Conflict, FieldFault, LeaseLost, MillstreamError
+from millstream.domain.errors import Conflict, FieldFault, LeaseLost, MillstreamError, NotFound
 from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.retry import Timeouts
@@ -779,6 +779,16 @@ class Payloads(Fake):
                 yield part
 
 
+class Pages:
+    def openapi(self) -> bytes:
+        return b'{"openapi": "3.0.3"}'
+
+    def file(self, name: str) -> tuple[str, bytes]:
+        if name == "none.js":
+            raise NotFound("there is none")
+        return ("text/html" if name.endswith(".html") else "text/css", name.encode())
+
+
 class System:
     def __init__(self) -> None:
         self.faults: dict[str, str] = {}
@@ -858,6 +868,7 @@ class Fakes:
         self.tenants = Tenants()
         self.workflow_kinds = WorkflowKinds()
         self.system = System()
+        self.pages = Pages()
         self.drained = False
 
     def use_cases(self, exposition: Callable[[], bytes]) -> UseCases:
@@ -887,6 +898,7 @@ class Fakes:
             tenants=self.tenants,
             workflow_kinds=self.workflow_kinds,
             system=self.system,
+            pages=self.pages,
             exposition=written,
             leave=self.leave,
             drain=self.drain,

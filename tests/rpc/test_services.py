@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import grpc
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from tests.rpc.answers import status_of
@@ -29,6 +30,7 @@ from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
     correlation_service_pb2,
+    documentation_service_pb2,
     execution_service_pb2,
     promise_service_pb2,
     queue_service_pb2,
@@ -662,6 +664,28 @@ async def test_system(service: Service) -> None:
     assert answer.metadata["x-http-status"] == "503"
     details = json.loads(answer.metadata["x-error-body"])["details"]
     assert details == [{"field": "database", "message": "no connection", "code": "NOT_READY"}]
+
+
+async def test_documentation(service: Service) -> None:
+    """FV-8, WM-8: for anyone; the pages may load nothing from elsewhere."""
+    for path, name, kind, body in (
+        ("DocumentationService/GetOpenApi", "", "application/json", b'{"openapi": "3.0.3"}'),
+        ("DocumentationService/GetSwaggerPage", "", "text/html", b"swagger.html"),
+        ("DocumentationService/GetRedocPage", "", "text/html", b"redoc.html"),
+        ("DocumentationService/GetPageFile", "a.css", "text/css", b"a.css"),
+    ):
+        asked = documentation_service_pb2.GetPageFileRequest(name=name).SerializeToString() if name else b""
+        out = await service.call(path, asked, None, x_envoy_original_path="/docs")
+        assert out.error is None
+        answer = HttpBody.FromString(out.body)
+        assert (answer.content_type, answer.data) == (kind, body)
+        assert out.metadata["content-security-policy"].startswith("default-src 'none'; script-src 'self';")
+        assert out.metadata["x-content-type-options"] == "nosniff"
+        assert out.metadata["cache-control"] == ("public, max-age=3600" if name else "no-cache")
+    for name, code in (("none.js", "NOT_FOUND"), ("../x", "VALIDATION_ERROR"), ("", "VALIDATION_ERROR")):
+        asked = documentation_service_pb2.GetPageFileRequest(name=name).SerializeToString()
+        out = await service.call("DocumentationService/GetPageFile", asked, None, x_envoy_original_path="/docs")
+        assert json.loads(out.metadata["x-error-body"])["code"] == code
 
 
 async def test_log_levels(service: Service) -> None:

@@ -37,43 +37,89 @@ class ErrorBody(_message.Message):
         """Never sent."""
         BAD_REQUEST: ErrorBody._Reason.ValueType  # 1
         """400, not retryable. The request could not be read, as with malformed JSON.
-        {"code":"BAD_REQUEST","message":"malformed JSON at byte 12","correlation_id":"...","retryable":false,"details":[]}
+        {"code":"BAD_REQUEST","message":"malformed JSON at byte 12: expected a value",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
         """
         VALIDATION_ERROR: ErrorBody._Reason.ValueType  # 2
         """422, not retryable. Fields break their rules; `details` names each of them.
-        {"code":"VALIDATION_ERROR","message":"timeout: must be between 1 and 300","correlation_id":"...",
-        "retryable":false,"details":[{"field":"timeout","message":"must be between 1 and 300","code":"OUT_OF_RANGE"}]}
+        {"code":"VALIDATION_ERROR","message":"timeout: must be between 1 and 300",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[{"field":"timeout",
+        "message":"must be between 1 and 300","code":"OUT_OF_RANGE"}]}
         """
         UNAUTHENTICATED: ErrorBody._Reason.ValueType  # 3
-        """401, not retryable. No credentials, or none that are known."""
+        """401, not retryable. No credentials, or none that are known.
+        {"code":"UNAUTHENTICATED",
+        "message":"credentials are missing: send authorization: Bearer <key>, or x-api-key",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         FORBIDDEN: ErrorBody._Reason.ValueType  # 4
-        """403, not retryable. The caller's roles do not grant the permission named in the message."""
+        """403, not retryable. The caller's roles do not grant the permission named in the message.
+        {"code":"FORBIDDEN","message":"this needs the permission 'artifacts.publish', which 'reader' does not have",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         NOT_FOUND: ErrorBody._Reason.ValueType  # 5
-        """404, not retryable. No such resource (or no such path), or none that the caller may see."""
+        """404, not retryable. No such resource (or no such path), or none that the caller may see.
+        {"code":"NOT_FOUND","message":"there is no run 01a1fb38-f53a-7435-bf82-7185ea75fa25",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         METHOD_NOT_ALLOWED: ErrorBody._Reason.ValueType  # 6
-        """405, not retryable. The path exists, the method does not; the Allow header lists those that do."""
+        """405, not retryable. The path exists, the method does not; the Allow header lists those that do.
+        {"code":"METHOD_NOT_ALLOWED","message":"this path takes no PUT: it takes GET, HEAD, OPTIONS, POST",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         CONFLICT: ErrorBody._Reason.ValueType  # 7
-        """409, not retryable. The resource's state forbids it."""
+        """409, not retryable. The resource's state forbids it.
+        {"code":"CONFLICT","message":"the run has ended: it is COMPLETED",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         IDEMPOTENCY_CONFLICT: ErrorBody._Reason.ValueType  # 8
-        """409, not retryable. The idempotency key was used with another request."""
+        """409, not retryable. The idempotency key was used with another request.
+        {"code":"IDEMPOTENCY_CONFLICT","message":"the idempotency key was used with another request",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         PAYLOAD_TOO_LARGE: ErrorBody._Reason.ValueType  # 9
-        """413, not retryable. The request, or a payload in it, is over the limit that the message names."""
+        """413, not retryable. The request, or a payload in it, is over the limit that the message names.
+        {"code":"PAYLOAD_TOO_LARGE","message":"the request body is over 4194304 bytes",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         RATE_LIMITED: ErrorBody._Reason.ValueType  # 10
-        """429, retryable after Retry-After. A queue of the server is full."""
+        """429, retryable after Retry-After. A queue of the server is full.
+        {"code":"RATE_LIMITED","message":"the queue of the server is full; try again in a moment",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":true,"details":[]}
+        """
         INTERNAL: ErrorBody._Reason.ValueType  # 11
-        """500, not retryable. A fault of the server; the log has it under the correlation id."""
+        """500, not retryable. A fault of the server; the log has it under the correlation id.
+        {"code":"INTERNAL","message":"internal error","correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11",
+        "retryable":false,"details":[]}
+        """
         UNAVAILABLE: ErrorBody._Reason.ValueType  # 12
-        """503, retryable. The server, or its database, cannot be reached or is shutting down."""
+        """503, retryable. The server, or its database, cannot be reached or is shutting down.
+        {"code":"UNAVAILABLE","message":"not ready: database",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":true,"details":[{"field":"database",
+        "message":"cannot be reached","code":"NOT_READY"}]}
+        """
         TIMEOUT: ErrorBody._Reason.ValueType  # 13
-        """504, retryable. The deadline passed first."""
+        """504, retryable. The deadline passed first.
+        {"code":"TIMEOUT","message":"the time for this call passed first",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":true,"details":[]}
+        """
         CASCADE_LIMIT: ErrorBody._Reason.ValueType  # 14
         """In `failures` only: a cascade grew beyond its bounds on depth or tasks."""
         CANCELLED: ErrorBody._Reason.ValueType  # 15
-        """499, not retryable. The caller went away."""
+        """499, not retryable. The caller went away.
+        {"code":"CANCELLED","message":"the caller went away",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         LEASE_LOST: ErrorBody._Reason.ValueType  # 16
-        """409, not retryable. The lease is not, or no longer, the caller's: the task ended, or another attempt runs."""
+        """409, not retryable. The lease is not, or no longer, the caller's: the task ended, or another attempt runs.
+        {"code":"LEASE_LOST","message":"the lease is not, or no longer, the caller's",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
         NOT_IMPLEMENTED: ErrorBody._Reason.ValueType  # 17
-        """501, not retryable. gRPC only: the method does not exist in this version."""
+        """501, not retryable. gRPC only: the method does not exist in this version.
+        {"code":"NOT_IMPLEMENTED","message":"this version of the service has no such method",
+        "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+        """
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
         """Why a call was refused."""
@@ -82,43 +128,89 @@ class ErrorBody(_message.Message):
     """Never sent."""
     BAD_REQUEST: ErrorBody.Reason.ValueType  # 1
     """400, not retryable. The request could not be read, as with malformed JSON.
-    {"code":"BAD_REQUEST","message":"malformed JSON at byte 12","correlation_id":"...","retryable":false,"details":[]}
+    {"code":"BAD_REQUEST","message":"malformed JSON at byte 12: expected a value",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
     """
     VALIDATION_ERROR: ErrorBody.Reason.ValueType  # 2
     """422, not retryable. Fields break their rules; `details` names each of them.
-    {"code":"VALIDATION_ERROR","message":"timeout: must be between 1 and 300","correlation_id":"...",
-    "retryable":false,"details":[{"field":"timeout","message":"must be between 1 and 300","code":"OUT_OF_RANGE"}]}
+    {"code":"VALIDATION_ERROR","message":"timeout: must be between 1 and 300",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[{"field":"timeout",
+    "message":"must be between 1 and 300","code":"OUT_OF_RANGE"}]}
     """
     UNAUTHENTICATED: ErrorBody.Reason.ValueType  # 3
-    """401, not retryable. No credentials, or none that are known."""
+    """401, not retryable. No credentials, or none that are known.
+    {"code":"UNAUTHENTICATED",
+    "message":"credentials are missing: send authorization: Bearer <key>, or x-api-key",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     FORBIDDEN: ErrorBody.Reason.ValueType  # 4
-    """403, not retryable. The caller's roles do not grant the permission named in the message."""
+    """403, not retryable. The caller's roles do not grant the permission named in the message.
+    {"code":"FORBIDDEN","message":"this needs the permission 'artifacts.publish', which 'reader' does not have",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     NOT_FOUND: ErrorBody.Reason.ValueType  # 5
-    """404, not retryable. No such resource (or no such path), or none that the caller may see."""
+    """404, not retryable. No such resource (or no such path), or none that the caller may see.
+    {"code":"NOT_FOUND","message":"there is no run 01a1fb38-f53a-7435-bf82-7185ea75fa25",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     METHOD_NOT_ALLOWED: ErrorBody.Reason.ValueType  # 6
-    """405, not retryable. The path exists, the method does not; the Allow header lists those that do."""
+    """405, not retryable. The path exists, the method does not; the Allow header lists those that do.
+    {"code":"METHOD_NOT_ALLOWED","message":"this path takes no PUT: it takes GET, HEAD, OPTIONS, POST",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     CONFLICT: ErrorBody.Reason.ValueType  # 7
-    """409, not retryable. The resource's state forbids it."""
+    """409, not retryable. The resource's state forbids it.
+    {"code":"CONFLICT","message":"the run has ended: it is COMPLETED",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     IDEMPOTENCY_CONFLICT: ErrorBody.Reason.ValueType  # 8
-    """409, not retryable. The idempotency key was used with another request."""
+    """409, not retryable. The idempotency key was used with another request.
+    {"code":"IDEMPOTENCY_CONFLICT","message":"the idempotency key was used with another request",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     PAYLOAD_TOO_LARGE: ErrorBody.Reason.ValueType  # 9
-    """413, not retryable. The request, or a payload in it, is over the limit that the message names."""
+    """413, not retryable. The request, or a payload in it, is over the limit that the message names.
+    {"code":"PAYLOAD_TOO_LARGE","message":"the request body is over 4194304 bytes",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     RATE_LIMITED: ErrorBody.Reason.ValueType  # 10
-    """429, retryable after Retry-After. A queue of the server is full."""
+    """429, retryable after Retry-After. A queue of the server is full.
+    {"code":"RATE_LIMITED","message":"the queue of the server is full; try again in a moment",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":true,"details":[]}
+    """
     INTERNAL: ErrorBody.Reason.ValueType  # 11
-    """500, not retryable. A fault of the server; the log has it under the correlation id."""
+    """500, not retryable. A fault of the server; the log has it under the correlation id.
+    {"code":"INTERNAL","message":"internal error","correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11",
+    "retryable":false,"details":[]}
+    """
     UNAVAILABLE: ErrorBody.Reason.ValueType  # 12
-    """503, retryable. The server, or its database, cannot be reached or is shutting down."""
+    """503, retryable. The server, or its database, cannot be reached or is shutting down.
+    {"code":"UNAVAILABLE","message":"not ready: database",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":true,"details":[{"field":"database",
+    "message":"cannot be reached","code":"NOT_READY"}]}
+    """
     TIMEOUT: ErrorBody.Reason.ValueType  # 13
-    """504, retryable. The deadline passed first."""
+    """504, retryable. The deadline passed first.
+    {"code":"TIMEOUT","message":"the time for this call passed first",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":true,"details":[]}
+    """
     CASCADE_LIMIT: ErrorBody.Reason.ValueType  # 14
     """In `failures` only: a cascade grew beyond its bounds on depth or tasks."""
     CANCELLED: ErrorBody.Reason.ValueType  # 15
-    """499, not retryable. The caller went away."""
+    """499, not retryable. The caller went away.
+    {"code":"CANCELLED","message":"the caller went away",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     LEASE_LOST: ErrorBody.Reason.ValueType  # 16
-    """409, not retryable. The lease is not, or no longer, the caller's: the task ended, or another attempt runs."""
+    """409, not retryable. The lease is not, or no longer, the caller's: the task ended, or another attempt runs.
+    {"code":"LEASE_LOST","message":"the lease is not, or no longer, the caller's",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
     NOT_IMPLEMENTED: ErrorBody.Reason.ValueType  # 17
-    """501, not retryable. gRPC only: the method does not exist in this version."""
+    """501, not retryable. gRPC only: the method does not exist in this version.
+    {"code":"NOT_IMPLEMENTED","message":"this version of the service has no such method",
+    "correlation_id":"4c2a3f6e-0f0b-4c58-9f0e-6a8f5d1b7c11","retryable":false,"details":[]}
+    """
 
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amillstream/v1/policy.proto\x12\rmillstream.v1\x1a google/protobuf/descriptor.proto\"\x8d\x01\n\x06Policy\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x0e\n\x06public\x18\x02 \x01(\x08\x12\r\n\x05\x61udit\x18\x03 \x01(\t\x12\r\n\x05keyed\x18\x04 \x01(\x08\x12\x16\n\x0esuccess_status\x18\x05 \x01(\r\x12\x16\n\x0elongest_wait_s\x18\x06 \x01(\r\x12\x11\n\tgrpc_only\x18\x07 \x01(\x08:G\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\x15.millstream.v1.Policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1amillstream/v1/policy.proto\x12\rmillstream.v1\x1a google/protobuf/descriptor.proto\"\xa2\x01\n\x06Policy\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x0e\n\x06public\x18\x02 \x01(\x08\x12\r\n\x05\x61udit\x18\x03 \x01(\t\x12\r\n\x05keyed\x18\x04 \x01(\x08\x12\x16\n\x0esuccess_status\x18\x05 \x01(\r\x12\x16\n\x0elongest_wait_s\x18\x06 \x01(\r\x12\x11\n\tgrpc_only\x18\x07 \x01(\x08\x12\x13\n\x0bmedia_types\x18\x08 \x03(\t:G\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\x15.millstream.v1.Policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millstream.v1.policy_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_POLICY']._serialized_start=80
-  _globals['_POLICY']._serialized_end=221
+  _globals['_POLICY']._serialized_end=242
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,11 @@
 isort:skip_file
 Method policies: what an RPC asks of its caller and promises about itself."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import extension_dict as _extension_dict
 import builtins as _builtins
 import sys
@@ -33,6 +35,7 @@ class Policy(_message.Message):
     SUCCESS_STATUS_FIELD_NUMBER: _builtins.int
     LONGEST_WAIT_S_FIELD_NUMBER: _builtins.int
     GRPC_ONLY_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPES_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """Permission that the caller's roles must grant, such as "artifacts.publish". Empty only where
     `public` is true.
@@ -49,6 +52,12 @@ class Policy(_message.Message):
     """The longest time in seconds a call may wait by design. The proxy's route timeout is this plus 15 s."""
     grpc_only: _builtins.bool
     """There is no REST path for it (streams of workers and the like)."""
+    @_builtins.property
+    def media_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the answer is over REST where it is no message but a content of its own (HttpBody): its media types, the usual
+        one first; "*/*" where it may be any. Empty for all others.
+        """
+
     def __init__(
         self,
         *,
@@ -59,10 +68,11 @@ class Policy(_message.Message):
         success_status: _builtins.int = ...,
         longest_wait_s: _builtins.int = ...,
         grpc_only: _builtins.bool = ...,
+        media_types: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "grpc_only", b"grpc_only", "keyed", b"keyed", "longest_wait_s", b"longest_wait_s", "permission", b"permission", "public", b"public", "success_status", b"success_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "grpc_only", b"grpc_only", "keyed", b"keyed", "longest_wait_s", b"longest_wait_s", "media_types", b"media_types", "permission", b"permission", "public", b"public", "success_status", b"success_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,7 +28,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from millstream.v1 import policy_pb2 as millstream_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/stream_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1amillstream/v1/policy.proto\"\x8f\x02\n\x16StreamArtifactsRequest\x12 \n\x05types\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01\x12&\n\x0bproduced_by\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12\x1f\n\x04tags\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12J\n\nvisibility\x18\x04 \x03(\tB6\xbaH3\x92\x01\x30\x10\x05\",r*R\x06PublicR\x07PrivateR\x08LabelledR\x06TenantR\x05\x41\x66ter\x12#\n\x0e\x63orrelation_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x06\x63ursor\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\x32\x98\x01\n\rStreamService\x12\x86\x01\n\x0fStreamArtifacts\x12%.millstream.v1.StreamArtifactsRequest\x1a\x14.google.api.HttpBody\"4\x8a\xe7\x18\x10\n\x0e\x61rtifacts.read\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/artifacts/stream0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/stream_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1amillstream/v1/policy.proto\"\x8f\x02\n\x16StreamArtifactsRequest\x12 \n\x05types\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01\x12&\n\x0bproduced_by\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12\x1f\n\x04tags\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12J\n\nvisibility\x18\x04 \x03(\tB6\xbaH3\x92\x01\x30\x10\x05\",r*R\x06PublicR\x07PrivateR\x08LabelledR\x06TenantR\x05\x41\x66ter\x12#\n\x0e\x63orrelation_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x06\x63ursor\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\x32\xc1\x01\n\rStreamService\x12\xaf\x01\n\x0fStreamArtifacts\x12%.millstream.v1.StreamArtifactsRequest\x1a\x14.google.api.HttpBody\"]\x8a\xe7\x18\x39\n\x0e\x61rtifacts.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/artifacts/stream0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,9 +48,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
   _globals['_STREAMSERVICE'].methods_by_name['StreamArtifacts']._loaded_options = None
-  _globals['_STREAMSERVICE'].methods_by_name['StreamArtifacts']._serialized_options = b'\212\347\030\020\n\016artifacts.read\202\323\344\223\002\032\022\030/api/v1/artifacts/stream'
+  _globals['_STREAMSERVICE'].methods_by_name['StreamArtifacts']._serialized_options = b'\212\347\0309\n\016artifacts.readB\021text/event-streamB\024application/x-ndjson\202\323\344\223\002\032\022\030/api/v1/artifacts/stream'
   _globals['_STREAMARTIFACTSREQUEST']._serialized_start=168
   _globals['_STREAMARTIFACTSREQUEST']._serialized_end=439
   _globals['_STREAMSERVICE']._serialized_start=442
-  _globals['_STREAMSERVICE']._serialized_end=594
+  _globals['_STREAMSERVICE']._serialized_end=635
 # @@protoc_insertion_point(module_scope)

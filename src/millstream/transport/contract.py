@@ -17,6 +17,7 @@ from millstream.v1 import (
     agent_service_pb2,
     artifact_service_pb2,
     correlation_service_pb2,
+    documentation_service_pb2,
     execution_service_pb2,
     payload_service_pb2,
     policy_pb2,
@@ -38,6 +39,9 @@ from millstream.wire.v1 import (
 )
 from millstream.wire.v1 import (
     correlation_service_pb2 as _wire_correlations,
+)
+from millstream.wire.v1 import (
+    documentation_service_pb2 as _wire_documentation,
 )
 from millstream.wire.v1 import (
     execution_service_pb2 as _wire_executions,
@@ -92,6 +96,7 @@ _AREAS = (
     (stream_service_pb2, _wire_streams),
     (tenant_service_pb2, _wire_tenants),
     (execution_service_pb2, _wire_executions),
+    (documentation_service_pb2, _wire_documentation),
     (system_service_pb2, _wire_system),
 )
 

@@ -78,7 +78,7 @@ class Pipeline:
 
         async def serve(raw: bytes, call: Any, context: Context) -> bytes:
             gate.enter(context)
-            if gate.public:  # whether it lives is told by a full server, too
+            if gate.always:  # whether it lives is told by a full server, too
                 answer = await answered(raw, call, context)
             else:
                 with self.admission.room(context.principal.tenant):
@@ -165,6 +165,7 @@ class _Gate:
         "_authenticate",
         "_in_tenant",
         "_permission",
+        "always",
         "camel_case",
         "keyed",
         "meter",
@@ -182,6 +183,7 @@ class _Gate:
         self._authenticate = pipeline.authenticator.authenticate
         self._permission = method.policy.permission if method else ""
         self.public = bool(method and method.policy.public)
+        self.always = self.public and name.startswith("SystemService/")
         self.camel_case = bool(method and method.camel_case)
         self._in_tenant = bool(method and method.in_tenant)
 

@@ -18,6 +18,7 @@ from millstream.transport.reading import Reader
 from millstream.transport.services.agents import AgentService
 from millstream.transport.services.artifacts import ArtifactService
 from millstream.transport.services.correlations import CorrelationService
+from millstream.transport.services.documentation import DocumentationService
 from millstream.transport.services.payloads import PayloadService
 from millstream.transport.services.promises import PromiseService
 from millstream.transport.services.queues import QueueService
@@ -37,6 +38,7 @@ from millstream.transport.use_cases import (
     DeadLetters,
     Discovery,
     Executions,
+    Pages,
     Payloads,
     Promises,
     Queues,
@@ -112,6 +114,7 @@ class UseCases:
     tenants: Tenants
     workflow_kinds: WorkflowKinds
     system: System
+    pages: Pages
     exposition: Callable[[], Awaitable[bytes]]
     leave: Callable[[], None]
     drain: Callable[[], None]
@@ -153,6 +156,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
             )
         ),
         "StreamService": StreamService(use_cases.watching),
+        "DocumentationService": DocumentationService(use_cases.pages),
         "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
     }
     out: dict[str, Any] = {}

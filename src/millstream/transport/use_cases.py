@@ -343,6 +343,13 @@ class WorkflowKinds(Protocol):
     async def list(self, principal: Principal, page: PageRequest) -> Page[KeptWorkflow | ServedKind]: ...
 
 
+class Pages(Protocol):
+    """What describes the API."""
+
+    def openapi(self) -> bytes: ...
+    def file(self, name: str) -> tuple[str, bytes]: ...
+
+
 class System(Protocol):
     """How the service is."""
 

@@ -16,6 +16,7 @@ _RANGES = frozenset(
     | {"min_pairs", "max_pairs", "gte_lte", "gt_lte", "gte_lt", "gt_lt"}
 )
 PATTERNS = {
+    "^[a-z][A-Za-z0-9.-]*$": "must be the name of a file: a small letter, then letters, digits, . or -",
     "^[A-Za-z_][A-Za-z0-9_.-]*$": "must begin with a letter or _; letters, digits, and _ . - follow",
     "^[A-Za-z][A-Za-z0-9_.-]*$": "must begin with a letter; letters, digits, and _ . - follow",
     "^[A-Za-z][A-Za-z0-9_.:-]*$": "must begin with a letter; letters, digits, and _ . : - follow",

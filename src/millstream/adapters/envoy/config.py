@@ -187,7 +187,8 @@ def _filters(contract: Contract, max_body_bytes: int, proxy_token: str | None, *
         "response_mutations": [{"append": {"header": _LABEL, "append_action": "ADD_IF_ABSENT"}}],
     }
     gzip = _extension("compression.gzip.compressor", "Gzip", memory_level=5, compression_level="BEST_SPEED")
-    compress = {"common_config": {"min_content_length": 1024, "content_type_matcher": [{"prefix": "application/json"}]}}
+    text = [{"prefix": prefix} for prefix in ("application/json", "text/html", "text/css", "text/javascript")]
+    compress = {"common_config": {"min_content_length": 1024, "content_type_matcher": text}}
     return [
         _filter("header_mutation", "HeaderMutation", mutations=mutations),
         *([_filter("cors", "Cors")] if cors else []),
