@@ -595,6 +595,25 @@ def test_a_run_is_shown_with_a_tree_of_its_tasks_and_children(run: Run, service:
     ]
 
 
+@pytest.mark.parametrize("group", ["runs", "workflow"])
+def test_a_run_is_looked_into_and_retried_by_the_names_of_its_paths(
+    run: Run, service: ScriptedService, group: str
+) -> None:
+    """FV-9 to FV-11, FV-14: `workflow retry ID --note`, `workflow children ID`, `workflow task-attempts ID TASK`."""
+    service.answer("RunService/RetryRun", {"run_id": "r", "status": run_pb2.Run.RUNNING, "retry_attempt": 1})
+    assert run(group, "retry", "r", "--note", "mended").exit_code == 0
+    assert (service.calls[-1].request.run_id, service.calls[-1].request.note) == ("r", "mended")
+    service.answer("RunService/ListRunChildren", {"items": [{"run_id": "c", "workflow": "mail"}]})
+    assert "mail" in run(group, "children", "r").stdout
+    service.answer("TaskService/GetTask", {"task_id": "t", "run_id": "r"})
+    attempt = {"attempt": 2, "status": run_pb2.Attempt.FAILED, "worker": "w-1", "error": {"code": "BROKEN"}}
+    service.answer("TaskService/ListTaskAttempts", {"items": [attempt]})
+    result = run(group, "task-attempts", "r", "t")
+    assert (result.exit_code, "BROKEN" in result.stdout) == (0, True)
+    other = run(group, "task-attempts", "another", "t")
+    assert (other.exit_code, other.stderr) == (1, "error: NOT_FOUND: run another has no task t\n")
+
+
 def test_many_runs_are_retried_call_after_call(run: Run, service: ScriptedService) -> None:
     """FV-14: by what they have in common, until nothing is left; one that is refused makes the command fail."""
     refused = {"run_id": "b", "status": "failed", "error": {"code": "CONFLICT", "message": "it runs"}}

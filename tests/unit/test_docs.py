@@ -153,7 +153,7 @@ def test_every_command_that_is_named_exists_and_all_are_named() -> None:
     named = {
         name if name in groups and " " not in words else words
         for text in TEXT.values()
-        for words in re.findall(r"\bmillstream ([a-z-]+(?: [a-z]+)?)\b", text)
+        for words in re.findall(r"\bmillstream ([a-z-]+(?: [a-z-]+)?)\b", text)
         for name in [words.split()[0]]
         if name in known
         for words in [words if name in groups else name]

@@ -18,6 +18,7 @@ _COMMANDS = {
     "types": ("types", "app"),
     "agents": ("agents", "app"),
     "workflows": ("workflows", "app"),
+    "workflow": ("workflow", "app"),
     "runs": ("runs", "app"),
     "tasks": ("tasks", "app"),
     "promises": ("promises", "app"),

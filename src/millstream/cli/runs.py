@@ -11,8 +11,8 @@ from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, 
 from millstream.cli.given import aware, labels_of
 from millstream.cli.output import console, print_json, print_list, print_table
 from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, show_run
-from millstream.cli.tasks import COLUMNS, fault
-from millstream.sdk import Client, Run, Task
+from millstream.cli.tasks import ATTEMPTS, COLUMNS, TaskId, fault
+from millstream.sdk import Client, NotFoundError, Run, Task
 
 app = typer.Typer(help="Read, cancel, retry, repeat and pause runs.", no_args_is_help=True)
 
@@ -187,6 +187,25 @@ def tasks(
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="--status") from error
         await print_list(listing, COLUMNS, as_json=as_json, limit=limit, title="tasks")
+
+    call(target, api_key, work)
+
+
+@app.command("task-attempts")
+def task_attempts(
+    run_id: RunId,
+    task_id: TaskId,
+    limit: Limit = DEFAULT_LIMIT,
+    target: Target = DEFAULT_TARGET,
+    api_key: ApiKey = None,
+    as_json: Json = False,
+) -> None:
+    """List the attempts of a task of a run."""
+
+    async def work(client: Client) -> None:
+        if (await client.tasks.get(task_id)).run_id != run_id.lower():
+            raise NotFoundError("NOT_FOUND", f"run {run_id} has no task {task_id}")
+        await print_list(client.tasks.attempts(task_id), ATTEMPTS, as_json=as_json, limit=limit, title="attempts")
 
     call(target, api_key, work)
 

@@ -47,7 +47,7 @@ _WAITING = {
     "served": lambda s: "yes" if s.served else "no worker",
     "oldest": lambda s: s.task.task_id,
 }
-_ATTEMPTS = {
+ATTEMPTS = {
     "attempt": lambda a: a.attempt,
     "status": lambda a: a.status,
     "started": lambda a: a.started_at,
@@ -252,7 +252,7 @@ def attempts(
 
     async def work(client: Client) -> None:
         listing = client.tasks.attempts(task_id)
-        await print_list(listing, _ATTEMPTS, as_json=as_json, limit=limit, title="attempts")
+        await print_list(listing, ATTEMPTS, as_json=as_json, limit=limit, title="attempts")
 
     call(target, api_key, work)
 

@@ -44,6 +44,13 @@ class TaskLogger(logging.LoggerAdapter[logging.Logger]):
         return msg, kwargs
 
 
+class Cancelled(asyncio.Event):
+    """An event that is true once it is set, so that `if ctx.cancelled` says what it seems to say."""
+
+    def __bool__(self) -> bool:
+        return self.is_set()
+
+
 class Context:
     """One attempt at one task, from inside. All of it may be used from the thread of a sync handler too."""
 
@@ -68,7 +75,7 @@ class Context:
         self._loop = loop
         self._thread = thread
         self._log: TaskLogger | None = None
-        self._cancelled: asyncio.Event | None = None
+        self._cancelled: Cancelled | None = None
         self.cancelling = False
         self._extras: list[Extra] | None = None
         self.fence = fence
@@ -152,12 +159,12 @@ class Context:
     # -- cancellation -----------------------------------------------------------------------------------------
 
     @property
-    def cancelled(self) -> asyncio.Event:
-        """Set when the task is to stop. An async handler that looks at it is given the worker's
+    def cancelled(self) -> Cancelled:
+        """Set, and true, when the task is to stop. An async handler that looks at it is given the worker's
         `cancel_grace` to stop by itself before asyncio cancels it; any other is cancelled at once."""
         self.watched = True
         if self._cancelled is None:
-            self._cancelled = asyncio.Event()
+            self._cancelled = Cancelled()
             if self.cancelling:
                 self._cancelled.set()
         return self._cancelled

@@ -1,0 +1,13 @@
+"""`millstream workflow`: what is done with a run of a workflow, named as the paths of tenants do."""
+
+import typer
+
+from millstream.cli import run_operations, runs
+
+app = typer.Typer(
+    help="Retry a run of a workflow, and look into it: as `runs` does, which has more.", no_args_is_help=True
+)
+app.command("retry")(run_operations.retry)
+app.command("cancel")(run_operations.cancel)
+app.command("children")(runs.children)
+app.command("task-attempts")(runs.task_attempts)
