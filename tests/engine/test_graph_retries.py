@@ -12,6 +12,7 @@ from tests.engine.workers import Handler, Worker, done, failed
 from tests.engine.world import ROOT, check_all, data_of, events_of, kinds_of, seconds
 
 from millstream.application.paging import PageRequest
+from millstream.application.views.dead_letters import DeadLetterQuery
 from millstream.application.views.leases import Lease
 from millstream.application.views.runs import ManyRuns, RunQuery
 from millstream.application.workflow_runs import NewRun
@@ -229,4 +230,26 @@ async def test_failed_runs_of_a_workflow_are_retried_together(spread: Roles, dat
         done = await spread.worker.run_operations.retry_many(ROOT, ManyRuns(query=RunQuery(workflow="w")), None)
         assert [status for _, status in done.outcomes] == ["accepted"] * 3
         assert {(await ended(spread.publisher, run.id)).status for run in runs} == {RunStatus.COMPLETED}
+    await check_all(database)
+
+
+async def test_what_a_retry_replaces_is_no_dead_letter_any_more(spread: Roles, database: Database) -> None:
+    """WM-4: the step has another task then; what failed and was gone on from stays one."""
+    define(spread, once("a"), once("gone_on", on_failure=OnFailure.CONTINUE), once("b", "a"))
+    bad = {"b", "gone_on"}
+
+    async def dead() -> list[str]:
+        page = await spread.worker.dead_letters.list(ROOT, DeadLetterQuery(), PageRequest())
+        return sorted(task.kind for task in page.items)
+
+    async with Worker(spread.worker, kinds=["a", "b", "gone_on"], handler=failing(bad)):
+        run = await execute(spread.publisher)
+        assert (run.status, await dead()) == (RunStatus.FAILED, ["b", "gone_on"])
+        await spread.publisher.run_operations.retry(ROOT, run.id, "", "", None)
+        assert (await ended(spread.publisher, run.id)).status is RunStatus.FAILED
+        assert await dead() == ["b", "gone_on"]
+        bad.clear()
+        await spread.publisher.run_operations.retry(ROOT, run.id, "", "", None)
+        assert (await ended(spread.publisher, run.id)).status is RunStatus.COMPLETED
+        assert await dead() == ["gone_on"]
     await check_all(database)

@@ -396,7 +396,7 @@ class Task(_message.Message):
     waiting_for: _builtins.str
     """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
     dropped: _builtins.bool
-    """It failed finally and was dropped from the dead letters."""
+    """It failed finally and is no dead letter: somebody dropped it, or a retry of its run has replaced it."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""

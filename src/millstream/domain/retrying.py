@@ -10,6 +10,7 @@ from millstream.domain import code_runs, graph_runs
 from millstream.domain.batch import Batch
 from millstream.domain.cancellation import limit_run
 from millstream.domain.errors import Conflict, ValidationFailed
+from millstream.domain.graph import ENDED, Graph
 from millstream.domain.graph_runs import check_step
 from millstream.domain.lifecycle import details, make_ready
 from millstream.domain.planners import LIMIT_CODE, RUN_TIMEOUT
@@ -55,6 +56,7 @@ def retry_run(
     """
     if run.status is not RunStatus.FAILED:
         raise Conflict(f"run {run.id} is {run.status.name}; only a FAILED run can be retried")
+    told: dict[str, str | int] = {"note": note, "by": by, "retry_attempt": run.redone + 1}
     match run.kind:
         case RunKind.CASCADE | RunKind.SINGLE:
             if from_step:
@@ -64,10 +66,10 @@ def retry_run(
                 raise Conflict(f"run {run.id} is of a promise, which is settled once; make another")
             _retry_tasks(batch, run, again, by, note)
         case RunKind.GRAPH:
-            _retry_steps(batch, run, definition, by, note, from_step)
+            _retry_steps(batch, run, tasks, definition, details(**told, from_step=from_step), from_step)
         case RunKind.CODE:
             code_runs.check_retry(from_step)
-            reopen(batch, run, details(note=note, by=by, retry_attempt=run.redone + 1))
+            reopen(batch, run, details(**told))
             for task in code_runs.retry(run, tasks):
                 begin_again(batch, run, task)
                 if task.queue == CHILD_QUEUE:
@@ -87,13 +89,21 @@ def _retry_tasks(batch: Batch, run: Run, again: Sequence[Task], by: str, note: s
         begin_again(batch, run, task)
 
 
-def _retry_steps(batch: Batch, run: Run, definition: Definition | None, by: str, note: str, from_step: str) -> None:
+def _retry_steps(
+    batch: Batch, run: Run, tasks: Sequence[Task], definition: Definition | None, data: str, from_step: str
+) -> None:
     """Steps begin again with tasks of their own: what they are given may differ."""
     if definition is None:
         raise Conflict(f"run {run.id} is of a workflow whose definition is gone; execute another")
     check_step(run, definition, from_step)
-    reopen(batch, run, details(note=note, by=by, retry_attempt=run.redone + 1, from_step=from_step))
+    reopen(batch, run, data)
     graph_runs.retry(batch, run, definition, from_step)
+    graph = Graph(definition, run.plan)
+    for task in tasks:
+        if task.status is TaskStatus.FAILED and graph.state(task.step - 1) not in ENDED:
+            # Another takes its place, so it is nobody's dead letter any more.
+            task.dropped = True
+            batch.touch(run, task)
 
 
 def retry_task(batch: Batch, run: Run, task: Task, by: str, note: str) -> None:

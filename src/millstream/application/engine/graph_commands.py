@@ -120,9 +120,12 @@ class TellParent(Command):
 
     Attributes:
         output: What the child answered, google.protobuf.Value in wire form.
+        code, message: Why it failed, where its row does not tell; else "".
     """
 
     output: bytes = b""
+    code: str = ""
+    message: str = ""
 
     def decide(self, batch: Batch) -> None:
         """Once: the child's mark goes with it."""
@@ -140,10 +143,9 @@ class TellParent(Command):
         if run.status is RunStatus.COMPLETED:
             settle(batch, parent, task, self.output)
             return
-        code = run.error_code or run.status.name
-        settle_failed(
-            batch, parent, task, code, f"run {run.id}: {run.error_message or run.status.name}", retryable=None
-        )
+        code = run.error_code or self.code or run.status.name
+        message = run.error_message or self.message or run.status.name
+        settle_failed(batch, parent, task, code, f"run {run.id}: {message}", retryable=None)
 
 
 def waiting_for(batch: Batch, task_id: str) -> Task:
