@@ -34,19 +34,14 @@ from millstream.sdk.results import (
     Artifact,
     ArtifactSummary,
     ArtifactType,
-    Attempt,
     BatchOutcome,
     CorrelationStatus,
     Failure,
-    Fault,
     Published,
-    Run,
-    RunEvent,
-    RunResult,
     SyncResult,
-    Task,
 )
 from millstream.sdk.run_operations import RunOutcome, RunsDone
+from millstream.sdk.run_results import Attempt, Fault, Run, RunEvent, RunResult, Task
 from millstream.sdk.streams import ArtifactWatch, Streamed
 from millstream.sdk.system import LogLevel, LogLevels
 from millstream.sdk.tasks import NewTask, StuckTask

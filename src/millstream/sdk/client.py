@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from millstream.sdk.agents import Agents
-from millstream.sdk.artifacts import Artifacts, NewArtifact, Types
+from millstream.sdk.artifact_types import Types
+from millstream.sdk.artifacts import Artifacts, NewArtifact
 from millstream.sdk.calls import Calls
 from millstream.sdk.channel import credentials, open_channel
 from millstream.sdk.context import Publishable

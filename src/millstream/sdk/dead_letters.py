@@ -8,7 +8,8 @@ from typing import Any
 from millstream.sdk.artifacts import stamp
 from millstream.sdk.calls import Area, Listing
 from millstream.sdk.errors import ServiceError
-from millstream.sdk.results import Task, item_error
+from millstream.sdk.results import item_error
+from millstream.sdk.run_results import Task
 from millstream.v1 import task_service_pb2 as wire
 
 

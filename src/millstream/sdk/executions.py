@@ -9,7 +9,8 @@ from typing import Any
 from millstream.sdk.calls import Area, Listing
 from millstream.sdk.payload import JsonValue, fill_value, from_value
 from millstream.sdk.policies import Seconds, duration
-from millstream.sdk.results import BatchOutcome, Fault, RunResult, item_error, when
+from millstream.sdk.results import BatchOutcome, item_error, when
+from millstream.sdk.run_results import Fault, RunResult
 from millstream.v1 import execution_pb2, run_pb2
 from millstream.v1 import execution_service_pb2 as tenant_wire
 from millstream.v1 import run_service_pb2 as runs_wire

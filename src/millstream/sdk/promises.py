@@ -8,7 +8,8 @@ from typing import Any
 from millstream.sdk.calls import Area, Listing, choice
 from millstream.sdk.payload import JsonValue, fill_value, from_value
 from millstream.sdk.policies import Seconds, duration
-from millstream.sdk.results import Fault, when
+from millstream.sdk.results import when
+from millstream.sdk.run_results import Fault
 from millstream.v1 import promise_pb2
 from millstream.v1 import promise_service_pb2 as wire
 

@@ -10,8 +10,9 @@ from millstream.sdk.executions import StepReading
 from millstream.sdk.histories import History
 from millstream.sdk.payload import JsonValue, fill_value, from_struct
 from millstream.sdk.policies import Seconds, duration
-from millstream.sdk.results import Run, RunEvent, RunResult, Task, when
+from millstream.sdk.results import when
 from millstream.sdk.run_operations import RunsDone, filter_of, labels_asked
+from millstream.sdk.run_results import Run, RunEvent, RunResult, Task
 from millstream.v1 import activation_pb2, run_pb2
 from millstream.v1 import run_service_pb2 as wire
 

@@ -11,7 +11,8 @@ from millstream.sdk.dead_letters import DeadLetterCalls
 from millstream.sdk.errors import ServiceError
 from millstream.sdk.payload import JsonValue, fill_value, from_value
 from millstream.sdk.policies import Concurrency, RateLimit, RetryPolicy, Seconds, Timeouts, duration
-from millstream.sdk.results import Attempt, BatchOutcome, Fault, Task, item_error, when
+from millstream.sdk.results import BatchOutcome, item_error, when
+from millstream.sdk.run_results import Attempt, Fault, Task
 from millstream.v1 import run_pb2
 from millstream.v1 import task_service_pb2 as wire
 
