@@ -19,7 +19,7 @@ from tests.crash.processes import Postgres
 
 from millstream.adapters.metrics import Metrics
 from millstream.application.engine.commands import CancelTask, Due
-from millstream.application.engine.dispatch import Session
+from millstream.application.engine.sessions import Session
 from millstream.application.views.leases import Lease
 from millstream.application.views.tasks import NewTask
 from millstream.application.views.types import TypeSpec

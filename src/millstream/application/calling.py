@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from millstream.application.calls import DRAINED, Calls, Running
-from millstream.application.engine.dispatch import Session
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.pool import Pool
+from millstream.application.engine.sessions import Session
 from millstream.application.ids import new_id
 from millstream.application.views.leases import Cancellation, Lease
 from millstream.domain.agents import Agent

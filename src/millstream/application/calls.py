@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from millstream.application.call_ports import Answer, Call, Caller, CallFailed, Given, Made
 from millstream.application.engine.clock import Clock
-from millstream.application.engine.dispatch import HeldLease
+from millstream.application.engine.sessions import HeldLease
 from millstream.application.referring import Referring
 from millstream.application.reporting import Reporting
 from millstream.application.views.leases import Lease, LeaseRef

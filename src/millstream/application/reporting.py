@@ -8,9 +8,9 @@ from millstream.application.advancing import Advancing, Followed, promising
 from millstream.application.answering import Answering
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
-from millstream.application.engine.dispatch import HeldLease, held_lease
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome
+from millstream.application.engine.sessions import HeldLease, held_lease
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred

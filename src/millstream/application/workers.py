@@ -8,9 +8,9 @@ from typing import Protocol
 
 from millstream.application.code_workflows import CodeWorkflows
 from millstream.application.engine.commands import Adopt, Release
-from millstream.application.engine.dispatch import Session, held_lease
 from millstream.application.engine.engine import HISTORY_BYTES, Engine, Journal
 from millstream.application.engine.ready import DispatchKey
+from millstream.application.engine.sessions import Session, held_lease
 from millstream.application.ids import new_id
 from millstream.application.paging import fitting
 from millstream.application.registering import Registering

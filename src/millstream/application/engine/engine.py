@@ -1,7 +1,6 @@
 """The engine: submits commands, offers work to workers, waits for runs. All state is written through it."""
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import Counter
@@ -13,11 +12,12 @@ from millstream.application.engine.cache import RunCache
 from millstream.application.engine.clock import Clock
 from millstream.application.engine.commands import Command, Release
 from millstream.application.engine.committer import Committer
-from millstream.application.engine.dispatch import Dispatcher, Session, lease_of
+from millstream.application.engine.dispatch import Dispatcher
 from millstream.application.engine.leasing import LeaseReady
 from millstream.application.engine.lines import LineReads, Lines
 from millstream.application.engine.queue import CommandQueue, Outcome
 from millstream.application.engine.ready import DispatchKey, Entry
+from millstream.application.engine.sessions import Session, lease_of
 from millstream.application.engine.waiting import Ended, Waiters
 from millstream.application.ports import Lane
 from millstream.domain.artifacts import Artifact
@@ -396,16 +396,3 @@ class Engine:
     def disconnect(self, session: Session) -> None:
         """A worker went; its leases run out unless it comes back."""
         self.dispatcher.close(session)
-
-
-@contextlib.asynccontextmanager
-async def running(engine: Engine) -> Any:
-    """Run an engine for the length of the block."""
-    task = asyncio.create_task(engine.run())
-    try:
-        yield engine
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-        engine.stop()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from millstream.application.engine.dispatch import Session
+    from millstream.application.engine.sessions import Session
 
 
 @dataclass(slots=True, eq=False)
