@@ -10,22 +10,21 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from millstream.application.engine.batches import Decided, Hooks, Sizes
 from millstream.application.engine.cache import RunCache
 from millstream.application.engine.clock import Clock
-from millstream.application.engine.commands import Command
-from millstream.application.engine.deciding import Keys, decide, registry_of
-from millstream.application.engine.leasing import LeaseReady
+from millstream.application.engine.deciding import decide, registry_of
+from millstream.application.engine.locking import held_elsewhere, load_locked
+from millstream.application.engine.owned import is_owned, load_owned
 from millstream.application.engine.queue import CommandQueue, Item, Outcome
-from millstream.application.ports import Conflicted, Disconnected, Lane, Refused, Transaction
+from millstream.application.ports import Conflicted, Disconnected, Lane, Refused
 from millstream.domain.batch import Batch, Limits
 from millstream.domain.errors import (
     MillstreamError,
     Unavailable,
 )
-from millstream.domain.runs import RunKind
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ class Committer:
         others: list[Item] = []
         if self._sizes.owner_path and self.blocked is not None:
             for item in items:
-                (owned if self._is_owned(item.command) else others).append(item)
+                (owned if is_owned(self._cache, item.command) else others).append(item)
         else:
             others = items
         decided, unsure = self._decide_owned(owned) if owned else (None, [])
@@ -169,55 +168,6 @@ class Committer:
 
     # The owner path.
 
-    def _is_owned(self, command: Command) -> bool:
-        if command.locked or (command.open_tasks and not command.cached_tasks):
-            return False
-        if command.run_id and not command.new_run and not self._knows(command):
-            return False
-        if command.gated and not self._knows_buffers(command):
-            return False
-        tasks = [self._cache.task(task_id) for task_id in command.task_ids]
-        return all(task is not None and self._cache.leads(task.run_id) for task in tasks)
-
-    def _knows(self, command: Command) -> bool:
-        """Whether the command's run is in the cache, with all that is needed of it."""
-        owned = self._cache.run(command.run_id)
-        if owned is None or not self._cache.leads(command.run_id):
-            return False
-        return owned.knows_tasks if command.open_tasks else True
-
-    def _knows_buffers(self, command: Command) -> bool:
-        """Whether all that waits in the command's run is in the cache."""
-        run_id = command.run_id
-        for task_id in command.task_ids:
-            task = self._cache.task(task_id)
-            run_id = task.run_id if task is not None else run_id
-        owned = self._cache.run(run_id)
-        return owned is None or owned.knows_buffers
-
-    def _load_owned(self, batch: Batch, items: list[Item]) -> None:
-        cache = self._cache
-        for item in items:
-            command = item.command
-            run_ids = [command.run_id] if command.run_id else []
-            for task_id in command.task_ids:
-                task = cache.task(task_id)
-                if task is not None:
-                    batch.tasks[task_id] = task
-                    run_ids.append(task.run_id)
-            for run_id in run_ids:
-                owned = cache.run(run_id)
-                if owned is not None:
-                    batch.runs[run_id] = owned.run
-                    if run_id in owned.tasks:
-                        # A code run's own task: whatever happens to the run wakes it.
-                        batch.tasks[run_id] = owned.tasks[run_id]
-                    if command.open_tasks:
-                        batch.tasks.update(owned.tasks)
-                    if command.gated:
-                        known = owned.buffers
-                        batch.buffers.update({each: known[each] for each in command.buffers(batch) if each in known})
-
     def _decide_owned(self, items: list[Item]) -> tuple[Decided | None, list[Item]]:
         """Decide a batch from cached state; and what that cannot tell, which has to go the locked path.
 
@@ -226,7 +176,7 @@ class Committer:
         """
         started = time.perf_counter()
         batch = self._new_batch()
-        self._load_owned(batch, items)
+        load_owned(self._cache, batch, items)
         registry = registry_of(items)
         try:
             outcomes = decide(batch, items, {}, registry)
@@ -316,7 +266,11 @@ class Committer:
         deferred: list[Item] = []
         try:
             async with self.lane.transaction(blocking=self.blocked is None) as transaction:
-                keys = await self._load(transaction, batch, items, deferred)
+                commands = [item.command for item in items]
+                keys, elsewhere = await load_locked(transaction, batch, commands, waits=self.blocked is None)
+                for run in batch.runs.values():
+                    self._cache.reread(run)
+                deferred = held_elsewhere(batch, items, elsewhere) if elsewhere else []
                 items = [item for item in items if item not in deferred] if deferred else items
                 tenants = {item.command.registry[0] for item in items if item.command.registry}
                 registry = await transaction.registry(tenants) if tenants else {}
@@ -335,64 +289,6 @@ class Committer:
         self.at("after write")
         self._finish(batch, items, outcomes)
         self._defer(deferred)
-
-    async def _load(self, transaction: Transaction, batch: Batch, items: list[Item], deferred: list[Item]) -> Keys:
-        """Read and lock what the commands need: keys, then bounds of agents and lines, runs, tasks and buffers."""
-        commands = [item.command for item in items]
-        claims = [key for command in commands for key in (command.key, command.business_key) if key is not None]
-        keys = await transaction.keys(claims) if claims else {}
-        gates = {gate for command in commands if isinstance(command, LeaseReady) for gate in command.gates}
-        if gates:
-            batch.room = await transaction.room(gates)
-        lines = {line for command in commands if isinstance(command, LeaseReady) for line in command.lines}
-        if lines:
-            batch.lines = await transaction.lines(lines)
-        run_ids = {command.run_id for command in commands if command.run_id}
-        run_ids.update(run_id for command in commands for run_id in command.run_ids)
-        task_ids = {task_id for command in commands for task_id in command.task_ids}
-        batch.runs, elsewhere = await transaction.runs(run_ids, task_ids) if run_ids or task_ids else ({}, set())
-        # Whatever happens to a code run wakes its own task.
-        task_ids |= {run.id for run in batch.runs.values() if run.kind is RunKind.CODE}
-        open_of = {command.run_id for command in commands if command.open_tasks} & batch.runs.keys()
-        failed_of = {command.run_id for command in commands if command.failed_tasks} & batch.runs.keys()
-        if task_ids or open_of or failed_of:
-            batch.tasks = await transaction.tasks(task_ids, open_of, failed_of)
-            if self.blocked is not None:
-                elsewhere |= {task.run_id for task in batch.tasks.values()} - batch.runs.keys()
-        elsewhere |= await self._load_buffers(transaction, batch, commands, open_of)
-        promised = {each for command in commands for each in command.promise_keys}
-        if promised:
-            batch.open_promises = await transaction.open_promises(promised)
-        referred = {each for command in commands for each in command.payloads}
-        if referred:
-            batch.gone_payloads = referred - await transaction.payloads(referred)
-        for run in batch.runs.values():
-            self._cache.reread(run)
-        if elsewhere:
-            self._pick_deferred(batch, items, elsewhere, deferred)
-        return keys
-
-    async def _load_buffers(
-        self, transaction: Transaction, batch: Batch, commands: Sequence[Command], open_of: set[str]
-    ) -> set[str]:
-        """Lock the buffers that the commands need; those that another server holds."""
-        of_runs = {run_id for run_id in open_of if batch.runs[run_id].open_gates}
-        wanted = {each for command in commands if command.gated for each in command.buffers(batch)}
-        if not wanted and not of_runs:
-            return set()
-        batch.buffers, elsewhere = await transaction.buffers(wanted, of_runs)
-        return elsewhere
-
-    def _pick_deferred(self, batch: Batch, items: list[Item], elsewhere: set[str], deferred: list[Item]) -> None:
-        for item in items:
-            command = item.command
-            needed = {command.run_id, *command.run_ids} | {
-                batch.tasks[task_id].run_id for task_id in command.task_ids if task_id in batch.tasks
-            }
-            if command.gated:
-                needed.update(command.buffers(batch))
-            if needed & elsewhere and not isinstance(command, LeaseReady):
-                deferred.append(item)
 
     def _defer(self, items: list[Item]) -> None:
         """Commands of runs that another server holds go to the next batch, after a few rounds to the blocking lane."""
