@@ -1,4 +1,4 @@
-"""The bytes twin: the contract's messages with every JSON payload declared as `bytes`.
+"""The bytes twin: the contract's messages with every JSON payload, and every batch of log lines, declared as `bytes`.
 
 A `google.protobuf.Struct` or `Value` field and a `bytes` field of the same number look the same on the wire.
 The server reads and writes the twin, so a payload of 1 MB is taken over in microseconds, is never walked by
@@ -20,6 +20,8 @@ TWIN_PACKAGE = "millstream.wire.v1"
 _PATH = PACKAGE.replace(".", "/") + "/"
 _TWIN_PATH = TWIN_PACKAGE.replace(".", "/") + "/"
 _PAYLOADS = {".google.protobuf.Struct", ".google.protobuf.Value"}
+_LATER = {f".{PACKAGE}.LogBatch"}
+"""Read by themselves, when there is time for them: what comes with them does not wait."""
 
 
 def twin(contract: FileDescriptorSet) -> FileDescriptorSet:
@@ -54,7 +56,7 @@ def _twin_message(message: DescriptorProto) -> None:
     for nested in message.nested_type:
         _twin_message(nested)
     for field in message.field:
-        if field.type_name in _PAYLOADS:
+        if field.type_name in _PAYLOADS | _LATER:
             _make_bytes(message, field)
         elif field.type_name.startswith(f".{PACKAGE}."):
             field.type_name = field.type_name.replace(f".{PACKAGE}.", f".{TWIN_PACKAGE}.", 1)

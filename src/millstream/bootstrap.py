@@ -94,6 +94,10 @@ async def build(settings: Settings, metrics: Metrics) -> App:
     def leave() -> None:
         service.system.readiness.draining = True
 
+    def drain() -> None:
+        service.workers.drain()
+        service.log_intake.drain()
+
     use_cases = UseCases(
         service.artifacts,
         service.payloads,
@@ -113,6 +117,8 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.dead_letters,
         service.queues,
         service.workers,
+        service.log_intake,
+        service.task_logs,
         service.discovery,
         service.tenants,
         service.workflow_kinds,
@@ -120,7 +126,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         Pages(),
         exposition,
         leave,
-        service.workers.drain,
+        drain,
     )
     return App(use_cases, service.system.readiness.ok, close, service.broken)
 

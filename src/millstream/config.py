@@ -168,6 +168,15 @@ class Settings(BaseSettings):
     )
     run_retention_days: int = Field(default=7, ge=1, le=3650, description="How long finished runs are kept.")
     artifact_retention_days: int = Field(default=30, ge=1, le=3650, description="How long artifacts are kept.")
+    log_retention_days: int = Field(
+        default=7, ge=1, le=3650, description="How long what tasks log is kept, by whole days since it was stored."
+    )
+    max_log_lines_per_task: int = Field(
+        default=100_000, ge=1, le=10_000_000, description="Lines kept of what a task logs in all its attempts."
+    )
+    max_log_bytes_per_task: int = Field(
+        default=16 * MIB, ge=KIB, le=1024 * MIB, description="Bytes kept of what a task logs in all its attempts."
+    )
     payload_grace_s: int = Field(
         default=DAY_S,
         ge=60,

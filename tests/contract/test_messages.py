@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 
-from millstream.domain import promises, runs, workers
+from millstream.domain import promises, runs, task_logs, workers
 from millstream.transport.contract import PACKAGE, TWIN_PACKAGE, descriptor_of
 from millstream.v1 import (
     agent_pb2,
@@ -23,6 +23,8 @@ from millstream.v1 import (
     run_pb2,
     run_service_pb2,
     system_service_pb2,
+    task_log_pb2,
+    task_log_service_pb2,
     task_service_pb2,
     tenant_pb2,
     tenant_service_pb2,
@@ -45,6 +47,8 @@ from millstream.wire.v1 import retry_pb2 as wire_retry
 from millstream.wire.v1 import run_pb2 as wire_run
 from millstream.wire.v1 import run_service_pb2 as wire_run_service
 from millstream.wire.v1 import system_service_pb2 as wire_system
+from millstream.wire.v1 import task_log_pb2 as wire_task_log
+from millstream.wire.v1 import task_log_service_pb2 as wire_task_log_service
 from millstream.wire.v1 import task_service_pb2 as wire_task_service
 from millstream.wire.v1 import tenant_pb2 as wire_tenant
 from millstream.wire.v1 import tenant_service_pb2 as wire_tenant_service
@@ -68,6 +72,8 @@ _TWINS: list[tuple[Any, Any]] = [
     (run_pb2, wire_run),
     (run_service_pb2, wire_run_service),
     (system_service_pb2, wire_system),
+    (task_log_pb2, wire_task_log),
+    (task_log_service_pb2, wire_task_log_service),
     (task_service_pb2, wire_task_service),
     (tenant_pb2, wire_tenant),
     (tenant_service_pb2, wire_tenant_service),
@@ -76,7 +82,7 @@ _TWINS: list[tuple[Any, Any]] = [
     (workflow_pb2, wire_workflow),
     (workflow_service_pb2, wire_workflow_service),
 ]
-_PAYLOADS = {"google.protobuf.Struct", "google.protobuf.Value"}
+_PAYLOADS = {"google.protobuf.Struct", "google.protobuf.Value", "millstream.v1.LogBatch"}
 
 
 @pytest.mark.parametrize(("public", "twin"), _TWINS, ids=lambda module: module.__name__.rpartition(".")[2])
@@ -217,6 +223,7 @@ def test_categories_of_kinds_have_the_numbers_of_the_contract() -> None:
         (run_pb2.Run.Status, runs.RunStatus),
         (run_pb2.RunKind.Kind, runs.RunKind),
         (run_pb2.Task.Status, runs.TaskStatus),
+        (task_log_pb2.LogLine.Level, task_logs.LineLevel),
         (run_pb2.Attempt.Status, runs.AttemptStatus),
         (run_pb2.RunEvent.Type, runs.EventType),
         (promise_pb2.Promise.State, promises.PromiseState),

@@ -45,6 +45,7 @@ SERVICES = [
         "Agent",
         "Run",
         "Task",
+        "TaskLog",
         "Promise",
         "Queue",
         "Worker",

@@ -42,6 +42,7 @@ from millstream.application.views.queues import QueueState
 from millstream.application.views.reports import ReportResult, Reports
 from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunResult, RunView, StuckQuery, StuckTask
 from millstream.application.views.steps import ItemCounts, StepView
+from millstream.application.views.task_logs import LogEntry, LogQuery
 from millstream.application.views.tasks import CreatedTask, NewTask, TaskQuery, TaskView
 from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.application.views.workflows import (
@@ -75,6 +76,7 @@ from millstream.domain.runs import (
     TaskStatus,
 )
 from millstream.domain.struct_wire import encode_struct, encode_value
+from millstream.domain.task_logs import LogAck, LogBatch, LogLine
 from millstream.domain.tenants import Tenant
 from millstream.domain.workers import KindQuery, KindSpec, KnownKind, KnownWorker, ServingWorker, WorkerQuery
 from millstream.transport.server import UseCases
@@ -725,6 +727,67 @@ class Workers(Fake):
         return results_of(reports)
 
 
+class LogSource:
+    """A sender of lines; all is stored at once, until it is told otherwise."""
+
+    def __init__(self, intake: "LogIntake", read: Callable[[bytes], LogBatch], told: Callable[[list[LogAck]], None]):
+        self.intake = intake
+        self.read = read
+        self.told = told
+        self.closed = False
+
+    def put(self, batches: Sequence[bytes]) -> None:
+        found = [self.read(raw) for raw in batches]
+        self.intake.batches += found
+        self.told(
+            [LogAck(each.task_id, each.attempt, each.offset + len(each.lines) - 1, error=each.fault) for each in found]
+        )
+
+    def ended(self, ends: Sequence[tuple[str, int, int]]) -> None:
+        self.intake.ends += ends
+
+    async def room(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class LogIntake:
+    """Takes in lines, and remembers them."""
+
+    def __init__(self) -> None:
+        self.drained = asyncio.Event()
+        self.batches: list[LogBatch] = []
+        self.ends: list[tuple[str, int, int]] = []
+        self.sources: list[LogSource] = []
+
+    def now_us(self) -> int:
+        return AT_US
+
+    def open(
+        self, principal: Principal, read: Callable[[bytes], LogBatch], told: Callable[[list[LogAck]], None]
+    ) -> LogSource:
+        self.sources.append(LogSource(self, read, told))
+        return self.sources[-1]
+
+
+class TaskLogs(Fake):
+    """One line."""
+
+    entry = LogEntry(OTHER, 5, ID, 2, 7, LogLine(3, "odd", AT_US, "shop", encode_struct({"n": 1})))
+
+    async def of_task(
+        self, principal: Principal, query: LogQuery, page: PageRequest, run_id: str = ""
+    ) -> Page[LogEntry]:
+        await self.seen("of_task", principal, query, page, run_id)
+        return Page([self.entry], PageInfo(total=1, limit=page.size, offset=page.skip))
+
+    async def of_run(self, principal: Principal, query: LogQuery, page: PageRequest) -> Page[LogEntry]:
+        await self.seen("of_run", principal, query, page)
+        return Page([self.entry], _PAGE)
+
+
 class Discovery(Fake):
     """One worker, and what it serves."""
 
@@ -864,6 +927,8 @@ class Fakes:
         self.dead_letters = DeadLetters()
         self.queues = Queues()
         self.workers = Workers()
+        self.log_intake = LogIntake()
+        self.task_logs = TaskLogs()
         self.discovery = Discovery()
         self.tenants = Tenants()
         self.workflow_kinds = WorkflowKinds()
@@ -894,6 +959,8 @@ class Fakes:
             dead_letters=self.dead_letters,
             queues=self.queues,
             workers=self.workers,
+            log_intake=self.log_intake,
+            task_logs=self.task_logs,
             discovery=self.discovery,
             tenants=self.tenants,
             workflow_kinds=self.workflow_kinds,

@@ -36,6 +36,7 @@ from millstream.v1 import (
     queue_service_pb2,
     run_service_pb2,
     system_service_pb2,
+    task_log_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
     worker_service_pb2,
@@ -48,6 +49,7 @@ _MODULES = (
     correlation_service_pb2,
     agent_service_pb2,
     run_service_pb2,
+    task_log_service_pb2,
     task_service_pb2,
     promise_service_pb2,
     queue_service_pb2,
@@ -728,6 +730,7 @@ def test_every_method_of_the_contract_is_asked_for_here() -> None:
         "test_promises.py",
         "test_tenants.py",
         "test_workflows.py",
+        "test_task_logs.py",
         "test_task_services.py",
         "test_workflow_executions.py",
     )

@@ -161,6 +161,10 @@ class WorkServer(worker_service_pb2_grpc.WorkerServiceServicer):
     Complete = Fail = Heartbeat = ReportProgress = ListWorkers = GetWorker = ListKinds = Poll
     AnswerActivations = FetchHistory = Poll
 
+    def StreamLogs(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        """Not used."""
+        raise NotImplementedError
+
 
 @asynccontextmanager
 async def serving(

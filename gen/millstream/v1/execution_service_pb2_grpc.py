@@ -81,6 +81,11 @@ class WorkflowExecutionServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskAttemptsRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskAttemptsResponse.FromString,
                 _registered_method=True)
+        self.ListWorkflowTaskLogs = channel.unary_unary(
+                '/millstream.v1.WorkflowExecutionService/ListWorkflowTaskLogs',
+                request_serializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskLogsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskLogsResponse.FromString,
+                _registered_method=True)
         self.CreateTaskExecution = channel.unary_unary(
                 '/millstream.v1.WorkflowExecutionService/CreateTaskExecution',
                 request_serializer=millstream_dot_v1_dot_execution__service__pb2.CreateTaskExecutionRequest.SerializeToString,
@@ -220,6 +225,14 @@ class WorkflowExecutionServiceServicer(object):
 
     def ListWorkflowTaskAttempts(self, request, context):
         """Lists attempts at a task of an execution, the running one included.
+        Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListWorkflowTaskLogs(self, request, context):
+        """Lists the lines that a task of an execution logged, of all its attempts, in the order they were stored.
         Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -377,6 +390,11 @@ def add_WorkflowExecutionServiceServicer_to_server(servicer, server):
                     servicer.ListWorkflowTaskAttempts,
                     request_deserializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskAttemptsRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskAttemptsResponse.SerializeToString,
+            ),
+            'ListWorkflowTaskLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListWorkflowTaskLogs,
+                    request_deserializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskLogsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskLogsResponse.SerializeToString,
             ),
             'CreateTaskExecution': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateTaskExecution,
@@ -689,6 +707,33 @@ class WorkflowExecutionService(object):
             '/millstream.v1.WorkflowExecutionService/ListWorkflowTaskAttempts',
             millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskAttemptsRequest.SerializeToString,
             millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskAttemptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListWorkflowTaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.WorkflowExecutionService/ListWorkflowTaskLogs',
+            millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskLogsRequest.SerializeToString,
+            millstream_dot_v1_dot_execution__service__pb2.ListWorkflowTaskLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -72,6 +72,10 @@ class WorkflowExecutionServiceStub:
     """Lists attempts at a task of an execution, the running one included.
     Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
     """
+    ListWorkflowTaskLogs: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.ListWorkflowTaskLogsRequest, _execution_service_pb2.ListWorkflowTaskLogsResponse]
+    """Lists the lines that a task of an execution logged, of all its attempts, in the order they were stored.
+    Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
+    """
     CreateTaskExecution: _grpc.UnaryUnaryMultiCallable[_execution_service_pb2.CreateTaskExecutionRequest, _execution_service_pb2.CreateTaskExecutionResponse]
     """Creates a standalone task. With 200 it answers the one that has the same idempotencyKey already.
     Errors: VALIDATION_ERROR, IDEMPOTENCY_CONFLICT, RATE_LIMITED.
@@ -167,6 +171,10 @@ class WorkflowExecutionServiceAsyncStub(WorkflowExecutionServiceStub):
     """
     ListWorkflowTaskAttempts: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListWorkflowTaskAttemptsRequest, _execution_service_pb2.ListWorkflowTaskAttemptsResponse]  # type: ignore[assignment]
     """Lists attempts at a task of an execution, the running one included.
+    Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
+    """
+    ListWorkflowTaskLogs: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.ListWorkflowTaskLogsRequest, _execution_service_pb2.ListWorkflowTaskLogsResponse]  # type: ignore[assignment]
+    """Lists the lines that a task of an execution logged, of all its attempts, in the order they were stored.
     Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
     """
     CreateTaskExecution: _aio.UnaryUnaryMultiCallable[_execution_service_pb2.CreateTaskExecutionRequest, _execution_service_pb2.CreateTaskExecutionResponse]  # type: ignore[assignment]
@@ -315,6 +323,16 @@ class WorkflowExecutionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_execution_service_pb2.ListWorkflowTaskAttemptsResponse, _abc.Awaitable[_execution_service_pb2.ListWorkflowTaskAttemptsResponse]]:
         """Lists attempts at a task of an execution, the running one included.
+        Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
+        """
+
+    @_abc_1.abstractmethod
+    def ListWorkflowTaskLogs(
+        self,
+        request: _execution_service_pb2.ListWorkflowTaskLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_execution_service_pb2.ListWorkflowTaskLogsResponse, _abc.Awaitable[_execution_service_pb2.ListWorkflowTaskLogsResponse]]:
+        """Lists the lines that a task of an execution logged, of all its attempts, in the order they were stored.
         Errors: VALIDATION_ERROR, NOT_FOUND (also where the task is of another execution).
         """
 

@@ -200,10 +200,13 @@ class Completion(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
+    LOG_OFFSET_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
     """The attempt."""
+    log_offset: _builtins.int
+    """Number of the last line that the attempt logged: a watch of its log ends when that is stored. Absent: unknown."""
     @_builtins.property
     def output(self) -> _struct_pb2.Value:
         """What it returns. At most 1 MiB."""
@@ -219,12 +222,15 @@ class Completion(_message.Message):
         attempt: _builtins.int = ...,
         output: _struct_pb2.Value | None = ...,
         artifacts: _abc.Iterable[Global___ProducedArtifact] | None = ...,
+        log_offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "log_offset", b"log_offset", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "attempt", b"attempt", "output", b"output", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "artifacts", b"artifacts", "attempt", b"attempt", "log_offset", b"log_offset", "output", b"output", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__log_offset: _TypeAlias = _typing.Literal["log_offset"]  # noqa: Y015
+    _WhichOneofArgType__log_offset: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_offset) -> _WhichOneofReturnType__log_offset | None: ...
 
 Global___Completion: _TypeAlias = Completion  # noqa: Y015
 
@@ -240,6 +246,7 @@ class AttemptFailure(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    LOG_OFFSET_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -250,6 +257,8 @@ class AttemptFailure(_message.Message):
     """What went wrong. Cut at 4,000 characters."""
     retryable: _builtins.bool
     """False: final at once."""
+    log_offset: _builtins.int
+    """Number of the last line that the attempt logged: a watch of its log ends when that is stored. Absent: unknown."""
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration:
         """Wait at least this long before the next attempt."""
@@ -263,13 +272,19 @@ class AttemptFailure(_message.Message):
         message: _builtins.str = ...,
         retryable: _builtins.bool | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
+        log_offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_retryable", b"_retryable", "retry_after", b"retry_after", "retryable", b"retryable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "_retryable", b"_retryable", "log_offset", b"log_offset", "retry_after", b"retry_after", "retryable", b"retryable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retryable", b"_retryable", "attempt", b"attempt", "code", b"code", "message", b"message", "retry_after", b"retry_after", "retryable", b"retryable", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "_retryable", b"_retryable", "attempt", b"attempt", "code", b"code", "log_offset", b"log_offset", "message", b"message", "retry_after", b"retry_after", "retryable", b"retryable", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_offset: _TypeAlias = _typing.Literal["log_offset"]  # noqa: Y015
+    _WhichOneofArgType__log_offset: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset"]  # noqa: Y015
     _WhichOneofReturnType__retryable: _TypeAlias = _typing.Literal["retryable"]  # noqa: Y015
     _WhichOneofArgType__retryable: _TypeAlias = _typing.Literal["_retryable", b"_retryable"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_offset) -> _WhichOneofReturnType__log_offset | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retryable) -> _WhichOneofReturnType__retryable | None: ...
 
 Global___AttemptFailure: _TypeAlias = AttemptFailure  # noqa: Y015
@@ -733,10 +748,13 @@ class WorkerWelcome(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    LOG_WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id of this connection."""
     server_version: _builtins.str
     """Version of the server."""
+    log_window_bytes: _builtins.int
+    """Bytes of lines of tasks that may be on their way, unacknowledged. 0: this server takes none."""
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration:
         """A lease ends this long after its last renewal. The server renews the leases of a connected worker; the
@@ -754,10 +772,11 @@ class WorkerWelcome(_message.Message):
         server_version: _builtins.str = ...,
         lease: _duration_pb2.Duration | None = ...,
         held: _abc.Iterable[Global___LeaseRef] | None = ...,
+        log_window_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "lease", b"lease", "server_version", b"server_version", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "lease", b"lease", "log_window_bytes", b"log_window_bytes", "server_version", b"server_version", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,11 @@ class WorkerServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressResponse.FromString,
                 _registered_method=True)
+        self.StreamLogs = channel.stream_stream(
+                '/millstream.v1.WorkerService/StreamLogs',
+                request_serializer=millstream_dot_v1_dot_worker__service__pb2.StreamLogsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_worker__service__pb2.StreamLogsResponse.FromString,
+                _registered_method=True)
         self.ListWorkers = channel.unary_unary(
                 '/millstream.v1.WorkerService/ListWorkers',
                 request_serializer=millstream_dot_v1_dot_worker__service__pb2.ListWorkersRequest.SerializeToString,
@@ -146,6 +151,15 @@ class WorkerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamLogs(self, request_iterator, context):
+        """Takes the lines that tasks log, for workers that have no stream for all else, and says how far they are stored. What
+        is sent twice is stored once. gRPC only, as a stream in both directions.
+        Errors: VALIDATION_ERROR, UNAVAILABLE (the server is draining). A batch's error stands in its acknowledgement.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListWorkers(self, request, context):
         """Lists the workers that are connected, or were within `worker_retention_s`; the last connected first. Those that
         poll are not among them.
@@ -220,6 +234,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.ReportProgress,
                     request_deserializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_worker__service__pb2.ReportProgressResponse.SerializeToString,
+            ),
+            'StreamLogs': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamLogs,
+                    request_deserializer=millstream_dot_v1_dot_worker__service__pb2.StreamLogsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_worker__service__pb2.StreamLogsResponse.SerializeToString,
             ),
             'ListWorkers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListWorkers,
@@ -410,6 +429,33 @@ class WorkerService(object):
             '/millstream.v1.WorkerService/ReportProgress',
             millstream_dot_v1_dot_worker__service__pb2.ReportProgressRequest.SerializeToString,
             millstream_dot_v1_dot_worker__service__pb2.ReportProgressResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLogs(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/millstream.v1.WorkerService/StreamLogs',
+            millstream_dot_v1_dot_worker__service__pb2.StreamLogsRequest.SerializeToString,
+            millstream_dot_v1_dot_worker__service__pb2.StreamLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

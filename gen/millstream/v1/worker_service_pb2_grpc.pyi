@@ -61,6 +61,11 @@ class WorkerServiceStub:
     """Reports progress, which is a heartbeat too. gRPC only.
     Errors: VALIDATION_ERROR. A task's error stands in its result.
     """
+    StreamLogs: _grpc.StreamStreamMultiCallable[_worker_service_pb2.StreamLogsRequest, _worker_service_pb2.StreamLogsResponse]
+    """Takes the lines that tasks log, for workers that have no stream for all else, and says how far they are stored. What
+    is sent twice is stored once. gRPC only, as a stream in both directions.
+    Errors: VALIDATION_ERROR, UNAVAILABLE (the server is draining). A batch's error stands in its acknowledgement.
+    """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.ListWorkersRequest, _worker_service_pb2.ListWorkersResponse]
     """Lists the workers that are connected, or were within `worker_retention_s`; the last connected first. Those that
     poll are not among them.
@@ -114,6 +119,11 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     ReportProgress: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ReportProgressRequest, _worker_service_pb2.ReportProgressResponse]  # type: ignore[assignment]
     """Reports progress, which is a heartbeat too. gRPC only.
     Errors: VALIDATION_ERROR. A task's error stands in its result.
+    """
+    StreamLogs: _aio.StreamStreamMultiCallable[_worker_service_pb2.StreamLogsRequest, _worker_service_pb2.StreamLogsResponse]  # type: ignore[assignment]
+    """Takes the lines that tasks log, for workers that have no stream for all else, and says how far they are stored. What
+    is sent twice is stored once. gRPC only, as a stream in both directions.
+    Errors: VALIDATION_ERROR, UNAVAILABLE (the server is draining). A batch's error stands in its acknowledgement.
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.ListWorkersRequest, _worker_service_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """Lists the workers that are connected, or were within `worker_retention_s`; the last connected first. Those that
@@ -201,6 +211,17 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_service_pb2.ReportProgressResponse, _abc.Awaitable[_worker_service_pb2.ReportProgressResponse]]:
         """Reports progress, which is a heartbeat too. gRPC only.
         Errors: VALIDATION_ERROR. A task's error stands in its result.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamLogs(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_service_pb2.StreamLogsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.StreamLogsResponse], _abc.AsyncIterator[_worker_service_pb2.StreamLogsResponse]]:
+        """Takes the lines that tasks log, for workers that have no stream for all else, and says how far they are stored. What
+        is sent twice is stored once. gRPC only, as a stream in both directions.
+        Errors: VALIDATION_ERROR, UNAVAILABLE (the server is draining). A batch's error stands in its acknowledgement.
         """
 
     @_abc_1.abstractmethod

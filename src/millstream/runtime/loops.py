@@ -72,6 +72,13 @@ class PayloadStore(Protocol):
     async def sweep(self, silent_since_us: int, limit: int) -> int: ...
 
 
+class LogPartitions(Protocol):
+    """Where what tasks log is kept; see store.log_partitions."""
+
+    async def make(self, today: int) -> None: ...
+    async def drop(self, before_day: int, limit: int) -> int: ...
+
+
 class FeedStore(Protocol):
     """What watches resume from; see store.feed."""
 
@@ -98,6 +105,8 @@ class Retention:
     """How long what watches resume from is kept, and a margin."""
     worker_s: float = DAY_US / 1e6
     """How long a worker that went is listed."""
+    log_days: int = 7
+    """How long what tasks log is kept."""
 
 
 class Loops:
@@ -111,6 +120,7 @@ class Loops:
         payloads: PayloadStore,
         feed: FeedStore,
         workers: WorkerStore,
+        logs: LogPartitions,
         reads: RunReads,
         peers: Peers,
         retention: Retention,
@@ -121,6 +131,7 @@ class Loops:
         self._payloads = payloads
         self._feed = feed
         self._workers = workers
+        self._logs = logs
         self._reads = reads
         self._peers = peers
         self._retention = retention
@@ -222,6 +233,12 @@ class Loops:
             await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH), BATCH)
         await _in_steps(lambda: store.drop_artifacts(now_us, self._retention.artifact_days, BATCH), BATCH)
         await self._sweep_payloads(now_us)
+        await self.make_partitions()
+        await _in_steps(lambda: self._logs.drop(now_us // DAY_US - self._retention.log_days, BATCH), BATCH)
+
+    async def make_partitions(self) -> None:
+        """Make room for what tasks log today, and in the days ahead."""
+        await self._logs.make(await self._store.now_us() // DAY_US)
 
     async def _sweep_payloads(self, now_us: int) -> None:
         """Drop payloads that no artifact refers to any more, and the chunks of uploads that broke off."""

@@ -26,6 +26,7 @@ from millstream.v1 import (
     run_service_pb2,
     stream_service_pb2,
     system_service_pb2,
+    task_log_service_pb2,
     task_service_pb2,
     tenant_service_pb2,
     worker_service_pb2,
@@ -65,6 +66,9 @@ from millstream.wire.v1 import (
     system_service_pb2 as _wire_system,
 )
 from millstream.wire.v1 import (
+    task_log_service_pb2 as _wire_task_logs,
+)
+from millstream.wire.v1 import (
     task_service_pb2 as _wire_tasks,
 )
 from millstream.wire.v1 import (
@@ -90,6 +94,7 @@ _AREAS = (
     (workflow_service_pb2, _wire_workflows),
     (run_service_pb2, _wire_runs),
     (task_service_pb2, _wire_tasks),
+    (task_log_service_pb2, _wire_task_logs),
     (promise_service_pb2, _wire_promises),
     (queue_service_pb2, _wire_queues),
     (worker_service_pb2, _wire_workers),

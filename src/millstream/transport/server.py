@@ -25,6 +25,7 @@ from millstream.transport.services.queues import QueueService
 from millstream.transport.services.runs import RunService
 from millstream.transport.services.streams import StreamService
 from millstream.transport.services.system import SystemService
+from millstream.transport.services.task_logs import TaskLogService
 from millstream.transport.services.tasks import TaskService
 from millstream.transport.services.tenants import TenantService
 from millstream.transport.services.workers import WorkerService
@@ -38,6 +39,7 @@ from millstream.transport.use_cases import (
     DeadLetters,
     Discovery,
     Executions,
+    LogIntake,
     Pages,
     Payloads,
     Promises,
@@ -46,6 +48,7 @@ from millstream.transport.use_cases import (
     Runs,
     RunSteps,
     System,
+    TaskLogs,
     Tasks,
     Tenants,
     Types,
@@ -110,6 +113,8 @@ class UseCases:
     dead_letters: DeadLetters
     queues: Queues
     workers: Workers
+    log_intake: LogIntake
+    task_logs: TaskLogs
     discovery: Discovery
     tenants: Tenants
     workflow_kinds: WorkflowKinds
@@ -138,10 +143,15 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
             use_cases.runs, use_cases.run_operations, use_cases.steps, use_cases.executions, use_cases.code_runs
         ),
         "TaskService": TaskService(use_cases.tasks, use_cases.dead_letters, readers["CreateTask"]),
+        "TaskLogService": TaskLogService(use_cases.task_logs),
         "PromiseService": PromiseService(use_cases.promises),
         "QueueService": QueueService(use_cases.queues),
         "WorkerService": WorkerService(
-            use_cases.workers, use_cases.discovery, PayloadRules(pipeline.limits.max_payload_bytes), version
+            use_cases.workers,
+            use_cases.log_intake,
+            use_cases.discovery,
+            PayloadRules(pipeline.limits.max_payload_bytes),
+            version,
         ),
         "TenantService": TenantService(use_cases.tenants),
         "WorkflowExecutionService": WorkflowExecutionService(
@@ -153,6 +163,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
                 use_cases.promises,
                 use_cases.discovery,
                 use_cases.workflow_kinds,
+                use_cases.task_logs,
             )
         ),
         "StreamService": StreamService(use_cases.watching),

@@ -3,7 +3,8 @@
 `list` stands last in each class: after it, the name is the method's.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from millstream.application.views.queues import QueueState
 from millstream.application.views.reports import ReportResult, Reports
 from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunResult, RunView, StuckQuery, StuckTask
 from millstream.application.views.steps import StepView
+from millstream.application.views.task_logs import LogEntry, LogQuery
 from millstream.application.views.tasks import CreatedTask, NewTask, TaskQuery, TaskView
 from millstream.application.views.types import TypeChange, TypeSpec
 from millstream.application.views.workflows import (
@@ -53,6 +55,7 @@ from millstream.domain.principals import Principal
 from millstream.domain.promises import NewPromise, Rejection, Resolution
 from millstream.domain.runs import Attempt, Event, Run, Task
 from millstream.domain.struct_wire import Json
+from millstream.domain.task_logs import LogAck, LogBatch
 from millstream.domain.tenants import Tenant
 from millstream.domain.workers import KindQuery, KnownKind, KnownWorker, WorkerQuery
 
@@ -315,6 +318,35 @@ class Workers(Protocol):
     ) -> list[Lease]: ...
     async def report(self, principal: Principal, reports: Reports) -> list[ReportResult]: ...
     async def history(self, principal: Principal, ref: LeaseRef, after: int, number: int) -> History: ...
+
+
+class LogSource(Protocol):
+    """One who sends lines of tasks."""
+
+    def put(self, batches: Sequence[bytes]) -> None: ...
+    def ended(self, ends: Sequence[tuple[str, int, int]]) -> None: ...
+    async def room(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class LogIntake(Protocol):
+    """Takes in what tasks log."""
+
+    @property
+    def drained(self) -> asyncio.Event: ...
+    def now_us(self) -> int: ...
+    def open(
+        self, principal: Principal, read: Callable[[bytes], LogBatch], told: Callable[[list[LogAck]], None]
+    ) -> LogSource: ...
+
+
+class TaskLogs(Protocol):
+    """Reading what tasks log."""
+
+    async def of_task(
+        self, principal: Principal, query: LogQuery, page: PageRequest, run_id: str = ""
+    ) -> Page[LogEntry]: ...
+    async def of_run(self, principal: Principal, query: LogQuery, page: PageRequest) -> Page[LogEntry]: ...
 
 
 class Discovery(Protocol):

@@ -28,6 +28,7 @@ PATTERNS = {
     "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$": "may have lower-case letters, digits, and - between them",
     "^([0-9]+[smhd])?$": "must be a number and s, m, h or d, such as 30s, 5m, 2h or 7d",
     "^[A-Z0-9_]*$": "may have capital letters, digits, and _",
+    "^([A-Za-z]+(,[A-Za-z]+)*)?$": "must be names with commas between, such as WARN,ERROR",
     "^[ -~]*$": "may have printable ASCII characters only",
     "^sha256:[0-9a-f]{64}$": "must be sha256: and 64 hexadecimal digits in lower case, as the upload answered",
     "^(millstream(\\.[a-z0-9_]+)*)?$": "must be millstream, or a name below it such as millstream.engine",

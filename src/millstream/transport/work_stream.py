@@ -18,15 +18,18 @@ from typing import Any, Final
 import grpc
 import structlog
 
+from millstream.application.log_intake import WINDOW_BYTES
 from millstream.application.views.leases import Cancellation, Lease
 from millstream.application.views.reports import ReportResult, Reports
 from millstream.domain.errors import RateLimited, TimedOut, ValidationFailed
+from millstream.domain.task_logs import LogAck
 from millstream.transport.context import Context
+from millstream.transport.mapping import task_logs as logs
 from millstream.transport.mapping import workers as mapping
 from millstream.transport.mapping.reports import Collected
 from millstream.transport.pipeline import Stream
 from millstream.transport.reading import Reader
-from millstream.transport.use_cases import Workers, WorkerSession
+from millstream.transport.use_cases import LogIntake, Workers, WorkerSession
 from millstream.wire.v1.worker_service_pb2 import WorkRequest, WorkResponse
 
 OUTBOX_BYTES: Final = 16 * 1024 * 1024
@@ -58,6 +61,7 @@ class Outbox:
         self._leases: deque[Lease] = deque()
         self._cancellations: list[Cancellation] = []
         self._refused: list[ReportResult] = []
+        self._log_acks: dict[tuple[str, int], LogAck] = {}
         self._ack = 0
         self._drain = False
         self._bytes = 0
@@ -87,6 +91,15 @@ class Outbox:
         self._bytes += _SMALL_BYTES * len(refused)
         self._added()
 
+    def ack_logs(self, acks: list[LogAck]) -> None:
+        """Tell how far lines are stored: of an attempt the latest only, but for why some were refused."""
+        for ack in acks:
+            before = self._log_acks.get((ack.task_id, ack.attempt))
+            if before is None or before.error is None:
+                self._log_acks[ack.task_id, ack.attempt] = ack
+        self._bytes += _SMALL_BYTES * len(acks)
+        self._added()
+
     def take(self) -> bytes | None:
         """The next message, or None where there is nothing to say yet; the first is the greeting."""
         self._taken += 1
@@ -113,6 +126,9 @@ class Outbox:
             mapping.put_cancellation(out.cancellations.add(), cancellation)
         for result in self._refused:
             mapping.put_result(out.refused.add(), result, self._correlation_id)
+        for ack in self._log_acks.values():
+            logs.put_ack(out.log_acks.add(), ack, self._correlation_id)
+        self._log_acks = {}
         out.ack, out.drain = self._ack, self._drain
         self._cancellations, self._refused = [], []
         self._ack, self._drain = 0, False
@@ -209,8 +225,11 @@ _NOTHING: Final = Reports()
 class WorkStream:
     """Serves one worker's connection."""
 
-    def __init__(self, stream: Stream, context: Context, reader: Reader, workers: Workers, version: str) -> None:
+    def __init__(
+        self, stream: Stream, context: Context, reader: Reader, workers: Workers, intake: LogIntake, version: str
+    ) -> None:
         self._stream = stream
+        self._intake = intake
         self._context = context
         self._reader = reader
         self._workers = workers
@@ -245,6 +264,10 @@ class WorkStream:
         first = await self._first()
         session = await self._workers.open(self._context.principal, mapping.hello_of(first.hello), self._outbox.push)
         stack.push_async_callback(session.close)
+        self._logs = self._intake.open(
+            self._context.principal, logs.reader_of(self._intake.now_us), self._outbox.ack_logs
+        )
+        stack.callback(self._logs.close)
         self._outbox.welcome(self._welcome(session))
         first.ClearField("hello")
         await self._report(session, [first])
@@ -271,6 +294,7 @@ class WorkStream:
         out.welcome.session_id = session.id
         out.welcome.server_version = self._version
         out.welcome.lease.FromMilliseconds(int(session.lease_s * 1000))
+        out.welcome.log_window_bytes = WINDOW_BYTES
         for ref in session.held:
             out.welcome.held.add(task_id=ref.task_id, attempt=ref.attempt)
         return out
@@ -293,6 +317,12 @@ class WorkStream:
             refused += [each for each in results if each.error is not None or each.cancel_requested]
         if collected.number or refused:
             self._outbox.ack(collected.number, refused)
+        # After all else, and without waiting: lines delay nothing.
+        for message in messages:
+            if message.logs:
+                self._logs.put(message.logs)
+        if collected.log_ends:
+            self._logs.ended(collected.log_ends)
 
     async def _write(self) -> None:
         outbox = self._outbox

@@ -40,6 +40,7 @@ from millstream.wiring.calling import make_calling, make_reporting
 from millstream.wiring.core import Core, make_core
 from millstream.wiring.service import Service
 from millstream.wiring.stores import Stores
+from millstream.wiring.task_logs import make_task_logs
 from millstream.wiring.workflows import WorkflowParts, make_workflows
 
 __all__ = ["Service", "wire"]
@@ -72,7 +73,7 @@ def _service(
     reads, ttl_us = stores.reads, core.key_ttl_us
     runs, tasks = Runs(engine, reads, stores.workflows, ttl_us), Tasks(engine, reads, ttl_us)
     agent_runs = AgentRuns(engine, catalogs, core.referring, reads, ttl_us)
-    discovery = Discovery(engine, stores.workers)
+    discovery, task_logs = Discovery(engine, stores.workers), make_task_logs(core)
     return Service(
         artifacts=Artifacts(engine, catalogs, core.referring, reads, ttl_us),
         payloads=core.payloads,
@@ -92,6 +93,8 @@ def _service(
         dead_letters=DeadLetters(engine, reads, ttl_us),
         queues=Queues(engine, catalogs, registering, core.pauses, QueueReads(stores.database)),
         workers=_workers(core, registering, reporting, flow.code_workflows),
+        log_intake=task_logs.intake,
+        task_logs=task_logs.reading,
         discovery=discovery,
         tenants=Tenants(
             stores.registry, TenantStore(stores.database), ttl_us, (key.tenant for key in settings.api_keys)

@@ -28,6 +28,7 @@ def make_loops(core: Core, calling: Calling) -> Loops:
         stores.payloads,
         stores.feed,
         stores.workers,
+        stores.logs,
         stores.reads,
         core.peers,
         _retention(core.settings),
@@ -83,4 +84,5 @@ def _retention(settings: Settings) -> Retention:
         UPLOAD_SILENT_S,
         settings.watch_resume_s,
         settings.worker_retention_s,
+        settings.log_retention_days,
     )

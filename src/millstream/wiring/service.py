@@ -14,6 +14,7 @@ from millstream.application.correlations import Correlations
 from millstream.application.dead_letters import DeadLetters
 from millstream.application.discovery import Discovery
 from millstream.application.engine.engine import Engine
+from millstream.application.log_intake import LogIntake
 from millstream.application.payloads import Payloads
 from millstream.application.promises import Promises
 from millstream.application.queues import Queues
@@ -21,6 +22,7 @@ from millstream.application.run_operations import RunOperations
 from millstream.application.run_steps import RunSteps
 from millstream.application.runs import Runs
 from millstream.application.system import System
+from millstream.application.task_logs import TaskLogs
 from millstream.application.tasks import Tasks
 from millstream.application.tenants import Tenants
 from millstream.application.watching import Watching
@@ -61,6 +63,8 @@ class Service:
     dead_letters: DeadLetters
     queues: Queues
     workers: Workers
+    log_intake: LogIntake
+    task_logs: TaskLogs
     discovery: Discovery
     tenants: Tenants
     workflow_kinds: WorkflowKinds
@@ -87,6 +91,7 @@ class Service:
         await core.pauses.refresh()
         await self.calling.refresh()
         await self.tenants.start()
+        await self.loops.make_partitions()
         for name, step in (
             ("engine", core.engine.run()),
             ("loops", self.loops.run()),
@@ -99,6 +104,7 @@ class Service:
             ("log levels", self.system.levels.run()),
             ("feed", core.feed.run()),
             ("workflows", self.advancing.run()),
+            ("logs of tasks", self.log_intake.run()),
         ):
             task = asyncio.create_task(step, name=name)
             task.add_done_callback(self._ended)

@@ -9,6 +9,7 @@ from millstream.store.connections import Database
 from millstream.store.feed import FeedReads
 from millstream.store.journal import JournalReads
 from millstream.store.lane import PostgresLane
+from millstream.store.log_partitions import LogPartitions
 from millstream.store.maintenance import Maintenance
 from millstream.store.payloads import Payloads
 from millstream.store.reads import Reads
@@ -34,6 +35,7 @@ class Stores:
     feed: FeedReads
     payloads: Payloads
     buffers: Buffers
+    logs: LogPartitions
 
     @classmethod
     async def open(cls, settings: Settings) -> "Stores":
@@ -57,6 +59,7 @@ class Stores:
             FeedReads(database),
             Payloads(database),
             Buffers(database),
+            LogPartitions(database),
         )
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from millstream.wire.v1 import execution_pb2 as _execution_pb2
 from millstream.wire.v1 import promise_pb2 as _promise_pb2
+from millstream.wire.v1 import task_log_pb2 as _task_log_pb2
 from millstream.wire.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
 import sys
@@ -743,6 +744,106 @@ class ListWorkflowTaskAttemptsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__next_after_attempt) -> _WhichOneofReturnType__next_after_attempt | None: ...
 
 Global___ListWorkflowTaskAttemptsResponse: _TypeAlias = ListWorkflowTaskAttemptsResponse  # noqa: Y015
+
+@_typing.final
+class ListWorkflowTaskLogsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    WORKFLOW_EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    workflow_execution_id: _builtins.str
+    task_id: _builtins.str
+    level: _builtins.str
+    limit: _builtins.int
+    offset: _builtins.int
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        workflow_execution_id: _builtins.str = ...,
+        task_id: _builtins.str = ...,
+        level: _builtins.str = ...,
+        limit: _builtins.int | None = ...,
+        offset: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_offset", b"_offset", "limit", b"limit", "offset", b"offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_offset", b"_offset", "level", b"level", "limit", b"limit", "offset", b"offset", "task_id", b"task_id", "tenant", b"tenant", "workflow_execution_id", b"workflow_execution_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__offset: _TypeAlias = _typing.Literal["offset"]  # noqa: Y015
+    _WhichOneofArgType__offset: _TypeAlias = _typing.Literal["_offset", b"_offset"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__offset) -> _WhichOneofReturnType__offset | None: ...
+
+Global___ListWorkflowTaskLogsRequest: _TypeAlias = ListWorkflowTaskLogsRequest  # noqa: Y015
+
+@_typing.final
+class ListWorkflowTaskLogsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Line(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ID_FIELD_NUMBER: _builtins.int
+        LEVEL_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        TIMESTAMP_FIELD_NUMBER: _builtins.int
+        id: _builtins.str
+        level: _task_log_pb2.LogLine.Level.ValueType
+        message: _builtins.str
+        @_builtins.property
+        def timestamp(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            id: _builtins.str = ...,
+            level: _task_log_pb2.LogLine.Level.ValueType = ...,
+            message: _builtins.str = ...,
+            timestamp: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "level", b"level", "message", b"message", "timestamp", b"timestamp"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TASK_EXECUTION_ID_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    task_execution_id: _builtins.str
+    total: _builtins.int
+    limit: _builtins.int
+    offset: _builtins.int
+    @_builtins.property
+    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListWorkflowTaskLogsResponse.Line]: ...
+    def __init__(
+        self,
+        *,
+        task_execution_id: _builtins.str = ...,
+        logs: _abc.Iterable[Global___ListWorkflowTaskLogsResponse.Line] | None = ...,
+        total: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "logs", b"logs", "offset", b"offset", "task_execution_id", b"task_execution_id", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListWorkflowTaskLogsResponse: _TypeAlias = ListWorkflowTaskLogsResponse  # noqa: Y015
 
 @_typing.final
 class CreateTaskExecutionRequest(_message.Message):

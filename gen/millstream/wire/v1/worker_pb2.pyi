@@ -161,9 +161,11 @@ class Completion(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
+    LOG_OFFSET_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     attempt: _builtins.int
     output: _builtins.bytes
+    log_offset: _builtins.int
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProducedArtifact]: ...
     def __init__(
@@ -173,13 +175,19 @@ class Completion(_message.Message):
         attempt: _builtins.int = ...,
         output: _builtins.bytes | None = ...,
         artifacts: _abc.Iterable[Global___ProducedArtifact] | None = ...,
+        log_offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_output", b"_output", "output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "_output", b"_output", "log_offset", b"log_offset", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output", b"_output", "artifacts", b"artifacts", "attempt", b"attempt", "output", b"output", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "_output", b"_output", "artifacts", b"artifacts", "attempt", b"attempt", "log_offset", b"log_offset", "output", b"output", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_offset: _TypeAlias = _typing.Literal["log_offset"]  # noqa: Y015
+    _WhichOneofArgType__log_offset: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_offset) -> _WhichOneofReturnType__log_offset | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
 
 Global___Completion: _TypeAlias = Completion  # noqa: Y015
@@ -194,11 +202,13 @@ class AttemptFailure(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    LOG_OFFSET_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     attempt: _builtins.int
     code: _builtins.str
     message: _builtins.str
     retryable: _builtins.bool
+    log_offset: _builtins.int
     @_builtins.property
     def retry_after(self) -> _duration_pb2.Duration: ...
     def __init__(
@@ -210,13 +220,19 @@ class AttemptFailure(_message.Message):
         message: _builtins.str = ...,
         retryable: _builtins.bool | None = ...,
         retry_after: _duration_pb2.Duration | None = ...,
+        log_offset: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_retryable", b"_retryable", "retry_after", b"retry_after", "retryable", b"retryable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "_retryable", b"_retryable", "log_offset", b"log_offset", "retry_after", b"retry_after", "retryable", b"retryable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retryable", b"_retryable", "attempt", b"attempt", "code", b"code", "message", b"message", "retry_after", b"retry_after", "retryable", b"retryable", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset", "_retryable", b"_retryable", "attempt", b"attempt", "code", b"code", "log_offset", b"log_offset", "message", b"message", "retry_after", b"retry_after", "retryable", b"retryable", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__log_offset: _TypeAlias = _typing.Literal["log_offset"]  # noqa: Y015
+    _WhichOneofArgType__log_offset: _TypeAlias = _typing.Literal["_log_offset", b"_log_offset"]  # noqa: Y015
     _WhichOneofReturnType__retryable: _TypeAlias = _typing.Literal["retryable"]  # noqa: Y015
     _WhichOneofArgType__retryable: _TypeAlias = _typing.Literal["_retryable", b"_retryable"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__log_offset) -> _WhichOneofReturnType__log_offset | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__retryable) -> _WhichOneofReturnType__retryable | None: ...
 
 Global___AttemptFailure: _TypeAlias = AttemptFailure  # noqa: Y015
@@ -573,8 +589,10 @@ class WorkerWelcome(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    LOG_WINDOW_BYTES_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     server_version: _builtins.str
+    log_window_bytes: _builtins.int
     @_builtins.property
     def lease(self) -> _duration_pb2.Duration: ...
     @_builtins.property
@@ -586,10 +604,11 @@ class WorkerWelcome(_message.Message):
         server_version: _builtins.str = ...,
         lease: _duration_pb2.Duration | None = ...,
         held: _abc.Iterable[Global___LeaseRef] | None = ...,
+        log_window_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "lease", b"lease", "server_version", b"server_version", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "lease", b"lease", "log_window_bytes", b"log_window_bytes", "server_version", b"server_version", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from millstream.wire.v1 import activation_pb2 as _activation_pb2
 from millstream.wire.v1 import code_pb2 as _code_pb2
 from millstream.wire.v1 import pagination_pb2 as _pagination_pb2
+from millstream.wire.v1 import task_log_pb2 as _task_log_pb2
 from millstream.wire.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
 import sys
@@ -38,6 +39,7 @@ class WorkRequest(_message.Message):
     RELEASED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     credit: _builtins.int
     drain: _builtins.bool
@@ -57,6 +59,8 @@ class WorkRequest(_message.Message):
     def released(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.LeaseRef]: ...
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[_code_pb2.ActivationAnswer]: ...
+    @_builtins.property
+    def logs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
         *,
@@ -71,10 +75,11 @@ class WorkRequest(_message.Message):
         released: _abc.Iterable[_worker_pb2.LeaseRef] | None = ...,
         drain: _builtins.bool = ...,
         answers: _abc.Iterable[_code_pb2.ActivationAnswer] | None = ...,
+        logs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "number", b"number", "progress", b"progress", "released", b"released"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "logs", b"logs", "number", b"number", "progress", b"progress", "released", b"released"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -90,6 +95,7 @@ class WorkResponse(_message.Message):
     CANCELLATIONS_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    LOG_ACKS_FIELD_NUMBER: _builtins.int
     ack: _builtins.int
     drain: _builtins.bool
     @_builtins.property
@@ -100,6 +106,8 @@ class WorkResponse(_message.Message):
     def cancellations(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.Cancellation]: ...
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.ReportResult]: ...
+    @_builtins.property
+    def log_acks(self) -> _containers.RepeatedCompositeFieldContainer[_task_log_pb2.LogAck]: ...
     def __init__(
         self,
         *,
@@ -109,14 +117,55 @@ class WorkResponse(_message.Message):
         cancellations: _abc.Iterable[_worker_pb2.Cancellation] | None = ...,
         refused: _abc.Iterable[_worker_pb2.ReportResult] | None = ...,
         drain: _builtins.bool = ...,
+        log_acks: _abc.Iterable[_task_log_pb2.LogAck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancellations", b"cancellations", "drain", b"drain", "leases", b"leases", "refused", b"refused", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "cancellations", b"cancellations", "drain", b"drain", "leases", b"leases", "log_acks", b"log_acks", "refused", b"refused", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkResponse: _TypeAlias = WorkResponse  # noqa: Y015
+
+@_typing.final
+class StreamLogsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def batches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        batches: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches", b"batches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamLogsRequest: _TypeAlias = StreamLogsRequest  # noqa: Y015
+
+@_typing.final
+class StreamLogsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def acks(self) -> _containers.RepeatedCompositeFieldContainer[_task_log_pb2.LogAck]: ...
+    def __init__(
+        self,
+        *,
+        acks: _abc.Iterable[_task_log_pb2.LogAck] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamLogsResponse: _TypeAlias = StreamLogsResponse  # noqa: Y015
 
 @_typing.final
 class PollRequest(_message.Message):

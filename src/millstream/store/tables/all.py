@@ -7,6 +7,7 @@ from millstream.store.tables import (
     payloads,
     runs,
     servers,
+    task_logs,
     tasks,
     tenants,
     workers,
@@ -16,4 +17,4 @@ from millstream.store.tables.columns import metadata
 
 __all__ = ["metadata"]
 
-_LOADED = (agents, artifacts, code_runs, payloads, runs, servers, tasks, tenants, workers, workflows)
+_LOADED = (agents, artifacts, code_runs, payloads, runs, servers, task_logs, tasks, tenants, workers, workflows)

@@ -11,6 +11,7 @@ from millstream.transport import validation
 from millstream.transport.contract import descriptor_of
 from millstream.transport.mapping import workers as mapping
 from millstream.transport.mapping.code import answer_of
+from millstream.transport.mapping.task_logs import ends_of
 from millstream.transport.payloads import PayloadRules
 from millstream.transport.text import TextPlan
 from millstream.wire.v1 import code_pb2, worker_pb2
@@ -69,6 +70,7 @@ class Collected:
         credit: Credit in all.
         drain: The worker takes no more.
         refused: Results of what could not be taken.
+        log_ends: Where attempts have ended to log.
     """
 
     def __init__(self, rules: PayloadRules) -> None:
@@ -80,6 +82,7 @@ class Collected:
         self.credit = 0
         self.drain = False
         self.refused: list[ReportResult] = []
+        self.log_ends: list[tuple[str, int, int]] = []
 
     def add(self, message: WorkRequest) -> None:
         """Add a message, dropping from it what breaks the rules. Raises ValidationFailed where it is beyond that."""
@@ -90,6 +93,8 @@ class Collected:
             validation.check(message)
         self._taken += completions(message.completions, self._rules, trusted=False)
         self._answers += answers(message.answers, self._rules, trusted=False)
+        for ended in (message.completions, message.failures):
+            self.log_ends += ends_of(ended)
         self._messages.append(message)
         self.number = max(self.number, message.number)
         self.credit += message.credit

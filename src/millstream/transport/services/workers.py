@@ -7,14 +7,16 @@ from google.protobuf.message import Message
 from millstream.application.views.leases import LeaseRef
 from millstream.application.views.reports import ReportResult, Reports
 from millstream.transport.context import Context
+from millstream.transport.log_stream import LogStream
 from millstream.transport.mapping import reports
+from millstream.transport.mapping import task_logs as logs
 from millstream.transport.mapping import workers as mapping
 from millstream.transport.mapping.code import put_history
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.payloads import PayloadRules
 from millstream.transport.pipeline import Stream
 from millstream.transport.reading import Reader
-from millstream.transport.use_cases import Discovery, Workers
+from millstream.transport.use_cases import Discovery, LogIntake, Workers
 from millstream.transport.work_stream import WorkStream
 from millstream.wire.v1 import worker_pb2
 from millstream.wire.v1 import worker_service_pb2 as wire
@@ -25,15 +27,22 @@ DEFAULT_POLL_S = 30.0
 class WorkerService:
     """Workers over the wire."""
 
-    def __init__(self, workers: Workers, discovery: Discovery, rules: PayloadRules, version: str) -> None:
+    def __init__(
+        self, workers: Workers, logs: LogIntake, discovery: Discovery, rules: PayloadRules, version: str
+    ) -> None:
         self._workers = workers
+        self._logs = logs
         self._discovery = discovery
         self._rules = rules
         self._version = version
 
     async def work(self, stream: Stream, context: Context, reader: Reader) -> None:
         """A worker's connection."""
-        await WorkStream(stream, context, reader, self._workers, self._version).serve()
+        await WorkStream(stream, context, reader, self._workers, self._logs, self._version).serve()
+
+    async def stream_logs(self, stream: Stream, context: Context, reader: Reader) -> None:
+        """A stream of lines."""
+        await LogStream(stream, context, reader, self._logs).serve()
 
     async def poll(self, request: wire.PollRequest, context: Context) -> Message:
         """Lease tasks, waiting for the first."""
@@ -54,6 +63,7 @@ class WorkerService:
     async def complete(self, request: wire.CompleteRequest, context: Context) -> Message:
         """Complete tasks."""
         taken = reports.completions(request.completions, self._rules, context.trusted)
+        self._note_ends(context, request.completions)
         out = wire.CompleteResponse()
         _put(out.results, await self._report(context, Reports(completions=tuple(taken))), context)
         return out
@@ -61,6 +71,7 @@ class WorkerService:
     async def fail(self, request: wire.FailRequest, context: Context) -> Message:
         """Report failed attempts."""
         failures = tuple(mapping.failure_of(each) for each in request.failures)
+        self._note_ends(context, request.failures)
         out = wire.FailResponse()
         _put(out.results, await self._report(context, Reports(failures=failures)), context)
         return out
@@ -115,6 +126,12 @@ class WorkerService:
         for kind in page.items:
             mapping.put_kind(out.items.add(), kind)
         return out
+
+    def _note_ends(self, context: Context, told: Any) -> None:
+        """Note where attempts have ended to log."""
+        if ends := logs.ends_of(told):
+            source = self._logs.open(context.principal, logs.reader_of(self._logs.now_us), lambda acks: None)
+            source.ended(ends)
 
     async def _report(self, context: Context, what: Reports) -> list[ReportResult]:
         return await self._workers.report(context.principal, what)

@@ -8,11 +8,14 @@ from typing import Final
 
 from google.protobuf.message import Message
 
+from millstream.application.paging import PageRequest
+from millstream.application.views.task_logs import LogQuery
 from millstream.application.workflow_kinds import alone
 from millstream.domain.promises import Rejection, Resolution
 from millstream.domain.workers import TASK_KIND, KindQuery
 from millstream.transport.context import Context
 from millstream.transport.mapping import task_executions as tasks
+from millstream.transport.mapping import task_logs as logs
 from millstream.transport.mapping import tenant_discovery as discovery
 from millstream.transport.mapping import workflow_executions as mapping
 from millstream.transport.mapping.promises import ref_of
@@ -23,6 +26,7 @@ from millstream.transport.use_cases import (
     Promises,
     RunOperations,
     Runs,
+    TaskLogs,
     Tasks,
     WorkflowKinds,
 )
@@ -44,6 +48,7 @@ class Behind:
     promises: Promises
     discovery: Discovery
     kinds: WorkflowKinds
+    logs: TaskLogs
 
 
 class WorkflowExecutionService:
@@ -146,6 +151,18 @@ class WorkflowExecutionService:
         )
         answer: Message = tasks.put_attempts(wire.ListWorkflowTaskAttemptsResponse(), found, following)
         return answer
+
+    async def list_workflow_task_logs(self, request: wire.ListWorkflowTaskLogsRequest, context: Context) -> Message:
+        """List the lines of a task of a run."""
+        limit = request.limit if request.HasField("limit") else logs.DEFAULT_LINES
+        page = PageRequest(limit=limit, offset=request.offset)
+        query = LogQuery(task_id=request.task_id.lower(), levels=logs.levels_of(request.level))
+        found = await self._behind.logs.of_task(context.principal, query, page, request.workflow_execution_id.lower())
+        out = wire.ListWorkflowTaskLogsResponse(task_execution_id=query.task_id, limit=limit, offset=request.offset)
+        out.total = found.info.total or 0
+        for entry in found.items:
+            logs.put_line(out.logs.add(), entry)
+        return out
 
     async def create_task_execution(self, request: wire.CreateTaskExecutionRequest, context: Context) -> Message:
         """Create a task."""

@@ -1,0 +1,64 @@
+"""What tasks log.
+
+Lines stand in partitions by the day on which they were stored, which the servers make ahead and drop.
+"""
+
+import re
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Index, Integer, Table, Uuid, text
+
+from millstream.store.tables.columns import HOT, metadata, micros, number, octets, small, string
+
+PARTITION: Final = re.compile(r"task_log_d\d+(_.*)?").fullmatch
+"""Names of the partitions, and of their indexes."""
+
+# Lines are numbered in their run; each is found by its task, too.
+task_log = Table(
+    "task_log",
+    metadata,
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("run_id", Uuid, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_id", Uuid, nullable=False),
+    number("attempt"),
+    number("n"),
+    small("level"),
+    micros("at_us"),
+    string("logger"),
+    string("message"),
+    octets("fields"),
+    number("cut"),
+    Index("task_log_task", "run_id", "task_id", "seq"),
+    postgresql_partition_by="RANGE (day)",
+)
+
+# Where the log of a run ends; who writes into it holds this row.
+run_log_end = Table(
+    "run_log_end",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    number("day"),
+    micros("last_seq"),
+    Index("run_log_end_day", "day"),
+    postgresql_with={"fillfactor": "50", **HOT},
+)
+
+# Where the log of a task ends, under the row of its run.
+task_log_end = Table(
+    "task_log_end",
+    metadata,
+    Column("task_id", Uuid, primary_key=True),
+    Column("run_id", Uuid, nullable=False),
+    number("day"),
+    number("attempt"),
+    number("last"),
+    Column("final", Integer, nullable=False, server_default=text("-1")),
+    number("lines"),
+    micros("size_bytes"),
+    number("cut"),
+    number("mark_day"),
+    micros("mark_seq"),
+    Index("task_log_end_day", "day"),
+    postgresql_with={"fillfactor": "50", **HOT},
+)

@@ -1,0 +1,296 @@
+"""What tasks log: stored once and in order, whichever server it comes to; read; bounded; dropped in time (DC-6)."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.engine.database import Database
+from tests.engine.servers import PATIENCE_S, Roles, Start
+from tests.engine.workers import Worker
+from tests.engine.world import AT_ONCE, ROOT, TENANT, agent, order, principal, seconds, types
+
+from millstream.application.log_intake import SOURCE_BYTES
+from millstream.application.paging import PageRequest
+from millstream.application.views.leases import Lease
+from millstream.application.views.task_logs import LogEntry, LogQuery
+from millstream.application.views.tasks import NewTask
+from millstream.domain.artifacts import Visibility
+from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
+from millstream.domain.principals import Principal
+from millstream.domain.struct_wire import encode_struct
+from millstream.domain.task_logs import LogAck, LogBatch, LogLine
+from millstream.wiring import Service
+
+DAY_S = 86_400
+
+
+class Sender:
+    """Sends lines as a connection does; what stands for their bytes is their place in a list, and as long as they."""
+
+    def __init__(self, service: Service, who: Principal = ROOT) -> None:
+        self._batches: list[LogBatch] = []
+        self._source = service.log_intake.open(who, lambda raw: self._batches[int.from_bytes(raw[:4])], self._tell)
+        self.acks: asyncio.Queue[LogAck] = asyncio.Queue()
+
+    def _tell(self, acks: list[LogAck]) -> None:
+        for ack in acks:
+            self.acks.put_nowait(ack)
+
+    def put(self, batch: LogBatch) -> None:
+        self._batches.append(batch)
+        self._source.put([(len(self._batches) - 1).to_bytes(4).ljust(sum(each.size_bytes for each in batch.lines))])
+
+    async def send(self, batch: LogBatch) -> LogAck:
+        """Send it, and hear how far it is stored."""
+        self.put(batch)
+        return await self.told()
+
+    async def told(self) -> LogAck:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.acks.get()
+
+
+def lines(lease: Lease, first: int, last: int, level: int = 2, **fields: int) -> LogBatch:
+    made = [LogLine(level, f"line {n}", 1_000_000 * n, **fields) for n in range(first, last + 1)]  # type: ignore[arg-type]
+    return LogBatch(lease.task.id, lease.attempt, first, made)
+
+
+async def read(service: Service, task_id: str, who: Principal = ROOT, **query: Any) -> list[LogEntry]:
+    wanted = LogQuery(task_id=task_id, **query)
+    return (await service.task_logs.of_task(who, wanted, PageRequest(page_size=1000))).items
+
+
+@contextlib.asynccontextmanager
+async def leased(service: Service, **fields: object) -> AsyncIterator[tuple[Worker, Lease]]:
+    """A task in a worker's hands."""
+    async with Worker(service, kinds=["talk"]) as worker:
+        await service.tasks.create(ROOT, NewTask("talk", retry=AT_ONCE, **fields), None)  # type: ignore[arg-type]
+        yield worker, await worker.take()
+
+
+async def test_lines_are_stored_in_order_and_read_by_any_server(spread: Roles) -> None:
+    """DC-6, WM-5"""
+    async with leased(spread.worker) as (_, lease):
+        sender = Sender(spread.worker)
+        full = LogLine(4, "it broke", 5, "shop", encode_struct({"order": "o-1"}))
+        assert await sender.send(LogBatch(lease.task.id, 1, 1, [full])) == LogAck(lease.task.id, 1, 1)
+        assert (await sender.send(lines(lease, 2, 5))).offset == 5
+        found = await read(spread.publisher, lease.task.id)
+        assert [(each.seq, each.offset, each.attempt) for each in found] == [(n, n, 1) for n in range(1, 6)]
+        assert (found[0].line, found[0].run_id) == (full, lease.task.run_id)
+
+
+async def test_what_is_sent_twice_over_two_servers_is_stored_once(start: Start) -> None:
+    """DC-6: a worker that comes to another server sends again what was not acknowledged."""
+    first, second = await start()
+    async with leased(first) as (_, lease):
+        one, other = Sender(first), Sender(second)
+        await one.send(lines(lease, 1, 100))
+        one.put(lines(lease, 101, 200))
+        assert (await other.send(lines(lease, 51, 250))).offset in (250, 100)
+        await one.told()
+        assert (await other.send(lines(lease, 101, 250))).offset == 250
+        assert [each.offset for each in await read(first, lease.task.id)] == [*range(1, 251)]
+
+
+async def test_lines_behind_a_gap_are_asked_for_again(start: Start) -> None:
+    """DC-6"""
+    first, _ = await start()
+    async with leased(first) as (_, lease):
+        sender = Sender(first)
+        assert await sender.send(lines(lease, 2, 5)) == LogAck(lease.task.id, 1, 0, again=True)
+        assert (await sender.send(lines(lease, 1, 5))).offset == 5
+
+
+async def test_an_attempt_that_is_over_logs_no_more(start: Start, database: Database) -> None:
+    """DC-6, engine-rules 9: late lines of an ended task are taken, those of an earlier attempt are not."""
+    first, _ = await start()
+    async with leased(first) as (worker, lease):
+        sender = Sender(first)
+        await sender.send(lines(lease, 1, 2))
+        await worker.fail(lease)
+        second = await worker.take()
+        refused = await sender.send(lines(lease, 3, 4))
+        assert (refused.offset, type(refused.error)) == (0, LeaseLost)
+        await worker.complete(second)
+        assert (await sender.send(lines(second, 1, 3))).offset == 3
+        await database.pass_time(601)
+        assert isinstance((await sender.send(lines(second, 4, 4))).error, LeaseLost)
+        found = await read(first, lease.task.id)
+        assert [(each.attempt, each.offset) for each in found] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
+        assert [each.seq for each in await read(first, lease.task.id, attempt=2)] == [3, 4, 5]
+
+
+async def test_nobody_logs_or_reads_for_another_tenant(start: Start) -> None:
+    """WM-9: neither is told whether there is such a task."""
+    first, _ = await start()
+    stranger = principal("eve", "other")
+    async with leased(first) as (_, lease):
+        await Sender(first).send(lines(lease, 1, 1))
+        assert isinstance((await Sender(first, stranger).send(lines(lease, 1, 9))).error, NotFound)
+        for call in (
+            first.task_logs.of_task(stranger, LogQuery(task_id=lease.task.id), PageRequest()),
+            first.task_logs.of_run(stranger, LogQuery(lease.task.run_id), PageRequest()),
+            first.task_logs.of_task(ROOT, LogQuery(task_id=lease.task.id), PageRequest(), lease.task.id),
+        ):
+            with pytest.raises(NotFound):
+                await call
+        assert len(await read(first, lease.task.id)) == 1
+
+
+async def test_more_than_is_kept_is_cut_with_one_mark(start: Start) -> None:
+    """DC-6: which says how many, however they came."""
+    first, _ = await start(max_log_lines_per_task=120)
+    async with leased(first) as (worker, lease):
+        sender = Sender(first)
+        assert (await sender.send(lines(lease, 1, 130))).offset == 130
+        assert (await sender.send(lines(lease, 121, 1000))).offset == 1000
+        found = await read(first, lease.task.id)
+        assert [each.offset for each in found] == [*range(1, 122)]
+        assert (found[-1].line.cut, found[-1].line.level) == (880, 3)
+        assert found[-1].line.message.startswith("880 lines were cut: of a task 120 lines are kept")
+        await worker.fail(lease)
+        await sender.send(lines(await worker.take(), 1, 200))
+        found = await read(first, lease.task.id, attempt=2)
+        assert (len(found), found[-1].line.cut) == (101, 100)
+
+
+async def test_lines_are_found_by_level_text_time_and_task(start: Start) -> None:
+    """WM-5, FV-12"""
+    first, _ = await start()
+    async with leased(first) as (_, lease):
+        sender = Sender(first)
+        await sender.send(lines(lease, 1, 10))
+        await sender.send(lines(lease, 11, 12, level=4))
+        task_id = lease.task.id
+
+        async def offsets(**query: Any) -> list[int]:
+            return [each.offset for each in await read(first, task_id, **query)]
+
+        assert await offsets(levels=(3, 4)) == [11, 12]
+        assert await offsets(text="LINE 1") == [1, 10, 11, 12]
+        assert await offsets(text="%") == []
+        assert await offsets(since_us=9_000_000, until_us=11_000_000) == [9, 10]
+        assert await offsets(newest_first=True, attempt=1) == [*range(12, 0, -1)]
+        page = await first.task_logs.of_run(ROOT, LogQuery(lease.task.run_id), PageRequest(page_size=5))
+        assert (page.info.total, len(page.items)) == (12, 5)
+        rest = PageRequest(page_size=5, page_token=page.info.next_page_token)
+        assert [
+            each.offset for each in (await first.task_logs.of_run(ROOT, LogQuery(lease.task.run_id), rest)).items
+        ] == [6, 7, 8, 9, 10]
+        flat = await first.task_logs.of_task(ROOT, LogQuery(task_id=task_id), PageRequest(limit=3, offset=10))
+        assert ([each.offset for each in flat.items], flat.info.total) == ([11, 12], 12)
+
+
+async def test_tasks_of_a_run_share_its_numbers(start: Start) -> None:
+    """DC-6: a run's lines are numbered without gaps over all its tasks, written by two servers at once."""
+    first, second = await start()
+    async with Worker(first, agents=(agent("left", "Order"), agent("right", "Order")), known=types("Order")) as worker:
+        await first.artifacts.publish(ROOT, order(), None)
+        leases = await worker.take_many(2)
+        one, other = Sender(first), Sender(second)
+        for n in range(0, 50, 10):
+            one.put(lines(leases[0], n + 1, n + 10))
+            other.put(lines(leases[1], n + 1, n + 10))
+        for _ in range(5):
+            await one.told()
+            await other.told()
+        run_id = leases[0].task.run_id
+        found = (await second.task_logs.of_run(ROOT, LogQuery(run_id), PageRequest(page_size=1000))).items
+        assert [each.seq for each in found] == [*range(1, 101)]
+        for lease in leases:
+            of_task = [each for each in found if each.task_id == lease.task.id]
+            assert [each.offset for each in of_task] == [*range(1, 51)]
+            assert of_task == await read(first, lease.task.id)
+
+
+async def test_a_flood_of_one_worker_lets_others_have_their_turn(start: Start) -> None:
+    """DC-6: lines of another worker are stored before the flood's last ones are."""
+    first, _ = await start()
+    async with leased(first) as (worker, loud):
+        await first.tasks.create(ROOT, NewTask("talk"), None)
+        quiet = await worker.take()
+        flood, other = Sender(first), Sender(first)
+        for n in range(0, 20_000, 1000):
+            flood.put(lines(loud, n + 1, n + 1000))
+        assert (await other.send(lines(quiet, 1, 1))).offset == 1
+        assert flood.acks.qsize() < 20
+        for _ in range(20):
+            last = await flood.told()
+        assert last.offset == 20_000
+
+
+async def test_what_there_is_no_room_for_is_asked_for_again(start: Start) -> None:
+    """DC-6: a worker that sends without waiting for acknowledgements costs no memory, and loses nothing."""
+    first, _ = await start()
+    async with leased(first) as (_, lease):
+        sender, stored, last = Sender(first), 0, 60_000
+        while stored < last:
+            for n in range(stored, last, 1000):
+                sender.put(lines(lease, n + 1, min(n + 1000, last)))
+            ack = await sender.told()
+            while not ack.again and ack.offset < last:
+                ack = await sender.told()
+            stored = max(stored, ack.offset)
+            assert first.log_intake.bytes <= 2 * SOURCE_BYTES
+        assert (await read(first, lease.task.id, newest_first=True))[0].seq == last
+
+
+async def test_what_cannot_be_stored_fails_alone(start: Start) -> None:
+    """FL-10: a batch that the database refuses fails, its neighbours do not."""
+    first, _ = await start()
+    async with leased(first) as (_, lease):
+        sender, other = Sender(first), Sender(first)
+        other.put(LogBatch(lease.task.id, 1, 1, [LogLine(2, "a\0b", 1)]))
+        sender.put(LogBatch("no-uuid", 1, 1, [LogLine(2, "x", 1)]))
+        sender.put(lines(lease, 1, 2))
+        assert isinstance((await sender.told()).error, MillstreamError)
+        assert (await sender.told()).offset == 2
+        assert isinstance((await other.told()).error, MillstreamError)
+
+
+async def test_partitions_are_made_ahead_and_dropped_whole(start: Start, database: Database) -> None:
+    """DC-6: lines go when their time is over, whatever became of their run; what is young stays."""
+    first, _ = await start(log_retention_days=2, run_retention_days=30)
+    async with leased(first) as (_, lease):
+        sender = Sender(first)
+        await sender.send(lines(lease, 1, 3))
+        await database.pass_time(2 * DAY_S)
+        await sender.send(lines(lease, 4, 5))
+        await first.loops.sweep()
+        assert [each.offset for each in await read(first, lease.task.id)] == [1, 2, 3, 4, 5]
+        await database.pass_time(1 * DAY_S)
+        await first.loops.sweep()
+        assert [(each.offset, each.seq) for each in await read(first, lease.task.id)] == [(4, 4), (5, 5)]
+        days = [
+            int(row["name"].removeprefix("task_log_d"))
+            for row in await database.rows(
+                "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'task_log'::regclass"
+            )
+        ]
+        today = await database.now_us() // seconds(DAY_S)
+        assert sorted(days) == [*range(today - 2, today + 4)]
+        # The server was away for long: a partition is made when it is needed, and the log goes on.
+        await database.pass_time(20 * DAY_S)
+        assert (await sender.send(lines(lease, 6, 7))).offset == 7
+        await first.loops.sweep()
+        assert [each.offset for each in await read(first, lease.task.id)] == [6, 7]
+        assert await database.value("SELECT count(*) FROM task_log_end") == 1
+
+
+async def test_lines_of_a_task_are_shown_to_those_who_may_see_what_it_was_given(start: Start) -> None:
+    """FL-12: as its output is."""
+    first, _ = await start()
+    reader = Principal("blind", TENANT, frozenset({"tasks.read", "runs.read"}))
+    async with Worker(first, agents=(agent("left", "Order"),), known=types("Order")) as worker:
+        for visibility in (Visibility(), Visibility("Private", agents=("left",))):
+            await first.artifacts.publish(ROOT, order(visibility=visibility), None)
+            lease = await worker.take()
+            await Sender(first).send(lines(lease, 1, 2))
+            shown = 2 if visibility.kind == "Public" else 0
+            assert len(await read(first, lease.task.id)) == 2
+            assert len(await read(first, lease.task.id, reader)) == shown
+            whole = await first.task_logs.of_run(reader, LogQuery(lease.task.run_id), PageRequest())
+            assert len(whole.items) == shown
