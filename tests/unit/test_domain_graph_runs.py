@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -265,6 +266,29 @@ def test_a_run_comes_to_the_same_end_in_any_order(case: Case, chance: random.Ran
     world.play()
     check_failed(world) if case.fails() else check_completed(world)
     assert set(world.made().values()) <= {1}
+
+
+@pytest.mark.parametrize("follow", [True, False], ids=["followed at once", "looked at later"])
+@pytest.mark.parametrize("count", range(1, 7))
+def test_parallel_steps_may_end_in_every_order(count: int, follow: bool) -> None:
+    """WM-3: up to six, with a step behind each and one that needs all; the last of them is broken or not."""
+    first = [Step(str(n), StepKind.TASK, "work", on_failure=OnFailure.CONTINUE) for n in range(count)]
+    behind = [Step(f"b{n}", StepKind.TASK, "work", (str(n),)) for n in range(count)]
+    last = Step("last", StepKind.TASK, "work", tuple(each.id for each in behind))
+    definition = Definition("w", (*first, *behind, last), version=1)
+    for order in itertools.permutations(range(count)):
+        outcomes = ["done"] * len(definition.steps)
+        outcomes[order[0]] = "broken"
+        world = World(Case(definition, tuple(outcomes)), random.Random(0))
+        for number in order:
+            world.end(next(task for task in world.open if task.step == number + 1), follow)
+        while not world.run.finished_us:
+            if world.run.due_us:
+                world.look()
+            else:
+                world.end(world.open[-1], follow)
+        check_completed(world)
+        assert set(world.made().values()) == {1}
 
 
 @settings(max_examples=300, deadline=None)

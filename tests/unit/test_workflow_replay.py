@@ -1,6 +1,7 @@
 """A workflow's code led through pure histories: no service, no clock."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -122,6 +123,29 @@ async def test_all_of_a_gather_begin_at_once_and_may_end_in_any_order() -> None:
         await run.done(step, step * 10)
     assert run.end == End(EndType.COMPLETED, [10, 20, 30])
     await run.check()
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+async def test_parallel_steps_may_end_in_every_order(count: int) -> None:
+    """FV-18: up to six; the answer is the same, what follows each is asked for as it ends, and a cold worker agrees."""
+
+    async def one(ctx: WorkflowContext, n: int) -> Any:
+        return [await ctx.task("first", n), await ctx.task("second", n)]
+
+    async def flow(ctx: WorkflowContext, _: Any) -> Any:
+        return await ctx.gather(*(one(ctx, n) for n in range(count)))
+
+    for order in itertools.permutations(range(count)):
+        run = Run(flow)
+        assert await run.start() == ["TASK first"] * count
+        for n in order:
+            assert await run.done(n + 1, f"a{n}") == ["TASK second"]
+        for place, n in reversed([*enumerate(order)]):
+            assert not run.over
+            await run.done(count + place + 1, f"b{n}")
+        assert run.end == End(EndType.COMPLETED, [[f"a{n}", f"b{n}"] for n in range(count)])
+        await run.check()
+        run.instance.discard()
 
 
 async def test_a_failure_is_raised_where_it_is_awaited() -> None:
@@ -350,6 +374,36 @@ async def test_what_is_not_of_the_workflow_is_refused_clearly() -> None:
     assert run.end is not None
     assert run.end.type is EndType.FAILED
     assert "different loop" in run.end.message
+
+
+async def test_what_a_workflow_cannot_do_is_said() -> None:
+    """FV-18: with what to do in its place."""
+
+    async def flow(ctx: WorkflowContext, _: Any) -> Any:
+        await asyncio.open_connection("127.0.0.1", 1)
+
+    run = Run(flow)
+    await run.start()
+    text = "workflow code has no sockets, processes and threads (create_connection): do this in a task"
+    assert run.end == End(EndType.FAILED, code="NotImplementedError", message=text)
+    await run.check()
+
+
+async def test_a_fault_of_the_code_is_logged_once_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
+    """FV-18: where it happens, and not where it is led through its history again; without words, its kind is told."""
+
+    async def flow(ctx: WorkflowContext, _: Any) -> Any:
+        await ctx.task("pay")
+        raise TimeoutError
+
+    run = Run(flow)
+    await run.start()
+    await run.done(1)
+    assert run.end == End(EndType.FAILED, code="TimeoutError", message="TimeoutError")
+    await run.check()
+    (record,) = caplog.records
+    assert record.getMessage() == f"run {RUN} of workflow flow failed"
+    assert "raise TimeoutError" in caplog.text
 
 
 def test_the_commands_of_a_report_are_readable() -> None:

@@ -30,7 +30,7 @@ def print_execution(found: Execution | RunResult) -> None:
     }
     if isinstance(found, RunResult):
         shown["error"] = f"{found.error.code}: {found.error.message}" if found.error else None
-        shown["took"] = f"{found.duration_ms / 1000:.3f} s"
+        shown["took"] = f"{found.duration_ms / 1000:.3f} s" if found.duration_ms else None
         shown["output"] = orjson.dumps(found.output).decode() if found.status == "COMPLETED" else None
     print_fields(shown)
 

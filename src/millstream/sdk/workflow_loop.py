@@ -177,3 +177,16 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def run_in_executor(self, *args: Any, **more: Any) -> NoReturn:  # type: ignore[override]
         """There are no threads here."""
         raise RuntimeError("workflow code has no threads: do this in a task, or in ctx.run")
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def refuse(self: WorkflowLoop, *args: Any, **more: Any) -> NoReturn:
+        raise NotImplementedError(f"workflow code has no sockets, processes and threads ({name}): do this in a task")
+
+    return refuse
+
+
+for _name in dir(asyncio.AbstractEventLoop):
+    # What stands in asyncio's own class raises without a word.
+    if not _name.startswith("_") and _name not in vars(WorkflowLoop):
+        setattr(WorkflowLoop, _name, _refused(_name))

@@ -7,6 +7,7 @@ has there; behind the history's end, it is new.
 
 import asyncio
 import inspect
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from millstream.sdk.errors import ContinueAsNew, MillstreamError, StepFailed
 from millstream.sdk.journal import SHOWN, Command, CommandType, Entry, EntryType, NonDeterminism, differing
 from millstream.sdk.payload import JsonValue, fill_value, from_value
 from millstream.sdk.workflow_loop import Stuck, WorkflowLoop
+
+_LOG: Final = logging.getLogger("millstream.worker")
 
 Perform = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a recorded side effect outside the workflow's loop: a sync function in a thread."""
@@ -214,7 +217,11 @@ class Instance:
             return End(EndType.CONTINUED, error.input, signals=left)
         if isinstance(error, MillstreamError):
             return End(EndType.FAILED, code=error.code, message=error.message)
-        return End(EndType.FAILED, code=type(error).__name__, message=str(error))
+        name = type(error).__name__
+        if not self.replaying:
+            info = self.info
+            _LOG.warning("run %s of workflow %s failed", info.run_id, info.workflow, exc_info=error)
+        return End(EndType.FAILED, code=name, message=str(error) or name)
 
     # -- what the code asks for -------------------------------------------------------------------------------
 
