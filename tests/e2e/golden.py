@@ -1,10 +1,12 @@
 """Golden files: documented requests and answers, replayed in order, and compared by status, headers, names and types.
 
 A file of tests/golden is a scenario: {"about": "...", "steps": [{"request": {"method", "path", "headers"?, "body"?},
-"response": {"status", "headers"?, "body"?}, "capture"?: {name: path in the answer}}, ...]}.
+"response": {"status", "headers"?, "body"?}, "capture"?: {name: path in the answer}}, ...]}. A body that is no JSON
+stands as text in "content" instead.
 
-In requests and expected answers `{{name}}` stands for what was captured, and `{{unique}}` for a word that is the
-replay's own. In expected answers "<uuid>", "<time>", "<string>", "<text>" (one that is not empty), "<integer>",
+In requests and expected answers `{{name}}` stands for what was captured, `{{unique}}` for a word that is the replay's
+own, and `{{hex}}` for twelve digits of it, to end a UUID with.
+In expected answers "<uuid>", "<time>", "<string>", "<text>" (one that is not empty), "<integer>",
 "<number>", "<boolean>", "<object>", "<array>" and "<any>" stand for every value of that type; a name ending in "?" may
 be absent; {"...": 0} among names lets others be there; ["<each>", x] is a list, not empty, of items that are x;
 ["<some>", x] one that has such an item. Everything else is that very value.
@@ -117,15 +119,20 @@ def _found_at(body: Any, path: str) -> Any:
 
 async def replay(path: Path, rest: httpx.AsyncClient) -> None:
     """Send the requests of a file in order, and check each answer."""
-    known: dict[str, Any] = {"unique": f"g{uuid.uuid4().hex[:12]}"}
+    digits = uuid.uuid4().hex[:12]
+    known: dict[str, Any] = {"unique": f"g{digits}", "hex": digits}
     for number, step in enumerate(json.loads(path.read_text())["steps"], start=1):
         request, wanted = _filled(step["request"], known), _filled(step["response"], known)
         where = f"{path.name}, step {number}: {request['method']} {request['path']}"
+        content = json.dumps(request["body"]) if "body" in request else request.get("content")
+        headers = {"content-type": "application/json"} if content is not None else {}
         answer = await rest.request(
-            request["method"], request["path"], headers=request.get("headers"), json=request.get("body"), timeout=60
-        ) if "body" in request else await rest.request(
-            request["method"], request["path"], headers=request.get("headers"), timeout=60
-        )  # fmt: skip
+            request["method"],
+            request["path"],
+            headers=headers | request.get("headers", {}),
+            content=content,
+            timeout=60,
+        )
         assert answer.status_code == wanted["status"], f"{where}: {answer.status_code} {answer.text}"
         if answer.status_code != _NO_CONTENT and answer.status_code < _ERRORS:
             check_ok(answer, wanted["status"])

@@ -1,10 +1,37 @@
-"""A worker process for the golden files: a kind of tasks for each way in which one may end, and a workflow as code."""
+"""A worker process for the golden files: a kind of tasks for each way in which one may end, a workflow as code, and
+agents."""
 
 import asyncio
 import os
 from typing import Any
 
+from pydantic import BaseModel
+
 from millstream.sdk import Context, TaskError, Worker, WorkflowContext
+
+
+class GoldenOrder(BaseModel):
+    """What is to be packed; of what is out of stock nothing can be."""
+
+    order_id: str
+    out_of_stock: bool = False
+
+
+class GoldenParcel(BaseModel):
+    """What is packed."""
+
+    order_id: str
+
+
+class GoldenReceipt(BaseModel):
+    """That it was brought."""
+
+    order_id: str
+
+
+class GoldenWait(BaseModel):
+    """What nobody ever ends with."""
+
 
 worker = Worker(os.environ["MILLSTREAM_TARGET"], name="golden", slots=50, queues=["default", "golden"])
 
@@ -37,6 +64,26 @@ async def hold(_: Any) -> None:
 async def greet(ctx: WorkflowContext, given: Any) -> dict[str, Any]:
     """Greet somebody, by a task."""
     return {"greeting": await ctx.task("golden.echo", f"hello {given['name']}")}
+
+
+@worker.agent(name="golden-packer", description="packs orders", consumes=GoldenOrder, publishes=GoldenParcel)
+async def packer(order: GoldenOrder) -> GoldenParcel:
+    """Packs what is in stock."""
+    if order.out_of_stock:
+        raise TaskError("NO_STOCK", f"nothing is left of {order.order_id}")
+    return GoldenParcel(order_id=order.order_id)
+
+
+@worker.agent(name="golden-courier", consumes=GoldenParcel, publishes=GoldenReceipt)
+async def courier(parcel: GoldenParcel) -> GoldenReceipt:
+    """Brings parcels."""
+    return GoldenReceipt(order_id=parcel.order_id)
+
+
+@worker.agent(name="golden-waiter", consumes=GoldenWait)
+async def waiter(_: GoldenWait) -> None:
+    """Take for ever."""
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

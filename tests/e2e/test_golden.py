@@ -1,4 +1,4 @@
-"""Every documented request and answer of FV and WM, replayed through Envoy, two servers and a worker."""
+"""Every documented request and answer of FL, FV and WM, replayed through Envoy, two servers and a worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from tests.e2e.golden import differences, replay, scenarios
 from tests.e2e.stack import Process, Stack
 
 WORKER = Path(__file__).with_name("golden_worker.py")
-REQUIRED = {f"FV-{n}" for n in (2, 3, 4, 5, 6, 9, 10, 11, 17)} | {f"WM-{n}" for n in (1, 2, 3, 4, 5, 10, 11)}
+REQUIRED = {
+    *(f"FL-{n}" for n in (1, 2, 3, 4, 5, 7, 8, 10, 11, 12, 13, 14, 17, 18)),
+    *(f"FV-{n}" for n in (2, 3, 4, 5, 6, 9, 10, 11, 17)),
+    *(f"WM-{n}" for n in (1, 2, 3, 4, 5, 10, 11)),
+}
 
 
 @pytest.fixture(scope="module")
