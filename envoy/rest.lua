@@ -158,6 +158,17 @@ local function fault_in_path(path, kind)
   return from and takes_query and fault_in_query(path:sub(from + 1)) or nil
 end
 
+-- HTTP knows names of headers that gRPC does not, and "-bin" promises it base64: a server would end the call over what
+-- it does not even look at.
+local function drop_unfit_headers(headers)
+  local unfit = {}
+  for name in pairs(headers) do
+    local strange = name:find("[^%l%d_.-]") and name:byte(1) ~= 58
+    if strange or name:find("%-bin$") or name:find("^grpc%-") then unfit[#unfit + 1] = name end
+  end
+  for i = 1, #unfit do headers:remove(unfit[i]) end
+end
+
 function envoy_on_request(h)
   local headers = h:headers()
   local id = label(headers)
@@ -168,6 +179,7 @@ function envoy_on_request(h)
     if route:get("native") then return end
     return refuse_route(h, headers:get(":method"), route:get("allow"), id)
   end
+  drop_unfit_headers(headers)
   local fault = fault_in_path(headers:get(":path"), kind)
   if fault then return refuse(h, "422", validation_body(id, { fault })) end
   -- The transcoder knows no HEAD; the answer loses its body below.

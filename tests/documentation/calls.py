@@ -24,6 +24,8 @@ EXAMPLES = ROOT / "proto" / "examples"
 OPENAPI = ROOT / "docs" / "openapi.json"
 JSON = dict[str, Any]
 
+told: list[str] = []
+"""What the tests have to tell beside their outcome."""
 _WAIT_S = 30.0
 _AGAIN_S = 0.05
 _VERBS = ("get", "put", "post", "delete", "patch")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.documentation.calls import told
 from tests.e2e.stack import ORDERS, Stack, rest_client, running_stack
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -27,3 +28,9 @@ async def client(service: Stack) -> AsyncIterator[httpx.AsyncClient]:
     """A REST client of the default tenant."""
     async with rest_client(service.url) as opened:
         yield opened
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much was tried."""
+    for line in told:
+        terminalreporter.write_line(line)

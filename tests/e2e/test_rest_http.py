@@ -114,6 +114,13 @@ async def test_headers_have_a_limit(own: Client) -> None:
     assert "60 KiB" in error["message"]
 
 
+@pytest.mark.parametrize("name", ["x!a", "$3r^|", "~", "x-any-bin", "grpc-encoding", "grpc-timeout", "grpc-status"])
+async def test_a_header_that_means_nothing_here_does_no_harm(own: Client, name: str) -> None:
+    """DC-3: names that HTTP knows and gRPC does not, and those that mean something to gRPC alone."""
+    check_ok(await own.get("/api/v1/queues", headers={name: "a*b"}))
+    check_ok(await own.post(PUBLISH, json={"type": "Note"}, headers={name: "a*b"}))
+
+
 async def test_a_read_takes_no_body(own: Client) -> None:
     """DC-3: 400 rather than a body that nobody reads."""
     check_error(await own.request("GET", PUBLISH, json={"limit": 1}), 400, "BAD_REQUEST")
