@@ -80,7 +80,8 @@ class Page:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._writing.write(json.dumps(command).encode() + b"\0")
         async with asyncio.timeout(_WAIT_S):
-            return await answer
+            found: dict[str, Any] = await answer
+            return found
 
     async def open(self, url: str) -> None:
         """Go to an address."""
@@ -98,7 +99,9 @@ class Page:
             const end = Date.now() + {_WAIT_S * 900};
             const look = () => {{
                 const found = (() => {{ try {{ return {script}; }} catch (none) {{ return null; }} }})();
-                if (found) done(found instanceof Node ? true : found); else if (Date.now() > end) late(new Error("never came")); else setTimeout(look, 30);
+                if (found) done(found instanceof Node ? true : found);
+                else if (Date.now() > end) late(new Error("never came"));
+                else setTimeout(look, 30);
             }};
             look();
         }})"""
