@@ -57,7 +57,7 @@ def know(roles: Roles, definition: Definition) -> None:
     """Let both servers know a workflow, as if it had been saved and read."""
     for service in (roles.publisher, roles.worker):
         workflows = service.workflows
-        load, current = workflows.pinned, workflows.definition
+        load, current = workflows.pinned, workflows.current
 
         async def pinned(tenant: str, name: str, version: str, load: Any = load) -> Definition:
             return (
@@ -66,11 +66,21 @@ def know(roles: Roles, definition: Definition) -> None:
                 else await load(tenant, name, version)
             )
 
-        async def latest(tenant: str, name: str, version: str = "", current: Any = current) -> Definition:
-            return definition if name == definition.name else await current(tenant, name, version)
+        async def latest(
+            tenant: str, name: str, version: str = "", fresh: bool = False, current: Any = current,
+            catalogs: Any = workflows._catalogs,
+        ) -> tuple[Definition, int]:  # fmt: skip
+            if name != definition.name:
+                found: tuple[Definition, int] = await current(tenant, name, version, fresh)
+                return found
+            if not await catalogs.registry.version(tenant):
+                # It has a version since something was saved.
+                async with catalogs.registry.transaction(tenant):
+                    pass
+            return definition, (await catalogs.get(tenant, fresh)).version
 
         setattr(workflows, "pinned", pinned)  # noqa: B010  # a method, for the length of the test
-        setattr(workflows, "definition", latest)  # noqa: B010
+        setattr(workflows, "current", latest)  # noqa: B010
 
 
 async def execute(service: Service, input_: Json = None, timeout_s: float = 5.0) -> RunResult:

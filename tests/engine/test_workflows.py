@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Start, eventually
+from tests.engine.workers import Worker
 from tests.engine.world import ROOT, TENANT, agent, key, principal, register
 
 from millstream.application.paging import PageRequest
+from millstream.application.views.runs import RunQuery, RunResult
 from millstream.application.views.workflows import WorkflowDetail, WorkflowQuery
+from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import Conflict, IdempotencyConflict, NotFound, ValidationFailed
+from millstream.domain.runs import RunStatus
+from millstream.domain.struct_wire import Json, encode_value
+from millstream.domain.workflows import Definition
 from millstream.wiring import Service
 
 
@@ -32,6 +38,11 @@ async def updated(at: Service, given: dict[str, Any], expected: int | None = Non
     return (await at.workflows.update(ROOT, given["name"], given, expected, None))[0]
 
 
+async def latest(at: Service, name: str, version: str = "") -> Definition:
+    """What a run begun there would follow."""
+    return (await at.workflows.current(TENANT, name, version))[0]
+
+
 async def names(at: Service, **query: Any) -> list[str]:
     page = await at.workflows.list(ROOT, WorkflowQuery(**query), PageRequest())
     return [head.name for head in page.items]
@@ -46,7 +57,7 @@ async def test_a_workflow_is_read_as_it_was_given(start: Start) -> None:
         found = await there.workflows.get(ROOT, wanted)
         assert (found.head, found.version) == (made.head, made.version)
     assert (made.head.version, made.head.description, made.head.created_by) == (1, "takes orders", "root")
-    assert list((await there.workflows.definition(TENANT, made.head.id)).steps[0].input) == ["z", "a"]  # type: ignore[arg-type]
+    assert list((await latest(there, made.head.id)).steps[0].input) == ["z", "a"]  # type: ignore[arg-type]
 
 
 async def test_each_change_makes_a_version_that_stays(start: Start) -> None:
@@ -92,12 +103,12 @@ async def test_a_deleted_workflow_begins_no_run_and_its_versions_stay(start: Sta
     """WM-2: soft delete; one made again has another id, and goes on with the numbers."""
     here, there = await start()
     first = await created(here, order())
-    before = await there.workflows.definition(TENANT, "order")
+    before = await latest(there, "order")
     await here.workflows.delete(ROOT, "order", None)
 
     async def refused() -> bool:
         try:
-            await there.workflows.definition(TENANT, "order")
+            await latest(there, "order")
         except NotFound:
             return True
         return False
@@ -112,7 +123,7 @@ async def test_a_deleted_workflow_begins_no_run_and_its_versions_stay(start: Sta
     again = await created(there, order(task("other")))
     assert again.head.id != first.head.id
     assert again.head.version == 2
-    assert (await here.workflows.definition(TENANT, "order")).steps[0].id == "other"
+    assert (await latest(here, "order")).steps[0].id == "other"
     assert await there.workflows.pinned(TENANT, "order", 1) == before
     with pytest.raises(NotFound):
         await here.workflows.get(ROOT, first.head.id)
@@ -122,10 +133,10 @@ async def test_what_runs_follow_is_read_once(start: Start, database: Database) -
     """Its versions never change, and whether there is a newer one is known from the registry's version."""
     here, there = await start()
     await created(here, order())
-    first = await there.workflows.definition(TENANT, "order")
+    first = await latest(there, "order")
     await database.execute("DELETE FROM workflow_version")
     await database.execute("UPDATE workflow SET version = 7")
-    assert await there.workflows.definition(TENANT, "order") is first
+    assert await latest(there, "order") is first
     _, seen = await there.workflows.current(TENANT, "order")
     await database.execute("UPDATE registry SET version = version + 1")
     with pytest.raises(NotFound, match="has no version 7"):
@@ -139,27 +150,27 @@ async def test_a_wake_up_that_is_lost_delays_a_change_by_two_seconds(start: Star
     here.wakeups.send = lambda *_: None  # type: ignore[method-assign]
     here.core.peers.send = lambda *_: None
     await created(here, order())
-    assert (await there.workflows.definition(TENANT, "order")).version == 1
+    assert (await latest(there, "order")).version == 1
     await updated(here, order(task("x")))
     await database.pass_time(2.1)
-    assert (await there.workflows.definition(TENANT, "order")).version == 2
+    assert (await latest(there, "order")).version == 2
     await here.workflows.delete(ROOT, "order", None)
     await database.pass_time(2.1)
     with pytest.raises(NotFound, match="it was deleted"):
-        await there.workflows.definition(TENANT, "order")
+        await latest(there, "order")
 
 
 async def test_a_version_is_pinned(start: Start) -> None:
     here, there = await start()
     await created(here, order())
     await updated(here, order(task("other")))
-    assert (await there.workflows.definition(TENANT, "order", "1")).steps[0].id == "pay"
-    assert (await there.workflows.definition(TENANT, "order")).version == 2
+    assert (await latest(there, "order", "1")).steps[0].id == "pay"
+    assert (await latest(there, "order")).version == 2
     for version in ("3", "0", "-1", "x", "1.0", "\u0661", str(1 << 40)):
         with pytest.raises(NotFound):
-            await there.workflows.definition(TENANT, "order", version)
+            await latest(there, "order", version)
     with pytest.raises(NotFound):
-        await there.workflows.definition("other", "order")
+        await there.workflows.current("other", "order")
 
 
 async def test_the_input_of_a_run_is_checked_with_the_schema(start: Start) -> None:
@@ -167,7 +178,7 @@ async def test_the_input_of_a_run_is_checked_with_the_schema(start: Start) -> No
     here, _ = await start()
     schema = {"type": "object", "required": ["amount"], "properties": {"amount": {"type": "number"}}}
     await created(here, order(input_schema=schema, output_schema={"type": "array"}))
-    found = await here.workflows.definition(TENANT, "order")
+    found = await latest(here, "order")
     await here.workflows.check_input(found, {"amount": 1}, 10)
     await here.workflows.check_output(found, [], 2)
     for size_bytes in (10, 1 << 24):
@@ -293,3 +304,100 @@ async def test_another_tenant_learns_nothing(start: Start) -> None:
     assert (await there.workflows.list(other, WorkflowQuery(), PageRequest())).items == []
     theirs, _ = await there.workflows.create(other, order(), None)
     assert theirs.head.version == 1
+
+
+def deaf(*services: Service) -> None:
+    """None of them tells the others anything."""
+    for each in services:
+        each.wakeups.send = lambda *_: None  # type: ignore[method-assign]
+        each.core.peers.send = lambda *_: None
+
+
+async def version_begun(at: Service, name: str = "order", given: Json = None) -> str:
+    """The version that a new run follows."""
+    return (await at.workflow_runs.execute(ROOT, NewRun(name, input=encode_value(given)), None)).run.workflow_version
+
+
+def nap(*needs: str, **fields: Any) -> dict[str, Any]:
+    """A step that is over at once."""
+    return {"id": "nap", "kind": "sleep", "seconds": 0, "needs": [*needs]} | fields
+
+
+async def test_a_run_begun_after_a_change_was_answered_follows_it(start: Start) -> None:
+    """WM-2: on every server, whether or not it has heard of the change."""
+    here, there = await start()
+    deaf(here, there)
+    await created(here, order())
+    assert [await version_begun(at) for at in (here, there)] == ["1", "1"]
+    for number in range(2, 5):
+        await updated(here, order(task(f"pay{number}")))
+        assert [await version_begun(at) for at in (there, here)] == [str(number)] * 2
+    await here.workflows.delete(ROOT, "order", None)
+    for at in (there, here):
+        with pytest.raises(NotFound, match="it was deleted"):
+            await version_begun(at)
+    await created(here, order())
+    assert [await version_begun(at) for at in (there, here)] == ["5", "5"]
+
+
+async def test_many_runs_begun_after_a_change_follow_it(start: Start) -> None:
+    """WM-3: each is given what the changed workflow takes, and only that refuses it."""
+    here, there = await start()
+    deaf(here, there)
+    await created(here, order(input_schema={"type": "object"}))
+    new = [NewRun("order", input=encode_value({})), NewRun("order", input=encode_value("text"))]
+    first = await there.workflow_runs.execute_batch(ROOT, new, [None, None], None)
+    assert isinstance(first.results[1], ValidationFailed)
+    await updated(here, order(input_schema={"type": "string"}))
+    then = await there.workflow_runs.execute_batch(ROOT, new, [None, None], None)
+    assert isinstance(then.results[0], ValidationFailed)
+    assert isinstance(then.results[1], RunResult)
+    assert then.results[1].run.workflow_version == "2"
+
+
+async def test_a_run_begun_while_the_registry_is_read_follows_what_was_saved_before(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WM-2: what was read of the registry before the change is not handed to who asks after it."""
+    here, _ = await start()
+    await created(here, order())
+    assert await version_begun(here) == "1"
+    catalogs = here.workflows._catalogs
+    reading, go = asyncio.Event(), asyncio.Event()
+    read = catalogs.registry.version
+
+    async def slowly(tenant: str) -> int:
+        found = await read(tenant)
+        reading.set()
+        await go.wait()
+        return found
+
+    monkeypatch.setattr(catalogs.registry, "version", slowly)
+    look = asyncio.create_task(catalogs.get(TENANT, fresh=True))
+    await reading.wait()
+    await updated(here, order(task("x")))
+    begun = asyncio.create_task(latest(here, "order"))
+    # It waits for the look by now, if it is to.
+    await asyncio.sleep(0)
+    go.set()
+    assert (await begun).version == 2
+    await look
+
+
+async def test_a_child_follows_a_change_that_its_server_has_not_heard_of(start: Start) -> None:
+    """WM-2, FV-19: it is begun again of the present version, and its parent does not wait in vain."""
+    here, there = await start()
+    deaf(here, there)
+    await created(here, order(nap()))
+    assert await version_begun(there) == "1"
+    sub = {"id": "sub", "kind": "workflow", "workflow": "order", "needs": ["first"]}
+    await created(here, order(task("first"), sub, name="parent"))
+    async with Worker(there, kinds=["first"]) as worker:
+        running = asyncio.create_task(there.workflow_runs.execute_sync(ROOT, NewRun("parent"), None, 10))
+        lease = await worker.take()
+        await updated(here, order(nap(), nap("nap", id="again")))
+        await worker.complete(lease)
+        result = await running
+    assert result.run.status is RunStatus.COMPLETED
+    (child,) = (await here.runs.list(ROOT, RunQuery(parent_id=result.run.id), PageRequest())).items
+    assert child.workflow_version == "2"

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from millstream.application.engine.commands import Command
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.graph_commands import AdvanceGraph, FailChild, Hold, Looked, TellParent
+from millstream.application.engine.queue import RegistryMoved
 from millstream.application.ids import new_id
 from millstream.application.step_values import Evaluator, Outcome, RunValues
 from millstream.application.views.steps import StepEnd
@@ -48,6 +49,9 @@ class Definitions(Protocol):
 
     async def pinned(self, tenant: str, name: str, version: str) -> Definition:
         """A version that a run follows, deleted or not. Raises NotFound."""
+
+    def moved(self, tenant: str) -> None:
+        """The tenant's registry has moved: what is asked for from now on is read again."""
 
     async def check_output(self, definition: Definition, value: Json, size_bytes: int) -> None:
         """Raises ValidationFailed where a run may not answer this."""
@@ -199,10 +203,14 @@ class Advancing:
             number
             for (number, command), each in zip(first, outcomes, strict=True)
             # A child that failed at once is looked at anew, with its reason.
-            if isinstance(each, Unavailable)
+            if isinstance(each, Unavailable | RegistryMoved)
             or (isinstance(command, FailChild) and isinstance(found[number][-1], AdvanceGraph))
         }
         await self._submit([each[-1] for number, each in enumerate(found) if each and number not in again])
+        for (_, command), each in zip(first, outcomes, strict=True):
+            if isinstance(each, RegistryMoved) and command.registry is not None:
+                self._definitions.moved(command.registry[0])
+                self.look({*command.run_ids})
 
     async def _submit(self, commands: Sequence[Command]) -> Sequence[object]:
         outcomes = await self._engine.submit_all(commands, urgent=True) if commands else []

@@ -272,7 +272,7 @@ class Catalogs:
     def forget(self, tenant: str) -> None:
         """The tenant's registry moved."""
         # It stays for what has not changed in it: there may be thousands of agents, of which one did.
-        if tenant in self._catalogs:
+        if tenant in self._catalogs or tenant in self._looks:
             self._stale.add(tenant)
 
     def cached(self, tenant: str) -> Catalog | None:
@@ -282,12 +282,13 @@ class Catalogs:
     async def get(self, tenant: str, fresh: bool = False) -> Catalog:
         """The tenant's catalog; `fresh`: of the registry's present version.
 
-        All who ask at the same time share one look at the registry, which for a fresh one begins after they asked.
+        All who ask at the same time share one look at the registry, which for a fresh one begins after they asked, and
+        for all after it was last said to have moved.
         """
         if not fresh and (cached := self.cached(tenant)) is not None:
             return cached
         look = self._looks.get(tenant)
-        if look is not None and fresh:
+        if look is not None and (fresh or tenant in self._stale):
             await asyncio.wait([look])
             look = self._looks.get(tenant)
         if look is None:

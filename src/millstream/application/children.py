@@ -128,19 +128,29 @@ class Children:
         what, _, name = task.kind.partition(":")
         child = _Child(run_id, what, name, decode_value(task.input), run, task)
         try:
-            match what:
-                case StepKind.WORKFLOW:
-                    return await self._workflow(child)
-                case StepKind.AGENT:
-                    return await self._agent(child)
-                case _:
-                    return await self._publication(child)
+            try:
+                return await self._start(child)
+            except Unavailable:
+                raise
+            except MillstreamError:
+                # Another server may have changed what this one knows: only the present registry refuses.
+                await self._catalogs.get(run.tenant, fresh=True)
+                return await self._start(child)
         except Unavailable:
             raise
         except MillstreamError as error:
             return FailChild(
                 run_id=run.id, task_ids=(task.id,), code=error.code, message=error.message, size_bytes=400
             )  # fmt: skip
+
+    async def _start(self, child: _Child) -> Command:
+        match child.what:
+            case StepKind.WORKFLOW:
+                return await self._workflow(child)
+            case StepKind.AGENT:
+                return await self._agent(child)
+            case _:
+                return await self._publication(child)
 
     async def _workflow(self, child: _Child) -> Command:
         name, _, version = child.name.partition("@")
@@ -151,10 +161,9 @@ class Children:
             return await self._code.child(child.parent, child.task, child.run_id, name, version)
 
     async def _defined(self, child: _Child, name: str, version: str) -> Command:
-        workflow = await self._runs.workflows.definition(child.parent.tenant, name, version)
-        await self._runs.workflows.check_input(workflow, child.given, len(child.task.input))
+        found = await self._runs.workflows.current(child.parent.tenant, name, version)
         new = NewRun(name, version, child.task.input)
-        command = await self._runs.command(child.parent.tenant, child.parent.created_by, workflow, new, child.run_id)
+        command = await self._runs.command(child.parent.tenant, child.parent.created_by, found, new, child.run_id)
         command.run_ids, command.task_ids = (child.parent.id,), (child.task.id,)
         command.parent_id, command.parent_task = child.parent.id, child.task.id
         return command

@@ -11,17 +11,18 @@ from millstream.application.engine.code_commands import StartRun
 from millstream.application.engine.commands import Refuse
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.graph_commands import StartGraph
-from millstream.application.engine.queue import Outcome, Replayed
+from millstream.application.engine.queue import Outcome, RegistryMoved, Replayed
 from millstream.application.ids import new_id
 from millstream.application.publishing import batch_of, claim_call, item_key
 from millstream.application.results import Results
+from millstream.application.rounds import MATCH_ROUNDS
 from millstream.application.runs import claim_of
 from millstream.application.views.batches import Batch
 from millstream.application.views.idempotency import Key
 from millstream.application.views.runs import RunResult
 from millstream.domain.batch import BUSINESS, KeyClaim
 from millstream.domain.code_runs import NewRun as CodeRun
-from millstream.domain.errors import MillstreamError, NotFound, Unavailable
+from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.struct_wire import Json, decode_value
 from millstream.domain.workflows import Definition
@@ -68,8 +69,10 @@ class Code(Protocol):
 class Workflows(Protocol):
     """Finds definitions for new runs; see application.workflows."""
 
-    async def definition(self, tenant: str, name_or_id: str, version: str = "") -> Definition:
-        """Raises NotFound."""
+    async def current(
+        self, tenant: str, name_or_id: str, version: str = "", fresh: bool = False
+    ) -> tuple[Definition, int]:
+        """With the version of the registry of which it holds. Raises NotFound."""
 
     async def check_input(self, definition: Definition, value: Json, size_bytes: int, field: str = "input") -> None:
         """Raises ValidationFailed."""
@@ -124,19 +127,12 @@ class WorkflowRuns:
         """Begin many, each with an outcome of its own. Raises IdempotencyConflict, RateLimited."""
         await claim_call(self._engine, claim_of(principal, key, [], self._expires_us()))
         keys = [own or item_key(key, index) for index, own in enumerate(keys)]
-        results: list[RunResult | MillstreamError] = [
-            each if isinstance(each, MillstreamError) else Unavailable("") for each in items
-        ]
-        commands: dict[int, Start | Refuse] = {}
-        for index, item in enumerate(items):
-            if isinstance(item, NewRun):
-                try:
-                    commands[index] = await self._command(principal, item, keys[index], new_id())
-                except MillstreamError as error:
-                    results[index] = error
-        outcomes = await self._engine.submit_all([*commands.values()])
-        for index, outcome in zip(commands, outcomes, strict=True):
-            results[index] = await self._begun(principal, outcome, commands[index].run_id)
+        begun = await self._begin_all(
+            principal,
+            [(each, own, new_id()) for each, own in zip(items, keys, strict=True) if isinstance(each, NewRun)],
+        )
+        outcomes = iter(begun)
+        results = [each if isinstance(each, MillstreamError) else next(outcomes) for each in items]
         return batch_of(results, key)
 
     async def result(self, principal: Principal, run_id: str, timeout_s: float) -> RunResult:
@@ -145,19 +141,54 @@ class WorkflowRuns:
         return RunResult(*await self._results.of(principal, run_id, deadline))
 
     async def _begin(self, principal: Principal, new: NewRun, key: Key | None, run_id: str, waiter: str) -> RunResult:
-        command = await self._command(principal, new, key, run_id)
-        if not isinstance(command, Refuse):
-            command.waiter = waiter
-        result = await self._begun(principal, (await self._engine.submit_all([command]))[0], run_id)
+        (result,) = await self._begin_all(principal, [(new, key, run_id)], waiter)
         if isinstance(result, MillstreamError):
             raise result
         return result
 
-    async def _command(self, principal: Principal, new: NewRun, key: Key | None, run_id: str) -> Start | Refuse:
+    async def _begin_all(
+        self, principal: Principal, items: Sequence[tuple[NewRun, Key | None, str]], waiter: str = ""
+    ) -> list[RunResult | MillstreamError]:
+        """Begin runs by their ids; those again whose workflow may be another version by now."""
+        results: list[RunResult | MillstreamError] = [
+            Unavailable("the registry keeps moving; try again") for _ in items
+        ]  # fmt: skip
+        left = list(range(len(items)))
+        for number in range(MATCH_ROUNDS):
+            commands: dict[int, Start | Refuse] = {}
+            for index in left:
+                new, key, run_id = items[index]
+                try:
+                    commands[index] = await self._command(principal, new, key, run_id, number > 0)
+                except MillstreamError as error:
+                    results[index] = error
+            for command in commands.values():
+                if not isinstance(command, Refuse):
+                    command.waiter = waiter
+            outcomes = await self._engine.submit_all([*commands.values()])
+            left = []
+            for index, outcome in zip(commands, outcomes, strict=True):
+                if isinstance(outcome, RegistryMoved):
+                    left.append(index)
+                else:
+                    results[index] = await self._begun(principal, outcome, items[index][2])
+            if not left:
+                break
+        return results
+
+    async def _command(
+        self, principal: Principal, new: NewRun, key: Key | None, run_id: str, fresh: bool
+    ) -> Start | Refuse:
         """What begins a run: of a definition, or where there is none of that name, of code that workers have."""
         claim = claim_of(principal, key, [run_id], self._expires_us())
         try:
-            command = await self._start(principal, new, run_id)
+            try:
+                command = await self._start(principal, new, run_id, fresh)
+            except ValidationFailed:
+                if fresh:
+                    raise
+                # Another server may have saved a version that takes this.
+                command = await self._start(principal, new, run_id, fresh=True)
         except MillstreamError as error:
             if claim is None:
                 raise
@@ -166,16 +197,15 @@ class WorkflowRuns:
         command.key = claim
         return command
 
-    async def _start(self, principal: Principal, new: NewRun, run_id: str) -> Start:
+    async def _start(self, principal: Principal, new: NewRun, run_id: str, fresh: bool) -> Start:
         command: Start
         try:
-            definition = await self.workflows.definition(principal.tenant, new.workflow, new.version)
+            found = await self.workflows.current(principal.tenant, new.workflow, new.version, fresh)
         except NotFound as unknown:
             command, name = await self._code_command(principal, new, run_id, unknown), new.workflow
         else:
-            await self.workflows.check_input(definition, decode_value(new.input), len(new.input))
-            command = await self.command(principal.tenant, principal.name, definition, new, run_id)
-            name = definition.name
+            command = await self.command(principal.tenant, principal.name, found, new, run_id)
+            name = found[0].name
         command.business_key = self._business_key(principal, new, name, run_id)
         return command
 
@@ -216,13 +246,19 @@ class WorkflowRuns:
     def _expires_us(self) -> int:
         return self._engine.clock.now_us() + self._key_ttl_us
 
-    async def command(self, tenant: str, by: str, definition: Definition, new: NewRun, run_id: str) -> StartGraph:
-        """What begins a run of a definition."""
+    async def command(
+        self, tenant: str, by: str, found: tuple[Definition, int], new: NewRun, run_id: str
+    ) -> StartGraph:
+        """What begins a run of a definition, found in a version of the registry. Raises ValidationFailed where it may
+        not be given its input."""
+        definition, version = found
+        await self.workflows.check_input(definition, decode_value(new.input), len(new.input))
         advance = await self._advancing.start(tenant, run_id, definition, new.input)
         command = StartGraph(
             run_id=run_id,
             new_run=True,
             size_bytes=600 + 2 * len(new.input),
+            registry=(tenant, version),
             tenant=tenant,
             by=by,
             input=new.input,

@@ -70,27 +70,25 @@ class Workflows:
         self._definitions: OrderedDict[tuple[str, str, int], tuple[int, Definition]] = OrderedDict()
         self._definitions_bytes = 0
 
-    async def definition(self, tenant: str, name_or_id: str, version: str = "") -> Definition:
-        """What a new run of a workflow follows: of its latest version, or of the given one (a number as text).
+    async def current(
+        self, tenant: str, name_or_id: str, version: str = "", fresh: bool = False
+    ) -> tuple[Definition, int]:
+        """What a new run of a workflow follows: of its latest version, or of the given one (a number as text); and the
+        version of the tenant's registry of which that holds.
 
         It costs no SQL where it was asked for before and nothing registered has changed since, but for one look at the
-        registry's version every 2 s. A change made on another server is seen once its wake-up has come, which takes
-        milliseconds, or with the next such look; whoever must not be late uses `current`.
+        registry's version every 2 s. A change made here is seen at once, one made on another server once its wake-up
+        has come, which takes milliseconds, or with the next such look. So a command carries the registry's version
+        (`Command.registry`): it is sent back where the registry has moved, and made again of what is `fresh`.
 
         Raises NotFound where there is no such workflow or version, or it was deleted; Conflict where its version was
         saved by a newer server and says what this one cannot run.
         """
-        return (await self.current(tenant, name_or_id, version))[0]
-
-    async def current(
-        self, tenant: str, name_or_id: str, version: str = "", fresh: bool = False
-    ) -> tuple[Definition, int]:
-        """As `definition`, with the version of the tenant's registry of which it holds: a command that carries it
-        (`Command.registry`) is sent back where the registry has moved, and tries again with what is `fresh`."""
         catalog = await self._catalogs.get(tenant, fresh or self._is_time_to_look(tenant))
         key = (tenant, name_or_id)
         seen, head = self._heads.get(key, (-1, None))
-        if head is None or seen != catalog.version:
+        # Nobody is refused by what may be outdated.
+        if head is None or seen != catalog.version or head.deleted_us:
             head = await self._reads.find(tenant, name_or_id)
             if head is None:
                 raise NotFound(f"there is no workflow {name_or_id!r}")
@@ -102,6 +100,10 @@ class Workflows:
         if head.deleted_us:
             raise NotFound(f"there is no workflow {name_or_id!r}; it was deleted")
         return await self.pinned(tenant, head.name, version or head.version), catalog.version
+
+    def moved(self, tenant: str) -> None:
+        """The tenant's registry has moved: what is asked for from now on is read again."""
+        self._catalogs.forget(tenant)
 
     def _is_time_to_look(self, tenant: str) -> bool:
         now_us = self._now_us()
