@@ -31,7 +31,7 @@ from millstream.application.views.tasks import TaskQuery
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import LeaseLost, NotFound
 from millstream.domain.promises import Resolution
-from millstream.domain.retry import RetryPolicy, Timeouts
+from millstream.domain.retry import DEFAULT_RETRY, RetryPolicy, Timeouts
 from millstream.domain.runs import Run, RunKind, RunStatus, TaskStatus
 from millstream.domain.struct_wire import Json, decode_value, encode_value
 from millstream.domain.workflows import Definition, OnFailure, Step, StepKind
@@ -380,6 +380,26 @@ async def test_a_step_runs_an_agent(roles: Roles, database: Database) -> None:
     agents = [agent("payments", "Order", "Payment")]
     async with Worker(roles.worker, agents=agents, known=types("Order", "Payment"), handler=answer):
         assert output_of(await execute(roles.publisher)) == [{"paid": 7}]
+    await check_all(database)
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+async def test_an_agent_in_a_step_is_tried_as_it_says(roles: Roles, database: Database, runs: int) -> None:
+    """By its own policy and time-outs; where the step has a policy too, all of that again."""
+    twice = RetryPolicy(initial_us=0, jitter=0.0, max_attempts=2)
+    limits = Timeouts(schedule_to_start_us=seconds(50), start_to_close_us=seconds(40), heartbeat_us=seconds(30))
+    spec = agent("payments", "Order", retry=twice, timeouts=limits)
+    await register(roles.publisher, ("Order",), spec)
+    more = {"retry": twice} if runs == 2 else {"retry": DEFAULT_RETRY}
+    given = {"type": "Order", "payload": {}}
+    define(roles, step("pay", kind=StepKind.AGENT, target="payments", input=given, **more))
+    async with Worker(roles.worker, agents=[spec], known=types("Order"), handler=failed) as worker:
+        run = (await execute(roles.publisher)).run
+        assert (run.status, run.error_code) == (RunStatus.FAILED, "BROKEN")
+        assert run.error_message.endswith(": agent:payments: BROKEN it is")
+        assert [lease.tries for lease in worker.seen] == [1, 2] * runs
+        assert {lease.task.timeouts for lease in worker.seen} == {limits}
+        assert len({lease.task.run_id for lease in worker.seen}) == runs
     await check_all(database)
 
 

@@ -40,8 +40,8 @@ class GraphReads(Protocol):
     async def run_by_id(self, run_id: str) -> Run | None: ...
     async def payload(self, found: Run, what: PayloadKind) -> bytes: ...
     async def step_ends(self, found: Run) -> list[StepEnd]: ...
+    async def first_failure(self, run_id: str) -> tuple[str, str]: ...
     async def of_run(self, run_id: str, after_seq: int, limit: int) -> tuple[list[Artifact], bool]: ...
-    async def failed_tasks(self, run_id: str) -> list[Task]: ...
 
 
 class Definitions(Protocol):
@@ -250,15 +250,14 @@ class Advancing:
         return await self._reads.run_by_id(run_id)
 
     async def _tell_parent(self, run: Run) -> Command:
-        output, failed = b"", None
+        output, code, message = b"", "", ""
         if run.parent_task:
             output = await (self._artifacts(run) if run.kind is RunKind.CASCADE else self._output(run))
             if run.status is RunStatus.FAILED and not run.error_code:
                 # A cascade's failures are those of its tasks; the first says why.
-                failed = next(iter(await self._reads.failed_tasks(run.id)), None)
-        code, text = (failed.error_code, f"{failed.kind}: {failed.error_message}") if failed is not None else ("", "")
+                code, message = await self._reads.first_failure(run.id)
         return TellParent(
-            run_id=run.id, run_ids=(run.parent_id,) if run.parent_id else (), locked=True, code=code, message=text,
+            run_id=run.id, run_ids=(run.parent_id,) if run.parent_id else (), locked=True, code=code, message=message,
             task_ids=(run.parent_task,) if run.parent_task else (), output=output, size_bytes=200 + len(output),
         )  # fmt: skip
 

@@ -68,6 +68,8 @@ _ATTEMPTS = f"""SELECT {ATTEMPT_COLUMNS} FROM attempt WHERE day = $1 AND task_id
 ORDER BY number LIMIT $4"""  # noqa: S608
 _OUTPUT = "SELECT output FROM attempt WHERE day = $1 AND task_id = $2::text::uuid AND number = $3"
 _FAILED = f"SELECT {TASK_COLUMNS} FROM task WHERE run_id = $1::text::uuid AND status = 5 ORDER BY task.id LIMIT 1000"  # noqa: S608
+_FIRST_FAILURE = """SELECT kind, error_code, error_message FROM task WHERE run_id = $1::text::uuid AND status = 5
+ORDER BY id LIMIT 1"""
 _ENDED = """SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0
 UNION ALL SELECT id::text FROM task WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"""
 _ENDINGS = [int(kind) for kind in (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)]
@@ -157,6 +159,11 @@ class RunReads:
     async def failed_tasks(self, run_id: str) -> list[Task]:
         """Finally failed tasks of a run, the first 1,000."""
         return [task_of(row) for row in await self._database.fetch(_FAILED, run_id)]
+
+    async def first_failure(self, run_id: str) -> tuple[str, str]:
+        """Code and message of a run's first finally failed task, with its kind; empty where there is none."""
+        row = await self._database.fetchrow(_FIRST_FAILURE, run_id)
+        return (row["error_code"], f"{row['kind']}: {row['error_message']}") if row else ("", "")
 
     async def task(self, tenant: str, task_id: str) -> Task | None:
         """A task of a tenant, with its input."""
