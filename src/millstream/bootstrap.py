@@ -102,6 +102,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.artifacts,
         service.payloads,
         service.watching,
+        service.run_watching,
         service.correlations,
         service.types,
         service.agents,

@@ -19,6 +19,7 @@ from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
+from millstream.application.run_feed import RunSent
 from millstream.application.views.agents import AgentDetail, AgentHistory, AgentState, Waiting, WaitingGate
 from millstream.application.views.artifacts import (
     ArtifactQuery,
@@ -39,7 +40,7 @@ from millstream.application.views.log_levels import LogLevel
 from millstream.application.views.payloads import StoredPayload
 from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
 from millstream.application.views.queues import QueueState
-from millstream.application.views.reports import ReportResult, Reports
+from millstream.application.views.reports import ReportResult, Reports, Streamed
 from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunResult, RunView, StuckQuery, StuckTask
 from millstream.application.views.steps import ItemCounts, StepView
 from millstream.application.views.task_logs import LogEntry, LogQuery
@@ -229,6 +230,29 @@ class Watching(Fake):
             if self.fail is not None:
                 raise self.fail
             await asyncio.Event().wait()
+        finally:
+            self.closed.set()
+
+
+class RunWatching(Fake):
+    """`items` are sent; then, at `fail`, that is raised, and else it ends. `closed`: a watch was ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        happened = Event(ID, 0, 7, EventType.TASK_RETRY, 1_500_000, ID, "", 2, '{"code":"X","next_attempt_in_ms":10}')
+        self.items = [RunSent("6"), RunSent("7", happened), RunSent("7", ended=True)]
+        self.fail: Exception | None = None
+        self.closed = asyncio.Event()
+
+    async def watch(
+        self, principal: Principal, run_id: str, cursor: str = "", *, deep: bool = False, tasks: bool = False
+    ) -> AsyncGenerator[RunSent, None]:
+        await self.seen("watch", principal, run_id, cursor, deep, tasks)
+        try:
+            for each in self.items:
+                yield each
+            if self.fail is not None:
+                raise self.fail
         finally:
             self.closed.set()
 
@@ -653,6 +677,7 @@ class Session:
     drained: bool = False
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     reports: list[Reports] = field(default_factory=list)
+    streamed: list[Streamed] = field(default_factory=list)
     block: asyncio.Event | None = None
 
     @property
@@ -664,6 +689,9 @@ class Session:
 
     def add_credit(self, count: int) -> None:
         self.credit += count
+
+    def stream(self, streamed: Sequence[Streamed]) -> None:
+        self.streamed += streamed
 
     def drain(self) -> None:
         self.drained = True
@@ -911,6 +939,7 @@ class Fakes:
     def __init__(self) -> None:
         self.artifacts = Artifacts()
         self.watching = Watching()
+        self.run_watching = RunWatching()
         self.correlations = Correlations()
         self.payloads = Payloads()
         self.types = Types()
@@ -943,6 +972,7 @@ class Fakes:
         return UseCases(
             artifacts=self.artifacts,
             watching=self.watching,
+            run_watching=self.run_watching,
             correlations=self.correlations,
             payloads=self.payloads,
             types=self.types,

@@ -726,6 +726,7 @@ def test_every_method_of_the_contract_is_asked_for_here() -> None:
     here = __import__("pathlib").Path(__file__)
     beside = (
         "test_streams.py",
+        "test_run_streams.py",
         "test_payloads.py",
         "test_promises.py",
         "test_tenants.py",

@@ -13,6 +13,7 @@ from tests.rpc.fakes import ID, OTHER, Session, lease
 from millstream.application.views import leases
 from millstream.application.views.leases import Cancellation
 from millstream.domain.errors import Unavailable
+from millstream.domain.struct_wire import decode_value
 from millstream.domain.workers import KindSpec
 from millstream.transport import work_stream
 from millstream.v1.artifact_pb2 import Visibility
@@ -352,3 +353,22 @@ async def test_a_worker_that_ignores_the_drain_is_cut_off(service: Service) -> N
             await service.server.stop()
         assert (await worker.end())[0] is not grpc.StatusCode.OK
         assert worker.session.closed.is_set()
+
+
+async def test_what_tasks_stream_is_passed_on(service: Service) -> None:
+    """Not stored; what is too large is refused by itself, and named."""
+    async with connected(service, HELLO) as worker:
+        await worker.hear_until(lambda answer: answer.ack == 1)
+        message = WorkRequest(number=2)
+        for index in (1, 2, 3):
+            each = message.streamed.add(task_id=ID, attempt=1, index=index)
+            each.value.string_value = "x" * 5000 if index == 2 else f"token {index}"
+        await worker.call.write(message)
+        *_, answer = await worker.hear_until(lambda answer: answer.ack == 2)
+        assert [(each.index, decode_value(each.value)) for each in worker.session.streamed] == [
+            (1, "token 1"),
+            (3, "token 3"),
+        ]
+        (refused,) = answer.refused
+        assert refused.error.code == "PAYLOAD_TOO_LARGE"
+        assert "4,096" in refused.error.message

@@ -1,7 +1,16 @@
 """The outbox: what goes into which message, and what goes again."""
 
-from millstream.sdk.outbox import MAX_BYTES, MAX_ITEMS, Fence, Outbox, Report, completion_report, frame
-from millstream.v1 import worker_pb2
+from millstream.sdk.outbox import (
+    MAX_BYTES,
+    MAX_ITEMS,
+    STREAMED_MOST,
+    Fence,
+    Outbox,
+    Report,
+    completion_report,
+    frame,
+)
+from millstream.v1 import run_pb2, worker_pb2
 from millstream.v1.worker_service_pb2 import WorkRequest
 
 
@@ -109,3 +118,14 @@ async def test_an_idle_worker_remembers_no_keep_alives() -> None:
         outbox.keep_alive()
         assert take(outbox).number == number
     assert not outbox._sent
+
+
+async def test_values_are_streamed_in_order_and_lost_rather_than_kept() -> None:
+    """Of too many the latest are lost; over a new connection nothing goes again."""
+    outbox = Outbox(max_unacked=10)
+    for index in range(1, STREAMED_MOST + 3):
+        outbox.stream(run_pb2.StreamedValue(task_id="t", attempt=1, index=index))
+    assert [each.index for each in take(outbox).streamed] == [*range(1, STREAMED_MOST + 1)]
+    outbox.stream(run_pb2.StreamedValue(task_id="t", attempt=1, index=9))
+    outbox.restart()
+    assert outbox.take() is None

@@ -671,6 +671,44 @@ class Attempt(_message.Message):
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
+class StreamedValue(_message.Message):
+    """Something that a task streams while it works, such as a token of a model's answer. It is not stored: who does not
+    watch at that moment misses it, and so may who is slow.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task."""
+    attempt: _builtins.int
+    """The attempt."""
+    index: _builtins.int
+    """Its number in the attempt, 1, 2, 3, ...; where one is missing it was lost on the way."""
+    @_builtins.property
+    def value(self) -> _struct_pb2.Value:
+        """What was streamed. At most 4,096 bytes in wire form."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        index: _builtins.int = ...,
+        value: _struct_pb2.Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "index", b"index", "task_id", b"task_id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamedValue: _TypeAlias = StreamedValue  # noqa: Y015
+
+@_typing.final
 class RunEvent(_message.Message):
     """Something that happened in a run."""
 
@@ -742,6 +780,10 @@ class RunEvent(_message.Message):
         """A promise was rejected; who did it stands in `data`."""
         TASK_DROPPED: RunEvent._Type.ValueType  # 40
         """Somebody dropped a failed task from the dead letters."""
+        TASK_PROGRESS: RunEvent._Type.ValueType  # 41
+        """A worker said how far its task is: `fraction` and `message` in `data`. At most one a second for a task, and none for
+        less than a hundredth, but every ten seconds for another message.
+        """
         SIGNALLED: RunEvent._Type.ValueType  # 50
         """A signal came for a code-first run; its name stands in `data`."""
         CONTINUED_AS_NEW: RunEvent._Type.ValueType  # 51
@@ -810,6 +852,10 @@ class RunEvent(_message.Message):
     """A promise was rejected; who did it stands in `data`."""
     TASK_DROPPED: RunEvent.Type.ValueType  # 40
     """Somebody dropped a failed task from the dead letters."""
+    TASK_PROGRESS: RunEvent.Type.ValueType  # 41
+    """A worker said how far its task is: `fraction` and `message` in `data`. At most one a second for a task, and none for
+    less than a hundredth, but every ten seconds for another message.
+    """
     SIGNALLED: RunEvent.Type.ValueType  # 50
     """A signal came for a code-first run; its name stands in `data`."""
     CONTINUED_AS_NEW: RunEvent.Type.ValueType  # 51

@@ -2310,3 +2310,157 @@ class GetRunHistoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRunHistoryResponse: _TypeAlias = GetRunHistoryResponse  # noqa: Y015
+
+@_typing.final
+class WatchRunRequest(_message.Message):
+    """Which run to watch, and from where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    INCLUDE_DESCENDANTS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    after_sequence: _builtins.int
+    """Go on behind the event with this number. Default 0: from the first. Only of a run alone; with descendants a cursor
+    tells how far each of them is.
+    """
+    include_descendants: _builtins.bool
+    """Also watch the runs that it began, and theirs. Default false."""
+    cursor: _builtins.str
+    """The cursor of a message: go on behind it. It holds as long as the runs are kept. Not with after_sequence."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        include_descendants: _builtins.bool = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "cursor", b"cursor", "include_descendants", b"include_descendants", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunRequest: _TypeAlias = WatchRunRequest  # noqa: Y015
+
+@_typing.final
+class WatchRunResponse(_message.Message):
+    """An event, something that a task streamed, a sign of life, or the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    STREAMED_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run in which it happened. "" where there is no event and nothing streamed."""
+    cursor: _builtins.str
+    """Goes on behind this message."""
+    ended: _builtins.bool
+    """Everything has ended: the last message."""
+    @_builtins.property
+    def event(self) -> _run_pb2.RunEvent:
+        """What happened."""
+
+    @_builtins.property
+    def streamed(self) -> _run_pb2.StreamedValue:
+        """Something that a task of the run streams while it works."""
+
+    def __init__(
+        self,
+        *,
+        event: _run_pb2.RunEvent | None = ...,
+        run_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        ended: _builtins.bool = ...,
+        streamed: _run_pb2.StreamedValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "streamed", b"streamed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ended", b"ended", "event", b"event", "run_id", b"run_id", "streamed", b"streamed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
+
+@_typing.final
+class WatchRunTasksRequest(_message.Message):
+    """Which run's tasks to watch, and from where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    INCLUDE_DESCENDANTS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    after_sequence: _builtins.int
+    """Go on behind the event with this number. Default 0: from the first. Only of a run alone."""
+    include_descendants: _builtins.bool
+    """Also watch the tasks of the runs that it began, and theirs. Default false."""
+    cursor: _builtins.str
+    """The cursor of a message, also of WatchRun: go on behind it. Not with after_sequence."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+        include_descendants: _builtins.bool = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "cursor", b"cursor", "include_descendants", b"include_descendants", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunTasksRequest: _TypeAlias = WatchRunTasksRequest  # noqa: Y015
+
+@_typing.final
+class WatchRunTasksResponse(_message.Message):
+    """An event of a task, something that it streamed, a sign of life, or the end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    STREAMED_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run in which it happened. "" where there is no event and nothing streamed."""
+    cursor: _builtins.str
+    """Goes on behind this message."""
+    ended: _builtins.bool
+    """Everything has ended: the last message."""
+    @_builtins.property
+    def event(self) -> _run_pb2.RunEvent:
+        """What happened."""
+
+    @_builtins.property
+    def streamed(self) -> _run_pb2.StreamedValue:
+        """Something that a task of the run streams while it works."""
+
+    def __init__(
+        self,
+        *,
+        event: _run_pb2.RunEvent | None = ...,
+        run_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        ended: _builtins.bool = ...,
+        streamed: _run_pb2.StreamedValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "streamed", b"streamed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ended", b"ended", "event", b"event", "run_id", b"run_id", "streamed", b"streamed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunTasksResponse: _TypeAlias = WatchRunTasksResponse  # noqa: Y015

@@ -60,6 +60,16 @@ class RunServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
                 _registered_method=True)
+        self.WatchRun = channel.unary_stream(
+                '/millstream.v1.RunService/WatchRun',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.WatchRunRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.WatchRunResponse.FromString,
+                _registered_method=True)
+        self.WatchRunTasks = channel.unary_stream(
+                '/millstream.v1.RunService/WatchRunTasks',
+                request_serializer=millstream_dot_v1_dot_run__service__pb2.WatchRunTasksRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_run__service__pb2.WatchRunTasksResponse.FromString,
+                _registered_method=True)
         self.GetRunResult = channel.unary_unary(
                 '/millstream.v1.RunService/GetRunResult',
                 request_serializer=millstream_dot_v1_dot_run__service__pb2.GetRunResultRequest.SerializeToString,
@@ -167,6 +177,31 @@ class RunServiceServicer(object):
     def ListRunSteps(self, request, context):
         """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
         Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRun(self, request, context):
+        """Watches a run: every event once, in order, from its first or behind one, then as they happen. With descendants also
+        those of the runs that its steps began, of those that they began, and so on, whenever they begin; events of one run
+        are in the order of their numbers, none comes before the event by which its run was begun. Also sends what tasks
+        stream while they work, which is not stored: who is not there misses it. The first message tells where the watch begins,
+        and so does one every 15 s: both have no event. Ends when the run has ended (and its descendants), after a message with
+        `ended`; a run that was retried or reopened since is watched again behind the cursor.
+        Who does not read as fast as events come is sent away with RATE_LIMITED, and goes on by the cursor of the last
+        message it had, at any server, without a loss or a double.
+        Errors: VALIDATION_ERROR (the cursor is none of this run, or what is behind it is not kept any more: code EXPIRED),
+        NOT_FOUND, RATE_LIMITED (the reader is too slow, or too many streams: of the server or the tenant), UNAVAILABLE (the
+        server is going, or cannot read: resume by the last cursor, which is also in the trailing metadata x-resume-cursor).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRunTasks(self, request, context):
+        """Watches the tasks of a run: of its events those whose types begin with TASK_; else as WatchRun.
+        Errors: as WatchRun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -321,6 +356,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.ListRunSteps,
                     request_deserializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.SerializeToString,
+            ),
+            'WatchRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRun,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.WatchRunRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'WatchRunTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRunTasks,
+                    request_deserializer=millstream_dot_v1_dot_run__service__pb2.WatchRunTasksRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_run__service__pb2.WatchRunTasksResponse.SerializeToString,
             ),
             'GetRunResult': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRunResult,
@@ -524,6 +569,60 @@ class RunService(object):
             '/millstream.v1.RunService/ListRunSteps',
             millstream_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
             millstream_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.RunService/WatchRun',
+            millstream_dot_v1_dot_run__service__pb2.WatchRunRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRunTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.RunService/WatchRunTasks',
+            millstream_dot_v1_dot_run__service__pb2.WatchRunTasksRequest.SerializeToString,
+            millstream_dot_v1_dot_run__service__pb2.WatchRunTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,6 +54,23 @@ class RunServiceStub:
     """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
     Errors: VALIDATION_ERROR, NOT_FOUND.
     """
+    WatchRun: _grpc.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_service_pb2.WatchRunResponse]
+    """Watches a run: every event once, in order, from its first or behind one, then as they happen. With descendants also
+    those of the runs that its steps began, of those that they began, and so on, whenever they begin; events of one run
+    are in the order of their numbers, none comes before the event by which its run was begun. Also sends what tasks
+    stream while they work, which is not stored: who is not there misses it. The first message tells where the watch begins,
+    and so does one every 15 s: both have no event. Ends when the run has ended (and its descendants), after a message with
+    `ended`; a run that was retried or reopened since is watched again behind the cursor.
+    Who does not read as fast as events come is sent away with RATE_LIMITED, and goes on by the cursor of the last
+    message it had, at any server, without a loss or a double.
+    Errors: VALIDATION_ERROR (the cursor is none of this run, or what is behind it is not kept any more: code EXPIRED),
+    NOT_FOUND, RATE_LIMITED (the reader is too slow, or too many streams: of the server or the tenant), UNAVAILABLE (the
+    server is going, or cannot read: resume by the last cursor, which is also in the trailing metadata x-resume-cursor).
+    """
+    WatchRunTasks: _grpc.UnaryStreamMultiCallable[_run_service_pb2.WatchRunTasksRequest, _run_service_pb2.WatchRunTasksResponse]
+    """Watches the tasks of a run: of its events those whose types begin with TASK_; else as WatchRun.
+    Errors: as WatchRun.
+    """
     GetRunResult: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunResultRequest, _run_service_pb2.GetRunResultResponse]
     """Waits for the end of a run, and tells what it came to. When the time passes first, it says how the run stands.
     Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT where fail_on_timeout is set.
@@ -150,6 +167,23 @@ class RunServiceAsyncStub(RunServiceStub):
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
     Errors: VALIDATION_ERROR, NOT_FOUND.
+    """
+    WatchRun: _aio.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_service_pb2.WatchRunResponse]  # type: ignore[assignment]
+    """Watches a run: every event once, in order, from its first or behind one, then as they happen. With descendants also
+    those of the runs that its steps began, of those that they began, and so on, whenever they begin; events of one run
+    are in the order of their numbers, none comes before the event by which its run was begun. Also sends what tasks
+    stream while they work, which is not stored: who is not there misses it. The first message tells where the watch begins,
+    and so does one every 15 s: both have no event. Ends when the run has ended (and its descendants), after a message with
+    `ended`; a run that was retried or reopened since is watched again behind the cursor.
+    Who does not read as fast as events come is sent away with RATE_LIMITED, and goes on by the cursor of the last
+    message it had, at any server, without a loss or a double.
+    Errors: VALIDATION_ERROR (the cursor is none of this run, or what is behind it is not kept any more: code EXPIRED),
+    NOT_FOUND, RATE_LIMITED (the reader is too slow, or too many streams: of the server or the tenant), UNAVAILABLE (the
+    server is going, or cannot read: resume by the last cursor, which is also in the trailing metadata x-resume-cursor).
+    """
+    WatchRunTasks: _aio.UnaryStreamMultiCallable[_run_service_pb2.WatchRunTasksRequest, _run_service_pb2.WatchRunTasksResponse]  # type: ignore[assignment]
+    """Watches the tasks of a run: of its events those whose types begin with TASK_; else as WatchRun.
+    Errors: as WatchRun.
     """
     GetRunResult: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunResultRequest, _run_service_pb2.GetRunResultResponse]  # type: ignore[assignment]
     """Waits for the end of a run, and tells what it came to. When the time passes first, it says how the run stands.
@@ -274,6 +308,35 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_service_pb2.ListRunStepsResponse, _abc.Awaitable[_run_service_pb2.ListRunStepsResponse]]:
         """Lists the steps of a run that follows a workflow, in the order of its definition. Other runs have none.
         Errors: VALIDATION_ERROR, NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRun(
+        self,
+        request: _run_service_pb2.WatchRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_run_service_pb2.WatchRunResponse], _abc.AsyncIterator[_run_service_pb2.WatchRunResponse]]:
+        """Watches a run: every event once, in order, from its first or behind one, then as they happen. With descendants also
+        those of the runs that its steps began, of those that they began, and so on, whenever they begin; events of one run
+        are in the order of their numbers, none comes before the event by which its run was begun. Also sends what tasks
+        stream while they work, which is not stored: who is not there misses it. The first message tells where the watch begins,
+        and so does one every 15 s: both have no event. Ends when the run has ended (and its descendants), after a message with
+        `ended`; a run that was retried or reopened since is watched again behind the cursor.
+        Who does not read as fast as events come is sent away with RATE_LIMITED, and goes on by the cursor of the last
+        message it had, at any server, without a loss or a double.
+        Errors: VALIDATION_ERROR (the cursor is none of this run, or what is behind it is not kept any more: code EXPIRED),
+        NOT_FOUND, RATE_LIMITED (the reader is too slow, or too many streams: of the server or the tenant), UNAVAILABLE (the
+        server is going, or cannot read: resume by the last cursor, which is also in the trailing metadata x-resume-cursor).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRunTasks(
+        self,
+        request: _run_service_pb2.WatchRunTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_run_service_pb2.WatchRunTasksResponse], _abc.AsyncIterator[_run_service_pb2.WatchRunTasksResponse]]:
+        """Watches the tasks of a run: of its events those whose types begin with TASK_; else as WatchRun.
+        Errors: as WatchRun.
         """
 
     @_abc_1.abstractmethod

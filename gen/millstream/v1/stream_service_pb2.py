@@ -28,7 +28,7 @@ from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from millstream.v1 import policy_pb2 as millstream_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/stream_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1amillstream/v1/policy.proto\"\x8f\x02\n\x16StreamArtifactsRequest\x12 \n\x05types\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01\x12&\n\x0bproduced_by\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12\x1f\n\x04tags\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12J\n\nvisibility\x18\x04 \x03(\tB6\xbaH3\x92\x01\x30\x10\x05\",r*R\x06PublicR\x07PrivateR\x08LabelledR\x06TenantR\x05\x41\x66ter\x12#\n\x0e\x63orrelation_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x06\x63ursor\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\x32\xc1\x01\n\rStreamService\x12\xaf\x01\n\x0fStreamArtifacts\x12%.millstream.v1.StreamArtifactsRequest\x1a\x14.google.api.HttpBody\"]\x8a\xe7\x18\x39\n\x0e\x61rtifacts.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/artifacts/stream0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/stream_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1amillstream/v1/policy.proto\"\x8f\x02\n\x16StreamArtifactsRequest\x12 \n\x05types\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01\x12&\n\x0bproduced_by\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01\x12\x1f\n\x04tags\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01\x12J\n\nvisibility\x18\x04 \x03(\tB6\xbaH3\x92\x01\x30\x10\x05\",r*R\x06PublicR\x07PrivateR\x08LabelledR\x06TenantR\x05\x41\x66ter\x12#\n\x0e\x63orrelation_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x19\n\x06\x63ursor\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\"|\n\x10StreamRunRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\r\x12\x1b\n\x13include_descendants\x18\x03 \x01(\x08\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\"\x81\x01\n\x15StreamRunTasksRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\r\x12\x1b\n\x13include_descendants\x18\x03 \x01(\x08\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\"\x98\x01\n\x1eStreamWorkflowExecutionRequest\x12\x1a\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\'\n\x15workflow_execution_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\r\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\"\x84\x01\n\"StreamWorkflowExecutionTreeRequest\x12\x1a\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\'\n\x15workflow_execution_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\"\x9d\x01\n#StreamWorkflowExecutionTasksRequest\x12\x1a\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\'\n\x15workflow_execution_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\r\x12\x19\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02\x32\xf7\t\n\rStreamService\x12\xaf\x01\n\x0fStreamArtifacts\x12%.millstream.v1.StreamArtifactsRequest\x1a\x14.google.api.HttpBody\"]\x8a\xe7\x18\x39\n\x0e\x61rtifacts.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02\x1a\x12\x18/api/v1/artifacts/stream0\x01\x12\xa2\x01\n\tStreamRun\x12\x1f.millstream.v1.StreamRunRequest\x1a\x14.google.api.HttpBody\"\\\x8a\xe7\x18\x34\n\truns.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/v1/runs/{run_id}/stream0\x01\x12\xb3\x01\n\x0eStreamRunTasks\x12$.millstream.v1.StreamRunTasksRequest\x1a\x14.google.api.HttpBody\"c\x8a\xe7\x18\x35\n\ntasks.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02$\x12\"/api/v1/runs/{run_id}/tasks/stream0\x01\x12\xe0\x01\n\x17StreamWorkflowExecution\x12-.millstream.v1.StreamWorkflowExecutionRequest\x1a\x14.google.api.HttpBody\"~\x8a\xe7\x18\x34\n\truns.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02@\x12>/api/tenants/{tenant}/stream/workflows/{workflow_execution_id}0\x01\x12\xf6\x01\n\x1bStreamWorkflowExecutionTree\x12\x31.millstream.v1.StreamWorkflowExecutionTreeRequest\x1a\x14.google.api.HttpBody\"\x8b\x01\x8a\xe7\x18\x34\n\truns.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02M\x12K/api/tenants/{tenant}/stream/workflows/{workflow_execution_id}/consolidated0\x01\x12\xfc\x01\n\x1cStreamWorkflowExecutionTasks\x12\x32.millstream.v1.StreamWorkflowExecutionTasksRequest\x1a\x14.google.api.HttpBody\"\x8f\x01\x8a\xe7\x18\x35\n\ntasks.readB\x11text/event-streamB\x14\x61pplication/x-ndjson\x82\xd3\xe4\x93\x02P\x12N/api/tenants/{tenant}/workflow-executions/{workflow_execution_id}/tasks/stream0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,10 +47,56 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_STREAMRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMRUNREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMRUNREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['workflow_execution_id']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['workflow_execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['workflow_execution_id']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['workflow_execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['workflow_execution_id']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['workflow_execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
   _globals['_STREAMSERVICE'].methods_by_name['StreamArtifacts']._loaded_options = None
   _globals['_STREAMSERVICE'].methods_by_name['StreamArtifacts']._serialized_options = b'\212\347\0309\n\016artifacts.readB\021text/event-streamB\024application/x-ndjson\202\323\344\223\002\032\022\030/api/v1/artifacts/stream'
+  _globals['_STREAMSERVICE'].methods_by_name['StreamRun']._loaded_options = None
+  _globals['_STREAMSERVICE'].methods_by_name['StreamRun']._serialized_options = b'\212\347\0304\n\truns.readB\021text/event-streamB\024application/x-ndjson\202\323\344\223\002\036\022\034/api/v1/runs/{run_id}/stream'
+  _globals['_STREAMSERVICE'].methods_by_name['StreamRunTasks']._loaded_options = None
+  _globals['_STREAMSERVICE'].methods_by_name['StreamRunTasks']._serialized_options = b'\212\347\0305\n\ntasks.readB\021text/event-streamB\024application/x-ndjson\202\323\344\223\002$\022\"/api/v1/runs/{run_id}/tasks/stream'
+  _globals['_STREAMSERVICE'].methods_by_name['StreamWorkflowExecution']._loaded_options = None
+  _globals['_STREAMSERVICE'].methods_by_name['StreamWorkflowExecution']._serialized_options = b'\212\347\0304\n\truns.readB\021text/event-streamB\024application/x-ndjson\202\323\344\223\002@\022>/api/tenants/{tenant}/stream/workflows/{workflow_execution_id}'
+  _globals['_STREAMSERVICE'].methods_by_name['StreamWorkflowExecutionTree']._loaded_options = None
+  _globals['_STREAMSERVICE'].methods_by_name['StreamWorkflowExecutionTree']._serialized_options = b'\212\347\0304\n\truns.readB\021text/event-streamB\024application/x-ndjson\202\323\344\223\002M\022K/api/tenants/{tenant}/stream/workflows/{workflow_execution_id}/consolidated'
+  _globals['_STREAMSERVICE'].methods_by_name['StreamWorkflowExecutionTasks']._loaded_options = None
+  _globals['_STREAMSERVICE'].methods_by_name['StreamWorkflowExecutionTasks']._serialized_options = b'\212\347\0305\n\ntasks.readB\021text/event-streamB\024application/x-ndjson\202\323\344\223\002P\022N/api/tenants/{tenant}/workflow-executions/{workflow_execution_id}/tasks/stream'
   _globals['_STREAMARTIFACTSREQUEST']._serialized_start=168
   _globals['_STREAMARTIFACTSREQUEST']._serialized_end=439
-  _globals['_STREAMSERVICE']._serialized_start=442
-  _globals['_STREAMSERVICE']._serialized_end=635
+  _globals['_STREAMRUNREQUEST']._serialized_start=441
+  _globals['_STREAMRUNREQUEST']._serialized_end=565
+  _globals['_STREAMRUNTASKSREQUEST']._serialized_start=568
+  _globals['_STREAMRUNTASKSREQUEST']._serialized_end=697
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST']._serialized_start=700
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST']._serialized_end=852
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST']._serialized_start=855
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST']._serialized_end=987
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST']._serialized_start=990
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST']._serialized_end=1147
+  _globals['_STREAMSERVICE']._serialized_start=1150
+  _globals['_STREAMSERVICE']._serialized_end=2421
 # @@protoc_insertion_point(module_scope)

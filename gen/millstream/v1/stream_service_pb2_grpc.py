@@ -41,6 +41,31 @@ class StreamServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamArtifactsRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.StreamRun = channel.unary_stream(
+                '/millstream.v1.StreamService/StreamRun',
+                request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamRunRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.StreamRunTasks = channel.unary_stream(
+                '/millstream.v1.StreamService/StreamRunTasks',
+                request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamRunTasksRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.StreamWorkflowExecution = channel.unary_stream(
+                '/millstream.v1.StreamService/StreamWorkflowExecution',
+                request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.StreamWorkflowExecutionTree = channel.unary_stream(
+                '/millstream.v1.StreamService/StreamWorkflowExecutionTree',
+                request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTreeRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.StreamWorkflowExecutionTasks = channel.unary_stream(
+                '/millstream.v1.StreamService/StreamWorkflowExecutionTasks',
+                request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTasksRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class StreamServiceServicer(object):
@@ -60,12 +85,93 @@ class StreamServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamRun(self, request, context):
+        """WatchRun over REST. As server-sent events (text/event-stream), named as the types of events in lower case, such as
+        `event: task_completed`, with the event as ListRunEvents shows it and the `run_id`; `event: heartbeat` (the first at
+        once, then one every 15 s); `event: end` when everything has ended, at which a page closes its EventSource. Each has
+        the cursor as its `id:`, so that an EventSource resumes by itself (Last-Event-ID). What tasks stream is `event: stream`,
+        without an id. An error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as
+        lines of JSON: an event with `cursor`, a `cursor` alone, {"end", "cursor"}, {"stream"} or {"error", "cursor"}.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamRunTasks(self, request, context):
+        """WatchRunTasks over REST: as StreamRun, of events only task_created, task_started, task_progress, task_completed,
+        task_failed, task_retry and the others that begin with task_.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamWorkflowExecution(self, request, context):
+        """StreamRun below the path of a tenant: events as ListWorkflowExecutionEvents shows them, in camelCase.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamWorkflowExecutionTree(self, request, context):
+        """The same with all descendants of the execution, also those that begin later.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamWorkflowExecutionTasks(self, request, context):
+        """StreamRunTasks below the path of a tenant, in camelCase.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StreamServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'StreamArtifacts': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamArtifacts,
                     request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamArtifactsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamRun,
+                    request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamRunRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamRunTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamRunTasks,
+                    request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamRunTasksRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamWorkflowExecution': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamWorkflowExecution,
+                    request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamWorkflowExecutionTree': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamWorkflowExecutionTree,
+                    request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTreeRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamWorkflowExecutionTasks': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamWorkflowExecutionTasks,
+                    request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTasksRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
@@ -96,6 +202,141 @@ class StreamService(object):
             target,
             '/millstream.v1.StreamService/StreamArtifacts',
             millstream_dot_v1_dot_stream__service__pb2.StreamArtifactsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.StreamService/StreamRun',
+            millstream_dot_v1_dot_stream__service__pb2.StreamRunRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRunTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.StreamService/StreamRunTasks',
+            millstream_dot_v1_dot_stream__service__pb2.StreamRunTasksRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamWorkflowExecution(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.StreamService/StreamWorkflowExecution',
+            millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamWorkflowExecutionTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.StreamService/StreamWorkflowExecutionTree',
+            millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTreeRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamWorkflowExecutionTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.StreamService/StreamWorkflowExecutionTasks',
+            millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTasksRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

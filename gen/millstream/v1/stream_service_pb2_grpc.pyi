@@ -46,6 +46,42 @@ class StreamServiceStub:
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
+    StreamRun: _grpc.UnaryStreamMultiCallable[_stream_service_pb2.StreamRunRequest, _httpbody_pb2.HttpBody]
+    """WatchRun over REST. As server-sent events (text/event-stream), named as the types of events in lower case, such as
+    `event: task_completed`, with the event as ListRunEvents shows it and the `run_id`; `event: heartbeat` (the first at
+    once, then one every 15 s); `event: end` when everything has ended, at which a page closes its EventSource. Each has
+    the cursor as its `id:`, so that an EventSource resumes by itself (Last-Event-ID). What tasks stream is `event: stream`,
+    without an id. An error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as
+    lines of JSON: an event with `cursor`, a `cursor` alone, {"end", "cursor"}, {"stream"} or {"error", "cursor"}.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamRunTasks: _grpc.UnaryStreamMultiCallable[_stream_service_pb2.StreamRunTasksRequest, _httpbody_pb2.HttpBody]
+    """WatchRunTasks over REST: as StreamRun, of events only task_created, task_started, task_progress, task_completed,
+    task_failed, task_retry and the others that begin with task_.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamWorkflowExecution: _grpc.UnaryStreamMultiCallable[_stream_service_pb2.StreamWorkflowExecutionRequest, _httpbody_pb2.HttpBody]
+    """StreamRun below the path of a tenant: events as ListWorkflowExecutionEvents shows them, in camelCase.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamWorkflowExecutionTree: _grpc.UnaryStreamMultiCallable[_stream_service_pb2.StreamWorkflowExecutionTreeRequest, _httpbody_pb2.HttpBody]
+    """The same with all descendants of the execution, also those that begin later.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamWorkflowExecutionTasks: _grpc.UnaryStreamMultiCallable[_stream_service_pb2.StreamWorkflowExecutionTasksRequest, _httpbody_pb2.HttpBody]
+    """StreamRunTasks below the path of a tenant, in camelCase.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
 
 @_typing.type_check_only
 class StreamServiceAsyncStub(StreamServiceStub):
@@ -58,6 +94,42 @@ class StreamServiceAsyncStub(StreamServiceStub):
     EventSource resumes by itself (Last-Event-ID); an error that ends it is `event: error` with the error's body. With
     `Accept: application/x-ndjson` as lines of JSON: an artifact with `cursor`, a `cursor` alone, or {"error", "cursor"}.
     Errors: as WatchArtifacts.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamRun: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamRunRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """WatchRun over REST. As server-sent events (text/event-stream), named as the types of events in lower case, such as
+    `event: task_completed`, with the event as ListRunEvents shows it and the `run_id`; `event: heartbeat` (the first at
+    once, then one every 15 s); `event: end` when everything has ended, at which a page closes its EventSource. Each has
+    the cursor as its `id:`, so that an EventSource resumes by itself (Last-Event-ID). What tasks stream is `event: stream`,
+    without an id. An error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as
+    lines of JSON: an event with `cursor`, a `cursor` alone, {"end", "cursor"}, {"stream"} or {"error", "cursor"}.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamRunTasks: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamRunTasksRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """WatchRunTasks over REST: as StreamRun, of events only task_created, task_started, task_progress, task_completed,
+    task_failed, task_retry and the others that begin with task_.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamWorkflowExecution: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamWorkflowExecutionRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """StreamRun below the path of a tenant: events as ListWorkflowExecutionEvents shows them, in camelCase.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamWorkflowExecutionTree: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamWorkflowExecutionTreeRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """The same with all descendants of the execution, also those that begin later.
+    Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamWorkflowExecutionTasks: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamWorkflowExecutionTasksRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """StreamRunTasks below the path of a tenant, in camelCase.
+    Errors: as WatchRun.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
@@ -76,6 +148,72 @@ class StreamServiceServicer(metaclass=_abc_1.ABCMeta):
         EventSource resumes by itself (Last-Event-ID); an error that ends it is `event: error` with the error's body. With
         `Accept: application/x-ndjson` as lines of JSON: an artifact with `cursor`, a `cursor` alone, or {"error", "cursor"}.
         Errors: as WatchArtifacts.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def StreamRun(
+        self,
+        request: _stream_service_pb2.StreamRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """WatchRun over REST. As server-sent events (text/event-stream), named as the types of events in lower case, such as
+        `event: task_completed`, with the event as ListRunEvents shows it and the `run_id`; `event: heartbeat` (the first at
+        once, then one every 15 s); `event: end` when everything has ended, at which a page closes its EventSource. Each has
+        the cursor as its `id:`, so that an EventSource resumes by itself (Last-Event-ID). What tasks stream is `event: stream`,
+        without an id. An error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as
+        lines of JSON: an event with `cursor`, a `cursor` alone, {"end", "cursor"}, {"stream"} or {"error", "cursor"}.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def StreamRunTasks(
+        self,
+        request: _stream_service_pb2.StreamRunTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """WatchRunTasks over REST: as StreamRun, of events only task_created, task_started, task_progress, task_completed,
+        task_failed, task_retry and the others that begin with task_.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def StreamWorkflowExecution(
+        self,
+        request: _stream_service_pb2.StreamWorkflowExecutionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """StreamRun below the path of a tenant: events as ListWorkflowExecutionEvents shows them, in camelCase.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def StreamWorkflowExecutionTree(
+        self,
+        request: _stream_service_pb2.StreamWorkflowExecutionTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """The same with all descendants of the execution, also those that begin later.
+        Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def StreamWorkflowExecutionTasks(
+        self,
+        request: _stream_service_pb2.StreamWorkflowExecutionTasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """StreamRunTasks below the path of a tenant, in camelCase.
+        Errors: as WatchRun.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """

@@ -29,11 +29,12 @@ from millstream.v1 import activation_pb2 as millstream_dot_v1_dot_activation__pb
 from millstream.v1 import code_pb2 as millstream_dot_v1_dot_code__pb2
 from millstream.v1 import pagination_pb2 as millstream_dot_v1_dot_pagination__pb2
 from millstream.v1 import policy_pb2 as millstream_dot_v1_dot_policy__pb2
+from millstream.v1 import run_pb2 as millstream_dot_v1_dot_run__pb2
 from millstream.v1 import task_log_pb2 as millstream_dot_v1_dot_task__log__pb2
 from millstream.v1 import worker_pb2 as millstream_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/worker_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/v1/activation.proto\x1a\x18millstream/v1/code.proto\x1a\x1emillstream/v1/pagination.proto\x1a\x1amillstream/v1/policy.proto\x1a\x1cmillstream/v1/task_log.proto\x1a\x1amillstream/v1/worker.proto\"\xb6\x04\n\x0bWorkRequest\x12\x0e\n\x06number\x18\x01 \x01(\r\x12)\n\x05hello\x18\x02 \x01(\x0b\x32\x1a.millstream.v1.WorkerHello\x12\x18\n\x06\x63redit\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\x90N\x12\x35\n\tdelivered\x18\x04 \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x39\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32\x19.millstream.v1.CompletionB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12:\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x1d.millstream.v1.AttemptFailureB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x38\n\x08progress\x18\x07 \x03(\x0b\x32\x1b.millstream.v1.TaskProgressB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x36\n\nheartbeats\x18\x08 \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x34\n\x08released\x18\t \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\r\n\x05\x64rain\x18\n \x01(\x08\x12;\n\x07\x61nswers\x18\x46 \x03(\x0b\x32\x1f.millstream.v1.ActivationAnswerB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x30\n\x04logs\x18P \x03(\x0b\x32\x17.millstream.v1.LogBatchB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\x8a\x02\n\x0cWorkResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1c.millstream.v1.WorkerWelcome\x12\x0b\n\x03\x61\x63k\x18\x02 \x01(\r\x12$\n\x06leases\x18\x03 \x03(\x0b\x32\x14.millstream.v1.Lease\x12\x32\n\rcancellations\x18\x04 \x03(\x0b\x32\x1b.millstream.v1.Cancellation\x12,\n\x07refused\x18\x05 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\x12\r\n\x05\x64rain\x18\x06 \x01(\x08\x12\'\n\x08log_acks\x18P \x03(\x0b\x32\x15.millstream.v1.LogAck\"I\n\x11StreamLogsRequest\x12\x34\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LogBatchB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\"9\n\x12StreamLogsResponse\x12#\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x15.millstream.v1.LogAck\"\xe8\x01\n\x0bPollRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12#\n\x05kinds\x18\x03 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xa0\x01\x12\x18\n\x06queues\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\"\n\tmax_tasks\x18\x05 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12*\n\x04wait\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00N@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x42\x0c\n\n_max_tasksB\x07\n\x05_wait\"4\n\x0cPollResponse\x12$\n\x06leases\x18\x01 \x03(\x0b\x32\x14.millstream.v1.Lease\"N\n\x0f\x43ompleteRequest\x12;\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x19.millstream.v1.CompletionB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"@\n\x10\x43ompleteResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"K\n\x0b\x46\x61ilRequest\x12<\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x1d.millstream.v1.AttemptFailureB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"<\n\x0c\x46\x61ilResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"H\n\x10HeartbeatRequest\x12\x34\n\x06leases\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"A\n\x11HeartbeatResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"S\n\x15ReportProgressRequest\x12:\n\x08progress\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.TaskProgressB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"F\n\x16ReportProgressResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"\x98\x02\n\x12ListWorkersRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02\x88\x01\x01\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.millstream.v1.Worker.Status\x12\x16\n\x04kind\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x01\x12\x17\n\x05queue\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x16\n\x04name\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"j\n\x13ListWorkersResponse\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.millstream.v1.Worker\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination\"/\n\x10GetWorkerRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x8e\x03\n\x11GetWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12,\n\x06status\x18\x03 \x01(\x0e\x32\x1c.millstream.v1.Worker.Status\x12\x0e\n\x06server\x18\x04 \x01(\t\x12\x30\n\x0c\x63onnected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_heartbeat_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x64isconnected_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05slots\x18\x08 \x01(\r\x12\x12\n\nslots_used\x18\t \x01(\r\x12\x0e\n\x06queues\x18\n \x03(\t\x12&\n\x05kinds\x18\x0b \x03(\x0b\x32\x17.millstream.v1.KindSpec\x12\x0e\n\x06\x61gents\x18\x0c \x03(\t\x12\x11\n\ttruncated\x18\r \x01(\x08\"\x97\x02\n\x10ListKindsRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10H\x02\x88\x01\x01\x12\x16\n\x04kind\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x32\n\x08\x63\x61tegory\x18\x05 \x01(\x0e\x32 .millstream.v1.KindSpec.Category\x12*\n\x06status\x18\x06 \x01(\x0e\x32\x1a.millstream.v1.Kind.StatusB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"f\n\x11ListKindsResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.millstream.v1.Kind\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination\"Y\n\x18\x41nswerActivationsRequest\x12=\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1f.millstream.v1.ActivationAnswerB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"I\n\x19\x41nswerActivationsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"x\n\x13\x46\x65tchHistoryRequest\x12\x19\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\r\x12\x14\n\x0c\x61\x66ter_number\x18\x04 \x01(\r\"O\n\x14\x46\x65tchHistoryResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.millstream.v1.HistoryItem\x12\x0c\n\x04more\x18\x02 \x01(\x08\x32\xb4\n\n\rWorkerService\x12Y\n\x04Work\x12\x1a.millstream.v1.WorkRequest\x1a\x1b.millstream.v1.WorkResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01(\x01\x30\x01\x12W\n\x04Poll\x12\x1a.millstream.v1.PollRequest\x1a\x1b.millstream.v1.PollResponse\"\x16\x8a\xe7\x18\x12\n\x0cworker.serve0<8\x01\x12\x61\n\x08\x43omplete\x12\x1e.millstream.v1.CompleteRequest\x1a\x1f.millstream.v1.CompleteResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12U\n\x04\x46\x61il\x12\x1a.millstream.v1.FailRequest\x1a\x1b.millstream.v1.FailResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12\x64\n\tHeartbeat\x12\x1f.millstream.v1.HeartbeatRequest\x1a .millstream.v1.HeartbeatResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12s\n\x0eReportProgress\x12$.millstream.v1.ReportProgressRequest\x1a%.millstream.v1.ReportProgressResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12k\n\nStreamLogs\x12 .millstream.v1.StreamLogsRequest\x1a!.millstream.v1.StreamLogsResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01(\x01\x30\x01\x12\x7f\n\x0bListWorkers\x12!.millstream.v1.ListWorkersRequest\x1a\".millstream.v1.ListWorkersResponse\")\x8a\xe7\x18\x0e\n\x0cworkers.read\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/workers\x12\x85\x01\n\tGetWorker\x12\x1f.millstream.v1.GetWorkerRequest\x1a .millstream.v1.GetWorkerResponse\"5\x8a\xe7\x18\x0e\n\x0cworkers.read\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/workers/{worker_id}\x12w\n\tListKinds\x12\x1f.millstream.v1.ListKindsRequest\x1a .millstream.v1.ListKindsResponse\"\'\x8a\xe7\x18\x0e\n\x0cworkers.read\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/kinds\x12|\n\x11\x41nswerActivations\x12\'.millstream.v1.AnswerActivationsRequest\x1a(.millstream.v1.AnswerActivationsResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12m\n\x0c\x46\x65tchHistory\x12\".millstream.v1.FetchHistoryRequest\x1a#.millstream.v1.FetchHistoryResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"millstream/v1/worker_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/v1/activation.proto\x1a\x18millstream/v1/code.proto\x1a\x1emillstream/v1/pagination.proto\x1a\x1amillstream/v1/policy.proto\x1a\x17millstream/v1/run.proto\x1a\x1cmillstream/v1/task_log.proto\x1a\x1amillstream/v1/worker.proto\"\xf1\x04\n\x0bWorkRequest\x12\x0e\n\x06number\x18\x01 \x01(\r\x12)\n\x05hello\x18\x02 \x01(\x0b\x32\x1a.millstream.v1.WorkerHello\x12\x18\n\x06\x63redit\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\x90N\x12\x35\n\tdelivered\x18\x04 \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x39\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32\x19.millstream.v1.CompletionB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12:\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\x1d.millstream.v1.AttemptFailureB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x38\n\x08progress\x18\x07 \x03(\x0b\x32\x1b.millstream.v1.TaskProgressB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x36\n\nheartbeats\x18\x08 \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\x34\n\x08released\x18\t \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\r\n\x05\x64rain\x18\n \x01(\x08\x12\x39\n\x08streamed\x18\x0b \x03(\x0b\x32\x1c.millstream.v1.StreamedValueB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12;\n\x07\x61nswers\x18\x46 \x03(\x0b\x32\x1f.millstream.v1.ActivationAnswerB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\x30\n\x04logs\x18P \x03(\x0b\x32\x17.millstream.v1.LogBatchB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"\x8a\x02\n\x0cWorkResponse\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1c.millstream.v1.WorkerWelcome\x12\x0b\n\x03\x61\x63k\x18\x02 \x01(\r\x12$\n\x06leases\x18\x03 \x03(\x0b\x32\x14.millstream.v1.Lease\x12\x32\n\rcancellations\x18\x04 \x03(\x0b\x32\x1b.millstream.v1.Cancellation\x12,\n\x07refused\x18\x05 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\x12\r\n\x05\x64rain\x18\x06 \x01(\x08\x12\'\n\x08log_acks\x18P \x03(\x0b\x32\x15.millstream.v1.LogAck\"I\n\x11StreamLogsRequest\x12\x34\n\x07\x62\x61tches\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LogBatchB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\"9\n\x12StreamLogsResponse\x12#\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x15.millstream.v1.LogAck\"\xe8\x01\n\x0bPollRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12#\n\x05kinds\x18\x03 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xa0\x01\x12\x18\n\x06queues\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\"\n\tmax_tasks\x18\x05 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12*\n\x04wait\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00N@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01\x88\x01\x01\x42\x0c\n\n_max_tasksB\x07\n\x05_wait\"4\n\x0cPollResponse\x12$\n\x06leases\x18\x01 \x03(\x0b\x32\x14.millstream.v1.Lease\"N\n\x0f\x43ompleteRequest\x12;\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x19.millstream.v1.CompletionB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"@\n\x10\x43ompleteResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"K\n\x0b\x46\x61ilRequest\x12<\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\x1d.millstream.v1.AttemptFailureB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"<\n\x0c\x46\x61ilResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"H\n\x10HeartbeatRequest\x12\x34\n\x06leases\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LeaseRefB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"A\n\x11HeartbeatResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"S\n\x15ReportProgressRequest\x12:\n\x08progress\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.TaskProgressB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"F\n\x16ReportProgressResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"\x98\x02\n\x12ListWorkersRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02\x88\x01\x01\x12,\n\x06status\x18\x04 \x01(\x0e\x32\x1c.millstream.v1.Worker.Status\x12\x16\n\x04kind\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x01\x12\x17\n\x05queue\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x16\n\x04name\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"j\n\x13ListWorkersResponse\x12$\n\x05items\x18\x01 \x03(\x0b\x32\x15.millstream.v1.Worker\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination\"/\n\x10GetWorkerRequest\x12\x1b\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\x8e\x03\n\x11GetWorkerResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12,\n\x06status\x18\x03 \x01(\x0e\x32\x1c.millstream.v1.Worker.Status\x12\x0e\n\x06server\x18\x04 \x01(\t\x12\x30\n\x0c\x63onnected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11last_heartbeat_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x0f\x64isconnected_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05slots\x18\x08 \x01(\r\x12\x12\n\nslots_used\x18\t \x01(\r\x12\x0e\n\x06queues\x18\n \x03(\t\x12&\n\x05kinds\x18\x0b \x03(\x0b\x32\x17.millstream.v1.KindSpec\x12\x0e\n\x06\x61gents\x18\x0c \x03(\t\x12\x11\n\ttruncated\x18\r \x01(\x08\"\x97\x02\n\x10ListKindsRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10H\x02\x88\x01\x01\x12\x16\n\x04kind\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x32\n\x08\x63\x61tegory\x18\x05 \x01(\x0e\x32 .millstream.v1.KindSpec.Category\x12*\n\x06status\x18\x06 \x01(\x0e\x32\x1a.millstream.v1.Kind.StatusB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"f\n\x11ListKindsResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.millstream.v1.Kind\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination\"Y\n\x18\x41nswerActivationsRequest\x12=\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1f.millstream.v1.ActivationAnswerB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"I\n\x19\x41nswerActivationsResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.millstream.v1.ReportResult\"x\n\x13\x46\x65tchHistoryRequest\x12\x19\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\r\x12\x14\n\x0c\x61\x66ter_number\x18\x04 \x01(\r\"O\n\x14\x46\x65tchHistoryResponse\x12)\n\x05items\x18\x01 \x03(\x0b\x32\x1a.millstream.v1.HistoryItem\x12\x0c\n\x04more\x18\x02 \x01(\x08\x32\xb4\n\n\rWorkerService\x12Y\n\x04Work\x12\x1a.millstream.v1.WorkRequest\x1a\x1b.millstream.v1.WorkResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01(\x01\x30\x01\x12W\n\x04Poll\x12\x1a.millstream.v1.PollRequest\x1a\x1b.millstream.v1.PollResponse\"\x16\x8a\xe7\x18\x12\n\x0cworker.serve0<8\x01\x12\x61\n\x08\x43omplete\x12\x1e.millstream.v1.CompleteRequest\x1a\x1f.millstream.v1.CompleteResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12U\n\x04\x46\x61il\x12\x1a.millstream.v1.FailRequest\x1a\x1b.millstream.v1.FailResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12\x64\n\tHeartbeat\x12\x1f.millstream.v1.HeartbeatRequest\x1a .millstream.v1.HeartbeatResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12s\n\x0eReportProgress\x12$.millstream.v1.ReportProgressRequest\x1a%.millstream.v1.ReportProgressResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12k\n\nStreamLogs\x12 .millstream.v1.StreamLogsRequest\x1a!.millstream.v1.StreamLogsResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01(\x01\x30\x01\x12\x7f\n\x0bListWorkers\x12!.millstream.v1.ListWorkersRequest\x1a\".millstream.v1.ListWorkersResponse\")\x8a\xe7\x18\x0e\n\x0cworkers.read\x82\xd3\xe4\x93\x02\x11\x12\x0f/api/v1/workers\x12\x85\x01\n\tGetWorker\x12\x1f.millstream.v1.GetWorkerRequest\x1a .millstream.v1.GetWorkerResponse\"5\x8a\xe7\x18\x0e\n\x0cworkers.read\x82\xd3\xe4\x93\x02\x1d\x12\x1b/api/v1/workers/{worker_id}\x12w\n\tListKinds\x12\x1f.millstream.v1.ListKindsRequest\x1a .millstream.v1.ListKindsResponse\"\'\x8a\xe7\x18\x0e\n\x0cworkers.read\x82\xd3\xe4\x93\x02\x0f\x12\r/api/v1/kinds\x12|\n\x11\x41nswerActivations\x12\'.millstream.v1.AnswerActivationsRequest\x1a(.millstream.v1.AnswerActivationsResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x12m\n\x0c\x46\x65tchHistory\x12\".millstream.v1.FetchHistoryRequest\x1a#.millstream.v1.FetchHistoryResponse\"\x14\x8a\xe7\x18\x10\n\x0cworker.serve8\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,6 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKREQUEST'].fields_by_name['heartbeats']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_WORKREQUEST'].fields_by_name['released']._loaded_options = None
   _globals['_WORKREQUEST'].fields_by_name['released']._serialized_options = b'\272H\006\222\001\003\020\220N'
+  _globals['_WORKREQUEST'].fields_by_name['streamed']._loaded_options = None
+  _globals['_WORKREQUEST'].fields_by_name['streamed']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_WORKREQUEST'].fields_by_name['answers']._loaded_options = None
   _globals['_WORKREQUEST'].fields_by_name['answers']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_WORKREQUEST'].fields_by_name['logs']._loaded_options = None
@@ -132,54 +135,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['AnswerActivations']._serialized_options = b'\212\347\030\020\n\014worker.serve8\001'
   _globals['_WORKERSERVICE'].methods_by_name['FetchHistory']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['FetchHistory']._serialized_options = b'\212\347\030\020\n\014worker.serve8\001'
-  _globals['_WORKREQUEST']._serialized_start=322
-  _globals['_WORKREQUEST']._serialized_end=888
-  _globals['_WORKRESPONSE']._serialized_start=891
-  _globals['_WORKRESPONSE']._serialized_end=1157
-  _globals['_STREAMLOGSREQUEST']._serialized_start=1159
-  _globals['_STREAMLOGSREQUEST']._serialized_end=1232
-  _globals['_STREAMLOGSRESPONSE']._serialized_start=1234
-  _globals['_STREAMLOGSRESPONSE']._serialized_end=1291
-  _globals['_POLLREQUEST']._serialized_start=1294
-  _globals['_POLLREQUEST']._serialized_end=1526
-  _globals['_POLLRESPONSE']._serialized_start=1528
-  _globals['_POLLRESPONSE']._serialized_end=1580
-  _globals['_COMPLETEREQUEST']._serialized_start=1582
-  _globals['_COMPLETEREQUEST']._serialized_end=1660
-  _globals['_COMPLETERESPONSE']._serialized_start=1662
-  _globals['_COMPLETERESPONSE']._serialized_end=1726
-  _globals['_FAILREQUEST']._serialized_start=1728
-  _globals['_FAILREQUEST']._serialized_end=1803
-  _globals['_FAILRESPONSE']._serialized_start=1805
-  _globals['_FAILRESPONSE']._serialized_end=1865
-  _globals['_HEARTBEATREQUEST']._serialized_start=1867
-  _globals['_HEARTBEATREQUEST']._serialized_end=1939
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1941
-  _globals['_HEARTBEATRESPONSE']._serialized_end=2006
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=2008
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=2091
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=2093
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=2163
-  _globals['_LISTWORKERSREQUEST']._serialized_start=2166
-  _globals['_LISTWORKERSREQUEST']._serialized_end=2446
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=2448
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=2554
-  _globals['_GETWORKERREQUEST']._serialized_start=2556
-  _globals['_GETWORKERREQUEST']._serialized_end=2603
-  _globals['_GETWORKERRESPONSE']._serialized_start=2606
-  _globals['_GETWORKERRESPONSE']._serialized_end=3004
-  _globals['_LISTKINDSREQUEST']._serialized_start=3007
-  _globals['_LISTKINDSREQUEST']._serialized_end=3286
-  _globals['_LISTKINDSRESPONSE']._serialized_start=3288
-  _globals['_LISTKINDSRESPONSE']._serialized_end=3390
-  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_start=3392
-  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_end=3481
-  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_start=3483
-  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_end=3556
-  _globals['_FETCHHISTORYREQUEST']._serialized_start=3558
-  _globals['_FETCHHISTORYREQUEST']._serialized_end=3678
-  _globals['_FETCHHISTORYRESPONSE']._serialized_start=3680
-  _globals['_FETCHHISTORYRESPONSE']._serialized_end=3759
-  _globals['_WORKERSERVICE']._serialized_start=3762
-  _globals['_WORKERSERVICE']._serialized_end=5094
+  _globals['_WORKREQUEST']._serialized_start=347
+  _globals['_WORKREQUEST']._serialized_end=972
+  _globals['_WORKRESPONSE']._serialized_start=975
+  _globals['_WORKRESPONSE']._serialized_end=1241
+  _globals['_STREAMLOGSREQUEST']._serialized_start=1243
+  _globals['_STREAMLOGSREQUEST']._serialized_end=1316
+  _globals['_STREAMLOGSRESPONSE']._serialized_start=1318
+  _globals['_STREAMLOGSRESPONSE']._serialized_end=1375
+  _globals['_POLLREQUEST']._serialized_start=1378
+  _globals['_POLLREQUEST']._serialized_end=1610
+  _globals['_POLLRESPONSE']._serialized_start=1612
+  _globals['_POLLRESPONSE']._serialized_end=1664
+  _globals['_COMPLETEREQUEST']._serialized_start=1666
+  _globals['_COMPLETEREQUEST']._serialized_end=1744
+  _globals['_COMPLETERESPONSE']._serialized_start=1746
+  _globals['_COMPLETERESPONSE']._serialized_end=1810
+  _globals['_FAILREQUEST']._serialized_start=1812
+  _globals['_FAILREQUEST']._serialized_end=1887
+  _globals['_FAILRESPONSE']._serialized_start=1889
+  _globals['_FAILRESPONSE']._serialized_end=1949
+  _globals['_HEARTBEATREQUEST']._serialized_start=1951
+  _globals['_HEARTBEATREQUEST']._serialized_end=2023
+  _globals['_HEARTBEATRESPONSE']._serialized_start=2025
+  _globals['_HEARTBEATRESPONSE']._serialized_end=2090
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=2092
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=2175
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=2177
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=2247
+  _globals['_LISTWORKERSREQUEST']._serialized_start=2250
+  _globals['_LISTWORKERSREQUEST']._serialized_end=2530
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=2532
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=2638
+  _globals['_GETWORKERREQUEST']._serialized_start=2640
+  _globals['_GETWORKERREQUEST']._serialized_end=2687
+  _globals['_GETWORKERRESPONSE']._serialized_start=2690
+  _globals['_GETWORKERRESPONSE']._serialized_end=3088
+  _globals['_LISTKINDSREQUEST']._serialized_start=3091
+  _globals['_LISTKINDSREQUEST']._serialized_end=3370
+  _globals['_LISTKINDSRESPONSE']._serialized_start=3372
+  _globals['_LISTKINDSRESPONSE']._serialized_end=3474
+  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_start=3476
+  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_end=3565
+  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_start=3567
+  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_end=3640
+  _globals['_FETCHHISTORYREQUEST']._serialized_start=3642
+  _globals['_FETCHHISTORYREQUEST']._serialized_end=3762
+  _globals['_FETCHHISTORYRESPONSE']._serialized_start=3764
+  _globals['_FETCHHISTORYRESPONSE']._serialized_end=3843
+  _globals['_WORKERSERVICE']._serialized_start=3846
+  _globals['_WORKERSERVICE']._serialized_end=5178
 # @@protoc_insertion_point(module_scope)

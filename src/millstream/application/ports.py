@@ -146,6 +146,14 @@ Places = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
+class RunHead:
+    """Where a run stands: the number of its last event, and whether it has ended."""
+
+    last_seq: int
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FeedRow:
     """What one batch stored: ids of artifacts by tenant, of the tenants asked for."""
 

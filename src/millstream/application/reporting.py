@@ -12,6 +12,7 @@ from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome
 from millstream.application.engine.sessions import HeldLease, held_lease
 from millstream.application.ids import new_id
+from millstream.application.progress import ProgressNotes
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
 from millstream.application.rounds import Made, in_rounds
@@ -54,8 +55,10 @@ class Reporting:
         leases: LeaseStore,
         tasks: TaskReads,
         advancing: Advancing,
+        notes: ProgressNotes,
     ) -> None:
         self._engine = engine
+        self._notes = notes
         self._advancing = advancing
         self._catalogs = catalogs
         self._referring = referring
@@ -200,6 +203,8 @@ class Reporting:
             await self._leases.progress(
                 [(item.task_id, item.attempt, item.fraction, item.message) for item in reports.progress]
             )
+            running = [item for item in reports.progress if (item.task_id, item.attempt) in alive]
+            self._notes.note(principal.tenant, running)
         results: list[ReportResult] = []
         for ref, known in zip(refs, errors, strict=True):
             asked = alive.get((ref.task_id, ref.attempt))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from millstream.application.paging import fitting
 from millstream.application.registering import Registering
 from millstream.application.reporting import LeaseStore, Reporting
 from millstream.application.views.leases import Cancellation, Hello, Lease, LeaseRef, Push
-from millstream.application.views.reports import ReportResult, Reports
+from millstream.application.views.reports import ReportResult, Reports, Streamed
 from millstream.domain.code import History, Standing, lead_kind
 from millstream.domain.errors import MillstreamError, NotFound, Unavailable, ValidationFailed
 from millstream.domain.lifecycle import check_fence
@@ -79,6 +79,14 @@ class WorkerSession:
         self._session.delivered.update(ref.task_id for ref in reports.delivered if ref.task_id in self._session.leases)
         return await self._workers.reporting.report(self._principal, reports, self._session.leases)
 
+    def stream(self, streamed: Sequence[Streamed]) -> None:
+        """Pass on what the worker's tasks stream, to who watches their runs."""
+        leases = self._session.leases
+        for each in streamed:
+            lease = leases.get(each.task_id)
+            if lease is not None and lease.attempt == each.attempt:
+                self._workers.streaming(self._principal.tenant, lease.run_id, each)
+
     def drain(self) -> None:
         """Send no more tasks."""
         self._session.draining = True
@@ -91,6 +99,9 @@ class WorkerSession:
 
 class Workers:
     """The use cases of workers.
+
+    Attributes:
+        streaming: Passes on what a task of a tenant's run streams.
 
     Args:
         grace_us: How long a worker that went may take to come back, microseconds.
@@ -108,6 +119,7 @@ class Workers:
         journal: Journal,
         grace_us: int,
     ) -> None:
+        self.streaming: Callable[[str, str, Streamed], None] = lambda tenant, run_id, streamed: None
         self.engine = engine
         self._workflows = workflows
         self._journal = journal

@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
-from millstream.cli import executions, run_operations
+from millstream.cli import executions, run_operations, run_watch
 from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, Limit, Target, call
 from millstream.cli.given import aware, labels_of
 from millstream.cli.output import console, print_json, print_list, print_table
@@ -133,6 +133,7 @@ def _line(task: Task) -> str:
 app.command()(executions.steps)
 app.command()(executions.result)
 app.command()(executions.tail)
+app.command()(run_watch.watch)
 app.command()(executions.start)
 app.command()(executions.signal)
 app.command()(executions.state)

@@ -1,13 +1,16 @@
 """Other servers: who they are, what they serve, and how they are woken."""
 
 import asyncio
+import base64
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from millstream.application.ports import ConnectedWorker
+from millstream.application.views.reports import Streamed
 from millstream.domain.artifacts import Artifact
 from millstream.domain.errors import MillstreamError
+from millstream.domain.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +22,8 @@ SILENT_US = 15_000_000
 SEEN_EVERY_S = 5.0
 WATCHES = ("", "watches artifacts")
 """Queue and kind of the interest of a server where a tenant is watched; no task has them."""
+WATCHES_RUNS = ("", "watches runs")
+"""The same of one where runs of a tenant are watched."""
 
 
 class PeerStore(Protocol):
@@ -48,17 +53,21 @@ class Peers:
 
     Attributes:
         send: Sends a message to a lane; see store.wakeups.
+        offer: The same for what may be lost.
         served: The dispatch keys that workers connected here serve.
         workers: The workers connected here, by session.
         watched: The tenants that are watched here.
+        runs_watched: The tenants in which runs are watched here.
         listed: Told which workers, by session, are noted with all that they say of themselves.
     """
 
     def __init__(self, lane: str, blocking: str, server: str, store: PeerStore, noted: WorkerStore) -> None:
         self.send: Callable[[str, Message], None] = lambda lane, message: None
+        self.offer: Callable[[str, Message], None] = lambda lane, message: None
         self.served: Callable[[], set[DispatchKey]] = set
         self.workers: Callable[[], dict[str, ConnectedWorker]] = dict
         self.watched: Callable[[], set[str]] = set
+        self.runs_watched: Callable[[], set[str]] = set
         self.listed: Callable[[Iterable[str]], None] = lambda sessions: None
         self._lane = lane
         self._both = (lane, blocking)
@@ -68,6 +77,7 @@ class Peers:
         self._lanes: list[str] = []
         self._interests: dict[DispatchKey, list[str]] = {}
         self._watching = False
+        self._watching_runs = False
         self._noted: set[DispatchKey] = set()
         self._listed: dict[str, bool] = {}
         """The workers that are noted, by session, and whether as draining."""
@@ -93,6 +103,22 @@ class Peers:
         for tenant in {artifact.tenant for artifact in artifacts}:
             for lane in self._interests.get((tenant, *WATCHES), ()):
                 self.send(lane, ("stored", tenant))
+
+    def recorded(self, runs: Iterable[Run]) -> None:
+        """Something happened in these runs: tell the servers where runs of their tenants are watched."""
+        if not self._watching_runs:
+            return
+        for run in runs:
+            for lane in self._interests.get((run.tenant, *WATCHES_RUNS), ()):
+                self.send(lane, ("event", run.id))
+
+    def streamed(self, tenant: str, run_id: str, streamed: Streamed) -> None:
+        """A task streams something: pass it on to the servers where runs of its tenant are watched."""
+        if not self._watching_runs:
+            return
+        for lane in self._interests.get((tenant, *WATCHES_RUNS), ()):
+            value = base64.b64encode(streamed.value).decode()
+            self.offer(lane, ("stream", run_id, streamed.task_id, str(streamed.attempt), str(streamed.index), value))
 
     def ended(self, lane: str, run_id: str) -> None:
         """A run ended that a caller waits for there."""
@@ -135,6 +161,7 @@ class Peers:
         since_us = await self._store.now_us() - SILENT_US
         self._lanes, self._interests = await self._store.peers(self._lane, since_us)
         self._watching = any(key[1:] == WATCHES for key in self._interests)
+        self._watching_runs = any(key[1:] == WATCHES_RUNS for key in self._interests)
 
     async def run_announcer(self) -> None:
         """Note what workers connected here serve, whenever that changes, until cancelled."""
@@ -147,6 +174,7 @@ class Peers:
                     await self.refresh()
                 await self._list_workers()
                 served = self.served() | {(tenant, *WATCHES) for tenant in self.watched()}
+                served |= {(tenant, *WATCHES_RUNS) for tenant in self.runs_watched()}
                 if served != self._noted:
                     await self._store.interested(self._lane, sorted(served))
                     self._noted = served

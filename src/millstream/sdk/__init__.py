@@ -42,6 +42,7 @@ from millstream.sdk.results import (
 )
 from millstream.sdk.run_operations import RunOutcome, RunsDone
 from millstream.sdk.run_results import Attempt, Fault, Run, RunEvent, RunResult, Task
+from millstream.sdk.run_watches import RunHappening, RunWatch, StreamedValue
 from millstream.sdk.streams import ArtifactWatch, Streamed
 from millstream.sdk.system import LogLevel, LogLevels
 from millstream.sdk.tasks import NewTask, StuckTask
@@ -98,8 +99,10 @@ __all__ = [
     "RetryPolicy",
     "Run",
     "RunEvent",
+    "RunHappening",
     "RunOutcome",
     "RunResult",
+    "RunWatch",
     "RunsDone",
     "ServiceError",
     "ServingWorker",
@@ -107,6 +110,7 @@ __all__ = [
     "StepFailed",
     "StoredPayload",
     "Streamed",
+    "StreamedValue",
     "StuckTask",
     "Subscription",
     "SyncResult",

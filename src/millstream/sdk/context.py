@@ -11,16 +11,19 @@ from pydantic import BaseModel
 
 from millstream.sdk.errors import TaskCancelled
 from millstream.sdk.outbox import Fence, Outbox
-from millstream.sdk.payload import JsonValue
+from millstream.sdk.payload import JsonValue, fill_value
 from millstream.sdk.payloads import Payloads
 from millstream.sdk.policies import TypeRef, Visibility
 from millstream.sdk.results import Artifact
-from millstream.v1 import worker_pb2
+from millstream.v1 import run_pb2, worker_pb2
 
 Publishable: TypeAlias = BaseModel | tuple[str, Mapping[str, JsonValue]]
 """A model, or the name of a type with the data."""
 
 ResultT = TypeVar("ResultT")
+
+STREAMED_BYTES: Final = 4096
+"""The largest value that is streamed at once."""
 
 _LOG: Final = logging.getLogger("millstream.task")
 
@@ -55,8 +58,8 @@ class Context:
     """One attempt at one task, from inside. All of it may be used from the thread of a sync handler too."""
 
     __slots__ = (
-        "_cancelled", "_extras", "_lease", "_log", "_loop", "_outbox", "_payloads", "_thread", "cancelling", "fence",
-        "watched",
+        "_cancelled", "_extras", "_lease", "_log", "_loop", "_outbox", "_payloads", "_streamed", "_thread",
+        "cancelling", "fence", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +81,7 @@ class Context:
         self._cancelled: Cancelled | None = None
         self.cancelling = False
         self._extras: list[Extra] | None = None
+        self._streamed = 0
         self.fence = fence
         self.watched = False
 
@@ -151,6 +155,26 @@ class Context:
         if not 0 <= fraction <= 1:
             raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
         self._on_loop(self._outbox.progress, self.fence, fraction, message[:1000])
+
+    def stream(self, value: JsonValue) -> None:
+        """Shows a value, such as a token of a model's answer, to those who watch the run at this moment, in the order
+        of the calls. It is not stored, and may be lost: what must not be is returned, or published.
+
+        Args:
+            value: JSON, or a model; at most 4,096 bytes.
+
+        Raises:
+            ValueError: it is larger.
+            PayloadError: something in it is no JSON value.
+        """
+        out = run_pb2.StreamedValue(task_id=self.task_id, attempt=self.fence.attempt)
+        fill_value(out.value, value)
+        size = out.value.ByteSize()
+        if size > STREAMED_BYTES:
+            raise ValueError(f"the value has {size:,} bytes; at most {STREAMED_BYTES:,} are streamed at once")
+        self._streamed += 1
+        out.index = self._streamed
+        self._on_loop(self._outbox.stream, out)
 
     def heartbeat(self) -> None:
         """Shows that the code is alive, where the task has a heartbeat timeout."""

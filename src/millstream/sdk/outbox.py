@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from millstream.v1 import code_pb2, worker_pb2
+from millstream.v1 import code_pb2, run_pb2, worker_pb2
 from millstream.v1.worker_service_pb2 import WorkRequest
 
 MAX_BYTES: Final = 2 * 1024 * 1024
 """A message is closed at this size, far below the limit of 16 MiB, so that no report waits behind megabytes."""
+STREAMED_MOST: Final = 1_000
+"""Values that may wait to be streamed; of more, some are lost."""
 MAX_ITEMS: Final = 5_000
 """A message is closed at this many reports; the contract's limit is 10,000 of each kind."""
 
@@ -39,6 +41,7 @@ def _tag(field_number: int) -> int:
 
 _DELIVERED: Final = _tag(WorkRequest.DELIVERED_FIELD_NUMBER)
 _PROGRESS: Final = _tag(WorkRequest.PROGRESS_FIELD_NUMBER)
+_STREAMED: Final = _tag(WorkRequest.STREAMED_FIELD_NUMBER)
 _HEARTBEATS: Final = _tag(WorkRequest.HEARTBEATS_FIELD_NUMBER)
 _RELEASED: Final = _tag(WorkRequest.RELEASED_FIELD_NUMBER)
 _COMPLETIONS: Final = _tag(WorkRequest.COMPLETIONS_FIELD_NUMBER)
@@ -96,6 +99,7 @@ class Outbox:
         self._released: list[Fence] = []
         self._progress: dict[Fence, worker_pb2.TaskProgress] = {}
         self._heartbeats: dict[Fence, None] = {}
+        self._streamed: list[bytes] = []
         self._credit = 0
         self._drain = False
         self._keep_alive = False
@@ -139,6 +143,12 @@ class Outbox:
             task_id=fence.task_id, attempt=fence.attempt, fraction=fraction, message=message
         )
         self._wake.set()
+
+    def stream(self, streamed: run_pb2.StreamedValue) -> None:
+        """Queues a value for those who watch; lost where too many wait already."""
+        if len(self._streamed) < STREAMED_MOST:
+            self._streamed.append(frame(_STREAMED, streamed.SerializeToString()))
+            self._wake.set()
 
     def heartbeat(self, fence: Fence) -> None:
         """Queues a sign of life."""
@@ -194,6 +204,9 @@ class Outbox:
         if self._progress:
             frames += [frame(_PROGRESS, p.SerializeToString()) for p in self._progress.values()]
             self._progress = {}
+        if self._streamed:
+            frames += self._streamed
+            self._streamed = []
         if self._heartbeats:
             frames += [_ref(_HEARTBEATS, fence) for fence in self._heartbeats]
             self._heartbeats = {}
@@ -245,6 +258,7 @@ class Outbox:
         self._sent.clear()
         self._progress.clear()
         self._heartbeats.clear()
+        self._streamed.clear()
         self._released.clear()
         self._unacked = self._credit = 0
         self._number = 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from millstream.sdk.payload import JsonValue, from_value
+from millstream.sdk.payload import JsonValue, from_struct, from_value
 from millstream.sdk.policies import seconds
 from millstream.sdk.results import when
 from millstream.v1 import run_pb2
@@ -138,6 +138,14 @@ class RunEvent:
     artifact_id: str
     attempt: int
     data: dict[str, JsonValue]
+
+    @classmethod
+    def from_wire(cls, wire: run_pb2.RunEvent) -> "RunEvent":
+        """The value of a message."""
+        return cls(
+            wire.sequence, run_pb2.RunEvent.Type.Name(wire.type), when(wire, "created_at"), wire.task_id,
+            wire.artifact_id, wire.attempt, from_struct(wire.data),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

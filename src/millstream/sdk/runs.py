@@ -10,9 +10,9 @@ from millstream.sdk.executions import StepReading
 from millstream.sdk.histories import History
 from millstream.sdk.payload import JsonValue, fill_value, from_struct
 from millstream.sdk.policies import Seconds, duration
-from millstream.sdk.results import when
 from millstream.sdk.run_operations import RunsDone, filter_of, labels_asked
 from millstream.sdk.run_results import Run, RunEvent, RunResult, Task
+from millstream.sdk.run_watches import RunWatch
 from millstream.v1 import activation_pb2, run_pb2
 from millstream.v1 import run_service_pb2 as wire
 
@@ -177,9 +177,34 @@ class Runs(StepReading):
         async def fetch(cursor: int | None) -> tuple[list[RunEvent], int | None]:
             request = wire.ListRunEventsRequest(run_id=run_id, after_sequence=cursor or after_sequence, limit=page_size)
             page = await self._calls.read("RunService/ListRunEvents", request, wire.ListRunEventsResponse)
-            return [_event(item) for item in page.items], page.next_after_sequence
+            return [RunEvent.from_wire(item) for item in page.items], page.next_after_sequence
 
         return Listing(fetch)
+
+    def watch(
+        self,
+        run_id: str,
+        *,
+        include_descendants: bool = False,
+        tasks_only: bool = False,
+        after_sequence: int = 0,
+        cursor: str = "",
+    ) -> RunWatch:
+        """Watches a run: every event from its first on, or behind one, to its end.
+
+        Args:
+            include_descendants: also the runs that it began, and theirs, whenever they begin.
+            tasks_only: only what happens to tasks.
+            after_sequence: go on behind the event with this number; of a run alone.
+            cursor: go on behind it; a watch of before has it.
+        """
+
+        def request(behind: str) -> Any:
+            kind = wire.WatchRunTasksRequest if tasks_only else wire.WatchRunRequest
+            after = 0 if behind else after_sequence
+            return kind(run_id=run_id, include_descendants=include_descendants, after_sequence=after, cursor=behind)
+
+        return RunWatch(self._calls, "WatchRunTasks" if tasks_only else "WatchRun", request, cursor)
 
     def tasks(self, run_id: str, *, status: str = "", page_size: int = 100) -> Listing[Task]:
         """Lists the tasks of a run, in the order they were made.
@@ -289,15 +314,3 @@ class Runs(StepReading):
             "RunService/CancelRuns", request, wire.CancelRunsResponse, key=idempotency_key, timeout_s=BULK_TIMEOUT_S
         )
         return RunsDone.from_wire(answer.message, answer.replayed)
-
-
-def _event(message: run_pb2.RunEvent) -> RunEvent:
-    return RunEvent(
-        sequence=message.sequence,
-        type=run_pb2.RunEvent.Type.Name(message.type),
-        created_at=when(message, "created_at"),
-        task_id=message.task_id,
-        artifact_id=message.artifact_id,
-        attempt=message.attempt,
-        data=from_struct(message.data),
-    )

@@ -19,13 +19,16 @@ from millstream.store.connections import Database, Record, connect
 log = logging.getLogger(__name__)
 
 GAP_S = 0.002
+OFFERED_BYTES = 256 * 1024
+"""What may wait of that which may be lost."""
 _MOST_BYTES = 7000
 """NOTIFY takes less than 8,000 bytes."""
 _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) u(c, p)"
 
 Message = tuple[str, ...]
 """("ready", tenant, queue, kind), ("ended", run), ("cancel" or "lost", task, attempt), ("registry", tenant),
-("stored", tenant) of watched artifacts, ("pauses",), ("log levels",) or ("peers",)."""
+("stored", tenant) of watched artifacts, ("event", run) of watched runs, ("stream", run, task, attempt, index, value),
+("pauses",), ("log levels",) or ("peers",)."""
 
 
 def channel(lane: str) -> str:
@@ -43,9 +46,17 @@ class Wakeups:
         self._receive = receive
         self._waiting: dict[str, dict[Message, None]] = {}
         self._filled = asyncio.Event()
+        self._offered = 0
         self._connection: asyncpg.Connection[Record] | None = None
         self.listening = asyncio.Event()
         """Set while wake-ups from others are heard."""
+
+    def offer(self, lane: str, message: Message) -> None:
+        """Send something that may be lost, as it is where too much waits already."""
+        size = sum(map(len, message))
+        if self._offered + size <= OFFERED_BYTES:
+            self._offered += size
+            self.send(lane, message)
 
     def send(self, lane: str, message: Message) -> None:
         """Wake a lane; equal messages that wait count once."""
@@ -58,6 +69,7 @@ class Wakeups:
             await self._filled.wait()
             self._filled.clear()
             waiting, self._waiting = self._waiting, {}
+            self._offered = 0
             channels, payloads = [], []
             for lane, messages in waiting.items():
                 for payload in _payloads(list(messages)):

@@ -28,7 +28,7 @@ from millstream.transport.streams import CURSOR_HEADER, CURSOR_MOST, Streams
 
 UnaryHandler = Callable[[Any, Context], Awaitable[Message]]
 """A use case's door: the request of the twin and the call, to the answer of the twin."""
-AnswersHandler = Callable[[Any, Context], AsyncGenerator[Message, None]]
+AnswersHandler = Callable[[Any, Context], AsyncGenerator[Message | bytes, None]]
 """The same with a stream of answers. It is closed when the stream ends, however that is; before each answer it says in
 `context.cursor` where a caller goes on that has this one."""
 

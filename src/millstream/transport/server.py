@@ -47,6 +47,7 @@ from millstream.transport.use_cases import (
     RunOperations,
     Runs,
     RunSteps,
+    RunWatching,
     System,
     TaskLogs,
     Tasks,
@@ -98,6 +99,7 @@ class UseCases:
     artifacts: Artifacts
     payloads: Payloads
     watching: Watching
+    run_watching: RunWatching
     correlations: Correlations
     types: Types
     agents: Agents
@@ -140,7 +142,12 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
             use_cases.workflows, use_cases.executions, use_cases.workflow_pauses, readers["ExecuteWorkflow"]
         ),
         "RunService": RunService(
-            use_cases.runs, use_cases.run_operations, use_cases.steps, use_cases.executions, use_cases.code_runs
+            use_cases.runs,
+            use_cases.run_watching,
+            use_cases.run_operations,
+            use_cases.steps,
+            use_cases.executions,
+            use_cases.code_runs,
         ),
         "TaskService": TaskService(use_cases.tasks, use_cases.dead_letters, readers["CreateTask"]),
         "TaskLogService": TaskLogService(use_cases.task_logs),
@@ -166,8 +173,8 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
                 use_cases.task_logs,
             )
         ),
-        "StreamService": StreamService(use_cases.watching),
         "DocumentationService": DocumentationService(use_cases.pages),
+        "StreamService": StreamService(use_cases.watching, use_cases.run_watching),
         "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
     }
     out: dict[str, Any] = {}

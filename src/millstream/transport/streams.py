@@ -48,7 +48,7 @@ class Streams:
         for sending in self._sendings:
             sending.drain()
 
-    async def send(self, call: Any, context: Context, answers: AsyncGenerator[Message, None]) -> None:
+    async def send(self, call: Any, context: Context, answers: AsyncGenerator[Message | bytes, None]) -> None:
         """Send a handler's answers. Raises what the handler raises, RateLimited where there are too many streams, and
         Unavailable when the server drains."""
         sending = _Sending(call, context)
@@ -97,7 +97,7 @@ class _Sending:
         if self._asking and self._task is not None:
             self._task.cancel()
 
-    async def run(self, answers: AsyncGenerator[Message, None]) -> None:
+    async def run(self, answers: AsyncGenerator[Message | bytes, None]) -> None:
         """Send until there is no more."""
         while not self._drained.is_set():
             try:
@@ -124,10 +124,11 @@ class _Sending:
             with contextlib.suppress(Exception):
                 await self._write(context.last_words(error))
 
-    async def _write(self, answer: Message) -> None:
+    async def _write(self, answer: Message | bytes) -> None:
         if not self._began:
             # Not before there is an answer: what goes wrong first is told by a status of its own.
             self._began = True
             told = {"x-correlation-id": self._context.correlation_id, **self._context.headers}
             await self._call.send_initial_metadata(tuple(told.items()))
-        await self._call.write(answer.SerializeToString())
+        # What many are sent was encoded for all of them.
+        await self._call.write(answer if isinstance(answer, bytes) else answer.SerializeToString())

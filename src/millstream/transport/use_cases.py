@@ -12,6 +12,7 @@ from millstream.application.log_levels import Levels
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
+from millstream.application.run_feed import RunSent
 from millstream.application.views.agents import AgentDetail, AgentHistory, AgentState
 from millstream.application.views.artifacts import (
     ArtifactQuery,
@@ -30,7 +31,7 @@ from millstream.application.views.leases import Hello, Lease, LeaseRef, Push
 from millstream.application.views.payloads import StoredPayload
 from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
 from millstream.application.views.queues import QueueState
-from millstream.application.views.reports import ReportResult, Reports
+from millstream.application.views.reports import ReportResult, Reports, Streamed
 from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunResult, RunView, StuckQuery, StuckTask
 from millstream.application.views.steps import StepView
 from millstream.application.views.task_logs import LogEntry, LogQuery
@@ -96,6 +97,14 @@ class Watching(Protocol):
     """Watching what is published."""
 
     def watch(self, principal: Principal, wanted: WatchFilter, cursor: str) -> AsyncGenerator[Sent, None]: ...
+
+
+class RunWatching(Protocol):
+    """Watching what happens in runs."""
+
+    def watch(
+        self, principal: Principal, run_id: str, cursor: str = "", *, deep: bool = False, tasks: bool = False
+    ) -> AsyncGenerator[RunSent, None]: ...
 
 
 class Correlations(Protocol):
@@ -298,6 +307,7 @@ class WorkerSession(Protocol):
     def heard(self) -> None: ...
     def add_credit(self, count: int) -> None: ...
     def drain(self) -> None: ...
+    def stream(self, streamed: Sequence[Streamed]) -> None: ...
     async def report(self, reports: Reports) -> list[ReportResult]: ...
     async def close(self) -> None: ...
 

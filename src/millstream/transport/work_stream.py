@@ -310,6 +310,8 @@ class WorkStream:
             session.drain()
         if collected.credit:
             session.add_credit(collected.credit)
+        if collected.streamed:
+            session.stream(collected.streamed)
         reports = collected.reports()
         refused = collected.refused
         if reports != _NOTHING:

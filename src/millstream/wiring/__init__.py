@@ -20,10 +20,13 @@ from millstream.application.reporting import Reporting
 from millstream.application.rerunning import Rerunning
 from millstream.application.run_operations import RunOperations
 from millstream.application.run_steps import RunSteps
+from millstream.application.run_watches import RunWatching
 from millstream.application.runs import Runs
+from millstream.application.sight import Sight
 from millstream.application.system import System
 from millstream.application.tasks import Tasks
 from millstream.application.tenants import Tenants
+from millstream.application.views.reports import Streamed
 from millstream.application.waiting_gates import WaitingGates
 from millstream.application.watching import Watching
 from millstream.application.workers import Workers
@@ -78,6 +81,7 @@ def _service(
         artifacts=Artifacts(engine, catalogs, core.referring, reads, ttl_us),
         payloads=core.payloads,
         watching=Watching(engine.clock, core.feed, stores.feed, reads, settings.watch_resume_s),
+        run_watching=RunWatching(engine.clock, core.run_feed, reads, Sight(reads), settings.run_retention_days),
         correlations=Correlations(engine, reads),
         types=Types(catalogs, registering),
         agents=_agents(core, registering, agent_runs, calling),
@@ -129,7 +133,12 @@ def _workflow_pauses(core: Core, registering: Registering, flow: WorkflowParts) 
 
 def _workers(core: Core, registering: Registering, reporting: Reporting, code: CodeWorkflows) -> Workers:
     stores = core.stores
-    return Workers(
+
+    def streaming(tenant: str, run_id: str, streamed: Streamed) -> None:
+        core.run_feed.stream(run_id, streamed)
+        core.peers.streamed(tenant, run_id, streamed)
+
+    workers = Workers(
         core.engine,
         registering,
         reporting,
@@ -140,3 +149,5 @@ def _workers(core: Core, registering: Registering, reporting: Reporting, code: C
         stores.journal,
         int(core.settings.reconnect_grace_s * 1e6),
     )
+    workers.streaming = streaming
+    return workers

@@ -1,11 +1,13 @@
 """What runs beside the calls: loops, and the wake-ups that servers send each other."""
 
+import base64
 import logging
 
 from millstream.application.calling import Calling
 from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
 from millstream.application.log_levels import LogLevels
+from millstream.application.views.reports import Streamed
 from millstream.config import Settings
 from millstream.runtime.loops import Loops, Retention
 from millstream.store.wakeups import Message, Wakeups
@@ -22,7 +24,7 @@ def make_loops(core: Core, calling: Calling) -> Loops:
     """The loops, told by the engine of what is due."""
     stores = core.stores
     loops = Loops(
-        Upkeep(core.engine, core.catalogs, core.pauses, core.feed, calling),
+        Upkeep(core.engine, core.catalogs, core.pauses, core.feed, core.run_feed, calling),
         stores.maintenance,
         stores.buffers,
         stores.payloads,
@@ -43,7 +45,7 @@ def make_wakeups(core: Core, levels: LogLevels, calling: Calling) -> Wakeups:
     wakeups = Wakeups(
         stores.url, stores.database, stores.lane.id, lambda message: _receive(core, levels, calling, message)
     )
-    core.peers.send = wakeups.send
+    core.peers.send, core.peers.offer = wakeups.send, wakeups.offer
     return wakeups
 
 
@@ -62,6 +64,10 @@ def _receive(core: Core, levels: LogLevels, calling: Calling, message: Message) 
             engine.dispatcher.lost(task_id, int(attempt))
         case ("stored", tenant):
             core.feed.look({tenant})
+        case ("stream", run_id, task_id, attempt, index, value):
+            core.run_feed.stream(run_id, Streamed(task_id, int(attempt), int(index), base64.b64decode(value)))
+        case ("event", run_id):
+            core.run_feed.look(run_id)
         case ("registry", tenant):
             core.catalogs.forget(tenant)
             calling.look_again(tenant)

@@ -14,7 +14,9 @@ from millstream.wiring.core import Core
 def make_reporting(core: Core, advancing: Advancing) -> Reporting:
     """What takes the reports of workers, and of calls."""
     stores = core.stores
-    return Reporting(core.engine, core.catalogs, core.referring, stores.maintenance, stores.reads, advancing)
+    return Reporting(
+        core.engine, core.catalogs, core.referring, stores.maintenance, stores.reads, advancing, core.notes
+    )
 
 
 def make_calling(core: Core, reporting: Reporting) -> Calling:

@@ -15,11 +15,13 @@ from millstream.application.engine.engine import Engine
 from millstream.application.feed import Feed
 from millstream.application.pauses import Pauses
 from millstream.application.payloads import Payloads
+from millstream.application.progress import ProgressNotes
 from millstream.application.referring import Referring
+from millstream.application.run_feed import RunFeed
 from millstream.config import Settings
 from millstream.domain.addresses import LOOPBACK, Network
 from millstream.domain.artifacts import Artifact
-from millstream.domain.batch import Limits
+from millstream.domain.batch import Batch, Limits
 from millstream.runtime.peers import Peers
 from millstream.store.lines import Lines
 from millstream.wiring.stores import Stores
@@ -42,6 +44,8 @@ class Core:
     peers: Peers
     pauses: Pauses
     feed: Feed
+    run_feed: RunFeed
+    notes: ProgressNotes
     sandbox: Sandbox
     catalogs: Catalogs
     payloads: Payloads
@@ -70,6 +74,8 @@ def make_core(settings: Settings, stores: Stores, metrics: Metrics) -> Core:
         peers,
         Pauses(engine.dispatcher, stores.registry, peers),
         _feed(engine, stores, peers),
+        _run_feed(engine, stores, peers),
+        ProgressNotes(engine),
         sandbox,
         catalogs,
         payloads,
@@ -118,6 +124,20 @@ def _feed(engine: Engine, stores: Stores, peers: Peers) -> Feed:
     engine.stored = stored
     feed.on_change = peers.interest_changed
     peers.watched = lambda: feed.watched
+    return feed
+
+
+def _run_feed(engine: Engine, stores: Stores, peers: Peers) -> RunFeed:
+    """The feed of runs, told of commits here, and known to the other servers where runs are watched."""
+    feed = RunFeed(stores.run_feed)
+
+    def recorded(batch: Batch) -> None:
+        feed.committed(batch)
+        peers.recorded(batch.dirty_runs.values())
+
+    engine.recorded = recorded
+    feed.on_change = peers.interest_changed
+    peers.runs_watched = lambda: feed.watched
     return feed
 
 

@@ -20,6 +20,7 @@ from millstream.application.promises import Promises
 from millstream.application.queues import Queues
 from millstream.application.run_operations import RunOperations
 from millstream.application.run_steps import RunSteps
+from millstream.application.run_watches import RunWatching
 from millstream.application.runs import Runs
 from millstream.application.system import System
 from millstream.application.task_logs import TaskLogs
@@ -48,6 +49,7 @@ class Service:
     artifacts: Artifacts
     payloads: Payloads
     watching: Watching
+    run_watching: RunWatching
     correlations: Correlations
     types: Types
     agents: Agents
@@ -103,6 +105,8 @@ class Service:
             ("agents called", self.calling.run()),
             ("log levels", self.system.levels.run()),
             ("feed", core.feed.run()),
+            ("feed of runs", core.run_feed.run()),
+            ("progress", core.notes.run()),
             ("workflows", self.advancing.run()),
             ("logs of tasks", self.log_intake.run()),
         ):

@@ -14,6 +14,7 @@ from millstream.store.maintenance import Maintenance
 from millstream.store.payloads import Payloads
 from millstream.store.reads import Reads
 from millstream.store.registry import RegistryStore
+from millstream.store.run_feed import RunFeedReads
 from millstream.store.workers import WorkerRows
 from millstream.store.workflows import WorkflowReads
 
@@ -33,6 +34,7 @@ class Stores:
     journal: JournalReads
     workflows: WorkflowReads
     feed: FeedReads
+    run_feed: RunFeedReads
     payloads: Payloads
     buffers: Buffers
     logs: LogPartitions
@@ -57,6 +59,7 @@ class Stores:
             JournalReads(database),
             WorkflowReads(database),
             FeedReads(database),
+            RunFeedReads(database),
             Payloads(database),
             Buffers(database),
             LogPartitions(database),

@@ -510,6 +510,36 @@ class Attempt(_message.Message):
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
+class StreamedValue(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    attempt: _builtins.int
+    index: _builtins.int
+    value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        index: _builtins.int = ...,
+        value: _builtins.bytes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "attempt", b"attempt", "index", b"index", "task_id", b"task_id", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___StreamedValue: _TypeAlias = StreamedValue  # noqa: Y015
+
+@_typing.final
 class RunEvent(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -549,6 +579,7 @@ class RunEvent(_message.Message):
         PROMISE_RESOLVED: RunEvent._Type.ValueType  # 45
         PROMISE_REJECTED: RunEvent._Type.ValueType  # 46
         TASK_DROPPED: RunEvent._Type.ValueType  # 40
+        TASK_PROGRESS: RunEvent._Type.ValueType  # 41
         SIGNALLED: RunEvent._Type.ValueType  # 50
         CONTINUED_AS_NEW: RunEvent._Type.ValueType  # 51
 
@@ -583,6 +614,7 @@ class RunEvent(_message.Message):
     PROMISE_RESOLVED: RunEvent.Type.ValueType  # 45
     PROMISE_REJECTED: RunEvent.Type.ValueType  # 46
     TASK_DROPPED: RunEvent.Type.ValueType  # 40
+    TASK_PROGRESS: RunEvent.Type.ValueType  # 41
     SIGNALLED: RunEvent.Type.ValueType  # 50
     CONTINUED_AS_NEW: RunEvent.Type.ValueType  # 51
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/stream_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\"\xcb\x02\n\x16StreamArtifactsRequest\x12\'\n\x05types\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01R\x05types\x12\x32\n\x0bproduced_by\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\nproducedBy\x12%\n\x04tags\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01R\x04tags\x12V\n\nvisibility\x18\x04 \x03(\tB6\xbaH3\x92\x01\x30\x10\x05\",r*R\x06PublicR\x07PrivateR\x08LabelledR\x06TenantR\x05\x41\x66terR\nvisibility\x12\x32\n\x0e\x63orrelation_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\rcorrelationId\x12!\n\x06\x63ursor\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02R\x06\x63ursorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/stream_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\"\xcb\x02\n\x16StreamArtifactsRequest\x12\'\n\x05types\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\xff\x01R\x05types\x12\x32\n\x0bproduced_by\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x64\"\x07r\x05\x10\x01\x18\x80\x01R\nproducedBy\x12%\n\x04tags\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10 \"\x07r\x05\x10\x01\x18\x80\x01R\x04tags\x12V\n\nvisibility\x18\x04 \x03(\tB6\xbaH3\x92\x01\x30\x10\x05\",r*R\x06PublicR\x07PrivateR\x08LabelledR\x06TenantR\x05\x41\x66terR\nvisibility\x12\x32\n\x0e\x63orrelation_id\x18\x05 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01R\rcorrelationId\x12!\n\x06\x63ursor\x18\x06 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02R\x06\x63ursor\"\xae\x01\n\x10StreamRunRequest\x12\x1f\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x05runId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rR\rafterSequence\x12/\n\x13include_descendants\x18\x03 \x01(\x08R\x12includeDescendants\x12!\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02R\x06\x63ursor\"\xb3\x01\n\x15StreamRunTasksRequest\x12\x1f\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x05runId\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rR\rafterSequence\x12/\n\x13include_descendants\x18\x03 \x01(\x08R\x12includeDescendants\x12!\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02R\x06\x63ursor\"\xcc\x01\n\x1eStreamWorkflowExecutionRequest\x12\"\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x06tenant\x12<\n\x15workflow_execution_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x13workflowExecutionId\x12%\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\rR\rafterSequence\x12!\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02R\x06\x63ursor\"\xa9\x01\n\"StreamWorkflowExecutionTreeRequest\x12\"\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x06tenant\x12<\n\x15workflow_execution_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x13workflowExecutionId\x12!\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02R\x06\x63ursor\"\xd1\x01\n#StreamWorkflowExecutionTasksRequest\x12\"\n\x06tenant\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x06tenant\x12<\n\x15workflow_execution_id\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x13workflowExecutionId\x12%\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\rR\rafterSequence\x12!\n\x06\x63ursor\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\xc0\xb8\x02R\x06\x63ursorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['correlation_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['cursor']._loaded_options = None
   _globals['_STREAMARTIFACTSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_STREAMRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMRUNREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMRUNREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMRUNTASKSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['workflow_execution_id']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['workflow_execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['workflow_execution_id']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['workflow_execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['tenant']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['tenant']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['workflow_execution_id']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['workflow_execution_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\300\270\002'
   _globals['_STREAMARTIFACTSREQUEST']._serialized_start=93
   _globals['_STREAMARTIFACTSREQUEST']._serialized_end=424
+  _globals['_STREAMRUNREQUEST']._serialized_start=427
+  _globals['_STREAMRUNREQUEST']._serialized_end=601
+  _globals['_STREAMRUNTASKSREQUEST']._serialized_start=604
+  _globals['_STREAMRUNTASKSREQUEST']._serialized_end=783
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST']._serialized_start=786
+  _globals['_STREAMWORKFLOWEXECUTIONREQUEST']._serialized_end=990
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST']._serialized_start=993
+  _globals['_STREAMWORKFLOWEXECUTIONTREEREQUEST']._serialized_end=1162
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST']._serialized_start=1165
+  _globals['_STREAMWORKFLOWEXECUTIONTASKSREQUEST']._serialized_end=1374
 # @@protoc_insertion_point(module_scope)

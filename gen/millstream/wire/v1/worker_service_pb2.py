@@ -27,11 +27,12 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from millstream.wire.v1 import activation_pb2 as millstream_dot_wire_dot_v1_dot_activation__pb2
 from millstream.wire.v1 import code_pb2 as millstream_dot_wire_dot_v1_dot_code__pb2
 from millstream.wire.v1 import pagination_pb2 as millstream_dot_wire_dot_v1_dot_pagination__pb2
+from millstream.wire.v1 import run_pb2 as millstream_dot_wire_dot_v1_dot_run__pb2
 from millstream.wire.v1 import task_log_pb2 as millstream_dot_wire_dot_v1_dot_task__log__pb2
 from millstream.wire.v1 import worker_pb2 as millstream_dot_wire_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/worker_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#millstream/wire/v1/activation.proto\x1a\x1dmillstream/wire/v1/code.proto\x1a#millstream/wire/v1/pagination.proto\x1a!millstream/wire/v1/task_log.proto\x1a\x1fmillstream/wire/v1/worker.proto\"\xb4\x05\n\x0bWorkRequest\x12\x16\n\x06number\x18\x01 \x01(\rR\x06number\x12\x35\n\x05hello\x18\x02 \x01(\x0b\x32\x1f.millstream.wire.v1.WorkerHelloR\x05hello\x12 \n\x06\x63redit\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\x90NR\x06\x63redit\x12\x45\n\tdelivered\x18\x04 \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90NR\tdelivered\x12K\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32\x1e.millstream.wire.v1.CompletionB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x0b\x63ompletions\x12I\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\".millstream.wire.v1.AttemptFailureB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08\x66\x61ilures\x12G\n\x08progress\x18\x07 \x03(\x0b\x32 .millstream.wire.v1.TaskProgressB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08progress\x12G\n\nheartbeats\x18\x08 \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90NR\nheartbeats\x12\x43\n\x08released\x18\t \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08released\x12\x14\n\x05\x64rain\x18\n \x01(\x08R\x05\x64rain\x12I\n\x07\x61nswers\x18\x46 \x03(\x0b\x32$.millstream.wire.v1.ActivationAnswerB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\x07\x61nswers\x12\x1d\n\x04logs\x18P \x03(\x0c\x42\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\x04logs\"\xe1\x02\n\x0cWorkResponse\x12;\n\x07welcome\x18\x01 \x01(\x0b\x32!.millstream.wire.v1.WorkerWelcomeR\x07welcome\x12\x10\n\x03\x61\x63k\x18\x02 \x01(\rR\x03\x61\x63k\x12\x31\n\x06leases\x18\x03 \x03(\x0b\x32\x19.millstream.wire.v1.LeaseR\x06leases\x12\x46\n\rcancellations\x18\x04 \x03(\x0b\x32 .millstream.wire.v1.CancellationR\rcancellations\x12:\n\x07refused\x18\x05 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07refused\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12\x35\n\x08log_acks\x18P \x03(\x0b\x32\x1a.millstream.wire.v1.LogAckR\x07logAcks\"9\n\x11StreamLogsRequest\x12$\n\x07\x62\x61tches\x18\x01 \x03(\x0c\x42\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64R\x07\x62\x61tches\"D\n\x12StreamLogsResponse\x12.\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x1a.millstream.wire.v1.LogAckR\x04\x61\x63ks\"\x97\x02\n\x0bPollRequest\x12%\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08workerId\x12\x1c\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04name\x12*\n\x05kinds\x18\x03 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xa0\x01R\x05kinds\x12 \n\x06queues\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64R\x06queues\x12,\n\tmax_tasks\x18\x05 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00R\x08maxTasks\x88\x01\x01\x12\x30\n\x04wait\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00N@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\x04wait\x88\x01\x01\x42\x0c\n\n_max_tasksB\x07\n\x05_wait\"A\n\x0cPollResponse\x12\x31\n\x06leases\x18\x01 \x03(\x0b\x32\x19.millstream.wire.v1.LeaseR\x06leases\"`\n\x0f\x43ompleteRequest\x12M\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x1e.millstream.wire.v1.CompletionB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x0b\x63ompletions\"N\n\x10\x43ompleteResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"Z\n\x0b\x46\x61ilRequest\x12K\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\".millstream.wire.v1.AttemptFailureB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x08\x66\x61ilures\"J\n\x0c\x46\x61ilResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"U\n\x10HeartbeatRequest\x12\x41\n\x06leases\x18\x01 \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x06leases\"O\n\x11HeartbeatResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"b\n\x15ReportProgressRequest\x12I\n\x08progress\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.TaskProgressB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x08progress\"T\n\x16ReportProgressResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"\xd3\x02\n\x12ListWorkersRequest\x12$\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02R\tpageToken\x88\x01\x01\x12\x39\n\x06status\x18\x04 \x01(\x0e\x32!.millstream.wire.v1.Worker.StatusR\x06status\x12\x1c\n\x04kind\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x01R\x04kind\x12\x1e\n\x05queue\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x05queue\x12\x1c\n\x04name\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04nameB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x87\x01\n\x13ListWorkersResponse\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32\x1a.millstream.wire.v1.WorkerR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"9\n\x10GetWorkerRequest\x12%\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08workerId\"\x9a\x04\n\x11GetWorkerResponse\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32!.millstream.wire.v1.Worker.StatusR\x06status\x12\x16\n\x06server\x18\x04 \x01(\tR\x06server\x12=\n\x0c\x63onnected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63onnectedAt\x12\x46\n\x11last_heartbeat_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastHeartbeatAt\x12\x43\n\x0f\x64isconnected_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x64isconnectedAt\x12\x14\n\x05slots\x18\x08 \x01(\rR\x05slots\x12\x1d\n\nslots_used\x18\t \x01(\rR\tslotsUsed\x12\x16\n\x06queues\x18\n \x03(\tR\x06queues\x12\x32\n\x05kinds\x18\x0b \x03(\x0b\x32\x1c.millstream.wire.v1.KindSpecR\x05kinds\x12\x16\n\x06\x61gents\x18\x0c \x03(\tR\x06\x61gents\x12\x1c\n\ttruncated\x18\r \x01(\x08R\ttruncated\"\xd4\x02\n\x10ListKindsRequest\x12$\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10H\x02R\tpageToken\x88\x01\x01\x12\x1c\n\x04kind\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04kind\x12\x41\n\x08\x63\x61tegory\x18\x05 \x01(\x0e\x32%.millstream.wire.v1.KindSpec.CategoryR\x08\x63\x61tegory\x12\x37\n\x06status\x18\x06 \x01(\x0e\x32\x1f.millstream.wire.v1.Kind.StatusR\x06statusB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x83\x01\n\x11ListKindsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.millstream.wire.v1.KindR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"g\n\x18\x41nswerActivationsRequest\x12K\n\x07\x61nswers\x18\x01 \x03(\x0b\x32$.millstream.wire.v1.ActivationAnswerB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07\x61nswers\"W\n\x19\x41nswerActivationsResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"\xa5\x01\n\x13\x46\x65tchHistoryRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12!\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x07\x61ttempt\x12%\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\rR\rafterSequence\x12!\n\x0c\x61\x66ter_number\x18\x04 \x01(\rR\x0b\x61\x66terNumber\"a\n\x14\x46\x65tchHistoryResponse\x12\x35\n\x05items\x18\x01 \x03(\x0b\x32\x1f.millstream.wire.v1.HistoryItemR\x05items\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04moreb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'millstream/wire/v1/worker_service.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#millstream/wire/v1/activation.proto\x1a\x1dmillstream/wire/v1/code.proto\x1a#millstream/wire/v1/pagination.proto\x1a\x1cmillstream/wire/v1/run.proto\x1a!millstream/wire/v1/task_log.proto\x1a\x1fmillstream/wire/v1/worker.proto\"\xfe\x05\n\x0bWorkRequest\x12\x16\n\x06number\x18\x01 \x01(\rR\x06number\x12\x35\n\x05hello\x18\x02 \x01(\x0b\x32\x1f.millstream.wire.v1.WorkerHelloR\x05hello\x12 \n\x06\x63redit\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\x90NR\x06\x63redit\x12\x45\n\tdelivered\x18\x04 \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90NR\tdelivered\x12K\n\x0b\x63ompletions\x18\x05 \x03(\x0b\x32\x1e.millstream.wire.v1.CompletionB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x0b\x63ompletions\x12I\n\x08\x66\x61ilures\x18\x06 \x03(\x0b\x32\".millstream.wire.v1.AttemptFailureB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08\x66\x61ilures\x12G\n\x08progress\x18\x07 \x03(\x0b\x32 .millstream.wire.v1.TaskProgressB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08progress\x12G\n\nheartbeats\x18\x08 \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90NR\nheartbeats\x12\x43\n\x08released\x18\t \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08released\x12\x14\n\x05\x64rain\x18\n \x01(\x08R\x05\x64rain\x12H\n\x08streamed\x18\x0b \x03(\x0b\x32!.millstream.wire.v1.StreamedValueB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08streamed\x12I\n\x07\x61nswers\x18\x46 \x03(\x0b\x32$.millstream.wire.v1.ActivationAnswerB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\x07\x61nswers\x12\x1d\n\x04logs\x18P \x03(\x0c\x42\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\x04logs\"\xe1\x02\n\x0cWorkResponse\x12;\n\x07welcome\x18\x01 \x01(\x0b\x32!.millstream.wire.v1.WorkerWelcomeR\x07welcome\x12\x10\n\x03\x61\x63k\x18\x02 \x01(\rR\x03\x61\x63k\x12\x31\n\x06leases\x18\x03 \x03(\x0b\x32\x19.millstream.wire.v1.LeaseR\x06leases\x12\x46\n\rcancellations\x18\x04 \x03(\x0b\x32 .millstream.wire.v1.CancellationR\rcancellations\x12:\n\x07refused\x18\x05 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07refused\x12\x14\n\x05\x64rain\x18\x06 \x01(\x08R\x05\x64rain\x12\x35\n\x08log_acks\x18P \x03(\x0b\x32\x1a.millstream.wire.v1.LogAckR\x07logAcks\"9\n\x11StreamLogsRequest\x12$\n\x07\x62\x61tches\x18\x01 \x03(\x0c\x42\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64R\x07\x62\x61tches\"D\n\x12StreamLogsResponse\x12.\n\x04\x61\x63ks\x18\x01 \x03(\x0b\x32\x1a.millstream.wire.v1.LogAckR\x04\x61\x63ks\"\x97\x02\n\x0bPollRequest\x12%\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08workerId\x12\x1c\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04name\x12*\n\x05kinds\x18\x03 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x08\x01\x10\xe8\x07\"\x07r\x05\x10\x01\x18\xa0\x01R\x05kinds\x12 \n\x06queues\x18\x04 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64R\x06queues\x12,\n\tmax_tasks\x18\x05 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x00R\x08maxTasks\x88\x01\x01\x12\x30\n\x04wait\x18\x06 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00N@)\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\x04wait\x88\x01\x01\x42\x0c\n\n_max_tasksB\x07\n\x05_wait\"A\n\x0cPollResponse\x12\x31\n\x06leases\x18\x01 \x03(\x0b\x32\x19.millstream.wire.v1.LeaseR\x06leases\"`\n\x0f\x43ompleteRequest\x12M\n\x0b\x63ompletions\x18\x01 \x03(\x0b\x32\x1e.millstream.wire.v1.CompletionB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x0b\x63ompletions\"N\n\x10\x43ompleteResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"Z\n\x0b\x46\x61ilRequest\x12K\n\x08\x66\x61ilures\x18\x01 \x03(\x0b\x32\".millstream.wire.v1.AttemptFailureB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x08\x66\x61ilures\"J\n\x0c\x46\x61ilResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"U\n\x10HeartbeatRequest\x12\x41\n\x06leases\x18\x01 \x03(\x0b\x32\x1c.millstream.wire.v1.LeaseRefB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x06leases\"O\n\x11HeartbeatResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"b\n\x15ReportProgressRequest\x12I\n\x08progress\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.TaskProgressB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x08progress\"T\n\x16ReportProgressResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"\xd3\x02\n\x12ListWorkersRequest\x12$\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02R\tpageToken\x88\x01\x01\x12\x39\n\x06status\x18\x04 \x01(\x0e\x32!.millstream.wire.v1.Worker.StatusR\x06status\x12\x1c\n\x04kind\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xa0\x01R\x04kind\x12\x1e\n\x05queue\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x05queue\x12\x1c\n\x04name\x18\x07 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04nameB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x87\x01\n\x13ListWorkersResponse\x12\x30\n\x05items\x18\x01 \x03(\x0b\x32\x1a.millstream.wire.v1.WorkerR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"9\n\x10GetWorkerRequest\x12%\n\tworker_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x08workerId\"\x9a\x04\n\x11GetWorkerResponse\x12\x1b\n\tworker_id\x18\x01 \x01(\tR\x08workerId\x12\x12\n\x04name\x18\x02 \x01(\tR\x04name\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32!.millstream.wire.v1.Worker.StatusR\x06status\x12\x16\n\x06server\x18\x04 \x01(\tR\x06server\x12=\n\x0c\x63onnected_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0b\x63onnectedAt\x12\x46\n\x11last_heartbeat_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0flastHeartbeatAt\x12\x43\n\x0f\x64isconnected_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x0e\x64isconnectedAt\x12\x14\n\x05slots\x18\x08 \x01(\rR\x05slots\x12\x1d\n\nslots_used\x18\t \x01(\rR\tslotsUsed\x12\x16\n\x06queues\x18\n \x03(\tR\x06queues\x12\x32\n\x05kinds\x18\x0b \x03(\x0b\x32\x1c.millstream.wire.v1.KindSpecR\x05kinds\x12\x16\n\x06\x61gents\x18\x0c \x03(\tR\x06\x61gents\x12\x1c\n\ttruncated\x18\r \x01(\x08R\ttruncated\"\xd4\x02\n\x10ListKindsRequest\x12$\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00R\x04page\x88\x01\x01\x12,\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xf4\x03(\x01H\x01R\x08pageSize\x88\x01\x01\x12,\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10H\x02R\tpageToken\x88\x01\x01\x12\x1c\n\x04kind\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x04kind\x12\x41\n\x08\x63\x61tegory\x18\x05 \x01(\x0e\x32%.millstream.wire.v1.KindSpec.CategoryR\x08\x63\x61tegory\x12\x37\n\x06status\x18\x06 \x01(\x0e\x32\x1f.millstream.wire.v1.Kind.StatusR\x06statusB\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"\x83\x01\n\x11ListKindsResponse\x12.\n\x05items\x18\x01 \x03(\x0b\x32\x18.millstream.wire.v1.KindR\x05items\x12>\n\npagination\x18\x02 \x01(\x0b\x32\x1e.millstream.wire.v1.PaginationR\npagination\"g\n\x18\x41nswerActivationsRequest\x12K\n\x07\x61nswers\x18\x01 \x03(\x0b\x32$.millstream.wire.v1.ActivationAnswerB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07R\x07\x61nswers\"W\n\x19\x41nswerActivationsResponse\x12:\n\x07results\x18\x01 \x03(\x0b\x32 .millstream.wire.v1.ReportResultR\x07results\"\xa5\x01\n\x13\x46\x65tchHistoryRequest\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12!\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x07\x61ttempt\x12%\n\x0e\x61\x66ter_sequence\x18\x03 \x01(\rR\rafterSequence\x12!\n\x0c\x61\x66ter_number\x18\x04 \x01(\rR\x0b\x61\x66terNumber\"a\n\x14\x46\x65tchHistoryResponse\x12\x35\n\x05items\x18\x01 \x03(\x0b\x32\x1f.millstream.wire.v1.HistoryItemR\x05items\x12\x12\n\x04more\x18\x02 \x01(\x08R\x04moreb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKREQUEST'].fields_by_name['heartbeats']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_WORKREQUEST'].fields_by_name['released']._loaded_options = None
   _globals['_WORKREQUEST'].fields_by_name['released']._serialized_options = b'\272H\006\222\001\003\020\220N'
+  _globals['_WORKREQUEST'].fields_by_name['streamed']._loaded_options = None
+  _globals['_WORKREQUEST'].fields_by_name['streamed']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_WORKREQUEST'].fields_by_name['answers']._loaded_options = None
   _globals['_WORKREQUEST'].fields_by_name['answers']._serialized_options = b'\272H\006\222\001\003\020\350\007'
   _globals['_WORKREQUEST'].fields_by_name['logs']._loaded_options = None
@@ -106,52 +109,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FETCHHISTORYREQUEST'].fields_by_name['task_id']._serialized_options = b'\272H\005r\003\260\001\001'
   _globals['_FETCHHISTORYREQUEST'].fields_by_name['attempt']._loaded_options = None
   _globals['_FETCHHISTORYREQUEST'].fields_by_name['attempt']._serialized_options = b'\272H\004*\002(\001'
-  _globals['_WORKREQUEST']._serialized_start=299
-  _globals['_WORKREQUEST']._serialized_end=991
-  _globals['_WORKRESPONSE']._serialized_start=994
-  _globals['_WORKRESPONSE']._serialized_end=1347
-  _globals['_STREAMLOGSREQUEST']._serialized_start=1349
-  _globals['_STREAMLOGSREQUEST']._serialized_end=1406
-  _globals['_STREAMLOGSRESPONSE']._serialized_start=1408
-  _globals['_STREAMLOGSRESPONSE']._serialized_end=1476
-  _globals['_POLLREQUEST']._serialized_start=1479
-  _globals['_POLLREQUEST']._serialized_end=1758
-  _globals['_POLLRESPONSE']._serialized_start=1760
-  _globals['_POLLRESPONSE']._serialized_end=1825
-  _globals['_COMPLETEREQUEST']._serialized_start=1827
-  _globals['_COMPLETEREQUEST']._serialized_end=1923
-  _globals['_COMPLETERESPONSE']._serialized_start=1925
-  _globals['_COMPLETERESPONSE']._serialized_end=2003
-  _globals['_FAILREQUEST']._serialized_start=2005
-  _globals['_FAILREQUEST']._serialized_end=2095
-  _globals['_FAILRESPONSE']._serialized_start=2097
-  _globals['_FAILRESPONSE']._serialized_end=2171
-  _globals['_HEARTBEATREQUEST']._serialized_start=2173
-  _globals['_HEARTBEATREQUEST']._serialized_end=2258
-  _globals['_HEARTBEATRESPONSE']._serialized_start=2260
-  _globals['_HEARTBEATRESPONSE']._serialized_end=2339
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=2341
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=2439
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=2441
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=2525
-  _globals['_LISTWORKERSREQUEST']._serialized_start=2528
-  _globals['_LISTWORKERSREQUEST']._serialized_end=2867
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=2870
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=3005
-  _globals['_GETWORKERREQUEST']._serialized_start=3007
-  _globals['_GETWORKERREQUEST']._serialized_end=3064
-  _globals['_GETWORKERRESPONSE']._serialized_start=3067
-  _globals['_GETWORKERRESPONSE']._serialized_end=3605
-  _globals['_LISTKINDSREQUEST']._serialized_start=3608
-  _globals['_LISTKINDSREQUEST']._serialized_end=3948
-  _globals['_LISTKINDSRESPONSE']._serialized_start=3951
-  _globals['_LISTKINDSRESPONSE']._serialized_end=4082
-  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_start=4084
-  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_end=4187
-  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_start=4189
-  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_end=4276
-  _globals['_FETCHHISTORYREQUEST']._serialized_start=4279
-  _globals['_FETCHHISTORYREQUEST']._serialized_end=4444
-  _globals['_FETCHHISTORYRESPONSE']._serialized_start=4446
-  _globals['_FETCHHISTORYRESPONSE']._serialized_end=4543
+  _globals['_WORKREQUEST']._serialized_start=329
+  _globals['_WORKREQUEST']._serialized_end=1095
+  _globals['_WORKRESPONSE']._serialized_start=1098
+  _globals['_WORKRESPONSE']._serialized_end=1451
+  _globals['_STREAMLOGSREQUEST']._serialized_start=1453
+  _globals['_STREAMLOGSREQUEST']._serialized_end=1510
+  _globals['_STREAMLOGSRESPONSE']._serialized_start=1512
+  _globals['_STREAMLOGSRESPONSE']._serialized_end=1580
+  _globals['_POLLREQUEST']._serialized_start=1583
+  _globals['_POLLREQUEST']._serialized_end=1862
+  _globals['_POLLRESPONSE']._serialized_start=1864
+  _globals['_POLLRESPONSE']._serialized_end=1929
+  _globals['_COMPLETEREQUEST']._serialized_start=1931
+  _globals['_COMPLETEREQUEST']._serialized_end=2027
+  _globals['_COMPLETERESPONSE']._serialized_start=2029
+  _globals['_COMPLETERESPONSE']._serialized_end=2107
+  _globals['_FAILREQUEST']._serialized_start=2109
+  _globals['_FAILREQUEST']._serialized_end=2199
+  _globals['_FAILRESPONSE']._serialized_start=2201
+  _globals['_FAILRESPONSE']._serialized_end=2275
+  _globals['_HEARTBEATREQUEST']._serialized_start=2277
+  _globals['_HEARTBEATREQUEST']._serialized_end=2362
+  _globals['_HEARTBEATRESPONSE']._serialized_start=2364
+  _globals['_HEARTBEATRESPONSE']._serialized_end=2443
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=2445
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=2543
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=2545
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=2629
+  _globals['_LISTWORKERSREQUEST']._serialized_start=2632
+  _globals['_LISTWORKERSREQUEST']._serialized_end=2971
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=2974
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=3109
+  _globals['_GETWORKERREQUEST']._serialized_start=3111
+  _globals['_GETWORKERREQUEST']._serialized_end=3168
+  _globals['_GETWORKERRESPONSE']._serialized_start=3171
+  _globals['_GETWORKERRESPONSE']._serialized_end=3709
+  _globals['_LISTKINDSREQUEST']._serialized_start=3712
+  _globals['_LISTKINDSREQUEST']._serialized_end=4052
+  _globals['_LISTKINDSRESPONSE']._serialized_start=4055
+  _globals['_LISTKINDSRESPONSE']._serialized_end=4186
+  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_start=4188
+  _globals['_ANSWERACTIVATIONSREQUEST']._serialized_end=4291
+  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_start=4293
+  _globals['_ANSWERACTIVATIONSRESPONSE']._serialized_end=4380
+  _globals['_FETCHHISTORYREQUEST']._serialized_start=4383
+  _globals['_FETCHHISTORYREQUEST']._serialized_end=4548
+  _globals['_FETCHHISTORYRESPONSE']._serialized_start=4550
+  _globals['_FETCHHISTORYRESPONSE']._serialized_end=4647
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from millstream.wire.v1 import activation_pb2 as _activation_pb2
 from millstream.wire.v1 import code_pb2 as _code_pb2
 from millstream.wire.v1 import pagination_pb2 as _pagination_pb2
+from millstream.wire.v1 import run_pb2 as _run_pb2
 from millstream.wire.v1 import task_log_pb2 as _task_log_pb2
 from millstream.wire.v1 import worker_pb2 as _worker_pb2
 import builtins as _builtins
@@ -38,6 +39,7 @@ class WorkRequest(_message.Message):
     HEARTBEATS_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    STREAMED_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
@@ -58,6 +60,8 @@ class WorkRequest(_message.Message):
     @_builtins.property
     def released(self) -> _containers.RepeatedCompositeFieldContainer[_worker_pb2.LeaseRef]: ...
     @_builtins.property
+    def streamed(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.StreamedValue]: ...
+    @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[_code_pb2.ActivationAnswer]: ...
     @_builtins.property
     def logs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
@@ -74,12 +78,13 @@ class WorkRequest(_message.Message):
         heartbeats: _abc.Iterable[_worker_pb2.LeaseRef] | None = ...,
         released: _abc.Iterable[_worker_pb2.LeaseRef] | None = ...,
         drain: _builtins.bool = ...,
+        streamed: _abc.Iterable[_run_pb2.StreamedValue] | None = ...,
         answers: _abc.Iterable[_code_pb2.ActivationAnswer] | None = ...,
         logs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "logs", b"logs", "number", b"number", "progress", b"progress", "released", b"released"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "logs", b"logs", "number", b"number", "progress", b"progress", "released", b"released", "streamed", b"streamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

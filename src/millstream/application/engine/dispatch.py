@@ -279,7 +279,7 @@ class Dispatcher:
             return False
         task = lease.task
         self.forget(task.id)
-        self._hold(session, task.id, HeldLease(lease.attempt, task.agent, task.timeouts.heartbeat_us))
+        self._hold(session, task.id, HeldLease(lease.attempt, task.agent, task.timeouts.heartbeat_us, task.run_id))
         session.push([lease], [], False)
         return True
 

@@ -126,6 +126,8 @@ class Engine:
         """Called with the earliest time at which a task scheduled here is due."""
         self.stored: Callable[[list[Artifact]], None] = lambda artifacts: None
         """Called with the artifacts of each commit."""
+        self.recorded: Callable[[Batch], None] = lambda batch: None
+        """Called with each batch that stored events."""
         self.attend: Callable[[Set[str]], None] = lambda run_ids: None
         """Called with the runs that somebody has to look at after a commit."""
         self._pending = pending
@@ -207,6 +209,8 @@ class Engine:
             self.attend(batch.due_runs)
         if batch.artifacts:
             self.stored(batch.artifacts)
+        if batch.events:
+            self.recorded(batch)
 
     def _wake(self, awaited: str, run: Run, ended: Ended) -> None:
         """Wake those who wait for a run, or for a promise in it, here and at other servers."""

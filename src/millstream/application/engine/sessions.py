@@ -20,6 +20,7 @@ class HeldLease:
     attempt: int
     agent: str
     heartbeat_us: int
+    run_id: str
 
 
 @dataclass(slots=True, eq=False)
@@ -111,4 +112,4 @@ def lease_of(handoff: Handoff, artifacts: list[Artifact], history: History | Non
 
 def held_lease(task: Task) -> HeldLease:
     """What a report on the running attempt of a task needs to know."""
-    return HeldLease(task.attempt, task.agent, task.timeouts.heartbeat_us)
+    return HeldLease(task.attempt, task.agent, task.timeouts.heartbeat_us, task.run_id)

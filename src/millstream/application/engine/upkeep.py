@@ -14,6 +14,7 @@ from millstream.application.feed import Feed
 from millstream.application.ids import new_id
 from millstream.application.pauses import Pauses
 from millstream.application.ports import ConnectedWorker
+from millstream.application.run_feed import RunFeed
 from millstream.domain.gates import Buffer
 
 PATIENCE_S = 0.5
@@ -28,8 +29,17 @@ class AgentsCalled(Protocol):
 class Upkeep:
     """The engine as the loops see it; see ports.Upkeep."""
 
-    def __init__(self, engine: Engine, catalogs: Catalogs, pauses: Pauses, feed: Feed, calling: "AgentsCalled") -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalogs: Catalogs,
+        pauses: Pauses,
+        feed: Feed,
+        run_feed: RunFeed,
+        calling: "AgentsCalled",
+    ) -> None:
         self._engine = engine
+        self._run_feed = run_feed
         self._feed = feed
         self._catalogs = catalogs
         self._pauses = pauses
@@ -129,6 +139,7 @@ class Upkeep:
     async def look_for_work(self) -> None:
         """Find waiting work and artifacts that no wake-up told of, what was paused or resumed, and agents to call."""
         self._feed.look()
+        await self._run_feed.poll()
         await self._pauses.refresh()
         await self._calling.refresh_moved()
         await self._engine.look_for_work()

@@ -43,6 +43,16 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Streamed:
+    """Something that a task streams while it works; `value` is google.protobuf.Value in wire form."""
+
+    task_id: str
+    attempt: int
+    index: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Reports:
     """What a worker reports in one message; each kind may be empty."""
 

@@ -28,7 +28,7 @@ def artifact_object(artifact: Artifact) -> dict[str, Any]:
         "produced_by": artifact.produced_by,
         "visibility": _visibility(artifact.visibility),
         "visibility_kind": artifact.visibility.kind,
-        "created_at": _fraction(artifact.created_us, "%Y-%m-%dT%H:%M:%S") + "Z",
+        "created_at": fraction(artifact.created_us, "%Y-%m-%dT%H:%M:%S") + "Z",
         "correlation_id": artifact.run_id,
         "partition_key": artifact.partition_key,
         "tags": list(artifact.tags),
@@ -83,13 +83,13 @@ def _visibility(visibility: Visibility) -> dict[str, Any]:
         "tenant_id": visibility.tenant_id,
     }
     if visibility.kind == "After":
-        out["ttl"] = f"{_fraction(visibility.ttl_us)}s"
+        out["ttl"] = f"{fraction(visibility.ttl_us)}s"
         if visibility.then is not None:
             out["then"] = _visibility(visibility.then)
     return out
 
 
-def _fraction(at_us: int, form: str = "") -> str:
+def fraction(at_us: int, form: str = "") -> str:
     """Seconds, or a time, with as many digits behind the point as protobuf's JSON writes: none, three or six."""
     seconds, rest = divmod(at_us, SECOND_US)
     whole = f"{datetime.fromtimestamp(seconds, UTC):{form}}" if form else str(seconds)

@@ -1,22 +1,25 @@
 """Reports of workers: many messages become one command, and what cannot be taken is refused item by item."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from google.protobuf.message import Message
 
 from millstream.application.views.code_runs import ActivationAnswer
-from millstream.application.views.reports import Completion, ReportResult, Reports
+from millstream.application.views.reports import Completion, ReportResult, Reports, Streamed
 from millstream.domain.errors import MillstreamError
 from millstream.transport import validation
 from millstream.transport.contract import descriptor_of
 from millstream.transport.mapping import workers as mapping
 from millstream.transport.mapping.code import answer_of
 from millstream.transport.mapping.task_logs import ends_of
-from millstream.transport.payloads import PayloadRules
+from millstream.transport.payloads import PayloadRules, too_large
 from millstream.transport.text import TextPlan
 from millstream.wire.v1 import code_pb2, worker_pb2
 from millstream.wire.v1.worker_service_pb2 import WorkRequest
 
+STREAMED_BYTES: Final = 4096
+"""The largest value that a task streams: it goes to other servers as a notice, which PostgreSQL bounds."""
 _ANSWER_TEXT = TextPlan.of(descriptor_of(code_pb2.ActivationAnswer))
 _TEXT = TextPlan.of(descriptor_of(worker_pb2.Completion))
 
@@ -69,6 +72,7 @@ class Collected:
         number: The highest message number.
         credit: Credit in all.
         drain: The worker takes no more.
+        streamed: What its tasks stream.
         refused: Results of what could not be taken.
         log_ends: Where attempts have ended to log.
     """
@@ -78,6 +82,7 @@ class Collected:
         self._messages: list[WorkRequest] = []
         self._taken: list[Completion] = []
         self._answers: list[ActivationAnswer] = []
+        self.streamed: list[Streamed] = []
         self.number = 0
         self.credit = 0
         self.drain = False
@@ -95,10 +100,22 @@ class Collected:
         self._answers += answers(message.answers, self._rules, trusted=False)
         for ended in (message.completions, message.failures):
             self.log_ends += ends_of(ended)
+        self._stream(message)
         self._messages.append(message)
         self.number = max(self.number, message.number)
         self.credit += message.credit
         self.drain |= message.drain
+
+    def _stream(self, message: WorkRequest) -> None:
+        for each in message.streamed:
+            try:
+                if len(each.value) > STREAMED_BYTES:
+                    raise too_large("streamed.value", len(each.value), STREAMED_BYTES)
+                self._rules.check_value(each.value, "streamed.value", trusted=False)
+            except MillstreamError as error:
+                self.refused.append(ReportResult(each.task_id, each.attempt, error))
+            else:
+                self.streamed.append(Streamed(each.task_id.lower(), each.attempt, each.index, each.value))
 
     def reports(self) -> Reports:
         """All of it as one command."""
@@ -114,7 +131,7 @@ class Collected:
         )
 
     def _drop_faulty(self, message: WorkRequest) -> None:
-        for items in (message.completions, message.failures, message.progress, message.answers):
+        for items in (message.completions, message.failures, message.progress, message.answers, message.streamed):
             for index in range(len(items) - 1, -1, -1):
                 error = _error_of(items[index])
                 if error is not None:

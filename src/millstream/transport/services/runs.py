@@ -1,5 +1,8 @@
 """RunService: reading runs, cancelling, retrying, repeating and pausing them."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
 from google.protobuf.message import Message
 
 from millstream.domain.runs import Run
@@ -9,9 +12,10 @@ from millstream.transport.mapping import runs as mapping
 from millstream.transport.mapping.code import put_history
 from millstream.transport.mapping.executions import DEFAULT_WAIT_S, check_in_time, put_result
 from millstream.transport.mapping.pages import page_of, pagination
+from millstream.transport.mapping.run_streams import cursor_of, message
 from millstream.transport.mapping.steps import put_step
 from millstream.transport.mapping.tasks import put_task, task_query
-from millstream.transport.use_cases import CodeRuns, Executions, RunOperations, Runs, RunSteps
+from millstream.transport.use_cases import CodeRuns, Executions, RunOperations, Runs, RunSteps, RunWatching
 from millstream.wire.v1 import run_pb2
 from millstream.wire.v1 import run_service_pb2 as wire
 
@@ -22,9 +26,16 @@ class RunService:
     """Runs over the wire."""
 
     def __init__(
-        self, runs: Runs, operations: RunOperations, steps: RunSteps, executions: Executions, code_runs: CodeRuns
+        self,
+        runs: Runs,
+        watching: RunWatching,
+        operations: RunOperations,
+        steps: RunSteps,
+        executions: Executions,
+        code_runs: CodeRuns,
     ) -> None:
         self._runs = runs
+        self._watching = watching
         self._code_runs = code_runs
         self._operations = operations
         self._executions = executions
@@ -69,6 +80,29 @@ class RunService:
         for step in page.items:
             put_step(out.items.add(), step)
         return out
+
+    async def watch_run(self, request: wire.WatchRunRequest, context: Context) -> AsyncGenerator[bytes, None]:
+        """Send what happens in a run."""
+        async for answer in self._watch(request, context, tasks=False):
+            yield answer
+
+    async def watch_run_tasks(
+        self, request: wire.WatchRunTasksRequest, context: Context
+    ) -> AsyncGenerator[bytes, None]:
+        """Send what happens to the tasks of a run."""
+        async for answer in self._watch(request, context, tasks=True):
+            yield answer
+
+    async def _watch(
+        self, request: wire.WatchRunRequest | wire.WatchRunTasksRequest, context: Context, *, tasks: bool
+    ) -> AsyncGenerator[bytes, None]:
+        deep = request.include_descendants
+        cursor = cursor_of(request.after_sequence, request.cursor, deep)
+        watch = self._watching.watch(context.principal, request.run_id.lower(), cursor, deep=deep, tasks=tasks)
+        async with aclosing(watch):
+            async for sent in watch:
+                context.cursor = sent.cursor
+                yield message(sent)
 
     async def get_run_result(self, request: wire.GetRunResultRequest, context: Context) -> Message:
         """Wait for the end of a run."""

@@ -8,32 +8,32 @@ from google.protobuf.message import Message
 from millstream.application.views.artifacts import Sent
 from millstream.domain.errors import ValidationFailed
 from millstream.transport.context import Context
+from millstream.transport.mapping import run_streams
 from millstream.transport.mapping.artifacts import watched_of
 from millstream.transport.mapping.events import RETRY, error_event, event, event_body
 from millstream.transport.mapping.lines import NDJSON, artifact_object, body, error_line, sent_line
-from millstream.transport.use_cases import Watching
+from millstream.transport.mapping.run_streams import Shown, cursor_of
+from millstream.transport.use_cases import RunWatching, Watching
 from millstream.wire.v1 import stream_service_pb2 as wire
 
 LAST_EVENT = "last-event-id"
 CURSOR_MOST = 40_000
 """As the contract bounds the parameter."""
 
+Answers = AsyncGenerator[Message | bytes, None]
+
 
 class StreamService:
     """Streams as text."""
 
-    def __init__(self, watching: Watching) -> None:
+    def __init__(self, watching: Watching, runs: RunWatching) -> None:
         self._watching = watching
+        self._runs = runs
 
-    async def stream_artifacts(
-        self, request: wire.StreamArtifactsRequest, context: Context
-    ) -> AsyncGenerator[Message, None]:
+    async def stream_artifacts(self, request: wire.StreamArtifactsRequest, context: Context) -> Answers:
         """Send artifacts as they are stored."""
         cursor = _resumed(request.cursor, context)
-        as_lines = NDJSON in context.metadata.get("accept", "")
-        context.cursor = cursor
-        context.headers["cache-control"] = "no-store"
-        context.last_words = (error_line if as_lines else error_event)(lambda: context.cursor)
+        as_lines = _begin(context, cursor)
         watch = self._watching.watch(context.principal, watched_of(request), cursor)
         began = False
         async with aclosing(watch):
@@ -44,6 +44,74 @@ class StreamService:
                 else:
                     yield event_body(_event(sent) if began else RETRY + _event(sent))
                 began = True
+
+    async def stream_run(self, request: wire.StreamRunRequest, context: Context) -> Answers:
+        """Send what happens in a run."""
+        cursor = cursor_of(request.after_sequence, request.cursor, request.include_descendants)
+        async for answer in self._run(
+            context, request.run_id, cursor, run_streams.of_run, deep=request.include_descendants
+        ):
+            yield answer
+
+    async def stream_run_tasks(self, request: wire.StreamRunTasksRequest, context: Context) -> Answers:
+        """Send what happens to the tasks of a run."""
+        cursor = cursor_of(request.after_sequence, request.cursor, request.include_descendants)
+        async for answer in self._run(
+            context, request.run_id, cursor, run_streams.of_run, deep=request.include_descendants, tasks=True
+        ):
+            yield answer
+
+    async def stream_workflow_execution(
+        self, request: wire.StreamWorkflowExecutionRequest, context: Context
+    ) -> Answers:
+        """Send what happens in an execution."""
+        cursor = cursor_of(request.after_sequence, request.cursor, False)
+        async for answer in self._run(context, request.workflow_execution_id, cursor, run_streams.of_execution):
+            yield answer
+
+    async def stream_workflow_execution_tree(
+        self, request: wire.StreamWorkflowExecutionTreeRequest, context: Context
+    ) -> Answers:
+        """Send what happens in an execution and its descendants."""
+        async for answer in self._run(
+            context, request.workflow_execution_id, request.cursor, run_streams.of_execution, deep=True
+        ):
+            yield answer
+
+    async def stream_workflow_execution_tasks(
+        self, request: wire.StreamWorkflowExecutionTasksRequest, context: Context
+    ) -> Answers:
+        """Send what happens to the tasks of an execution."""
+        cursor = cursor_of(request.after_sequence, request.cursor, False)
+        async for answer in self._run(
+            context, request.workflow_execution_id, cursor, run_streams.of_execution, tasks=True
+        ):
+            yield answer
+
+    async def _run(
+        self, context: Context, run_id: str, cursor: str, shown: Shown, *, deep: bool = False, tasks: bool = False
+    ) -> Answers:
+        cursor = _resumed(cursor, context)
+        as_lines = _begin(context, cursor)
+        encode = run_streams.ndjson if as_lines else run_streams.sse
+        watch = self._runs.watch(context.principal, run_id.lower(), cursor, deep=deep, tasks=tasks)
+        began = as_lines
+        async with aclosing(watch):
+            async for sent in watch:
+                if not began:
+                    began = True
+                    yield event_body(RETRY)
+                context.cursor = sent.cursor
+                yield encode(sent, shown)
+
+
+def _begin(context: Context, cursor: str) -> bool:
+    """Say what a stream of text needs; whether it is of lines."""
+    as_lines = NDJSON in context.metadata.get("accept", "")
+    context.cursor = cursor
+    context.headers["cache-control"] = "no-store"
+    context.last_words = (error_line if as_lines else error_event)(lambda: context.cursor)
+    return as_lines
 
 
 def _resumed(cursor: str, context: Context) -> str:

@@ -1,0 +1,179 @@
+"""Watching runs: every event once, in order, from wherever the caller left off, to the end of the run."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+from millstream.application.engine.clock import Clock
+from millstream.application.following import Following, Inbox
+from millstream.application.run_feed import RunFeed, RunSent, Topic, in_time
+from millstream.application.run_tree import EXPIRED, Cursor, Place, check_cursor, place_of
+from millstream.application.sight import Sight, restricted
+from millstream.domain.errors import NotFound, RateLimited, ValidationFailed
+from millstream.domain.principals import Principal
+from millstream.domain.runs import Event, EventType, Run
+
+PAGE_EVENTS: Final = 1000
+"""Events that are read at once for one who catches up."""
+PAGE_RUNS: Final = 200
+"""Of so many runs at most."""
+TASK_EVENTS: Final = frozenset(each for each in EventType if each.name.startswith("TASK_"))
+_OF_GATES: Final = frozenset({EventType.GATE_FIRED, EventType.GATE_WAITING})
+
+
+class RunReads(Protocol):
+    """Reads runs; see store.runs."""
+
+    async def run(self, tenant: str, run_id: str) -> Run | None: ...
+
+
+class RunWatch(Following[RunSent]):
+    """One who watches a run.
+
+    Args:
+        only: Of these types; None: of all.
+    """
+
+    def __init__(
+        self,
+        feed: RunFeed,
+        topic: Topic,
+        inbox: Inbox[RunSent],
+        sight: Sight,
+        clock: Clock,
+        principal: Principal,
+        only: frozenset[EventType] | None,
+    ) -> None:
+        super().__init__(inbox)
+        self._box = inbox
+        self._feed = feed
+        self._topic = topic
+        self._sight = sight
+        self._clock = clock
+        self._principal = principal
+        self._open_eyed = restricted(principal) is None
+        self._only = only
+        self._cursor = Cursor(topic.tree, {})
+        self._last = ""
+        self._live = False
+        self._over = False
+
+    async def start(self, cursor: str) -> None:
+        """Begin at the beginning, or behind a cursor. Raises NotFound, ValidationFailed."""
+        feed, topic = self._feed, self._topic
+        if not topic.loaded or cursor:
+            await feed.up_to_date(topic)
+        if not topic.loaded:
+            raise NotFound(f"there is no run {topic.tree.root}")
+        if cursor:
+            there = {run_id: seq for run_id, seq in topic.place.items() if seq}
+            self._cursor = Cursor(topic.tree, place_of(cursor, topic.tree, there))
+        self._last = self._cursor.text()
+
+    def _beat(self) -> RunSent:
+        return RunSent(self._last)
+
+    @property
+    def _ended(self) -> bool:
+        return self._over
+
+    async def _catch_up(self) -> AsyncGenerator[RunSent, None]:
+        """Read the store up to where the topic is, and from there on the inbox."""
+        if self._live:
+            raise RateLimited("the reader is too slow for this stream; go on behind the last cursor", retry_after_s=1.0)
+        target = self._topic.attach(self._box)
+        while missing := self._missing(target):
+            for event in in_time(await self._page(missing, target)):
+                self._last = self._cursor.move(event.run_id, event.seq)
+                async for sent in self._shown([RunSent(self._last, event)]):
+                    yield sent
+        if self._box.attached:
+            self._live = True
+            if self._topic.over and not self._box.items:
+                self._over = True
+                yield RunSent(self._last, ended=True)
+
+    def _missing(self, target: Place) -> Place:
+        """Runs of which something is missing, with how far they were sent; of each only what its parent's events tell
+        of, so that no run comes before the event that began it."""
+        mine = self._cursor.place
+        found: Place = {}
+        for run_id in self._topic.tree.below(mine):
+            if mine.get(run_id, 0) < target.get(run_id, 0):
+                found[run_id] = mine.get(run_id, 0)
+                if len(found) >= PAGE_RUNS:
+                    break
+        return found
+
+    async def _page(self, missing: Place, target: Place) -> Sequence[Event]:
+        async with self._feed.reading:
+            return await self._feed.store.events_of(missing, max(PAGE_EVENTS // len(missing), 10), target)
+
+    async def _listen(self) -> AsyncGenerator[RunSent, None]:
+        if not self._live:
+            return
+        taken = self._box.take()
+        if taken:
+            self._last = taken[-1].cursor
+        async for sent in self._shown(taken):
+            if sent.ended:
+                self._over = True
+            yield sent
+
+    async def _shown(self, found: Sequence[RunSent]) -> AsyncGenerator[RunSent, None]:
+        """What the caller asked for, as far as it may see it."""
+        for sent in found:
+            event = sent.event
+            if event is None:
+                yield sent
+            elif self._only is None or event.type in self._only:
+                if self._open_eyed or not (event.artifact_id or event.type in _OF_GATES):
+                    yield sent
+                else:
+                    seen = (await self._sight.events(self._principal, [event], self._clock.now_us()))[0]
+                    yield RunSent(sent.cursor, replace(seen))
+
+
+class RunWatching:
+    """The use case of watching runs.
+
+    Args:
+        kept_days: How long runs are kept after their end, to be told to who comes too late.
+    """
+
+    def __init__(self, clock: Clock, feed: RunFeed, reads: RunReads, sight: Sight, kept_days: float) -> None:
+        self._clock = clock
+        self._feed = feed
+        self._reads = reads
+        self._sight = sight
+        self._kept_days = kept_days
+
+    async def watch(
+        self, principal: Principal, run_id: str, cursor: str = "", *, deep: bool = False, tasks: bool = False
+    ) -> AsyncGenerator[RunSent, None]:
+        """Events of a run from its first on, or behind a cursor; the first is a cursor alone, and so is each sign of
+        life. Ends with the run, `deep`: and with all runs that it began, and those that they began. `tasks`: only what
+        happens to its tasks.
+
+        Raises NotFound; ValidationFailed on a cursor that is none, or behind which something is not kept any more (code
+        EXPIRED); RateLimited where the reader does not keep pace.
+        """
+        if cursor:
+            check_cursor(cursor, run_id, deep)
+        if await self._reads.run(principal.tenant, run_id) is None:
+            raise self._gone(run_id, cursor)
+        async with self._feed.watching(principal.tenant, run_id, deep) as (topic, inbox):
+            only = TASK_EVENTS if tasks else None
+            watch = RunWatch(self._feed, topic, inbox, self._sight, self._clock, principal, only)
+            await watch.start(cursor)
+            async for sent in watch.run():
+                yield sent
+
+    def _gone(self, run_id: str, cursor: str) -> NotFound | ValidationFailed:
+        """There is no such run, or none any more: whoever has a cursor once had it."""
+        if not cursor or cursor == "0":
+            return NotFound(f"there is no run {run_id}")
+        kept = (
+            f"is of a run that is not kept any more: ended runs are for {self._kept_days:g} days (run_retention_days)"
+        )
+        return ValidationFailed.of("cursor", kept, EXPIRED)

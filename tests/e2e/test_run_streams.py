@@ -1,0 +1,211 @@
+"""Streams of runs through Envoy, as a browser's EventSource reads them: resumed by itself, wherever it may."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+from tests.e2e.answers import check_error, check_ok
+from tests.e2e.simple_worker import SimpleWorker
+from tests.e2e.stack import Stack, rest_client, running_stack
+from tests.e2e.test_watching import events
+
+PATIENCE_S = 60.0
+WATCHERS = 50
+
+
+class EventSource:
+    """What a browser has: it reads events, remembers the last id, and comes back with it, until the page closes it."""
+
+    def __init__(self, url: str, path: str, **headers: str) -> None:
+        self.url = url
+        self.path = path
+        self.headers = headers
+        self.last = ""
+        self.retry_s = 3.0
+        self.connections = 0
+
+    async def __aiter__(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        while True:
+            try:
+                async for each in self._connection():
+                    yield each
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(self.retry_s / 10)
+
+    async def _connection(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        headers = {"accept": "text/event-stream", **({"last-event-id": self.last} if self.last else {})}
+        async with (
+            rest_client(self.url, **self.headers) as client,
+            client.stream("GET", self.path, headers=headers, timeout=PATIENCE_S) as response,
+        ):
+            if response.status_code == 503:
+                return
+            assert response.status_code == 200, await response.aread()
+            assert response.headers["content-type"] == "text/event-stream"
+            self.connections += 1
+            async for event in events(response):
+                self.retry_s = float(event.get("retry", self.retry_s * 1000)) / 1000
+                self.last = event.get("id", self.last)
+                if event.get("event") not in ("error", None):
+                    yield event["event"], json.loads(event["data"])
+
+
+async def watched(source: EventSource, found: list[tuple[str, dict[str, Any]]]) -> None:
+    """Collect events to the end."""
+    async with asyncio.timeout(PATIENCE_S * 2):
+        async for name, data in source:
+            if name == "end":
+                return
+            if name != "heartbeat":
+                found.append((name, data))
+
+
+async def stored(client: httpx.AsyncClient, run_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Events of a run and of all its descendants, as they are listed."""
+    listed = check_ok(await client.get(f"/api/v1/runs/{run_id}/events", params={"limit": 1000}))["items"]
+    found = {run_id: [{**each, "run_id": run_id} for each in listed]}
+    for child in check_ok(await client.get(f"/api/v1/runs/{run_id}/children"))["items"]:
+        found |= await stored(client, child["run_id"])
+    return found
+
+
+def by_run(found: list[tuple[str, dict[str, Any]]], key: str = "run_id") -> dict[str, list[dict[str, Any]]]:
+    """Events by the run that they are of."""
+    out: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for name, data in found:
+        assert name == data["type"].lower()
+        out[data[key]].append(data)
+    return dict(out)
+
+
+async def define(client: httpx.AsyncClient, name: str, *steps: dict[str, Any]) -> None:
+    check_ok(await client.post("/api/v1/workflows", json={"definition": {"name": name, "steps": [*steps]}}), 201)
+
+
+async def start(client: httpx.AsyncClient, name: str) -> str:
+    """Execute a workflow; its run."""
+    done = check_ok(await client.post(f"/api/v1/workflows/{name}/execute", json={}))
+    return str(done["run_id"])
+
+
+async def family(client: httpx.AsyncClient, rounds: int) -> None:
+    """A workflow whose children come one after the other, each with a child of its own."""
+    await define(client, "leaf", {"id": "c", "kind": "task", "task": "watched-leaf"})
+    leaf = {"id": "leaf", "kind": "workflow", "workflow": "leaf", "needs": ["b"]}
+    await define(client, "child", {"id": "b", "kind": "task", "task": "watched-leaf"}, leaf)
+    steps: list[dict[str, Any]] = []
+    for n in range(rounds):
+        before = [f"child{n - 1}"] if n else []
+        steps.append({"id": f"child{n}", "kind": "workflow", "workflow": "child", "needs": before})
+    await define(client, "parent", *steps)
+
+
+async def test_a_run_is_streamed_as_it_goes(stack: Stack, own: httpx.AsyncClient, tenant: str) -> None:
+    """FV-7, FV-13: each event when it happens, by its documented name; then the end."""
+    await define(own, "one", {"id": "a", "kind": "task", "task": "watched-one"})
+    run_id = await start(own, "one")
+    paths = {
+        f"/api/v1/runs/{run_id}/stream": "run_id",
+        f"/api/v1/runs/{run_id}/stream?include_descendants=true": "run_id",
+        f"/api/v1/runs/{run_id}/tasks/stream": "run_id",
+        f"/api/tenants/{tenant}/stream/workflows/{run_id}": "workflowExecutionId",
+        f"/api/tenants/{tenant}/stream/workflows/{run_id}/consolidated": "workflowExecutionId",
+        f"/api/tenants/{tenant}/workflow-executions/{run_id}/tasks/stream": "workflowExecutionId",
+    }
+    found: dict[str, list[tuple[str, dict[str, Any]]]] = {path: [] for path in paths}
+    async with asyncio.TaskGroup() as group:
+        for path in paths:
+            group.create_task(watched(EventSource(stack.url, path, x_tenant=tenant), found[path]))
+        worker = SimpleWorker(await stack.channel(), tenant)
+        (lease,) = await worker.poll("watched-one")
+        await worker.complete(lease, 1)
+    listed = (await stored(own, run_id))[run_id]
+    for path, key in paths.items():
+        shown = by_run(found[path], key)[run_id]
+        wanted = [each for each in listed if "tasks" not in path or each["type"].startswith("TASK_")]
+        assert [each["sequence"] for each in shown] == [each["sequence"] for each in wanted]
+        if key == "run_id":
+            assert shown == wanted
+        else:
+            path = f"/api/tenants/{tenant}/workflow-executions/{run_id}/events"
+            camel = {each["sequence"]: each for each in check_ok(await own.get(path))["events"]}
+            assert shown == [{**camel[each["sequence"]], key: run_id} for each in shown]
+    assert {name for name, _ in found[f"/api/v1/runs/{run_id}/tasks/stream"]} == {
+        "task_created", "task_started", "task_completed",
+    }  # fmt: skip
+
+
+async def test_a_stream_of_a_run_goes_on_behind_a_number(stack: Stack, own: httpx.AsyncClient) -> None:
+    """By after_sequence, by the cursor, by Last-Event-ID; as events and as lines."""
+    check_ok(await own.post("/api/v1/artifacts", json={"type": "Note", "payload": {}}))
+    run_id = check_ok(await own.get("/api/v1/runs"))["items"][0]["run_id"]
+    path = f"/api/v1/runs/{run_id}/stream"
+    lines = {"accept": "application/x-ndjson"}
+    for params, headers in (
+        ({"after_sequence": "2"}, lines),
+        ({"cursor": "2"}, lines),
+        ({}, {**lines, "last-event-id": "2"}),
+        ({"cursor": "1"}, {**lines, "last-event-id": "2"}),
+    ):
+        answer = await own.get(path, params=params, headers=headers)
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        shown = [json.loads(line) for line in answer.text.splitlines()]
+        assert [each.get("sequence") for each in shown] == [None, 3, None]
+        assert [each["cursor"] for each in shown] == ["2", "3", "3"]
+        assert shown[-1] == {"end": True, "cursor": "3"}
+
+
+async def test_what_cannot_be_streamed_is_an_error_of_its_own(own: httpx.AsyncClient, tenant: str) -> None:
+    """FL-10: before the stream begins it is a status; other tenants' runs are not found."""
+    check_ok(await own.post("/api/v1/artifacts", json={"type": "Note", "payload": {}}))
+    run_id = check_ok(await own.get("/api/v1/runs"))["items"][0]["run_id"]
+    none = str(uuid.uuid4())
+    check_error(await own.get(f"/api/v1/runs/{none}/stream"), 404, "NOT_FOUND")
+    check_error(await own.get("/api/v1/runs/x/stream"), 422, "VALIDATION_ERROR", "run_id")
+    path = f"/api/v1/runs/{run_id}/stream"
+    check_error(await own.get(path, params={"cursor": "odd"}), 422, "VALIDATION_ERROR", "cursor")
+    check_error(await own.get(path, params={"after_sequence": "99"}), 422, "VALIDATION_ERROR", "cursor")
+    both = {"after_sequence": "1", "include_descendants": "true"}
+    check_error(await own.get(path, params=both), 422, "VALIDATION_ERROR", "after_sequence")
+    # Whoever has a cursor had a run: it is said to be gone, whoever asks.
+    gone = check_error(
+        await own.get(f"/api/v1/runs/{none}/stream", params={"cursor": "2"}), 422, "VALIDATION_ERROR", "cursor"
+    )
+    assert gone["details"][0]["code"] == "EXPIRED"
+    other = f"/api/tenants/other/stream/workflows/{run_id}"
+    check_error(await own.get(other), 404, "NOT_FOUND")
+    check_error(await own.get(f"/api/tenants/{tenant}/stream/workflows/{none}"), 404, "NOT_FOUND")
+
+
+async def test_watchers_outlast_the_server_that_serves_them() -> None:
+    """FV-7: kill -9 of a server under many EventSources, some of one run and some with its descendants, of which some
+    begin after: each has every stored event exactly once, in the order of its run."""
+    settings = {"auth_mode": "developer", "lease_s": "2", "reconnect_grace_s": "0.2"}
+    async with running_stack(settings, servers=2) as stack, rest_client(stack.url) as client:
+        await family(client, 4)
+        run_id = await start(client, "parent")
+        deep, alone = f"/api/v1/runs/{run_id}/stream?include_descendants=true", f"/api/v1/runs/{run_id}/stream"
+        sources = [EventSource(stack.url, deep if n % 2 else alone) for n in range(WATCHERS)]
+        found: list[list[tuple[str, dict[str, Any]]]] = [[] for _ in sources]
+        async with asyncio.TaskGroup() as group:
+            for source, each in zip(sources, found, strict=True):
+                group.create_task(watched(source, each))
+            worker = SimpleWorker(await stack.channel(), "")
+            for n in range(8):
+                (lease,) = await worker.poll("watched-leaf")
+                await worker.complete(lease, n)
+                if n == 3:
+                    await stack.servers[0].kill()
+                    worker = SimpleWorker(await stack.channel(), "")
+        listed = await stored(client, run_id)
+    assert len(listed) == 9
+    for source, each in zip(sources, found, strict=True):
+        assert by_run(each) == (listed if "descendants" in source.path else {run_id: listed[run_id]})
+    assert sum(source.connections > 1 for source in sources) > 0

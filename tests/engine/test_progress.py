@@ -1,0 +1,85 @@
+"""Progress of tasks: in the task at once, among the events now and then, and of the whole run."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from tests.engine.database import Database
+from tests.engine.servers import Roles, eventually
+from tests.engine.test_run_watching import PATIENCE_S, Watch
+from tests.engine.workers import Worker
+from tests.engine.world import AT_ONCE, ROOT, check_all, data_of, events_of
+
+from millstream.application import progress as progress_module
+from millstream.application.views.tasks import NewTask
+from millstream.domain.runs import EventType
+from millstream.wiring import Service
+
+
+async def created(service: Service, kind: str = "long") -> str:
+    """A standalone task; its run."""
+    return (await service.tasks.create(ROOT, NewTask(kind, retry=AT_ONCE), None)).task.run_id
+
+
+async def noted(service: Service, run_id: str) -> list[dict[str, Any]]:
+    """What events tell of progress."""
+    return [data_of(event) for event in await events_of(service, run_id) if event.type is EventType.TASK_PROGRESS]
+
+
+async def test_progress_is_an_event(roles: Roles, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FV-13: told to who watches; of reports that follow each other fast the latest."""
+    monkeypatch.setattr(progress_module, "EVERY_S", 0.2)
+    run_id = await created(roles.publisher)
+    watch = Watch(run_id, tasks=True)
+    async with Worker(roles.worker, kinds=["long"]) as worker, watch.at(roles.publisher) as more:
+        lease = await worker.take()
+        await worker.progress(lease, 0.25, "a quarter")
+        await more(3)
+        for percent in range(26, 76):
+            await worker.progress(lease, percent / 100, "and on")
+        async with asyncio.timeout(PATIENCE_S):
+            while '"fraction":0.75' not in watch.sent[-1].event.data:  # type: ignore[union-attr]
+                await more(1)
+        await worker.complete(lease)
+        await more(1)
+    assert watch.names[:3] == ["TASK_CREATED", "TASK_STARTED", "TASK_PROGRESS"]
+    assert watch.names[-1] == "TASK_COMPLETED"
+    found = await noted(roles.publisher, run_id)
+    assert found[0] == {"fraction": 0.25, "message": "a quarter"}
+    assert found[-1] == {"fraction": 0.75, "message": "and on"}
+    assert len(found) < 20
+    await check_all(database)
+
+
+async def test_little_progress_is_no_event(spread: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than a hundredth, and another message within ten seconds: the task has them."""
+    monkeypatch.setattr(progress_module, "EVERY_S", 0.0)
+    run_id = await created(spread.publisher)
+    async with Worker(spread.worker, kinds=["long"]) as worker:
+        lease = await worker.take()
+        for fraction, message in ((0.5, "half"), (0.501, "half"), (0.505, "other"), (0.6, "more")):
+            await worker.progress(lease, fraction, message)
+
+            async def taken() -> bool:
+                return not spread.worker.core.notes._waiting
+
+            await eventually(taken)
+        await eventually(lambda: _count(spread.worker, run_id, 2))
+        await worker.complete(lease)
+    assert [each["fraction"] for each in await noted(spread.worker, run_id)] == [0.5, 0.6]
+
+
+async def _count(service: Service, run_id: str, count: int) -> bool:
+    return len(await noted(service, run_id)) == count
+
+
+async def test_progress_that_comes_too_late_is_nothing(spread: Roles, database: Database) -> None:
+    """An attempt that is over has no more events."""
+    run_id = await created(spread.publisher)
+    async with Worker(spread.worker, kinds=["long"]) as worker:
+        lease = await worker.take()
+        await worker.complete(lease)
+        result = await worker.progress(lease, 0.5)
+        assert result.error is not None
+    assert await noted(spread.publisher, run_id) == []
+    await check_all(database)
