@@ -42,6 +42,12 @@ async def echo(note: KitNote) -> KitReply:
     return KitReply(text=f"re: {note.text}")
 
 
+@worker.agent(consumes=KitReply, name="kit-broken", retry=RetryPolicy(max_attempts=1), from_agents=["nobody"])
+async def broken(reply: KitReply) -> None:
+    """Fail."""
+    raise TaskError("BROKEN", "it is", retryable=False)
+
+
 @worker.task("kit.add")
 async def add(n: int) -> int:
     """Something that takes no time."""
@@ -256,7 +262,8 @@ async def careful(ctx: WorkflowContext, how: str) -> Any:
     except asyncio.CancelledError:
         ctx.state["cancelled"] = ctx.cancelled
         if how == "cleans up":
-            await ctx.task("kit.add", 1)
+            # Later than what was cancelled has ended.
+            await ctx.task("kit.add", 1, delay=0.2)
             raise
         if how == "fails":
             raise TaskError("SAD", "failed while it cleaned up") from None
@@ -285,6 +292,12 @@ async def pinned_1(ctx: WorkflowContext) -> str:
 async def pinned_2(ctx: WorkflowContext) -> list[Any]:
     """The version after, which begins the one before."""
     return [ctx.version, await ctx.child("kit.pinned", version="1")]
+
+
+@worker.workflow("kit.documents")
+async def documents(ctx: WorkflowContext, n: int) -> list[Any]:
+    """Code that begins documents."""
+    return [await ctx.child("kit-small", {"n": n}), await failing(ctx.child("kit-small", {"n": "five"}))]
 
 
 if __name__ == "__main__":

@@ -1,15 +1,27 @@
 """The environment for users' tests: workflows in process, with time that skips."""
 
 import asyncio
+import json
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from millstream.sdk import MillstreamError, RetryPolicy, StepFailed, TaskError, Timeouts, Worker, WorkflowContext
-from millstream.testing import Blocked, Environment, History, NonDeterminism, RunFailed, replay
+from millstream.testing import (
+    Blocked,
+    Environment,
+    HistoriesDiffer,
+    History,
+    NonDeterminism,
+    RunFailed,
+    replay,
+    replay_all,
+    stored_runs,
+)
 
 worker = Worker()
 CHANGED: list[str] = []
@@ -228,6 +240,43 @@ async def test_changed_code_is_found_by_a_replay() -> None:
         CHANGED.clear()
     assert "history: 1. TASK 'a'" in found.value.message
     assert "code:    1. TASK 'b'" in found.value.message
+
+
+async def test_a_folder_of_stored_runs_is_replayed_in_one_call(tmp_path: Path) -> None:
+    """Each that does not fit is named, with the first place where the code goes another way, and what came before."""
+    async with Environment(worker) as env:
+        env.fake_task("a", "done")
+        for name in ("first", "second"):
+            run = await env.start("changing")
+            await run.result()
+            (tmp_path / f"{name}.json").write_text(json.dumps(run.history.to_dict()))
+        ordered = await env.start("order", {"id": 7})
+        await ordered.result()
+        (tmp_path / "below").mkdir()
+        (tmp_path / "below" / "order.json").write_text(json.dumps(ordered.history.to_dict()))
+    assert await replay_all(tmp_path, worker) == 3
+    assert await replay_all(tmp_path / "first.json", worker) == 1
+    assert [each.name for each in stored_runs(tmp_path)] == ["order.json", "first.json", "second.json"]
+
+    async def changed(ctx: WorkflowContext, given: Any) -> None:
+        await ctx.task("pay", given)
+        await ctx.task("count", 1)
+
+    own = Worker()
+    own.workflow("order")(changed)
+    with pytest.raises(HistoriesDiffer) as found:
+        await replay_all(tmp_path, own)
+    told = str(found.value)
+    assert told.startswith("3 of 3 stored runs do not fit the code")
+    assert f"order.json: run {ordered.run_id} of order@1: the history has 2. STATE 'paid', and the code 2. TASK" in told
+    assert "(after event 4: COMPLETED of 1. TASK 'pay')" in told
+    assert "the history is one of workflow:changing@1" in told
+    assert {path.name for path in found.value.faults} == {"order.json", "first.json", "second.json"}
+    (tmp_path / "broken.json").write_text("[]")
+    with pytest.raises(HistoriesDiffer, match=r"(?s)1 of 4.*broken.json: .*must be a JSON object"):
+        await replay_all(tmp_path, worker)
+    with pytest.raises(FileNotFoundError, match="no histories"):
+        await replay_all(tmp_path / "nowhere", worker)
 
 
 async def test_code_that_goes_another_way_each_time_fails_at_its_end() -> None:

@@ -22,7 +22,8 @@ EXAMPLES = examples()
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("test_")])
-async def test_the_examples_of_the_page_pass(name: str) -> None:
+async def test_the_examples_of_the_page_pass(name: str, tmp_path: Path) -> None:
     """Each of them is a test."""
-    assert inspect.iscoroutinefunction(EXAMPLES[name])
-    await EXAMPLES[name]()
+    example = EXAMPLES[name]
+    assert inspect.iscoroutinefunction(example)
+    await (example(tmp_path) if inspect.signature(example).parameters else example())

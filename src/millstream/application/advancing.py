@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -81,12 +81,21 @@ class Followed:
 class Advancing:
     """Decides what follows in runs of workflows."""
 
-    def __init__(self, engine: Engine, definitions: Definitions, reads: GraphReads, evaluator: Evaluator) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        definitions: Definitions,
+        reads: GraphReads,
+        evaluator: Evaluator,
+        ids: Callable[[], str] = new_id,
+    ) -> None:
+        """`ids`: makes ids of tasks."""
         self._engine = engine
         self._holds = engine.dispatcher.holds
         self._definitions = definitions
         self._reads = reads
         self._evaluator = evaluator
+        self._ids = ids
         self._values: OrderedDict[str, RunValues] = OrderedDict()
         self._bytes = 0
         self._wanted: set[str] = set()
@@ -103,7 +112,7 @@ class Advancing:
         if not self._holds(tenant, definition.name):
             decisions = await self._decided(definition, values, Graph(definition).text)
         self._keep(run_id, values)
-        return Advance(definition, 0, decisions, new_id)
+        return Advance(definition, 0, decisions, self._ids)
 
     # With a step's end.
 
@@ -128,7 +137,7 @@ class Advancing:
             if items is None or decision is None:
                 return None
             if items.done < items.total:
-                return _followed(definition, values, {step: decision}, task, None, output)
+                return self._followed(definition, values, {step: decision}, task, None, output)
             outcome = await self._outcome_of_items(definition, values, task, output, items.total)
         else:
             outcome = await self._evaluator.outcome(definition, values, step, output)
@@ -137,7 +146,15 @@ class Advancing:
         values = values.with_outcome(step, outcome, len(output))
         if not _whole(definition, values, plan):
             return None
-        return _followed(definition, values, await self._decided(definition, values, plan), task, outcome, output)
+        decisions = await self._decided(definition, values, plan)
+        return self._followed(definition, values, decisions, task, outcome, output)
+
+    def _followed(
+        self, definition: Definition, values: RunValues, decisions: dict[int, Decision], task: Task,
+        outcome: Outcome | None, output: bytes,
+    ) -> Followed:  # fmt: skip
+        advance = Advance(definition, values.redone, decisions, self._ids, values.errors)
+        return Followed(advance, task, outcome, output)
 
     async def _outcome_of_items(
         self, definition: Definition, values: RunValues, task: Task, output: bytes, total: int
@@ -186,14 +203,15 @@ class Advancing:
             while self._wanted:
                 ids = [self._wanted.pop() for _ in range(min(len(self._wanted), LOOKS_MOST))]
                 try:
-                    await self._look_at(ids)
+                    await self.look_at(ids)
                 except MillstreamError as error:
                     # They stay due: the safety poll finds them.
                     log.warning("runs could not be looked at: %s", error.message)
                 except Exception:
                     log.exception("runs could not be looked at")
 
-    async def _look_at(self, run_ids: Sequence[str]) -> None:
+    async def look_at(self, run_ids: Sequence[str]) -> None:
+        """Do what is to be done for runs that are due."""
         found = await asyncio.gather(*(self._commands(run_id) for run_id in run_ids))
         # A mark is only taken back once all is stored that it stands for: a child that could not be begun, or that a
         # crash kept from it, would be nobody's.
@@ -305,7 +323,7 @@ class Advancing:
             decisions = await self._evaluator.decisions(definition, values, run.plan)
         whole = bool(run.error_code)
         await self._check_output(definition, decisions)
-        advance = Advance(definition, run.redone, decisions, new_id, values.errors, whole)
+        advance = Advance(definition, run.redone, decisions, self._ids, values.errors, whole)
         command = AdvanceGraph(run_id=run.id, open_tasks=whole, locked=whole, due_us=due_us, advance=advance)
         return promising(command, run.tenant, advance)
 
@@ -385,14 +403,6 @@ def promising(command: C, tenant: str, advance: Advance) -> C:
         command.promise_keys = [(tenant, key) for key in keys]
         command.locked = True
     return command
-
-
-def _followed(
-    definition: Definition, values: RunValues, decisions: dict[int, Decision], task: Task, outcome: Outcome | None,
-    output: bytes,
-) -> Followed:  # fmt: skip
-    advance = Advance(definition, values.redone, decisions, new_id, values.errors)
-    return Followed(advance, task, outcome, output)
 
 
 def _all_done(graph: Graph, step: int) -> bool:

@@ -1,6 +1,6 @@
 """Runs that other runs begin: workflows, agents and publications that are steps, and their end with their parent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,13 +81,16 @@ class Children:
         referring: Referring,
         reads: ChildReads,
         code: CodeRuns,
+        ids: Callable[[], str] = new_id,
     ) -> None:
+        """`ids`: makes ids of artifacts and tasks."""
         self._definitions = definitions
         self._runs = runs
         self._catalogs = catalogs
         self._referring = referring
         self._reads = reads
         self._code = code
+        self._ids = ids
 
     async def commands(self, run: Run) -> Sequence[Command]:
         """What is to be done for a run that is looked at."""
@@ -181,7 +184,7 @@ class Children:
             inputs.append(await self._checked(child, type_, payload, f"inputs[{index}]."))
         command = self._cascade(child, [Produce(each.new, each.artifact_id, each.version) for each in inputs])
         command.registry = (child.parent.tenant, catalog.version)
-        command.start, command.task_id = activation_of(agent, max(priorities)), new_id()
+        command.start, command.task_id = activation_of(agent, max(priorities)), self._ids()
         return command
 
     async def _publication(self, child: _Child) -> Command:
@@ -202,7 +205,7 @@ class Children:
         catalog = await self._catalogs.get(child.parent.tenant)
         new = NewArtifact(type_, encode_struct(payload))
         version, activations, new = await self._referring.examine(child.principal, catalog, new, EXTERNAL, prefix)
-        return Produce(new, new_id(), version, activations, ids_for(activations))
+        return Produce(new, self._ids(), version, activations, ids_for(activations, self._ids))
 
     def _cascade(self, child: _Child, inputs: Sequence[Produce]) -> StartCascade:
         return StartCascade(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from millstream.application.cascades import CascadeReads, Cascades
@@ -180,9 +180,9 @@ class Publishing:
         return KeyClaim(principal.tenant, principal.name, key.rpc, key.value, key.fingerprint, response, expires_us)
 
 
-def ids_for(activations: Sequence[Activation]) -> list[tuple[str, str]]:
+def ids_for(activations: Sequence[Activation], ids: Callable[[], str] = new_id) -> list[tuple[str, str]]:
     """Ids for what activations may make: a task each, and a run where a gate of the tenant may open."""
-    return [(new_id(), new_id() if each.gate is not None and each.gate.tenant_wide else "") for each in activations]
+    return [(ids(), ids() if each.gate is not None and each.gate.tenant_wide else "") for each in activations]
 
 
 async def claim_call(engine: Engine, claim: KeyClaim | None) -> None:

@@ -33,7 +33,11 @@ class Clock:
 
     def after(self, delay_us: int, ring: Callable[[], None]) -> Alarm:
         """Have something happen; what is set for the same time happens in the order it was set."""
-        alarm = Alarm(self.now_us + delay_us, ring)
+        return self.at(self.now_us + delay_us, ring)
+
+    def at(self, at_us: int, ring: Callable[[], None]) -> Alarm:
+        """Have something happen at a time, or at once where that has passed."""
+        alarm = Alarm(max(at_us, self.now_us), ring)
         heapq.heappush(self._alarms, (alarm.at_us, next(self._order), alarm))
         return alarm
 
