@@ -8,7 +8,14 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from millstream.domain.struct_wire import Json, decode_struct, decode_value, encode_struct, encode_value
+from millstream.domain.struct_wire import (
+    Json,
+    decode_struct,
+    decode_value,
+    encode_list,
+    encode_struct,
+    encode_value,
+)
 
 _SCALARS = (
     st.none()
@@ -38,6 +45,13 @@ def test_an_object_that_we_write_is_the_same_to_protobuf(value: dict[str, Any]) 
 @given(_VALUES)
 def test_any_value_comes_back_as_it_went_in(value: Json) -> None:
     assert decode_value(encode_value(value)) == value
+
+
+@given(st.lists(_VALUES, max_size=4))
+def test_a_list_of_encoded_values_is_the_encoded_list(values: list[Json]) -> None:
+    """And nothing is null in it, too."""
+    assert encode_list(map(encode_value, values)) == encode_value(values)
+    assert decode_value(encode_list([*map(encode_value, values), b""])) == [*values, None]
 
 
 @given(_OBJECTS)

@@ -17,6 +17,7 @@ from millstream.domain.workflows import Template
 
 _TEXTS = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 _steps_in = re.compile(r"(?<![\w.])steps\s*(?:\.\s*([A-Za-z_]\w*)|(\W|$))").findall
+_is_place = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*").fullmatch
 _variables_in = re.compile(rf"(?<![\w.])({'|'.join(sorted(VARIABLES))})\b").findall
 
 
@@ -29,6 +30,7 @@ class Expression:
         variables: Which variables it uses.
         type: Of its value, by CEL's name, such as "BOOL"; "DYN" where that depends.
         all_steps: It uses `steps` otherwise than by the name of one.
+        path: Where its value stands, where it only names a place; else ().
     """
 
     text: str
@@ -36,6 +38,7 @@ class Expression:
     variables: frozenset[str]
     type: str
     all_steps: bool
+    path: tuple[str, ...]
     _compiled: Any
     _cost: Cost
 
@@ -56,7 +59,7 @@ def compile_expression(text: str, scope: frozenset[str] = VARIABLES) -> Expressi
     found = [name for name, _ in _steps_in(bare)]
     return Expression(
         text, frozenset(name for name in found if name), frozenset(_variables_in(bare)), compiled.return_type().name(),
-        "" in found, compiled, Cost(text),
+        "" in found, tuple(text.strip().split(".")) if _is_place(text.strip()) else (), compiled, Cost(text),
     )  # fmt: skip
 
 

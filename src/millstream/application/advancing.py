@@ -15,12 +15,13 @@ from millstream.application.engine.queue import RegistryMoved
 from millstream.application.ids import new_id
 from millstream.application.step_values import Evaluator, Outcome, RunValues
 from millstream.application.views.steps import StepEnd
+from millstream.application.wire_values import WireValue
 from millstream.domain.artifacts import EXTERNAL, Artifact
 from millstream.domain.errors import MillstreamError, Unavailable, ValidationFailed
 from millstream.domain.graph import ENDED, Decision, FailStep, Graph, StartStep, StepState, note
 from millstream.domain.graph_runs import Advance
 from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task, TaskStatus
-from millstream.domain.struct_wire import Json, decode_struct, decode_value, encode_value
+from millstream.domain.struct_wire import Json, decode_struct, decode_value, encode_list, encode_value
 from millstream.domain.workflows import Definition, StepKind
 
 log = logging.getLogger(__name__)
@@ -106,8 +107,7 @@ class Advancing:
 
     async def start(self, tenant: str, run_id: str, definition: Definition, input_: bytes) -> Advance:
         """How a run begins."""
-        given: Json = decode_value(input_) if input_ else None
-        values = RunValues(0, given, size_bytes=len(input_))
+        values = RunValues(0, WireValue(input_), size_bytes=len(input_))
         decisions: dict[int, Decision] = {}
         if not self._holds(tenant, definition.name):
             decisions = await self._decided(definition, values, Graph(definition).text)
@@ -344,7 +344,7 @@ class Advancing:
     async def _load(self, run: Run, definition: Definition) -> RunValues:
         """What the run was given and made, as it is stored; and why steps of it failed."""
         given = await self._reads.payload(run, PayloadKind.INPUT)
-        values = RunValues(run.redone, decode_value(given) if given else None, size_bytes=len(given))
+        values = RunValues(run.redone, WireValue(given), size_bytes=len(given))
         graph = Graph(definition, run.plan)
         for end in await self._reads.step_ends(run):
             step = end.step - 1
@@ -367,13 +367,13 @@ class Advancing:
     async def _outcome(self, definition: Definition, values: RunValues, end: StepEnd) -> Outcome:
         if end.status is TaskStatus.COMPLETED:
             return await self._evaluator.outcome(definition, values, end.step - 1, end.output)
-        return Outcome(end.status.name, None, {"code": end.code, "message": end.message})
+        return Outcome(end.status.name, error={"code": end.code, "message": end.message})
 
     async def _list_of(
         self, definition: Definition, values: RunValues, step: int, made: dict[int, bytes], total: int
     ) -> Outcome:
         """What a map has made: a list in the order of its items, null for one that failed."""
-        found = encode_value([decode_value(made[item]) if made.get(item) else None for item in range(1, total + 1)])
+        found = encode_list([made.get(item, b"") for item in range(1, total + 1)])
         return await self._evaluator.outcome(definition, values, step, found)
 
     # What is kept.

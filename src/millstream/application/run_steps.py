@@ -21,7 +21,6 @@ from millstream.domain.errors import NotFound
 from millstream.domain.graph import ENDED, Graph, StepState
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Run, RunKind, Task, TaskStatus
-from millstream.domain.struct_wire import encode_value
 from millstream.domain.workflows import StepKind
 
 _STATES = {
@@ -88,7 +87,7 @@ class RunSteps:
                     spec.needs,
                     task,
                     task.input if task is not None else b"",
-                    encode_value(outcome.output) if shown and outcome is not None else b"",
+                    outcome.output.wire if shown and outcome is not None else b"",
                     counts.get(number) if spec.kind is StepKind.MAP else None,
                     child_of(task) if task is not None and spec.begins_a_run else "",
                     _error_of(outcome) if outcome is not None and task is None else ("", ""),

@@ -4,14 +4,15 @@ Expressions are evaluated here, before any transaction; one that may take long i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
 
 from millstream.application.ports import Costly, NoValue
+from millstream.application.wire_values import NOTHING, WireValue
 from millstream.domain.graph import ENDED, Decision, FailStep, Graph, PassStep, SkipStep, StartStep, StepState
-from millstream.domain.struct_wire import Json, decode_value, encode_value
-from millstream.domain.templates import expressions_in
+from millstream.domain.struct_wire import Json, encode_value
+from millstream.domain.templates import expression_of, expressions_in
 from millstream.domain.workflows import Definition, Step, StepKind, Template
 
 EXPRESSION_ERROR = "EXPRESSION_ERROR"
@@ -25,6 +26,10 @@ VALUE_BYTES_MOST = 1 << 20
 
 class Expression(Protocol):
     """A compiled expression; see adapters.values."""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Where its value stands, where it only names a place, such as steps.a.output.id; else ()."""
 
     def __call__(self, variables: Mapping[str, Json], size_bytes: int, /) -> Json:
         """Its value for variables of so many bytes. Raises NoValue, and Costly."""
@@ -56,13 +61,13 @@ class Outcome:
     """
 
     status: str
-    output: Json = None
+    output: WireValue = NOTHING
     error: dict[str, Json] | None = None
     fault: str = ""
 
     def seen(self) -> dict[str, Json]:
         """As expressions see it."""
-        shown: dict[str, Json] = {"status": self.status, "output": self.output}
+        shown: dict[str, Json] = {"status": self.status, "output": self.output.json}
         if self.error is not None:
             shown["error"] = self.error
         return shown
@@ -81,12 +86,16 @@ class RunValues:
     """
 
     redone: int
-    input: Json
+    input: WireValue
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     items: dict[int, dict[int, bytes]] = field(default_factory=dict)
     started: dict[int, StartStep] = field(default_factory=dict)
     errors: dict[int, tuple[str, str]] = field(default_factory=dict)
     size_bytes: int = 0
+
+    def with_size(self, more: int) -> "RunValues":
+        """These, where so many bytes more are looked at."""
+        return replace(self, size_bytes=self.size_bytes + more)
 
     def with_outcome(self, step: int, outcome: Outcome, size_bytes: int) -> "RunValues":
         """These, and one outcome more: a copy, because what it is decided by may be refused."""
@@ -94,6 +103,62 @@ class RunValues:
             self.redone, self.input, {**self.outcomes, step: outcome}, self.items, {**self.started},
             self.errors, self.size_bytes + size_bytes,
         )  # fmt: skip
+
+
+class Scope:
+    """What expressions at one place may be about.
+
+    Args:
+        more: Variables besides the run's input and its steps.
+    """
+
+    __slots__ = ("_definition", "_made", "_more", "_values")
+
+    def __init__(self, definition: Definition, values: RunValues, more: Mapping[str, Json] | None = None) -> None:
+        self._definition = definition
+        self._values = values
+        self._more = more or {}
+        self._made: dict[str, Json] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """About what all of it takes."""
+        return self._values.size_bytes
+
+    def variables(self) -> dict[str, Json]:
+        """All of it."""
+        if self._made is None:
+            steps = self._definition.steps
+            seen: dict[str, Json] = {steps[step].id: each.seen() for step, each in self._values.outcomes.items()}
+            self._made = {"input": self._values.input.json, "steps": seen, **self._more}
+        return self._made
+
+    def with_more(self, **more: Json) -> "Scope":
+        """This, and other variables."""
+        found = Scope(self._definition, self._values, {**self._more, **more})
+        found._made = {**self._made, **more} if self._made is not None else None
+        return found
+
+    def at(self, path: Sequence[str]) -> WireValue | None:
+        """What stands at a place; None where that is not to be told without evaluating anything."""
+        match path:
+            case ("input", *rest):
+                found = self._values.input
+            case ("steps", name, "output", *rest) if name in self._definition.place:
+                outcome = self._values.outcomes.get(self._definition.place[name])
+                if outcome is None:
+                    return None
+                found = outcome.output
+            case (name, *rest) if name in self._more:
+                found = WireValue.of(self._more[name])
+            case _:
+                return None
+        for name in rest:
+            inside = found.json
+            if not isinstance(inside, dict) or name not in inside:
+                return None
+            found = WireValue.of(inside[name])
+        return found
 
 
 class Evaluator:
@@ -108,9 +173,9 @@ class Evaluator:
         """All that can be decided by what is known; see Advance.decisions. `values` know of each step that has ended
         what became of it."""
         found: dict[int, Decision] = dict(values.started)
+        graph = Graph(definition, plan)
+        graph.look()
         while True:
-            graph = Graph(definition, plan)
-            graph.look()
             left, failed = graph.decide(found.get, lambda *_: None)
             await self.note(definition, values, graph, found)
             if failed is not None:
@@ -168,7 +233,7 @@ class Evaluator:
                 try:
                     case = await self._case(definition.steps[step], definition, values)
                 except NoValue as error:
-                    return Outcome("COMPLETED", None, fault=str(error))
+                    return Outcome("COMPLETED", fault=str(error))
                 return await self.outcome(definition, values, step, encode_value({"case": case}))
             case StepState.COMPLETED, StepKind.MAP:
                 return await self.outcome(definition, values, step, encode_value([]))
@@ -178,21 +243,19 @@ class Evaluator:
                 known = fault if isinstance(fault, FailStep) else FailStep("FAILED", "")
                 if kind is StepKind.WAIT_PROMISE and known is not fault:
                     known = FailStep("CONFLICT", "its key was that of another open promise")
-                return Outcome("FAILED", None, {"code": known.code, "message": known.message})
+                return Outcome("FAILED", error={"code": known.code, "message": known.message})
         return None
 
     async def outcome(self, definition: Definition, values: RunValues, step: int, output: bytes) -> Outcome:
         """What a step that returned this looks like to others."""
-        spec = definition.steps[step]
-        result = decode_value(output)
+        spec, result = definition.steps[step], WireValue(output)
         if spec.output is None:
             return Outcome("COMPLETED", result)
         try:
-            size = values.size_bytes + len(output)
-            mapped = await self._filled(spec.output, {**_variables(definition, values), "result": result}, size)
-            return Outcome("COMPLETED", mapped)
+            scope = Scope(definition, values.with_size(len(output)), {"result": result.json})
+            return Outcome("COMPLETED", await self._filled(spec.output, scope))
         except NoValue as error:
-            return Outcome("COMPLETED", None, fault=str(error))
+            return Outcome("COMPLETED", fault=str(error))
 
     async def _decide(self, definition: Definition, values: RunValues, step: int, graph: Graph) -> Decision:
         spec = definition.steps[step]
@@ -219,10 +282,10 @@ class Evaluator:
                 case StepKind.MAP:
                     return await self._map(spec, definition, values, step)
                 case _:
-                    variables = _variables(definition, values)
-                    key = await self._key("key", spec.key, variables, values)
-                    bound = await self._key("concurrency.key", spec.concurrency_key, variables, values)
-                    given = await self._input(spec, variables, values)
+                    scope = Scope(definition, values)
+                    key = await self._key("key", spec.key, scope)
+                    bound = await self._key("concurrency.key", spec.concurrency_key, scope)
+                    given = await self._input(spec, values.input, scope)
                     return StartStep(given, key=key, bounds=(bound,) if bound else ())
         except NoValue as error:
             return FailStep(EXPRESSION_ERROR, str(error))
@@ -239,7 +302,7 @@ class Evaluator:
         return "default"
 
     async def _condition(self, text: str, definition: Definition, values: RunValues) -> bool:
-        found = await self._value(text, _variables(definition, values), values.size_bytes)
+        found = (await self._value(text, Scope(definition, values))).json
         if not isinstance(found, bool):
             raise NoValue(f"{text}: is {_kind(found)}, not true or false")
         return found
@@ -247,31 +310,29 @@ class Evaluator:
     async def _delay(self, spec: Step, definition: Definition, values: RunValues) -> int:
         found: Json = spec.sleep
         if isinstance(spec.sleep, str):
-            found = await self._value(spec.sleep, _variables(definition, values), values.size_bytes)
+            found = (await self._value(spec.sleep, Scope(definition, values))).json
         if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found <= DELAY_MOST_S:
             raise NoValue(f"seconds: {found!r} is no number from 0 to {DELAY_MOST_S}")
         return round(found * 1_000_000)
 
-    async def _key(self, path: str, template: Template, variables: Mapping[str, Json], values: RunValues) -> str:
+    async def _key(self, path: str, template: Template, scope: Scope) -> str:
         if template is None:
             return ""
-        found = await self._filled(template, variables, values.size_bytes)
+        found = (await self._filled(template, scope)).json
         if isinstance(found, bool) or not isinstance(found, int | float | str) or not 0 < len(str(found)) <= KEY_MOST:
             raise NoValue(f"{path}: {found!r} is no text of 1 to {KEY_MOST} characters")
         return str(found)
 
-    async def _input(self, spec: Step, variables: Mapping[str, Json], values: RunValues) -> bytes:
-        """What a step's task is given; the run's input where it says nothing."""
-        found = variables["input"] if spec.input is None else None
-        if spec.input is not None:
-            found = await self._filled(spec.input, variables, values.size_bytes)
+    async def _input(self, spec: Step, usual: WireValue, scope: Scope) -> bytes:
+        """What a step's task is given; what is usual where it says nothing."""
+        found = usual if spec.input is None else await self._filled(spec.input, scope)
         if spec.kind is StepKind.PUBLISH:
-            found = {"payload": found, "wait": spec.wait}
+            found = WireValue.of({"payload": found.json, "wait": spec.wait})
         return _encoded(found)
 
     async def _map(self, spec: Step, definition: Definition, values: RunValues, step: int) -> Decision:
-        variables = _variables(definition, values)
-        items = await self._value(spec.over, variables, values.size_bytes)
+        scope = Scope(definition, values)
+        items = (await self._value(spec.over, scope)).json
         if not isinstance(items, list):
             raise NoValue(f"over: is {_kind(items)}, not a list")
         if len(items) > ITEMS_MOST:
@@ -280,51 +341,55 @@ class Evaluator:
             return PassStep()
         given, bounds = [], []
         for index, item in enumerate(items):
-            each = {**variables, "item": item, "index": index}
-            if spec.each is None or spec.each.input is None:
-                given.append(_encoded(item))
-            else:
-                given.append(await self._input(spec.each, each, values))
-            if spec.each is not None and spec.each.concurrency_key is not None:
-                bounds.append(await self._key("each.concurrency.key", spec.each.concurrency_key, each, values))
+            usual = WireValue.of(item)
+            if spec.each is None:
+                given.append(_encoded(usual))
+                continue
+            each = scope.with_more(item=item, index=index)
+            given.append(await self._input(spec.each, usual, each))
+            if spec.each.concurrency_key is not None:
+                bounds.append(await self._key("each.concurrency.key", spec.each.concurrency_key, each))
         return StartStep(items=tuple(given), bounds=tuple(bounds))
 
     async def _end(self, definition: Definition, values: RunValues, graph: Graph) -> Decision:
         """What the run answers."""
         try:
             if definition.output is not None:
-                return StartStep(_encoded(await self._filled(
-                    definition.output, _variables(definition, values), values.size_bytes
-                )))  # fmt: skip
+                return StartStep(_encoded(await self._filled(definition.output, Scope(definition, values))))
             last = [
                 step for step, each in enumerate(definition.dependents)
                 if not each and graph.state(step) is StepState.COMPLETED
             ]  # fmt: skip
             _check(definition, values, last)
             made = {definition.steps[step].id: values.outcomes[step].output for step in last if step in values.outcomes}
-            return StartStep(_encoded(next(iter(made.values())) if len(made) == 1 else made))
+            if len(made) == 1:
+                return StartStep(_encoded(next(iter(made.values()))))
+            return StartStep(_encoded(WireValue.of({name: each.json for name, each in made.items()})))
         except NoValue as error:
             return FailStep(EXPRESSION_ERROR, f"output: {error}")
 
-    async def _filled(self, template: Template, variables: Mapping[str, Json], size_bytes: int) -> Json:
+    async def _filled(self, template: Template, scope: Scope) -> WireValue:
+        if isinstance(template, str) and (whole := expression_of(template)) is not None:
+            return await self._value(whole, scope, "value: ")
         found: dict[str, Json] = {}
         for path, text in expressions_in(template):
-            try:
-                found[text] = await self._value(text, variables, size_bytes)
-            except NoValue as error:
-                raise NoValue(f"{path or 'value'}: {error}") from error
-        return self._templates.fill(template, found.__getitem__) if found else self._templates.fill(template, str)
+            found[text] = (await self._value(text, scope, f"{path}: ")).json
+        return WireValue.of(self._templates.fill(template, found.__getitem__))
 
-    async def _value(self, text: str, variables: Mapping[str, Json], size_bytes: int) -> Json:
+    async def _value(self, text: str, scope: Scope, where: str = "") -> WireValue:
+        """The value of an expression. What only names a place is looked up: that is a tenth of the cost, and of what is
+        handed on as it is, nothing is decoded."""
+        compiled = self._compile(text)
+        found = scope.at(compiled.path) if compiled.path else None
+        if found is not None:
+            return found
         try:
-            return self._compile(text)(variables, size_bytes)
-        except Costly:
-            return await self._sandbox.value(text, variables)
-
-
-def _variables(definition: Definition, values: RunValues) -> dict[str, Json]:
-    steps: dict[str, Json] = {definition.steps[step].id: each.seen() for step, each in values.outcomes.items()}
-    return {"input": values.input, "steps": steps}
+            try:
+                return WireValue.of(compiled(scope.variables(), scope.size_bytes))
+            except Costly:
+                return WireValue.of(await self._sandbox.value(text, scope.variables()))
+        except NoValue as error:
+            raise (NoValue(f"{where}{error}") if where else error) from error
 
 
 def _check(definition: Definition, values: RunValues, steps: Sequence[int]) -> None:
@@ -335,9 +400,9 @@ def _check(definition: Definition, values: RunValues, steps: Sequence[int]) -> N
             raise NoValue(f"the output of step {definition.steps[step].id}: {outcome.fault}")
 
 
-def _encoded(value: Json) -> bytes:
+def _encoded(value: WireValue) -> bytes:
     try:
-        found = encode_value(value)
+        found = value.wire
     except ValueError as error:
         raise NoValue(str(error)) from error
     if len(found) > VALUE_BYTES_MOST:

@@ -31,6 +31,8 @@ class StepState(StrEnum):
 
 
 ENDED = frozenset({StepState.COMPLETED, StepState.SKIPPED, StepState.FAILED, StepState.CANCELLED})
+_STATES = {char: state for state in StepState for char in (state.value, state.value.upper())}
+"""By the character of a plan: one in capitals is an end that was only noted."""
 _BROKEN = frozenset({StepState.FAILED, StepState.CANCELLED})
 
 
@@ -130,8 +132,9 @@ class Graph:
         chars, _, maps = text.partition("|")
         self._maps = _unpacked(maps)
         if chars:
-            self._states = [StepState(each.lower()) for each in chars]
-            self._unseen = [step for step, each in enumerate(chars) if each.isupper()]
+            self._states = [_STATES[each] for each in chars]
+            if chars != chars.lower():
+                self._unseen = [step for step, each in enumerate(chars) if each.isupper()]
         else:
             self._states = [StepState.WAITING if needs else StepState.DUE for needs in definition.needs]
             for step in definition.undo.values():

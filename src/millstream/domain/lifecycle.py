@@ -48,7 +48,7 @@ def details(**fields: object) -> str:
 
 
 @functools.lru_cache(10_000)
-def recurring(**fields: str) -> str:
+def recurring(**fields: str | int) -> str:
     """Event data that is the same for many events."""
     return details(**fields)
 
@@ -61,7 +61,9 @@ def create(batch: Batch, run: Run, task: Task) -> None:
     batch.new_tasks.add(task.id)
     data = recurring(kind=task.kind, queue=task.queue)
     if task.step:
-        data = details(kind=task.kind, queue=task.queue, step=task.step, item=task.item)
+        # The steps of a definition recur with its runs; the items of a map, and what code asks for, are too many.
+        told = recurring if run.kind is RunKind.GRAPH and not task.item else details
+        data = told(kind=task.kind, queue=task.queue, step=task.step, item=task.item)
     batch.record(run, EventType.TASK_CREATED, task_id=task.id, data=data)
     make_ready(batch, run, task)
 

@@ -11,6 +11,7 @@ of several wins, and a message field given twice is merged, which is the same as
 """
 
 import struct
+from collections.abc import Iterable
 from typing import TypeAlias, Union
 
 Json: TypeAlias = Union[bool, int, float, str, "list[Json]", "dict[str, Json]", None]
@@ -20,6 +21,7 @@ MAX_DEPTH = 100
 """Containers in containers at most, so that Python's stack is safe. Callers may bound it lower."""
 
 _EXACT = 2.0**53
+_NULL = b"\x08\x00"
 _DOUBLE = struct.Struct("<d")
 _unpack_double = _DOUBLE.unpack_from
 _pack_double = _DOUBLE.pack
@@ -60,7 +62,7 @@ def encode_value(value: Json) -> bytes:
         text = value.encode()
         return b"\x1a" + _length(len(text)) + text
     if value is None:
-        return b"\x08\x00"
+        return _NULL
     if isinstance(value, bool):
         return b"\x20\x01" if value else b"\x20\x00"
     if isinstance(value, int | float):
@@ -73,6 +75,12 @@ def encode_value(value: Json) -> bytes:
         body = b"".join([b"\x0a" + _length(len(item)) + item for item in items])
         return b"\x32" + _length(len(body)) + body
     raise ValueError(f"JSON has no {type(value).__name__}")
+
+
+def encode_list(values: Iterable[bytes]) -> bytes:
+    """The wire form of a list as Value, of its values in wire form; b"" is None."""
+    body = b"".join([b"\x0a" + _length(len(item or _NULL)) + (item or _NULL) for item in values])
+    return b"\x32" + _length(len(body)) + body
 
 
 def _number(value: int | float) -> float:
