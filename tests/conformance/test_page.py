@@ -12,7 +12,11 @@ PAGE = (Path(__file__).parents[2] / "docs" / "worker-protocol.md").read_text()
 def line(rule: str) -> str:
     """The rule's line of the table."""
     names = [f"`{each.name}`" for each in SCENARIOS.values() if rule in each.rules]
-    checked = "every one" if rule in ALWAYS else ", ".join(names)
+    checked = ", ".join(names)
+    if rule in ALWAYS["poll"]:
+        checked = "every one that polls"
+    if rule in ALWAYS["stream"]:
+        checked = "every one of the stream" if rule not in ALWAYS["poll"] else "every one"
     return f"| {rule} | {RULES[rule]} | {checked} |"
 
 

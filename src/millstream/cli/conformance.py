@@ -10,9 +10,10 @@ import typer
 
 from millstream.cli.connect import REFUSED, USAGE, Json
 from millstream.cli.output import print_json
-from millstream.conformance import ALWAYS, PATIENCE_S, RULES, SCENARIOS, Outcome, Scenario, play
+from millstream.conformance import ALWAYS, PATIENCE_S, RULES, SCENARIOS, TRANSPORTS, Outcome, Scenario, detect, play
 
 _PAGE: Final = "docs/worker-protocol.md"
+_AUTO: Final = "auto"
 
 
 def conformance(
@@ -22,6 +23,13 @@ def conformance(
     scenario: Annotated[
         list[str] | None, typer.Option(help="Only this one; may be given several times.", show_default=False)
     ] = None,
+    transport: Annotated[
+        str,
+        typer.Option(
+            help="How the worker takes its tasks: `stream` (Work), `poll` (Poll and the other unary calls), or `auto`: "
+            "as it does when it is started."
+        ),
+    ] = _AUTO,
     list_: Annotated[bool, typer.Option("--list", help="List the scenarios and the rules that they check.")] = False,
     patience: Annotated[
         float, typer.Option(min=0.1, max=600, help="Seconds that the worker has for each thing it must do.")
@@ -33,11 +41,18 @@ def conformance(
     The worker is started anew for each, and ended. Exit code 1 where one failed. docs/worker-protocol.md has the rules,
     and the kinds that the worker has to serve.
     """
-    chosen = _chosen(scenario or [])
+    if transport not in (_AUTO, *TRANSPORTS):
+        raise typer.BadParameter("is `stream`, `poll` or `auto`", param_hint="--transport")
+    chosen = _chosen(scenario or [], transport)
     if list_:
         _list(chosen, as_json)
         return
     argv = _argv(target)
+    if transport == _AUTO and not scenario:
+        found = asyncio.run(detect(argv, patience))
+        chosen = [each for each in chosen if each.transport == found]
+        if not as_json:
+            print(f"trying a worker of the transport {found}")
     failed = asyncio.run(_play(argv, chosen, patience, as_json))
     if not as_json:
         passed = len(chosen) - failed
@@ -46,11 +61,13 @@ def conformance(
         raise typer.Exit(REFUSED)
 
 
-def _chosen(names: Sequence[str]) -> list[Scenario]:
-    unknown = [name for name in names if name not in SCENARIOS]
+def _chosen(names: Sequence[str], transport: str) -> list[Scenario]:
+    known = {name: each for name, each in SCENARIOS.items() if transport in (_AUTO, each.transport)}
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise typer.BadParameter(f"there is no scenario {unknown[0]!r}; --list has them", param_hint="--scenario")
-    return [SCENARIOS[name] for name in names] or list(SCENARIOS.values())
+        of = "" if transport == _AUTO else f" of the transport {transport}"
+        raise typer.BadParameter(f"there is no scenario {unknown[0]!r}{of}; --list has them", param_hint="--scenario")
+    return [known[name] for name in names] or list(known.values())
 
 
 def _argv(target: str) -> list[str]:
@@ -106,8 +123,12 @@ def _list(scenarios: Sequence[Scenario], as_json: bool) -> None:
     if as_json:
         for each in scenarios:
             rules = {rule: RULES[rule] for rule in each.rules}
-            print_json({"scenario": each.name, "title": each.title, "rules": rules}, indent=False)
+            document = {"scenario": each.name, "title": each.title, "transport": each.transport, "rules": rules}
+            print_json(document, indent=False)
         return
     for each in scenarios:
         print(f"{each.name:22} {each.title} ({', '.join(each.rules)})")
-    print(f"\nEvery scenario checks {', '.join(ALWAYS)} too. {_PAGE} explains the rules.")
+    print()
+    for transport in dict.fromkeys(each.transport for each in scenarios):
+        print(f"Every scenario of the transport {transport} checks {', '.join(ALWAYS[transport])} too.")
+    print(f"{_PAGE} explains the rules.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import protovalidate
+from google.protobuf.message import Message
 
 from millstream.conformance.rules import Violation
 from millstream.v1 import worker_pb2
@@ -51,7 +52,7 @@ class Books:
         """The first message. Raises Violation."""
         if not message.HasField("hello"):
             raise Violation("W1", "the first message says no hello")
-        _check_fields(message)
+        check_fields(message)
         if message.number != 1:
             raise Violation("W2", f"the hello has the number {message.number}, not 1")
         self.number = 1
@@ -80,7 +81,7 @@ class Books:
         """A message came. Raises Violation."""
         if message.HasField("hello"):
             raise Violation("W1", "a message after the first says hello")
-        _check_fields(message)
+        check_fields(message)
         if message.number != self.number + 1:
             raise Violation("W2", f"a message has the number {message.number} after {self.number}")
         self.number = message.number
@@ -109,7 +110,8 @@ class Books:
         self.open.discard(fence)
 
 
-def _check_fields(message: WorkRequest) -> None:
+def check_fields(message: Message) -> None:
+    """Raises Violation where a message breaks the rules of its fields."""
     try:
         protovalidate.validate(message)
     except protovalidate.ValidationError as error:

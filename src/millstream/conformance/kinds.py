@@ -17,6 +17,8 @@ OUTPUT: Final = "ConformanceOutput"
 
 SLOTS: Final = 20
 API_KEY: Final = "conformance-key"
+POLL_LEASE_S: Final = 3
+"""How long the lease of a worker that polls holds without a heartbeat."""
 
 
 def environment(target: str) -> dict[str, str]:
@@ -26,4 +28,5 @@ def environment(target: str) -> dict[str, str]:
         "MILLSTREAM_API_KEY": API_KEY,
         "MILLSTREAM_CONFORMANCE_KINDS": ",".join((*KINDS, f"agent:{PUBLISHER}")),
         "MILLSTREAM_CONFORMANCE_SLOTS": str(SLOTS),
+        "MILLSTREAM_CONFORMANCE_LEASE_S": str(POLL_LEASE_S),
     }

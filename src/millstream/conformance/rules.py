@@ -8,7 +8,7 @@ RULES: Final[Mapping[str, str]] = {
     "W1": "The first message of a stream says hello, and no other one does.",
     "W2": "Messages are numbered 1, 2, 3, ..., on each stream anew.",
     "W3": "Messages keep the field rules of the contract.",
-    "W4": "Every stream carries the token that the worker was given.",
+    "W4": "Every stream and every call carries the token that the worker was given.",
     "W5": "The hello says protocol 1 and the worker's id, a UUID that stays the same over reconnects.",
     "W6": "The hello names the kinds and agents served and the slots.",
     "W7": "What the worker says of a kind of tasks is about one that it serves.",
@@ -51,6 +51,14 @@ RULES: Final[Mapping[str, str]] = {
     "W37": "When it is stopped the worker says drain, finishes what runs, and exits with 0 once all is acknowledged.",
     # versions
     "W38": "Fields that it does not know, and messages that say nothing, are ignored.",
+    # polling
+    "W39": "Polls name the kinds and agents served and the worker's id, a UUID that stays the same.",
+    "W40": "Leases that open polls ask for and leases that are held are together never more than the slots.",
+    "W41": "The worker polls again after each answer, an empty one too, and lets the poll wait at the service.",
+    "W42": "A worker that polls renews each lease well within it.",
+    "W43": "A report that was not answered is sent again until it is.",
+    "W44": "A lease of which a result says LEASE_LOST is given up without a report, and its slot is free again.",
+    "W45": "When it is stopped a worker that polls asks for no more, finishes what runs, reports, and exits with 0.",
 }
 """Text by number."""
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from millstream.conformance.scenario import Scenario
-from millstream.conformance.scenarios import connecting, ending, leases, living, reports
+from millstream.conformance.scenarios import connecting, ending, leases, living, polling, reports
 
 SCENARIOS: Final[Mapping[str, Scenario]] = {
     each.name: each
-    for book in (connecting.book, leases.book, reports.book, living.book, ending.book)
+    for book in (connecting.book, leases.book, reports.book, living.book, ending.book, polling.book)
     for each in book.scenarios
 }
 """By name."""

@@ -5,11 +5,12 @@ from typing import Final
 
 import grpc
 
-from millstream.conformance.bench import START_S, Bench, fences
+from millstream.conformance.bench import Bench, fences
 from millstream.conformance.books import Fence
 from millstream.conformance.kinds import ECHO, HOLD, INPUT, KINDS, OUTPUT, PUBLISHER, SLEEP, SLOTS
 from millstream.conformance.rules import Violation
 from millstream.conformance.scenario import Book
+from millstream.conformance.stand import START_S
 
 book: Final = Book()
 

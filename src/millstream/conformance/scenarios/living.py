@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from millstream.conformance.bench import Bench, new_id
+from millstream.conformance.bench import Bench
 from millstream.conformance.books import Fence
 from millstream.conformance.kinds import ECHO, HOLD
 from millstream.conformance.rules import Violation
 from millstream.conformance.scenario import Book
+from millstream.conformance.stand import new_id
 
 book: Final = Book()
 

@@ -5,12 +5,13 @@ from typing import Any, Final
 import grpc
 from google.protobuf import json_format
 
-from millstream.conformance.bench import Bench, fences, output_of
+from millstream.conformance.bench import Bench, fences
 from millstream.conformance.books import Fence
 from millstream.conformance.kinds import ECHO, FAIL, OUTPUT, PROGRESS, SLEEP
 from millstream.conformance.link import Link
 from millstream.conformance.rules import Violation
 from millstream.conformance.scenario import Book
+from millstream.conformance.stand import output_of
 from millstream.v1 import error_pb2, worker_pb2
 
 book: Final = Book()
