@@ -120,6 +120,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         service.workers,
         service.log_intake,
         service.task_logs,
+        service.log_watching,
         service.discovery,
         service.tenants,
         service.workflow_kinds,

@@ -12,6 +12,7 @@ worker = Worker(os.environ["MILLSTREAM_TARGET"], name="images", slots=50, queues
 @worker.task("resize", version="1.4.0")
 async def resize(given: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """Say what a picture would be."""
+    ctx.log.info("resizing", extra={"file": given["file"]})
     ctx.progress(0.5, "half of it")
     return {"file": given["file"], "width": given.get("width", 640)}
 

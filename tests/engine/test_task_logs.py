@@ -17,7 +17,7 @@ from millstream.application.views.leases import Lease
 from millstream.application.views.task_logs import LogEntry, LogQuery
 from millstream.application.views.tasks import NewTask
 from millstream.domain.artifacts import Visibility
-from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
+from millstream.domain.errors import LeaseLost, MillstreamError, NotFound, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.struct_wire import encode_struct
 from millstream.domain.task_logs import LogAck, LogBatch, LogLine
@@ -31,7 +31,7 @@ class Sender:
 
     def __init__(self, service: Service, who: Principal = ROOT) -> None:
         self._batches: list[LogBatch] = []
-        self._source = service.log_intake.open(who, lambda raw: self._batches[int.from_bytes(raw[:4])], self._tell)
+        self.source = service.log_intake.open(who, lambda raw: self._batches[int.from_bytes(raw[:4])], self._tell)
         self.acks: asyncio.Queue[LogAck] = asyncio.Queue()
 
     def _tell(self, acks: list[LogAck]) -> None:
@@ -40,7 +40,7 @@ class Sender:
 
     def put(self, batch: LogBatch) -> None:
         self._batches.append(batch)
-        self._source.put([(len(self._batches) - 1).to_bytes(4).ljust(sum(each.size_bytes for each in batch.lines))])
+        self.source.put([(len(self._batches) - 1).to_bytes(4).ljust(sum(each.size_bytes for each in batch.lines))])
 
     async def send(self, batch: LogBatch) -> LogAck:
         """Send it, and hear how far it is stored."""
@@ -112,15 +112,30 @@ async def test_an_attempt_that_is_over_logs_no_more(start: Start, database: Data
         await sender.send(lines(lease, 1, 2))
         await worker.fail(lease)
         second = await worker.take()
-        refused = await sender.send(lines(lease, 3, 4))
+        assert (await sender.send(lines(lease, 3, 3))).offset == 3
+        await sender.send(lines(second, 1, 1))
+        refused = await sender.send(lines(lease, 4, 4))
         assert (refused.offset, type(refused.error)) == (0, LeaseLost)
         await worker.complete(second)
         assert (await sender.send(lines(second, 1, 3))).offset == 3
         await database.pass_time(601)
         assert isinstance((await sender.send(lines(second, 4, 4))).error, LeaseLost)
         found = await read(first, lease.task.id)
-        assert [(each.attempt, each.offset) for each in found] == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]
-        assert [each.seq for each in await read(first, lease.task.id, attempt=2)] == [3, 4, 5]
+        assert [(each.attempt, each.offset) for each in found] == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)]
+        assert [each.seq for each in await read(first, lease.task.id, attempt=2)] == [4, 5, 6]
+
+
+async def test_a_worker_that_lost_its_lease_logs_no_more(start: Start, database: Database) -> None:
+    """DC-6, engine-rules 9: even where the attempt that runs has nothing to say."""
+    first, _ = await start()
+    async with leased(first) as (worker, lease):
+        sender = Sender(first)
+        await worker.fail(lease)
+        second = await worker.take()
+        await database.pass_time(11)
+        assert isinstance((await sender.send(lines(lease, 1, 1))).error, LeaseLost)
+        early = LogBatch(lease.task.id, second.attempt + 1, 1, lines(lease, 1, 1).lines)
+        assert isinstance((await sender.send(early)).error, LeaseLost)
 
 
 async def test_nobody_logs_or_reads_for_another_tenant(start: Start) -> None:
@@ -294,3 +309,131 @@ async def test_lines_of_a_task_are_shown_to_those_who_may_see_what_it_was_given(
             assert len(await read(first, lease.task.id, reader)) == shown
             whole = await first.task_logs.of_run(reader, LogQuery(lease.task.run_id), PageRequest())
             assert len(whole.items) == shown
+
+
+class Watched:
+    """A watch that collects what it is sent."""
+
+    def __init__(self, service: Service, query: LogQuery, cursor: str = "", who: Principal = ROOT) -> None:
+        self._stream = service.log_watching.watch(who, query, cursor)
+        self.cursor = cursor
+        self.found: list[LogEntry] = []
+        self.ended = False
+
+    async def begin(self) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            first = await anext(self._stream)
+        assert first.entry is None
+
+    async def more(self, count: int) -> None:
+        """So many lines more."""
+        async with asyncio.timeout(PATIENCE_S):
+            wanted = len(self.found) + count
+            while len(self.found) < wanted:
+                sent = await anext(self._stream)
+                self.cursor = sent.cursor
+                if sent.entry is not None:
+                    self.found.append(sent.entry)
+
+    async def rest(self) -> None:
+        """To its end."""
+        async with asyncio.timeout(PATIENCE_S):
+            async for sent in self._stream:
+                self.cursor, self.ended = sent.cursor, sent.ended
+                if sent.entry is not None:
+                    self.found.append(sent.entry)
+
+    async def close(self) -> None:
+        await self._stream.aclose()
+
+    @property
+    def seqs(self) -> list[int]:
+        return [each.seq for each in self.found]
+
+
+async def test_a_watch_sends_what_there_is_and_what_comes_to_the_end(spread: Roles) -> None:
+    """DC-6: at another server than the lines come to; it ends when the last line is there."""
+    async with leased(spread.worker) as (worker, lease):
+        sender = Sender(spread.worker)
+        await sender.send(lines(lease, 1, 1200))
+        watch = Watched(spread.publisher, LogQuery(task_id=lease.task.id))
+        await watch.begin()
+        await watch.more(1200)
+        await sender.send(lines(lease, 1201, 1203))
+        await watch.more(3)
+        await worker.complete(lease)
+        sender.put(lines(lease, 1204, 1205))
+        sender.source.ended([(lease.task.id, 1, 1205)])
+        await watch.rest()
+        assert (watch.seqs, watch.ended) == ([*range(1, 1206)], True)
+
+
+async def test_a_watch_goes_on_at_another_server(start: Start) -> None:
+    """DC-6: nothing lost, nothing doubled, however often it breaks off."""
+    first, second = await start()
+    async with leased(first) as (_, lease):
+        sender, cursor = Sender(first), ""
+        found: list[int] = []
+        for n in range(0, 60, 10):
+            await sender.send(lines(lease, n + 1, n + 10))
+            watch = Watched((first, second)[n // 10 % 2], LogQuery(lease.task.run_id), cursor)
+            await watch.begin()
+            await watch.more(7 if n < 50 else 60 - len(found))
+            found += watch.seqs
+            cursor = watch.cursor
+            await watch.close()
+        assert found == [*range(1, 61)]
+        assert not first.log_feed.watched
+        assert not second.log_feed.watched
+
+
+async def test_a_watch_of_what_has_ended_ends(start: Start, database: Database) -> None:
+    """DC-6: at once where the last line is known or the end is long ago; else when late lines would have come."""
+    first, _ = await start()
+    async with leased(first) as (worker, lease):
+        await Sender(first).send(lines(lease, 1, 3))
+        watch = Watched(first, LogQuery(lease.task.run_id))
+        await watch.begin()
+        await watch.more(3)
+        await worker.complete(lease)
+        await watch.rest()
+        assert (watch.seqs, watch.ended) == ([1, 2, 3], True)
+        await database.pass_time(3)
+        again = Watched(first, LogQuery(task_id=lease.task.id, levels=(4,)))
+        await again.begin()
+        await again.rest()
+        assert (again.found, again.ended) == ([], True)
+
+
+async def test_what_no_wake_up_told_of_is_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """engine-rules 8: a wake-up is a hint."""
+    first, second = await start()
+    monkeypatch.setattr(first.core.peers, "logged", lambda runs: None)
+    async with leased(first) as (_, lease):
+        watch = Watched(second, LogQuery(lease.task.run_id))
+        await watch.begin()
+        await Sender(first).send(lines(lease, 1, 2))
+        await watch.more(2)
+        assert watch.seqs == [1, 2]
+        await watch.close()
+
+
+async def test_a_cursor_must_be_of_this_log_and_not_too_old(start: Start, database: Database) -> None:
+    """FL-10: what is gone is said to be gone."""
+    first, _ = await start(log_retention_days=2)
+    async with leased(first) as (_, lease):
+        sender = Sender(first)
+        await sender.send(lines(lease, 1, 3))
+        watch = Watched(first, LogQuery(lease.task.run_id))
+        await watch.begin()
+        await watch.more(1)
+        await watch.close()
+        await database.pass_time(5 * DAY_S)
+        await sender.send(lines(lease, 4, 4))
+        await first.loops.sweep()
+        for cursor, code in ((watch.cursor, "EXPIRED"), ("nonsense", "INVALID")):
+            with pytest.raises(ValidationFailed) as refused:
+                await Watched(first, LogQuery(lease.task.run_id), cursor).begin()
+            assert [(each.field, each.code) for each in refused.value.details] == [("cursor", code)]
+        with pytest.raises(NotFound):
+            await Watched(first, LogQuery(lease.task.run_id), who=principal("eve", "other")).begin()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from millstream.application.log_levels import Levels
+from millstream.application.log_watches import SentLine
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
@@ -816,6 +817,20 @@ class TaskLogs(Fake):
         return Page([self.entry], _PAGE)
 
 
+class LogWatching(Fake):
+    """A line between two signs of life, and the end; unless there is an error."""
+
+    error: MillstreamError | None = None
+
+    async def watch(self, principal: Principal, query: LogQuery, cursor: str) -> AsyncGenerator[SentLine, None]:
+        await self.seen("watch", principal, query, cursor)
+        yield SentLine(None, "c1")
+        yield SentLine(TaskLogs.entry, "c2")
+        if self.error is not None:
+            raise self.error
+        yield SentLine(None, "c2", ended=True)
+
+
 class Discovery(Fake):
     """One worker, and what it serves."""
 
@@ -958,6 +973,7 @@ class Fakes:
         self.workers = Workers()
         self.log_intake = LogIntake()
         self.task_logs = TaskLogs()
+        self.log_watching = LogWatching()
         self.discovery = Discovery()
         self.tenants = Tenants()
         self.workflow_kinds = WorkflowKinds()
@@ -991,6 +1007,7 @@ class Fakes:
             workers=self.workers,
             log_intake=self.log_intake,
             task_logs=self.task_logs,
+            log_watching=self.log_watching,
             discovery=self.discovery,
             tenants=self.tenants,
             workflow_kinds=self.workflow_kinds,

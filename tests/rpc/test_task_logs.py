@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 from tests.rpc.conftest import Service
 from tests.rpc.fakes import AT_US, ID, OTHER
 from tests.rpc.test_services import _ask, _refused
@@ -17,6 +19,8 @@ from millstream.application.paging import PageRequest
 from millstream.application.views.task_logs import LogQuery
 from millstream.domain.struct_wire import decode_struct
 from millstream.domain.task_logs import LogAck, LogLine
+from millstream.v1 import stream_service_pb2 as streams_wire
+from millstream.v1 import task_log_service_pb2 as logs_wire
 from millstream.v1.task_log_pb2 import LogBatch
 from millstream.v1.task_log_pb2 import LogLine as WireLine
 from millstream.v1.worker_pb2 import Completion
@@ -174,3 +178,48 @@ async def test_the_logs_of_a_task_below_the_path_of_a_tenant(service: Service) -
     assert out["limit"] == 100
     request = {"tenant": "default", "workflow_execution_id": OTHER, "task_id": ID, "limit": 1001}
     assert await _refused(service, path, request) == "limit"
+
+
+async def watched(service: Service, path: str, request: Any, answer: Any, **metadata: str) -> list[Any]:
+    method: Any = service.channel.unary_stream(
+        f"/millstream.v1.{path}",
+        request_serializer=type(request).SerializeToString,
+        response_deserializer=answer.FromString,
+    )
+    sent = [("authorization", "Bearer root"), *((name.replace("_", "-"), text) for name, text in metadata.items())]
+    return [each async for each in method(request, metadata=tuple(sent), timeout=10)]
+
+
+async def test_logs_are_watched_to_their_end(service: Service) -> None:
+    """DC-6: each message with its cursor, the last of them saying so."""
+    request = logs_wire.WatchTaskLogsRequest(task_id=ID.upper(), level="warn", text="od", attempt=2, cursor="c0")
+    path = "TaskLogService/WatchTaskLogs"
+    first, line_, last = await watched(service, path, request, logs_wire.WatchTaskLogsResponse)
+    assert (first.cursor, first.HasField("entry"), first.ended) == ("c1", False, False)
+    assert (line_.entry.message, line_.entry.sequence, line_.cursor) == ("odd", 5, "c2")
+    assert (last.cursor, last.HasField("entry"), last.ended) == ("c2", False, True)
+    assert service.fakes.log_watching.calls[-1][2:] == (LogQuery("", ID, 2, (3,), "od"), "c0")
+    of_run = logs_wire.WatchRunLogsRequest(run_id=OTHER)
+    found = await watched(service, "TaskLogService/WatchRunLogs", of_run, logs_wire.WatchRunLogsResponse)
+    assert [each.cursor for each in found] == ["c1", "c2", "c2"]
+    assert service.fakes.log_watching.calls[-1][2:] == (LogQuery(OTHER), "")
+
+
+async def test_logs_are_streamed_as_events_and_as_lines(service: Service) -> None:
+    """DC-6: as a browser's EventSource and readers of lines take them."""
+    request = streams_wire.StreamTaskLogsRequest(task_id=ID)
+    path = "StreamService/StreamTaskLogs"
+    found = await watched(service, path, request, HttpBody, last_event_id="c0")
+    text = b"".join(each.data for each in found).decode()
+    assert service.fakes.log_watching.calls[-1][3] == "c0"
+    retry, beat, event, end, rest = text.split("\n\n")
+    assert (retry, rest) == ("retry: 1000", "")
+    assert beat == "id: c1\nevent: heartbeat\ndata: {}"
+    assert end == "id: c2\nevent: end\ndata: {}"
+    head, _, data = event.partition("data: ")
+    assert head == "id: c2\nevent: log\n"
+    assert json.loads(data) == ENTRY | {"cut": 0}
+    of_run = streams_wire.StreamRunLogsRequest(run_id=OTHER)
+    found = await watched(service, "StreamService/StreamRunLogs", of_run, HttpBody, accept="application/x-ndjson")
+    lines_ = [json.loads(each.data) for each in found]
+    assert lines_ == [{"cursor": "c1"}, ENTRY | {"cut": 0, "cursor": "c2"}, {"end": True, "cursor": "c2"}]

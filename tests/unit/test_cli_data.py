@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from tests.unit.scripted import Abort, ScriptedService, start
 from typer import BadParameter
@@ -24,6 +25,7 @@ from millstream.v1 import (
     artifact_service_pb2,
     run_pb2,
     run_service_pb2,
+    task_log_pb2,
     worker_pb2,
     worker_service_pb2,
 )
@@ -656,3 +658,37 @@ def test_many_runs_are_cancelled_by_id_or_shown_beforehand(run: Run, service: Sc
     ):
         assert run("runs", *bad).exit_code == 2
     assert len(service.calls) == 2
+
+
+def _entry(sequence: int, **more: object) -> dict[str, object]:
+    return {
+        "sequence": sequence, "task_id": "t", "attempt": 1, "offset": sequence, "level": task_log_pb2.LogLine.WARN,
+        "message": f"line {sequence}", "timestamp": Timestamp(seconds=1), **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "rpc", "asked"),
+    [
+        (("runs", "logs", "r", "--task", "t"), "ListRunLogs", {"run_id": "r", "task_id": "t"}),
+        (("tasks", "logs", "t", "--attempt", "2"), "ListTaskLogs", {"task_id": "t", "attempt": 2}),
+        (("workflow", "task-logs", "r", "t"), "ListTaskLogs", {"task_id": "t"}),
+    ],
+)
+def test_the_last_lines_that_tasks_logged_are_shown_in_their_order(
+    run: Run, service: ScriptedService, command: tuple[str, ...], rpc: str, asked: dict[str, object]
+) -> None:
+    """FV-14, WM-5"""
+    service.answer("TaskService/GetTask", {"task_id": "t", "run_id": "r"})
+    service.answer(f"TaskLogService/{rpc}", {"items": [_entry(2), _entry(1)]})
+    result = run(*command, "--level", "WARN,ERROR", "--limit", "2")
+    assert result.exit_code == 0, result.stderr
+    assert [line.split()[2:] for line in result.stdout.splitlines()] == [
+        ["t/1", "WARN", "line", "1"], ["t/1", "WARN", "line", "2"],
+    ]  # fmt: skip
+    request = service.calls[-1].request
+    assert {name: getattr(request, name) for name in asked} == asked
+    assert (request.level, request.newest_first) == ("WARN,ERROR", True)
+    whole = run(*command, "--limit", "0", "--json")
+    assert [json.loads(line)["sequence"] for line in whole.stdout.splitlines()] == [2, 1]
+    assert not service.calls[-1].request.newest_first

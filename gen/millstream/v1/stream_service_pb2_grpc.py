@@ -66,6 +66,16 @@ class StreamServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTasksRequest.SerializeToString,
                 response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
                 _registered_method=True)
+        self.StreamTaskLogs = channel.unary_stream(
+                '/millstream.v1.StreamService/StreamTaskLogs',
+                request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamTaskLogsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.StreamRunLogs = channel.unary_stream(
+                '/millstream.v1.StreamService/StreamRunLogs',
+                request_serializer=millstream_dot_v1_dot_stream__service__pb2.StreamRunLogsRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
 
 
 class StreamServiceServicer(object):
@@ -141,6 +151,30 @@ class StreamServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamTaskLogs(self, request, context):
+        """WatchTaskLogs over REST. As server-sent events (text/event-stream): `event: log` with the line as ListTaskLogs shows
+        it, `event: heartbeat` (the first at once, then one every 15 s), each with the cursor as its `id:`, so that an
+        EventSource resumes by itself (Last-Event-ID); `event: end` when nothing more comes, where an EventSource is to be
+        closed; an error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as lines of
+        JSON: a line with `cursor`, a `cursor` alone, {"end": true, "cursor"}, or {"error", "cursor"}.
+        Errors: as WatchTaskLogs.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamRunLogs(self, request, context):
+        """WatchRunLogs over REST, in the form of StreamTaskLogs.
+        Errors: as WatchTaskLogs.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StreamServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -172,6 +206,16 @@ def add_StreamServiceServicer_to_server(servicer, server):
             'StreamWorkflowExecutionTasks': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamWorkflowExecutionTasks,
                     request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTasksRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamTaskLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTaskLogs,
+                    request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamTaskLogsRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'StreamRunLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamRunLogs,
+                    request_deserializer=millstream_dot_v1_dot_stream__service__pb2.StreamRunLogsRequest.FromString,
                     response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
             ),
     }
@@ -337,6 +381,60 @@ class StreamService(object):
             target,
             '/millstream.v1.StreamService/StreamWorkflowExecutionTasks',
             millstream_dot_v1_dot_stream__service__pb2.StreamWorkflowExecutionTasksRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.StreamService/StreamTaskLogs',
+            millstream_dot_v1_dot_stream__service__pb2.StreamTaskLogsRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamRunLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.StreamService/StreamRunLogs',
+            millstream_dot_v1_dot_stream__service__pb2.StreamRunLogsRequest.SerializeToString,
             google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
             options,
             channel_credentials,

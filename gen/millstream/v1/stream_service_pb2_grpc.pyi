@@ -82,6 +82,22 @@ class StreamServiceStub:
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
+    StreamTaskLogs: _grpc.UnaryStreamMultiCallable[_stream_service_pb2.StreamTaskLogsRequest, _httpbody_pb2.HttpBody]
+    """WatchTaskLogs over REST. As server-sent events (text/event-stream): `event: log` with the line as ListTaskLogs shows
+    it, `event: heartbeat` (the first at once, then one every 15 s), each with the cursor as its `id:`, so that an
+    EventSource resumes by itself (Last-Event-ID); `event: end` when nothing more comes, where an EventSource is to be
+    closed; an error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as lines of
+    JSON: a line with `cursor`, a `cursor` alone, {"end": true, "cursor"}, or {"error", "cursor"}.
+    Errors: as WatchTaskLogs.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamRunLogs: _grpc.UnaryStreamMultiCallable[_stream_service_pb2.StreamRunLogsRequest, _httpbody_pb2.HttpBody]
+    """WatchRunLogs over REST, in the form of StreamTaskLogs.
+    Errors: as WatchTaskLogs.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
 
 @_typing.type_check_only
 class StreamServiceAsyncStub(StreamServiceStub):
@@ -130,6 +146,22 @@ class StreamServiceAsyncStub(StreamServiceStub):
     StreamWorkflowExecutionTasks: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamWorkflowExecutionTasksRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """StreamRunTasks below the path of a tenant, in camelCase.
     Errors: as WatchRun.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamTaskLogs: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamTaskLogsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """WatchTaskLogs over REST. As server-sent events (text/event-stream): `event: log` with the line as ListTaskLogs shows
+    it, `event: heartbeat` (the first at once, then one every 15 s), each with the cursor as its `id:`, so that an
+    EventSource resumes by itself (Last-Event-ID); `event: end` when nothing more comes, where an EventSource is to be
+    closed; an error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as lines of
+    JSON: a line with `cursor`, a `cursor` alone, {"end": true, "cursor"}, or {"error", "cursor"}.
+    Errors: as WatchTaskLogs.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    StreamRunLogs: _aio.UnaryStreamMultiCallable[_stream_service_pb2.StreamRunLogsRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """WatchRunLogs over REST, in the form of StreamTaskLogs.
+    Errors: as WatchTaskLogs.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
@@ -214,6 +246,34 @@ class StreamServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
         """StreamRunTasks below the path of a tenant, in camelCase.
         Errors: as WatchRun.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def StreamTaskLogs(
+        self,
+        request: _stream_service_pb2.StreamTaskLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """WatchTaskLogs over REST. As server-sent events (text/event-stream): `event: log` with the line as ListTaskLogs shows
+        it, `event: heartbeat` (the first at once, then one every 15 s), each with the cursor as its `id:`, so that an
+        EventSource resumes by itself (Last-Event-ID); `event: end` when nothing more comes, where an EventSource is to be
+        closed; an error that ends it is `event: error` with the error's body. With `Accept: application/x-ndjson` as lines of
+        JSON: a line with `cursor`, a `cursor` alone, {"end": true, "cursor"}, or {"error", "cursor"}.
+        Errors: as WatchTaskLogs.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def StreamRunLogs(
+        self,
+        request: _stream_service_pb2.StreamRunLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """WatchRunLogs over REST, in the form of StreamTaskLogs.
+        Errors: as WatchTaskLogs.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """

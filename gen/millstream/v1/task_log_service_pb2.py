@@ -30,7 +30,7 @@ from millstream.v1 import policy_pb2 as millstream_dot_v1_dot_policy__pb2
 from millstream.v1 import task_log_pb2 as millstream_dot_v1_dot_task__log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$millstream/v1/task_log_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/v1/pagination.proto\x1a\x1amillstream/v1/policy.proto\x1a\x1cmillstream/v1/task_log.proto\"\x87\x03\n\x13ListTaskLogsRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02\x88\x01\x01\x12\x19\n\x07task_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x33\n\x05level\x18\x05 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([A-Za-z]+(,[A-Za-z]+)*)?$\x12\x16\n\x04text\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cnewest_first\x18\n \x01(\x08\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"m\n\x14ListTaskLogsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LogEntry\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination\"\xa3\x03\n\x12ListRunLogsRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02\x88\x01\x01\x12\x18\n\x06run_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x33\n\x05level\x18\x05 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([A-Za-z]+(,[A-Za-z]+)*)?$\x12\x16\n\x04text\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cnewest_first\x18\n \x01(\x08\x12\x1c\n\x07task_id\x18\x0b \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"l\n\x13ListRunLogsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LogEntry\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination2\xaa\x02\n\x0eTaskLogService\x12\x8d\x01\n\x0cListTaskLogs\x12\".millstream.v1.ListTaskLogsRequest\x1a#.millstream.v1.ListTaskLogsResponse\"4\x8a\xe7\x18\x0c\n\ntasks.read\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/v1/tasks/{task_id}/logs\x12\x87\x01\n\x0bListRunLogs\x12!.millstream.v1.ListRunLogsRequest\x1a\".millstream.v1.ListRunLogsResponse\"1\x8a\xe7\x18\x0b\n\truns.read\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/runs/{run_id}/logsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$millstream/v1/task_log_service.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emillstream/v1/pagination.proto\x1a\x1amillstream/v1/policy.proto\x1a\x1cmillstream/v1/task_log.proto\"\x87\x03\n\x13ListTaskLogsRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02\x88\x01\x01\x12\x19\n\x07task_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x33\n\x05level\x18\x05 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([A-Za-z]+(,[A-Za-z]+)*)?$\x12\x16\n\x04text\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cnewest_first\x18\n \x01(\x08\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"m\n\x14ListTaskLogsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LogEntry\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination\"\xa3\x03\n\x12ListRunLogsRequest\x12\x1e\n\x04page\x18\x01 \x01(\rB\x0b\xbaH\x08*\x06\x18\xa0\x8d\x06(\x01H\x00\x88\x01\x01\x12\"\n\tpage_size\x18\x02 \x01(\rB\n\xbaH\x07*\x05\x18\xe8\x07(\x01H\x01\x88\x01\x01\x12!\n\npage_token\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04H\x02\x88\x01\x01\x12\x18\n\x06run_id\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x33\n\x05level\x18\x05 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([A-Za-z]+(,[A-Za-z]+)*)?$\x12\x16\n\x04text\x18\x06 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\r\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cnewest_first\x18\n \x01(\x08\x12\x1c\n\x07task_id\x18\x0b \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x42\x07\n\x05_pageB\x0c\n\n_page_sizeB\r\n\x0b_page_token\"l\n\x13ListRunLogsResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.millstream.v1.LogEntry\x12-\n\npagination\x18\x02 \x01(\x0b\x32\x19.millstream.v1.Pagination\"\xa9\x01\n\x14WatchTaskLogsRequest\x12\x19\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x33\n\x05level\x18\x02 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([A-Za-z]+(,[A-Za-z]+)*)?$\x12\x16\n\x04text\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\"^\n\x15WatchTaskLogsResponse\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x17.millstream.v1.LogEntry\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\"\x96\x01\n\x13WatchRunLogsRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x33\n\x05level\x18\x02 \x01(\tB$\xbaH!r\x1f\x18@2\x1b^([A-Za-z]+(,[A-Za-z]+)*)?$\x12\x16\n\x04text\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\x12\x18\n\x06\x63ursor\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\"]\n\x14WatchRunLogsResponse\x12&\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x17.millstream.v1.LogEntry\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\x32\x8a\x04\n\x0eTaskLogService\x12\x8d\x01\n\x0cListTaskLogs\x12\".millstream.v1.ListTaskLogsRequest\x1a#.millstream.v1.ListTaskLogsResponse\"4\x8a\xe7\x18\x0c\n\ntasks.read\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/v1/tasks/{task_id}/logs\x12\x87\x01\n\x0bListRunLogs\x12!.millstream.v1.ListRunLogsRequest\x1a\".millstream.v1.ListRunLogsResponse\"1\x8a\xe7\x18\x0b\n\truns.read\x82\xd3\xe4\x93\x02\x1c\x12\x1a/api/v1/runs/{run_id}/logs\x12p\n\rWatchTaskLogs\x12#.millstream.v1.WatchTaskLogsRequest\x1a$.millstream.v1.WatchTaskLogsResponse\"\x12\x8a\xe7\x18\x0e\n\ntasks.read8\x01\x30\x01\x12l\n\x0cWatchRunLogs\x12\".millstream.v1.WatchRunLogsRequest\x1a#.millstream.v1.WatchRunLogsResponse\"\x11\x8a\xe7\x18\r\n\truns.read8\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,10 +63,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRUNLOGSREQUEST'].fields_by_name['text']._serialized_options = b'\272H\005r\003\030\310\001'
   _globals['_LISTRUNLOGSREQUEST'].fields_by_name['task_id']._loaded_options = None
   _globals['_LISTRUNLOGSREQUEST'].fields_by_name['task_id']._serialized_options = b'\272H\010r\003\260\001\001\330\001\001'
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['task_id']._loaded_options = None
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['task_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['level']._loaded_options = None
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['level']._serialized_options = b'\272H!r\037\030@2\033^([A-Za-z]+(,[A-Za-z]+)*)?$'
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['text']._loaded_options = None
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['text']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_WATCHTASKLOGSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['run_id']._loaded_options = None
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['level']._loaded_options = None
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['level']._serialized_options = b'\272H!r\037\030@2\033^([A-Za-z]+(,[A-Za-z]+)*)?$'
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['text']._loaded_options = None
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['text']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_WATCHRUNLOGSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\004'
   _globals['_TASKLOGSERVICE'].methods_by_name['ListTaskLogs']._loaded_options = None
   _globals['_TASKLOGSERVICE'].methods_by_name['ListTaskLogs']._serialized_options = b'\212\347\030\014\n\ntasks.read\202\323\344\223\002\036\022\034/api/v1/tasks/{task_id}/logs'
   _globals['_TASKLOGSERVICE'].methods_by_name['ListRunLogs']._loaded_options = None
   _globals['_TASKLOGSERVICE'].methods_by_name['ListRunLogs']._serialized_options = b'\212\347\030\013\n\truns.read\202\323\344\223\002\034\022\032/api/v1/runs/{run_id}/logs'
+  _globals['_TASKLOGSERVICE'].methods_by_name['WatchTaskLogs']._loaded_options = None
+  _globals['_TASKLOGSERVICE'].methods_by_name['WatchTaskLogs']._serialized_options = b'\212\347\030\016\n\ntasks.read8\001'
+  _globals['_TASKLOGSERVICE'].methods_by_name['WatchRunLogs']._loaded_options = None
+  _globals['_TASKLOGSERVICE'].methods_by_name['WatchRunLogs']._serialized_options = b'\212\347\030\r\n\truns.read8\001'
   _globals['_LISTTASKLOGSREQUEST']._serialized_start=238
   _globals['_LISTTASKLOGSREQUEST']._serialized_end=629
   _globals['_LISTTASKLOGSRESPONSE']._serialized_start=631
@@ -75,6 +95,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTRUNLOGSREQUEST']._serialized_end=1162
   _globals['_LISTRUNLOGSRESPONSE']._serialized_start=1164
   _globals['_LISTRUNLOGSRESPONSE']._serialized_end=1272
-  _globals['_TASKLOGSERVICE']._serialized_start=1275
-  _globals['_TASKLOGSERVICE']._serialized_end=1573
+  _globals['_WATCHTASKLOGSREQUEST']._serialized_start=1275
+  _globals['_WATCHTASKLOGSREQUEST']._serialized_end=1444
+  _globals['_WATCHTASKLOGSRESPONSE']._serialized_start=1446
+  _globals['_WATCHTASKLOGSRESPONSE']._serialized_end=1540
+  _globals['_WATCHRUNLOGSREQUEST']._serialized_start=1543
+  _globals['_WATCHRUNLOGSREQUEST']._serialized_end=1693
+  _globals['_WATCHRUNLOGSRESPONSE']._serialized_start=1695
+  _globals['_WATCHRUNLOGSRESPONSE']._serialized_end=1788
+  _globals['_TASKLOGSERVICE']._serialized_start=1791
+  _globals['_TASKLOGSERVICE']._serialized_end=2313
 # @@protoc_insertion_point(module_scope)

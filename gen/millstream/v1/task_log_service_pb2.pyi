@@ -230,3 +230,139 @@ class ListRunLogsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListRunLogsResponse: _TypeAlias = ListRunLogsResponse  # noqa: Y015
+
+@_typing.final
+class WatchTaskLogsRequest(_message.Message):
+    """Whose lines to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Id of the task."""
+    level: _builtins.str
+    """Of this level, or of one of several with commas between, such as "WARN,ERROR", whatever the case."""
+    text: _builtins.str
+    """With this text in the message, whatever the case."""
+    cursor: _builtins.str
+    """The cursor of a message of this log: go on behind it. Default: the first line."""
+    attempt: _builtins.int
+    """Of this attempt."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        level: _builtins.str = ...,
+        text: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cursor", b"cursor", "level", b"level", "task_id", b"task_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTaskLogsRequest: _TypeAlias = WatchTaskLogsRequest  # noqa: Y015
+
+@_typing.final
+class WatchTaskLogsResponse(_message.Message):
+    """A line, or a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Goes on behind this message."""
+    ended: _builtins.bool
+    """The last message: nothing more comes."""
+    @_builtins.property
+    def entry(self) -> _task_log_pb2.LogEntry:
+        """Absent in a sign of life."""
+
+    def __init__(
+        self,
+        *,
+        entry: _task_log_pb2.LogEntry | None = ...,
+        cursor: _builtins.str = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ended", b"ended", "entry", b"entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTaskLogsResponse: _TypeAlias = WatchTaskLogsResponse  # noqa: Y015
+
+@_typing.final
+class WatchRunLogsRequest(_message.Message):
+    """Whose lines to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    level: _builtins.str
+    """Of this level, or of one of several with commas between, such as "WARN,ERROR", whatever the case."""
+    text: _builtins.str
+    """With this text in the message, whatever the case."""
+    cursor: _builtins.str
+    """The cursor of a message of this log: go on behind it. Default: the first line."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        level: _builtins.str = ...,
+        text: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "level", b"level", "run_id", b"run_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunLogsRequest: _TypeAlias = WatchRunLogsRequest  # noqa: Y015
+
+@_typing.final
+class WatchRunLogsResponse(_message.Message):
+    """A line, or a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Goes on behind this message."""
+    ended: _builtins.bool
+    """The last message: nothing more comes."""
+    @_builtins.property
+    def entry(self) -> _task_log_pb2.LogEntry:
+        """Absent in a sign of life."""
+
+    def __init__(
+        self,
+        *,
+        entry: _task_log_pb2.LogEntry | None = ...,
+        cursor: _builtins.str = ...,
+        ended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ended", b"ended", "entry", b"entry"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunLogsResponse: _TypeAlias = WatchRunLogsResponse  # noqa: Y015

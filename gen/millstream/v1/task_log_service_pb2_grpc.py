@@ -45,6 +45,16 @@ class TaskLogServiceStub(object):
                 request_serializer=millstream_dot_v1_dot_task__log__service__pb2.ListRunLogsRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_task__log__service__pb2.ListRunLogsResponse.FromString,
                 _registered_method=True)
+        self.WatchTaskLogs = channel.unary_stream(
+                '/millstream.v1.TaskLogService/WatchTaskLogs',
+                request_serializer=millstream_dot_v1_dot_task__log__service__pb2.WatchTaskLogsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_task__log__service__pb2.WatchTaskLogsResponse.FromString,
+                _registered_method=True)
+        self.WatchRunLogs = channel.unary_stream(
+                '/millstream.v1.TaskLogService/WatchRunLogs',
+                request_serializer=millstream_dot_v1_dot_task__log__service__pb2.WatchRunLogsRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_task__log__service__pb2.WatchRunLogsResponse.FromString,
+                _registered_method=True)
 
 
 class TaskLogServiceServicer(object):
@@ -67,6 +77,25 @@ class TaskLogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTaskLogs(self, request, context):
+        """Sends the lines of a task: first those there are, then each as it is stored, none twice and none left out. The first
+        message is a cursor alone, and so is one every 15 s; any cursor goes on at any server. Ends when the task has ended
+        and its lines are sent. gRPC only; StreamTaskLogs is its twin.
+        Errors: VALIDATION_ERROR (a cursor of another log; EXPIRED: lines behind it are gone), NOT_FOUND, RATE_LIMITED,
+        UNAVAILABLE (the server is going: resume).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRunLogs(self, request, context):
+        """The same of all tasks of a run; ends 2 s after the run. gRPC only; StreamRunLogs is its twin.
+        Errors: as WatchTaskLogs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskLogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +108,16 @@ def add_TaskLogServiceServicer_to_server(servicer, server):
                     servicer.ListRunLogs,
                     request_deserializer=millstream_dot_v1_dot_task__log__service__pb2.ListRunLogsRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_task__log__service__pb2.ListRunLogsResponse.SerializeToString,
+            ),
+            'WatchTaskLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTaskLogs,
+                    request_deserializer=millstream_dot_v1_dot_task__log__service__pb2.WatchTaskLogsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_task__log__service__pb2.WatchTaskLogsResponse.SerializeToString,
+            ),
+            'WatchRunLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRunLogs,
+                    request_deserializer=millstream_dot_v1_dot_task__log__service__pb2.WatchRunLogsRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_task__log__service__pb2.WatchRunLogsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +175,60 @@ class TaskLogService(object):
             '/millstream.v1.TaskLogService/ListRunLogs',
             millstream_dot_v1_dot_task__log__service__pb2.ListRunLogsRequest.SerializeToString,
             millstream_dot_v1_dot_task__log__service__pb2.ListRunLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.TaskLogService/WatchTaskLogs',
+            millstream_dot_v1_dot_task__log__service__pb2.WatchTaskLogsRequest.SerializeToString,
+            millstream_dot_v1_dot_task__log__service__pb2.WatchTaskLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRunLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/millstream.v1.TaskLogService/WatchRunLogs',
+            millstream_dot_v1_dot_task__log__service__pb2.WatchRunLogsRequest.SerializeToString,
+            millstream_dot_v1_dot_task__log__service__pb2.WatchRunLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,17 @@ class TaskLogServiceStub:
     """Lists the lines of all tasks of a run, in the order they were stored unless asked otherwise.
     Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT (a text is looked for in too many lines).
     """
+    WatchTaskLogs: _grpc.UnaryStreamMultiCallable[_task_log_service_pb2.WatchTaskLogsRequest, _task_log_service_pb2.WatchTaskLogsResponse]
+    """Sends the lines of a task: first those there are, then each as it is stored, none twice and none left out. The first
+    message is a cursor alone, and so is one every 15 s; any cursor goes on at any server. Ends when the task has ended
+    and its lines are sent. gRPC only; StreamTaskLogs is its twin.
+    Errors: VALIDATION_ERROR (a cursor of another log; EXPIRED: lines behind it are gone), NOT_FOUND, RATE_LIMITED,
+    UNAVAILABLE (the server is going: resume).
+    """
+    WatchRunLogs: _grpc.UnaryStreamMultiCallable[_task_log_service_pb2.WatchRunLogsRequest, _task_log_service_pb2.WatchRunLogsResponse]
+    """The same of all tasks of a run; ends 2 s after the run. gRPC only; StreamRunLogs is its twin.
+    Errors: as WatchTaskLogs.
+    """
 
 @_typing.type_check_only
 class TaskLogServiceAsyncStub(TaskLogServiceStub):
@@ -54,6 +65,17 @@ class TaskLogServiceAsyncStub(TaskLogServiceStub):
     ListRunLogs: _aio.UnaryUnaryMultiCallable[_task_log_service_pb2.ListRunLogsRequest, _task_log_service_pb2.ListRunLogsResponse]  # type: ignore[assignment]
     """Lists the lines of all tasks of a run, in the order they were stored unless asked otherwise.
     Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT (a text is looked for in too many lines).
+    """
+    WatchTaskLogs: _aio.UnaryStreamMultiCallable[_task_log_service_pb2.WatchTaskLogsRequest, _task_log_service_pb2.WatchTaskLogsResponse]  # type: ignore[assignment]
+    """Sends the lines of a task: first those there are, then each as it is stored, none twice and none left out. The first
+    message is a cursor alone, and so is one every 15 s; any cursor goes on at any server. Ends when the task has ended
+    and its lines are sent. gRPC only; StreamTaskLogs is its twin.
+    Errors: VALIDATION_ERROR (a cursor of another log; EXPIRED: lines behind it are gone), NOT_FOUND, RATE_LIMITED,
+    UNAVAILABLE (the server is going: resume).
+    """
+    WatchRunLogs: _aio.UnaryStreamMultiCallable[_task_log_service_pb2.WatchRunLogsRequest, _task_log_service_pb2.WatchRunLogsResponse]  # type: ignore[assignment]
+    """The same of all tasks of a run; ends 2 s after the run. gRPC only; StreamRunLogs is its twin.
+    Errors: as WatchTaskLogs.
     """
 
 class TaskLogServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +99,29 @@ class TaskLogServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_log_service_pb2.ListRunLogsResponse, _abc.Awaitable[_task_log_service_pb2.ListRunLogsResponse]]:
         """Lists the lines of all tasks of a run, in the order they were stored unless asked otherwise.
         Errors: VALIDATION_ERROR, NOT_FOUND, TIMEOUT (a text is looked for in too many lines).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchTaskLogs(
+        self,
+        request: _task_log_service_pb2.WatchTaskLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_task_log_service_pb2.WatchTaskLogsResponse], _abc.AsyncIterator[_task_log_service_pb2.WatchTaskLogsResponse]]:
+        """Sends the lines of a task: first those there are, then each as it is stored, none twice and none left out. The first
+        message is a cursor alone, and so is one every 15 s; any cursor goes on at any server. Ends when the task has ended
+        and its lines are sent. gRPC only; StreamTaskLogs is its twin.
+        Errors: VALIDATION_ERROR (a cursor of another log; EXPIRED: lines behind it are gone), NOT_FOUND, RATE_LIMITED,
+        UNAVAILABLE (the server is going: resume).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRunLogs(
+        self,
+        request: _task_log_service_pb2.WatchRunLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_task_log_service_pb2.WatchRunLogsResponse], _abc.AsyncIterator[_task_log_service_pb2.WatchRunLogsResponse]]:
+        """The same of all tasks of a run; ends 2 s after the run. gRPC only; StreamRunLogs is its twin.
+        Errors: as WatchTaskLogs.
         """
 
 def add_TaskLogServiceServicer_to_server(servicer: TaskLogServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

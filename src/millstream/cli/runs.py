@@ -11,6 +11,7 @@ from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, ApiKey, Json, 
 from millstream.cli.given import aware, labels_of
 from millstream.cli.output import console, print_json, print_list, print_table
 from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, show_run
+from millstream.cli.task_logs import run_logs
 from millstream.cli.tasks import ATTEMPTS, COLUMNS, TaskId, fault
 from millstream.sdk import Client, NotFoundError, Run, Task
 
@@ -134,6 +135,7 @@ app.command()(executions.steps)
 app.command()(executions.result)
 app.command()(executions.tail)
 app.command()(run_watch.watch)
+app.command("logs")(run_logs)
 app.command()(executions.start)
 app.command()(executions.signal)
 app.command()(executions.state)

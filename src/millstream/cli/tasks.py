@@ -10,12 +10,14 @@ from millstream.cli.dead_letters import dead, drop, retry
 from millstream.cli.dead_letters import fault as fault
 from millstream.cli.given import aware, json_value, labels_of
 from millstream.cli.output import print_fields, print_json, print_list
+from millstream.cli.task_logs import task_logs
 from millstream.sdk import Client, Concurrency, NewTask, RateLimit, RetryPolicy, Task, Timeouts
 
 app = typer.Typer(help="Create, read, cancel and retry tasks.", no_args_is_help=True)
 app.command()(dead)
 app.command()(retry)
 app.command()(drop)
+app.command("logs")(task_logs)
 
 TaskId = Annotated[str, typer.Argument(help="Id of the task.", show_default=False)]
 

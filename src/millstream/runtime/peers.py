@@ -24,6 +24,8 @@ WATCHES = ("", "watches artifacts")
 """Queue and kind of the interest of a server where a tenant is watched; no task has them."""
 WATCHES_RUNS = ("", "watches runs")
 """The same of one where runs of a tenant are watched."""
+WATCHES_LOGS = ("", "watches logs")
+"""The same of one where logs of a tenant are watched."""
 
 
 class PeerStore(Protocol):
@@ -58,6 +60,7 @@ class Peers:
         workers: The workers connected here, by session.
         watched: The tenants that are watched here.
         runs_watched: The tenants in which runs are watched here.
+        logs_watched: The tenants in which logs are watched here.
         listed: Told which workers, by session, are noted with all that they say of themselves.
     """
 
@@ -68,6 +71,7 @@ class Peers:
         self.workers: Callable[[], dict[str, ConnectedWorker]] = dict
         self.watched: Callable[[], set[str]] = set
         self.runs_watched: Callable[[], set[str]] = set
+        self.logs_watched: Callable[[], set[str]] = set
         self.listed: Callable[[Iterable[str]], None] = lambda sessions: None
         self._lane = lane
         self._both = (lane, blocking)
@@ -119,6 +123,12 @@ class Peers:
         for lane in self._interests.get((tenant, *WATCHES_RUNS), ()):
             value = base64.b64encode(streamed.value).decode()
             self.offer(lane, ("stream", run_id, streamed.task_id, str(streamed.attempt), str(streamed.index), value))
+
+    def logged(self, runs: Iterable[tuple[str, str]]) -> None:
+        """Tasks of these runs, by tenant, have logged: tell the servers where logs of their tenants are watched."""
+        for tenant, run_id in runs:
+            for lane in self._interests.get((tenant, *WATCHES_LOGS), ()):
+                self.send(lane, ("logged", run_id))
 
     def ended(self, lane: str, run_id: str) -> None:
         """A run ended that a caller waits for there."""
@@ -175,6 +185,7 @@ class Peers:
                 await self._list_workers()
                 served = self.served() | {(tenant, *WATCHES) for tenant in self.watched()}
                 served |= {(tenant, *WATCHES_RUNS) for tenant in self.runs_watched()}
+                served |= {(tenant, *WATCHES_LOGS) for tenant in self.logs_watched()}
                 if served != self._noted:
                     await self._store.interested(self._lane, sorted(served))
                     self._noted = served

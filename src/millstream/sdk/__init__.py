@@ -26,6 +26,7 @@ from millstream.sdk.errors import (
     UnavailableError,
 )
 from millstream.sdk.executions import Execution, NewRun, Step, Triggered, WorkflowPause
+from millstream.sdk.logs import TaskLogHandler
 from millstream.sdk.payloads import StoredPayload
 from millstream.sdk.policies import Batch, Concurrency, Join, RateLimit, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.promises import Promise
@@ -45,6 +46,7 @@ from millstream.sdk.run_results import Attempt, Fault, Run, RunEvent, RunResult,
 from millstream.sdk.run_watches import RunHappening, RunWatch, StreamedValue
 from millstream.sdk.streams import ArtifactWatch, Streamed
 from millstream.sdk.system import LogLevel, LogLevels
+from millstream.sdk.task_logs import LogEntry, LogWatch
 from millstream.sdk.tasks import NewTask, StuckTask
 from millstream.sdk.tenants import Tenant
 from millstream.sdk.worker import Worker
@@ -82,8 +84,10 @@ __all__ = [
     "Join",
     "KindInfo",
     "Listing",
+    "LogEntry",
     "LogLevel",
     "LogLevels",
+    "LogWatch",
     "MillstreamError",
     "NewAgent",
     "NewArtifact",
@@ -117,6 +121,7 @@ __all__ = [
     "Task",
     "TaskCancelled",
     "TaskError",
+    "TaskLogHandler",
     "Tenant",
     "Timeouts",
     "Triggered",

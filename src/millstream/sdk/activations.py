@@ -16,6 +16,7 @@ from millstream.sdk.errors import MillstreamError, TaskError
 from millstream.sdk.execution import MAX_REPORT_BYTES, Execution, Threads
 from millstream.sdk.handlers import WorkflowHandler
 from millstream.sdk.journal import Command, CommandType, Entry, EntryType, NonDeterminism
+from millstream.sdk.logs import CURRENT
 from millstream.sdk.outbox import Report, answer_report
 from millstream.sdk.payload import JsonValue, from_value
 from millstream.sdk.workflow_context import WorkflowContext
@@ -86,6 +87,8 @@ class ActivationExecution(Execution):
         if instance is None:
             info = RunInfo(run_id, told.workflow, told.version)
             instance = Instance(info, _starting(self.handler), _performing(threads), told.first_number)
+        # Whatever its code logs from here on it logs in this activation.
+        instance.log = self.context.attempt_log
         try:
             await self._lead(instance, whole=not kept)
             report = self._answer(instance)
@@ -160,6 +163,7 @@ def _starting(handler: WorkflowHandler) -> Callable[[Instance, JsonValue], Any]:
                 value = handler.validate(value)
             except ValidationError as error:
                 raise MillstreamError("INVALID_INPUT", str(error)) from None
+        CURRENT.set(instance)
         return plain(await handler.call(value, WorkflowContext(instance)))
 
     return start

@@ -19,6 +19,7 @@ from millstream.sdk.queues import Queues
 from millstream.sdk.results import BatchOutcome, Published, SyncResult
 from millstream.sdk.runs import Runs
 from millstream.sdk.system import System
+from millstream.sdk.task_logs import Logs
 from millstream.sdk.tasks import Tasks
 from millstream.sdk.tenants import Tenants
 from millstream.sdk.workflows import Workflows
@@ -48,6 +49,7 @@ class Client:
         promises: create, resolve, reject, wait, list, get, cancel.
         tasks: create, create_batch, list, get, cancel, attempts; dead.list, dead.retry, dead.drop.
         queues: list, pause, resume.
+        logs: of_task, of_run, watch_task, watch_run.
         payloads: upload, download, download_to, read, load, get.
         tenants: create, list, get.
         system: log_levels, set_log_level.
@@ -81,6 +83,7 @@ class Client:
         self.workflows = Workflows(calls)
         self.runs = Runs(calls)
         self.tasks = Tasks(calls)
+        self.logs = Logs(calls)
         self.promises = Promises(calls)
         self.queues = Queues(calls)
         self.payloads = Payloads(calls)

@@ -10,6 +10,8 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from millstream.sdk.errors import TaskCancelled
+from millstream.sdk.log_buffer import AttemptLog
+from millstream.sdk.logs import Sink, logging_to
 from millstream.sdk.outbox import Fence, Outbox
 from millstream.sdk.payload import JsonValue, fill_value
 from millstream.sdk.payloads import Payloads
@@ -39,7 +41,19 @@ class Extra(NamedTuple):
 
 
 class TaskLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the task to every record, and keeps what the call itself adds."""
+    """Adds the task to every record, and keeps what the call itself adds, which the service gets as fields."""
+
+    def __init__(self, sink: Sink, fields: Mapping[str, Any]) -> None:
+        """`sink`: where the task logs to, also from a thread that the worker does not know."""
+        super().__init__(_LOG, fields)
+        self._sink = sink
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Logs a line of the task, here and in the service."""
+        if self.isEnabledFor(level):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            with logging_to(self._sink):
+                super().log(level, msg, *args, **kwargs)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
         """Merges the task's fields with those of the call."""
@@ -58,8 +72,8 @@ class Context:
     """One attempt at one task, from inside. All of it may be used from the thread of a sync handler too."""
 
     __slots__ = (
-        "_cancelled", "_extras", "_lease", "_log", "_loop", "_outbox", "_payloads", "_streamed", "_thread",
-        "cancelling", "fence", "watched",
+        "_attempt_log", "_cancelled", "_extras", "_lease", "_log", "_loop", "_outbox", "_payloads", "_streamed",
+        "_thread", "cancelling", "fence", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +92,7 @@ class Context:
         self._loop = loop
         self._thread = thread
         self._log: TaskLogger | None = None
+        self._attempt_log: AttemptLog | None = None
         self._cancelled: Cancelled | None = None
         self.cancelling = False
         self._extras: list[Extra] | None = None
@@ -134,11 +149,28 @@ class Context:
 
     @property
     def log(self) -> TaskLogger:
-        """A logger whose records carry task_id, attempt, run_id and kind."""
+        """A logger whose records carry task_id, attempt, run_id and kind, and go to the service with the task, from
+        the level of the logger `millstream.task` on (INFO unless it is set). What a call adds as `extra` goes as the
+        line's fields. It never blocks: what cannot be sent in time is counted in one line."""
         if self._log is None:
             fields = {"task_id": self.task_id, "attempt": self.attempt, "run_id": self.run_id, "kind": self.kind}
-            self._log = TaskLogger(_LOG, fields)
+            self._log = TaskLogger(self, fields)
         return self._log
+
+    @property
+    def attempt_log(self) -> AttemptLog:
+        """Used by the worker: where the attempt logs to."""
+        if self._attempt_log is None:
+            self._attempt_log = self._outbox.logs.open(self.fence)
+        return self._attempt_log
+
+    def current(self) -> AttemptLog:
+        """Used by logging: where what runs here logs to."""
+        return self.attempt_log
+
+    def close_log(self) -> int:
+        """Called by the worker when the attempt has ended: the number of its last line."""
+        return self._attempt_log.close() if self._attempt_log is not None else 0
 
     # -- signs of life ----------------------------------------------------------------------------------------
 

@@ -14,10 +14,12 @@ from millstream.sdk.channel import MAX_MESSAGE_BYTES
 from millstream.sdk.context import Context, Extra, Publishable
 from millstream.sdk.errors import PayloadError, ServiceError, TaskCancelled, TaskError
 from millstream.sdk.handlers import AgentHandler, Handler, TaskHandler, WorkflowHandler
+from millstream.sdk.logs import CURRENT, trace_of
 from millstream.sdk.outbox import Fence, Report, completion_report, failure_report
 from millstream.sdk.payload import JsonValue, fill_struct, fill_value, from_struct, from_value
 from millstream.sdk.policies import TypeRef, duration, type_name
 from millstream.v1 import artifact_pb2, worker_pb2
+from millstream.v1.task_log_pb2 import LogLine
 
 MAX_REPORT_BYTES: Final = MAX_MESSAGE_BYTES - 1024 * 1024
 """A larger result could not be sent; the rest of the message stands in the megabyte left."""
@@ -71,6 +73,7 @@ class Execution:
         handler = self.handler
         if any(artifact.payload_ref for artifact in self.lease.artifacts):
             await self._load()
+        CURRENT.set(self.context)
         value = _model(handler, self.lease) if isinstance(handler, AgentHandler) else _task_input(handler, self.lease)
         call = handler.call
         if call.is_async:
@@ -114,6 +117,8 @@ class Execution:
                 _produce_extra(completion, extra, outputs)
         except PayloadError as error:
             raise TaskError("INVALID_OUTPUT", str(error)) from error
+        if last := self.context.close_log():
+            completion.log_offset = last
         report = completion_report(fence, completion)
         if len(report.frame) > MAX_REPORT_BYTES:
             raise TaskError(
@@ -145,6 +150,8 @@ class Execution:
                 self.lease.tries,
                 exc_info=error,
             )
+            log = self.context.attempt_log
+            log.write(LogLine.ERROR, f"{type(error).__name__}: {error}", {"exception": trace_of(error)})
             failure = self._failure(type(error).__name__, str(error))
         return failure
 
@@ -156,6 +163,7 @@ class Execution:
             message=_encodable(message[:4000]),
             retryable=retryable,
             retry_after=None if retry_after is None else duration(retry_after),
+            log_offset=self.context.close_log() or None,
         )
         return failure_report(self.fence, failure)
 

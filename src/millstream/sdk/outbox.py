@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from millstream.sdk.frames import Fence as Fence
+from millstream.sdk.frames import frame as frame
+from millstream.sdk.log_buffer import LogBuffer
 from millstream.v1 import code_pb2, run_pb2, worker_pb2
 from millstream.v1.worker_service_pb2 import WorkRequest
 
@@ -19,13 +22,6 @@ STREAMED_MOST: Final = 1_000
 """Values that may wait to be streamed; of more, some are lost."""
 MAX_ITEMS: Final = 5_000
 """A message is closed at this many reports; the contract's limit is 10,000 of each kind."""
-
-
-class Fence(NamedTuple):
-    """A lease by the task's id and the number of the attempt."""
-
-    task_id: str
-    attempt: int
 
 
 class Report(NamedTuple):
@@ -49,19 +45,6 @@ _FAILURES: Final = _tag(WorkRequest.FAILURES_FIELD_NUMBER)
 _ANSWERS: Final = WorkRequest.ANSWERS_FIELD_NUMBER << 3 | 2
 _ANSWERS_TAG: Final = bytes((_ANSWERS & 0x7F | 0x80, _ANSWERS >> 7))
 """A field number over 15 takes two bytes."""
-
-
-def frame(tag: int, body: bytes) -> bytes:
-    """`body` as one item of a repeated message field."""
-    size = len(body)
-    if size < 0x80:
-        return bytes((tag, size)) + body
-    head = bytearray((tag,))
-    while size >= 0x80:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + body
 
 
 def completion_report(fence: Fence, completion: worker_pb2.Completion) -> Report:
@@ -108,6 +91,8 @@ class Outbox:
         self._unacked = 0
         self._open: set[Fence] = set()
         self._wake = asyncio.Event()
+        self.logs = LogBuffer()
+        self.logs.ready = self._wake.set
         self._settled = asyncio.Event()
         self._settled.set()
 
@@ -176,6 +161,10 @@ class Outbox:
         self._wake.clear()
         credit = self._take_credit()
         frames, reports, delivered = self._take_frames()
+        # Behind all else: what tasks log delays nothing.
+        frames += self.logs.take()
+        if self.logs.waits:
+            self._wake.set()
         if not (frames or credit or self._drain or self._keep_alive):
             return None
         self._number += 1

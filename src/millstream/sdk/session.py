@@ -70,6 +70,7 @@ class Session:
         still_ours = frozenset(Fence(ref.task_id, ref.attempt) for ref in welcome.held)
         ended = sum(fence in still_ours for fence in outbox.unsettled())
         outbox.restart()
+        outbox.logs.restart(welcome.log_window_bytes)
         outbox.forget(slots.keep(still_ours))
         # The server starts with the slots less what is held, and these of it have ended here by now.
         outbox.give_credit(ended)
@@ -145,6 +146,8 @@ class Session:
             # The hello was the first message: its acknowledgement says nothing of what came after.
             self.acknowledged = self.acknowledged or response.ack > 1
             self._outbox.acknowledge(response.ack)
+        for log_ack in response.log_acks:
+            self._outbox.logs.acknowledge(log_ack)
         if response.leases:
             self._slots.accept(response.leases)
         for cancellation in response.cancellations:
@@ -157,6 +160,7 @@ class Session:
         _LOG.info("the server is draining; connecting elsewhere when the work in hand is reported")
         await self._slots.idle()
         await self._outbox.settled()
+        await self._outbox.logs.settled()
         self.close()
 
 

@@ -98,6 +98,9 @@ class Slots:
         """Takes it out of the books; its slot goes to one that waits, or back to the server."""
         if self._held.pop(execution.fence, None) is None:
             return
+        execution.context.close_log()
+        if execution.lost:
+            self._outbox.logs.discard(execution.fence)
         if report is not None:
             self._outbox.report(report, credit=execution.credit)
         else:

@@ -22,6 +22,7 @@ from millstream.sdk.channel import check_target, credentials, open_channel
 from millstream.sdk.errors import from_rpc
 from millstream.sdk.execution import Threads
 from millstream.sdk.handlers import AgentOptions, Consumes, Function, Publishes, Registry
+from millstream.sdk.logs import send_task_loggers
 from millstream.sdk.outbox import Outbox
 from millstream.sdk.payloads import Payloads
 from millstream.sdk.session import Session
@@ -258,6 +259,8 @@ class Worker:
         pool = ThreadPoolExecutor(self._thread_count, thread_name_prefix="millstream-task")
         threads = Threads(pool, asyncio.Semaphore(self._thread_count))
         outbox = Outbox(max_unacked=max(1_000, self._slot_count))
+        outbox.logs.bind(asyncio.get_running_loop())
+        send_task_loggers()
         # Connects when a task has a large payload, and never where none has.
         transfers = open_channel(self._target, keepalive_s=KEEPALIVE_S)
         calls = Calls(transfers, self._metadata, CALL_TIMEOUT_S, CALL_RETRIES)
@@ -337,6 +340,7 @@ class Worker:
             _LOG.warning("%d tasks did not end in time; they will be tried again", cut)
         await _first(FLUSH_TIMEOUT_S, connections, slots.idle())
         await _first(FLUSH_TIMEOUT_S, connections, outbox.settled())
+        await _first(FLUSH_TIMEOUT_S, connections, outbox.logs.settled())
         self._closing = True
         if self._session is not None:
             self._session.close()

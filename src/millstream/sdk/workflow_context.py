@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from millstream.sdk.context import Publishable
 from millstream.sdk.errors import ContinueAsNew
 from millstream.sdk.journal import CommandType
+from millstream.sdk.logs import logging_to
 from millstream.sdk.payload import JsonValue
 from millstream.sdk.policies import RetryPolicy, Seconds, Timeouts, Visibility
 from millstream.sdk.workflow_run import Instance, StepFuture, plain
@@ -63,6 +64,13 @@ class ReplayLogger(logging.LoggerAdapter[logging.Logger]):
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  (logging's name)
         """Not while the run is led through its history."""
         return not self._instance.replaying and super().isEnabledFor(level)
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Logs a line of the run's own task, here and in the service."""
+        if self.isEnabledFor(level):
+            kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
+            with logging_to(self._instance):
+                super().log(level, msg, *args, **kwargs)
 
 
 class OpenPromise:

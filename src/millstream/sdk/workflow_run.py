@@ -18,6 +18,7 @@ from google.protobuf.struct_pb2 import Value
 
 from millstream.sdk.errors import ContinueAsNew, MillstreamError, StepFailed
 from millstream.sdk.journal import SHOWN, Command, CommandType, Entry, EntryType, NonDeterminism, differing
+from millstream.sdk.log_buffer import AttemptLog
 from millstream.sdk.payload import JsonValue, fill_value, from_value
 from millstream.sdk.workflow_loop import Stuck, WorkflowLoop
 
@@ -126,6 +127,12 @@ class Instance:
         self._shown: deque[Command] = deque(maxlen=SHOWN)
         self._fault: NonDeterminism | None = None
         self._discarded = False
+        self.log: AttemptLog | None = None
+        """Where its code logs to, in the activation that runs."""
+
+    def current(self) -> AttemptLog | None:
+        """Where its code logs to; nowhere while it says again what it said before."""
+        return None if self.replaying else self.log
 
     # -- being led --------------------------------------------------------------------------------------------
 

@@ -21,7 +21,10 @@ from millstream.store.connections import LOST, Record, connect, translated
 from millstream.store.log_partitions import make_partition
 
 LATE_US: Final = 600_000_000
-"""Lines of an attempt are taken for so long after its task has ended, unless another attempt has begun."""
+"""Lines of an attempt are taken for so long after its task has ended."""
+SUPERSEDED_US: Final = 10_000_000
+"""And for so long after another attempt has begun, as long as that has not logged: the last lines of one, and the first
+report that another answers at once, go different ways."""
 ROWS_AT_ONCE: Final = 250
 """Encoded at once: a millisecond or two, after which others have their turn."""
 _SETTINGS: Final = {
@@ -31,7 +34,7 @@ _SETTINGS: Final = {
     "idle_in_transaction_session_timeout": "2000",
     "tcp_user_timeout": "5000",
 }
-_TASKS = """SELECT id::text, tenant, run_id::text, attempt, finished_us FROM task
+_TASKS = """SELECT id::text, tenant, run_id::text, attempt, started_us, finished_us FROM task
 WHERE id = ANY($1::text::uuid[])"""
 _LOCK_RUNS = """SELECT run_id::text, last_seq FROM run_log_end WHERE run_id = ANY($1::text::uuid[])
 ORDER BY run_log_end.run_id FOR UPDATE"""
@@ -208,8 +211,10 @@ def _fault(tenant: str, batch: LogBatch, task: Any, now_us: int) -> MillstreamEr
         return batch.fault
     if task is None or task["tenant"] != tenant:
         return NotFound(f"there is no task {batch.task_id}")
-    if batch.attempt != task["attempt"]:
-        return LeaseLost(f"attempt {batch.attempt} of task {batch.task_id} is over, or has not begun")
+    if batch.attempt > task["attempt"]:
+        return LeaseLost(f"attempt {batch.attempt} of task {batch.task_id} has not begun")
+    if batch.attempt < task["attempt"] and now_us > task["started_us"] + SUPERSEDED_US:
+        return LeaseLost(f"attempt {batch.attempt} of task {batch.task_id} is over: another runs")
     if task["finished_us"] and now_us > task["finished_us"] + LATE_US:
         return LeaseLost(f"task {batch.task_id} ended long ago: it logs no more")
     return None

@@ -1,5 +1,6 @@
 """Reading what tasks log."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Select, func, select
@@ -7,6 +8,7 @@ from sqlalchemy import Select, func, select
 from millstream.application.paging import EXACT_TOTAL
 from millstream.application.views.task_logs import LogEntry, LogQuery
 from millstream.domain.task_logs import LogLine
+from millstream.store.columns import uuids
 from millstream.store.connections import Database, Record
 from millstream.store.query import compiled, count, estimated, text_id, uid
 from millstream.store.tables.task_logs import task_log
@@ -14,6 +16,7 @@ from millstream.store.tables.task_logs import task_log
 SEARCH_S: Final = 5.0
 """How long a text may be looked for."""
 _COLUMNS: Final = tuple(text_id(column) if column.key in ("run_id", "task_id") else column for column in task_log.c)
+_RUN_ENDS: Final = "SELECT run_id::text, last_seq FROM run_log_end WHERE run_id = ANY($1::text::uuid[])"
 _END: Final = "SELECT attempt, last, final FROM task_log_end WHERE task_id = $1::text::uuid"
 
 
@@ -55,6 +58,11 @@ class TaskLogReads:
         """The attempt of a task that logged last (0: none did), and whether nothing more of it comes."""
         row = await self._database.fetchrow(_END, task_id)
         return (row["attempt"], 0 <= row["final"] <= row["last"]) if row else (0, False)
+
+    async def run_log_ends(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """The number of the last line of each run that has one."""
+        rows = await self._database.fetch(_RUN_ENDS, uuids(run_ids))
+        return {row["run_id"]: row["last_seq"] for row in rows}
 
 
 def _wanted(query: LogQuery, from_day: int) -> Select[Any]:

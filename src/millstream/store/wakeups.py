@@ -27,7 +27,8 @@ _NOTIFY = "SELECT pg_notify(c, p) FROM unnest($1::text[], $2::text[]) u(c, p)"
 
 Message = tuple[str, ...]
 """("ready", tenant, queue, kind), ("ended", run), ("cancel" or "lost", task, attempt), ("registry", tenant),
-("stored", tenant) of watched artifacts, ("event", run) of watched runs, ("stream", run, task, attempt, index, value),
+("stored", tenant) of watched artifacts, ("event", run) of watched runs, ("logged", run) of watched logs,
+("stream", run, task, attempt, index, value),
 ("pauses",), ("log levels",) or ("peers",)."""
 
 

@@ -40,6 +40,7 @@ from millstream.transport.use_cases import (
     Discovery,
     Executions,
     LogIntake,
+    LogWatching,
     Pages,
     Payloads,
     Promises,
@@ -117,6 +118,7 @@ class UseCases:
     workers: Workers
     log_intake: LogIntake
     task_logs: TaskLogs
+    log_watching: LogWatching
     discovery: Discovery
     tenants: Tenants
     workflow_kinds: WorkflowKinds
@@ -150,7 +152,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
             use_cases.code_runs,
         ),
         "TaskService": TaskService(use_cases.tasks, use_cases.dead_letters, readers["CreateTask"]),
-        "TaskLogService": TaskLogService(use_cases.task_logs),
+        "TaskLogService": TaskLogService(use_cases.task_logs, use_cases.log_watching),
         "PromiseService": PromiseService(use_cases.promises),
         "QueueService": QueueService(use_cases.queues),
         "WorkerService": WorkerService(
@@ -174,7 +176,7 @@ def handlers(pipeline: Pipeline, use_cases: UseCases, version: str) -> dict[str,
             )
         ),
         "DocumentationService": DocumentationService(use_cases.pages),
-        "StreamService": StreamService(use_cases.watching, use_cases.run_watching),
+        "StreamService": StreamService(use_cases.watching, use_cases.run_watching, use_cases.log_watching),
         "SystemService": SystemService(use_cases.system, version, use_cases.exposition),
     }
     out: dict[str, Any] = {}

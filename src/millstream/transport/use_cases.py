@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from millstream.application.log_levels import Levels
+from millstream.application.log_watches import SentLine
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
@@ -348,6 +349,12 @@ class LogIntake(Protocol):
     def open(
         self, principal: Principal, read: Callable[[bytes], LogBatch], told: Callable[[list[LogAck]], None]
     ) -> LogSource: ...
+
+
+class LogWatching(Protocol):
+    """Watching what tasks log."""
+
+    def watch(self, principal: Principal, query: LogQuery, cursor: str) -> AsyncGenerator[SentLine, None]: ...
 
 
 class TaskLogs(Protocol):

@@ -99,6 +99,8 @@ def _service(
         workers=_workers(core, registering, reporting, flow.code_workflows),
         log_intake=task_logs.intake,
         task_logs=task_logs.reading,
+        log_watching=task_logs.watching,
+        log_feed=task_logs.feed,
         discovery=discovery,
         tenants=Tenants(
             stores.registry, TenantStore(stores.database), ttl_us, (key.tenant for key in settings.api_keys)
@@ -109,7 +111,7 @@ def _service(
         advancing=flow.advancing,
         calling=calling,
         loops=make_loops(core, calling),
-        wakeups=make_wakeups(core, system.levels, calling),
+        wakeups=make_wakeups(core, system.levels, calling, task_logs.feed),
     )
 
 

@@ -6,6 +6,7 @@ import logging
 from millstream.application.calling import Calling
 from millstream.application.engine.upkeep import Upkeep
 from millstream.application.engine.waiting import Ended
+from millstream.application.log_feed import LogFeed
 from millstream.application.log_levels import LogLevels
 from millstream.application.views.reports import Streamed
 from millstream.config import Settings
@@ -39,17 +40,17 @@ def make_loops(core: Core, calling: Calling) -> Loops:
     return loops
 
 
-def make_wakeups(core: Core, levels: LogLevels, calling: Calling) -> Wakeups:
+def make_wakeups(core: Core, levels: LogLevels, calling: Calling, logs: LogFeed) -> Wakeups:
     """What wakes the other servers up, and this one."""
     stores = core.stores
     wakeups = Wakeups(
-        stores.url, stores.database, stores.lane.id, lambda message: _receive(core, levels, calling, message)
+        stores.url, stores.database, stores.lane.id, lambda message: _receive(core, levels, calling, logs, message)
     )
     core.peers.send, core.peers.offer = wakeups.send, wakeups.offer
     return wakeups
 
 
-def _receive(core: Core, levels: LogLevels, calling: Calling, message: Message) -> None:
+def _receive(core: Core, levels: LogLevels, calling: Calling, logs: LogFeed, message: Message) -> None:
     """Act on a wake-up from another server."""
     engine = core.engine
     match message:
@@ -66,6 +67,8 @@ def _receive(core: Core, levels: LogLevels, calling: Calling, message: Message) 
             core.feed.look({tenant})
         case ("stream", run_id, task_id, attempt, index, value):
             core.run_feed.stream(run_id, Streamed(task_id, int(attempt), int(index), base64.b64decode(value)))
+        case ("logged", run_id):
+            logs.look([run_id])
         case ("event", run_id):
             core.run_feed.look(run_id)
         case ("registry", tenant):

@@ -14,7 +14,9 @@ from millstream.application.correlations import Correlations
 from millstream.application.dead_letters import DeadLetters
 from millstream.application.discovery import Discovery
 from millstream.application.engine.engine import Engine
+from millstream.application.log_feed import LogFeed
 from millstream.application.log_intake import LogIntake
+from millstream.application.log_watches import LogWatching
 from millstream.application.payloads import Payloads
 from millstream.application.promises import Promises
 from millstream.application.queues import Queues
@@ -67,6 +69,8 @@ class Service:
     workers: Workers
     log_intake: LogIntake
     task_logs: TaskLogs
+    log_watching: LogWatching
+    log_feed: LogFeed
     discovery: Discovery
     tenants: Tenants
     workflow_kinds: WorkflowKinds
@@ -109,6 +113,7 @@ class Service:
             ("progress", core.notes.run()),
             ("workflows", self.advancing.run()),
             ("logs of tasks", self.log_intake.run()),
+            ("feed of logs", self.log_feed.run()),
         ):
             task = asyncio.create_task(step, name=name)
             task.add_done_callback(self._ended)

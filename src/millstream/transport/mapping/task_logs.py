@@ -7,12 +7,17 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
+from millstream.application.log_watches import SentLine
 from millstream.application.paging import PageRequest
 from millstream.application.views.task_logs import LogEntry, LogQuery
 from millstream.domain.errors import BadRequest, MillstreamError, ValidationFailed
+from millstream.domain.struct_wire import decode_struct
 from millstream.domain.task_logs import LineLevel, LogAck, LogBatch, LogLine
 from millstream.transport import validation
 from millstream.transport.mapping.errors import body
+from millstream.transport.mapping.events import event
+from millstream.transport.mapping.lines import fraction
+from millstream.transport.mapping.lines import line as line_of
 from millstream.transport.mapping.pages import page_of
 from millstream.transport.mapping.times import put, us
 from millstream.transport.payloads import PayloadRules
@@ -136,3 +141,47 @@ def put_line(out: execution_service_pb2.ListWorkflowTaskLogsResponse.Line, entry
     out.id = f"{entry.task_id}-{entry.attempt}-{entry.offset}"
     out.level, out.message = line.level, line.message  # type: ignore[assignment]  # its number
     put(out.timestamp, line.at_us)
+
+
+def watch_query_of(request: Any) -> LogQuery:
+    """Which lines a watch asks for, of a task or of a run."""
+    of_task = hasattr(request, "task_id")
+    return LogQuery(
+        run_id="" if of_task else request.run_id.lower(),
+        task_id=request.task_id.lower() if of_task else "",
+        attempt=min(request.attempt, _MOST) if of_task else 0,
+        levels=levels_of(request.level),
+        text=request.text,
+    )
+
+
+def entry_object(entry: LogEntry) -> dict[str, Any]:
+    """A line as the JSON of REST has it."""
+    line = entry.line
+    return {
+        "sequence": entry.seq,
+        "run_id": entry.run_id,
+        "task_id": entry.task_id,
+        "attempt": entry.attempt,
+        "offset": entry.offset,
+        "level": LineLevel(line.level).name,
+        "message": line.message,
+        "fields": decode_struct(line.fields),
+        "timestamp": fraction(line.at_us, "%Y-%m-%dT%H:%M:%S") + "Z",
+        "logger": line.logger,
+        "cut": line.cut,
+    }
+
+
+def log_event(sent: SentLine) -> bytes:
+    """As a server-sent event."""
+    if sent.entry is not None:
+        return event("log", sent.cursor, entry_object(sent.entry))
+    return event("end" if sent.ended else "heartbeat", sent.cursor, {})
+
+
+def log_line(sent: SentLine) -> bytes:
+    """As a line of JSON."""
+    if sent.entry is not None:
+        return line_of({**entry_object(sent.entry), "cursor": sent.cursor})
+    return line_of({"end": True, "cursor": sent.cursor} if sent.ended else {"cursor": sent.cursor})

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -13,7 +14,8 @@ from millstream.transport.mapping.artifacts import watched_of
 from millstream.transport.mapping.events import RETRY, error_event, event, event_body
 from millstream.transport.mapping.lines import NDJSON, artifact_object, body, error_line, sent_line
 from millstream.transport.mapping.run_streams import Shown, cursor_of
-from millstream.transport.use_cases import RunWatching, Watching
+from millstream.transport.mapping.task_logs import log_event, log_line, watch_query_of
+from millstream.transport.use_cases import LogWatching, RunWatching, Watching
 from millstream.wire.v1 import stream_service_pb2 as wire
 
 LAST_EVENT = "last-event-id"
@@ -26,9 +28,10 @@ Answers = AsyncGenerator[Message | bytes, None]
 class StreamService:
     """Streams as text."""
 
-    def __init__(self, watching: Watching, runs: RunWatching) -> None:
+    def __init__(self, watching: Watching, runs: RunWatching, logs: LogWatching) -> None:
         self._watching = watching
         self._runs = runs
+        self._logs = logs
 
     async def stream_artifacts(self, request: wire.StreamArtifactsRequest, context: Context) -> Answers:
         """Send artifacts as they are stored."""
@@ -87,6 +90,29 @@ class StreamService:
             context, request.workflow_execution_id, cursor, run_streams.of_execution, tasks=True
         ):
             yield answer
+
+    async def stream_task_logs(self, request: wire.StreamTaskLogsRequest, context: Context) -> Answers:
+        """Send what a task logs."""
+        async for answer in self._of_logs(request, context):
+            yield answer
+
+    async def stream_run_logs(self, request: wire.StreamRunLogsRequest, context: Context) -> Answers:
+        """Send what the tasks of a run log."""
+        async for answer in self._of_logs(request, context):
+            yield answer
+
+    async def _of_logs(self, request: Any, context: Context) -> Answers:
+        cursor = _resumed(request.cursor, context)
+        as_lines = _begin(context, cursor)
+        watch = self._logs.watch(context.principal, watch_query_of(request), cursor)
+        began = as_lines
+        async with aclosing(watch):
+            async for sent in watch:
+                if not began:
+                    began = True
+                    yield event_body(RETRY)
+                context.cursor = sent.cursor
+                yield body(log_line(sent)) if as_lines else event_body(log_event(sent))
 
     async def _run(
         self, context: Context, run_id: str, cursor: str, shown: Shown, *, deep: bool = False, tasks: bool = False

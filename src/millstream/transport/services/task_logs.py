@@ -1,19 +1,24 @@
 """TaskLogService: reading what tasks log."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
 from google.protobuf.message import Message
 
 from millstream.transport.context import Context
 from millstream.transport.mapping import task_logs as mapping
 from millstream.transport.mapping.pages import pagination
-from millstream.transport.use_cases import TaskLogs
+from millstream.transport.use_cases import LogWatching, TaskLogs
 from millstream.wire.v1 import task_log_service_pb2 as wire
 
 
 class TaskLogService:
     """Logs over the wire."""
 
-    def __init__(self, logs: TaskLogs) -> None:
+    def __init__(self, logs: TaskLogs, watching: LogWatching) -> None:
         self._logs = logs
+        self._watching = watching
 
     async def list_task_logs(self, request: wire.ListTaskLogsRequest, context: Context) -> Message:
         """List the lines of a task."""
@@ -30,3 +35,28 @@ class TaskLogService:
         for entry in page.items:
             mapping.put_entry(out.items.add(), entry)
         return out
+
+    async def watch_task_logs(
+        self, request: wire.WatchTaskLogsRequest, context: Context
+    ) -> AsyncGenerator[Message, None]:
+        """Send the lines of a task."""
+        async for answer in self._watch(request, context, wire.WatchTaskLogsResponse):
+            yield answer
+
+    async def watch_run_logs(
+        self, request: wire.WatchRunLogsRequest, context: Context
+    ) -> AsyncGenerator[Message, None]:
+        """Send the lines of a run."""
+        async for answer in self._watch(request, context, wire.WatchRunLogsResponse):
+            yield answer
+
+    async def _watch(self, request: Any, context: Context, answer: Any) -> AsyncGenerator[Message, None]:
+        context.cursor = request.cursor
+        watch = self._watching.watch(context.principal, mapping.watch_query_of(request), request.cursor)
+        async with aclosing(watch):
+            async for sent in watch:
+                context.cursor = sent.cursor
+                out = answer(cursor=sent.cursor, ended=sent.ended)
+                if sent.entry is not None:
+                    mapping.put_entry(out.entry, sent.entry)
+                yield out
