@@ -413,11 +413,13 @@ def _all_done(graph: Graph, step: int) -> bool:
 def _whole(definition: Definition, values: RunValues, plan: str) -> bool:
     """Whether it is known of each step that has ended what became of it, and of one that fails, why."""
     graph = Graph(definition, plan)
+    if not values.errors.keys() >= {*graph.failing}:
+        return False
     for step, spec in enumerate(definition.steps):
+        if step in values.outcomes:
+            continue
         state = graph.state(step)
-        if graph.fails(step) and step not in values.errors:
-            return False
-        if step in values.outcomes or state is StepState.SKIPPED or spec.kind is StepKind.BRANCH:
+        if state is StepState.SKIPPED or spec.kind is StepKind.BRANCH:
             continue
         if state is StepState.COMPLETED and spec.kind is StepKind.SLEEP and spec.output is None:
             values.outcomes[step] = Outcome("COMPLETED")

@@ -31,6 +31,7 @@ class StepState(StrEnum):
 
 
 ENDED = frozenset({StepState.COMPLETED, StepState.SKIPPED, StepState.FAILED, StepState.CANCELLED})
+_OVER = ENDED | {StepState.RESERVED}
 _STATES = {char: state for state in StepState for char in (state.value, state.value.upper())}
 """By the character of a plan: one in capitals is an end that was only noted."""
 _BROKEN = frozenset({StepState.FAILED, StepState.CANCELLED})
@@ -156,7 +157,11 @@ class Graph:
 
     def due(self) -> list[int]:
         """Steps that wait for nothing but their decision."""
-        return [step for step, state in enumerate(self._states) if state is StepState.DUE]
+        found: list[int] = []
+        # Of a thousand steps, mostly one is: to search for it takes a tenth of looking at each.
+        for _ in range(self._states.count(StepState.DUE)):
+            found.append(self._states.index(StepState.DUE, found[-1] + 1 if found else 0))
+        return found
 
     @property
     def maps(self) -> list[int]:
@@ -183,7 +188,7 @@ class Graph:
     @property
     def over(self) -> bool:
         """Every step has ended that was called for."""
-        return all(state in ENDED or state is StepState.RESERVED for state in self._states)
+        return _OVER.issuperset(self._states)
 
     def look(self) -> None:
         """Look at the ends that were only noted."""

@@ -197,8 +197,10 @@ def _error_of(batch: Batch, run: Run, with_: Advance, number: int) -> tuple[str,
 
 
 def _tell_skipped(batch: Batch, run: Run, graph: Graph, definition: Definition, before: str) -> None:
-    skipped = StepState.SKIPPED.value
-    for number, (was, now) in enumerate(zip(before.partition("|")[0], graph.text, strict=False)):
+    skipped, after = StepState.SKIPPED.value, graph.text
+    if skipped not in after:
+        return
+    for number, (was, now) in enumerate(zip(before.partition("|")[0], after, strict=False)):
         if now == skipped != was:
             batch.record(run, EventType.STEP_SKIPPED, data=details(step=definition.steps[number].id))
 
@@ -207,9 +209,11 @@ def _tell_broken(batch: Batch, run: Run, graph: Graph, with_: Advance, before: s
     """Of steps that failed for want of a value, and are gone on from: no task tells of them."""
     if run.error_code:
         return
-    for number, was in enumerate(before.partition("|")[0]):
-        fault = with_.decisions.get(number)
-        if isinstance(fault, FailStep) and was.lower() != StepState.FAILED.value == graph.state(number).value:
+    failed = StepState.FAILED.value
+    for number, fault in with_.decisions.items():
+        if not isinstance(fault, FailStep) or number == len(with_.definition.steps):
+            continue
+        if before[number].lower() != failed == graph.state(number).value:
             data = details(step=with_.definition.steps[number].id, code=fault.code, message=fault.message)
             batch.record(run, EventType.STEP_FAILED, data=data)
 
