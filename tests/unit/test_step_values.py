@@ -80,6 +80,14 @@ async def test_what_is_only_handed_on_stays_as_it_is() -> None:
     assert await decided(defined(), after(b"")) == StartStep(encode_value(None))
 
 
+async def test_what_cannot_be_read_has_no_value() -> None:
+    """It fails the step that looks into it, not who serves the run."""
+    for text in ("${steps.a.output.n}", "${steps.a.output.n + 1}"):
+        found = await decided(defined(text), after(b"\xff"))
+        assert isinstance(found, FailStep)
+        assert (found.code, "malformed" in found.message) == ("EXPRESSION_ERROR", True)
+
+
 async def test_a_place_that_there_is_not_has_no_value() -> None:
     """The error names it."""
     made = encode_value({"n": 1})

@@ -1,5 +1,6 @@
 """JSON values that mostly are only handed on: made into Python's where somebody looks into them."""
 
+from millstream.application.ports import NoValue
 from millstream.domain.struct_wire import Json, decode_value, encode_value
 
 _UNMADE = object()
@@ -22,9 +23,12 @@ class WireValue:
 
     @property
     def json(self) -> Json:
-        """As Python has it. Raises ValueError on malformed bytes."""
+        """As Python has it. Raises NoValue on malformed bytes."""
         if self._json is _UNMADE:
-            self._json = decode_value(self._wire or b"")
+            try:
+                self._json = decode_value(self._wire or b"")
+            except ValueError as error:
+                raise NoValue(str(error)) from error
         return self._json  # type: ignore[return-value]  # whatever is not unmade is JSON
 
     @property
