@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import re
-import shutil
-import subprocess
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.e2e.answers import check_ok
+from tests.e2e.node_project import built, check_locks
 from tests.e2e.stack import READY_S, Process, Stack
 
 from millstream.conformance import SCENARIOS, play
@@ -23,37 +19,13 @@ from millstream.conformance import SCENARIOS, play
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "examples" / "typescript-worker"
 CONTRACT = ROOT / "envoy" / "millstream.binpb"
-NODE = 20
-_OFFLINE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "ENOTCACHED", "E403")
 
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The command of the worker that the kit tries, built in a folder of its own."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("Node and npm are not installed")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.removeprefix("v").split(".")[0]) < NODE:
-        pytest.skip(f"Node {NODE} or newer is needed, not {version.strip()}")
     home = tmp_path_factory.mktemp("typescript-worker")
-    for name in ("package.json", "package-lock.json", "tsconfig.json", ".npmrc", "src"):
-        copy = shutil.copytree if (SOURCES / name).is_dir() else shutil.copyfile
-        copy(SOURCES / name, home / name)
-    cache = {"npm_config_cache": str(home / ".cache")}
-    installed = _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], home, cache)
-    if installed.returncode and any(code in installed.stderr for code in _OFFLINE):
-        pytest.skip(f"npm cannot reach a registry: {installed.stderr.strip()[-300:]}")
-    assert installed.returncode == 0, installed.stderr
-    built = _run([npm, "run", "build"], home, cache)
-    assert built.returncode == 0, built.stdout
-    return [node, str(home / "dist" / "conformance.js"), str(CONTRACT)]
-
-
-def _run(argv: list[str], home: Path, more: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv, cwd=home, env=os.environ | more, capture_output=True, text=True, timeout=300, check=False
-    )
+    return [built(SOURCES, home), str(home / "dist" / "conformance.js"), str(CONTRACT)]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -96,11 +68,4 @@ async def test_a_worker_in_typescript_works(rest: httpx.AsyncClient, worker: Pro
 
 def test_the_locks_name_versions_and_no_place() -> None:
     """Pinned, with hashes; where packages come from is the installer's business."""
-    package = json.loads((SOURCES / "package.json").read_text())
-    pins = [*package["dependencies"].values(), *package["devDependencies"].values()]
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", pin) for pin in pins)
-    lock = json.loads((SOURCES / "package-lock.json").read_text())
-    packages = {name: each for name, each in lock["packages"].items() if name}
-    assert len(packages) > len(pins)
-    assert all(each["integrity"].startswith("sha512-") and "resolved" not in each for each in packages.values())
-    assert all(name.startswith("node_modules/") for name in packages)
+    check_locks(SOURCES)
