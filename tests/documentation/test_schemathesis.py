@@ -22,7 +22,7 @@ from tests.documentation.calls import EXAMPLES, call, document, faults, operatio
 from tests.documentation.conftest import WORKER
 from tests.e2e.stack import ORDERS, rest_client, running_stack
 
-A_FEW, MANY = 4, 40
+A_FEW, MANY = 4, 30
 """Cases of an operation, of good requests and of bad ones each."""
 EVENTS = "text/event-stream"
 _TIMEOUT_S = 20
@@ -72,7 +72,7 @@ class Tried:
         """Name what exists, as the examples left it: most ids that one thinks up do not, and nothing is behind them."""
         for place, known in self.known.items():
             if place in (case.path_parameters or {}) and known:
-                case.path_parameters[place] = known[len(self.statuses) % len(known)]
+                case.path_parameters[place] = known[self.statuses.total() % len(known)]
 
     def _send(self, name: str, case: Any) -> None:
         asked = case.as_transport_kwargs(base_url=self.url)

@@ -314,7 +314,7 @@ class RunServiceServicer(object):
 
     def GetRunState(self, request, context):
         """Gets what a code-first run remembers by name.
-        Errors: VALIDATION_ERROR, NOT_FOUND.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -134,7 +134,7 @@ class RunServiceStub:
     """
     GetRunState: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStateRequest, _run_service_pb2.GetRunStateResponse]
     """Gets what a code-first run remembers by name.
-    Errors: VALIDATION_ERROR, NOT_FOUND.
+    Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
     """
     GetRunHistory: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunHistoryRequest, _run_service_pb2.GetRunHistoryResponse]
     """Gets what the code of a code-first run was told and did since it began or continued as new, page by page: for
@@ -248,7 +248,7 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     GetRunState: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunStateRequest, _run_service_pb2.GetRunStateResponse]  # type: ignore[assignment]
     """Gets what a code-first run remembers by name.
-    Errors: VALIDATION_ERROR, NOT_FOUND.
+    Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
     """
     GetRunHistory: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunHistoryRequest, _run_service_pb2.GetRunHistoryResponse]  # type: ignore[assignment]
     """Gets what the code of a code-first run was told and did since it began or continued as new, page by page: for
@@ -473,7 +473,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.GetRunStateResponse, _abc.Awaitable[_run_service_pb2.GetRunStateResponse]]:
         """Gets what a code-first run remembers by name.
-        Errors: VALIDATION_ERROR, NOT_FOUND.
+        Errors: VALIDATION_ERROR, NOT_FOUND, CONFLICT (it is no code-first run).
         """
 
     @_abc_1.abstractmethod
