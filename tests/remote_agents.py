@@ -165,7 +165,7 @@ async def http_agent(answer: Answering, path: str = "/") -> AsyncIterator[str]:
         return await answer(request)
 
     with _listening() as (listener, base):
-        routes = [Route(path, endpoint, methods=["POST"])]
+        routes = [Route(path, endpoint, methods=["GET", "POST"])]
         async with _serving(Starlette(routes=routes), listener):
             yield f"{base}{path}"
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from a2a.helpers.proto_helpers import new_data_part, new_text_part
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from tests.engine.database import Database
 from tests.engine.servers import Start, eventually, killed
 from tests.engine.world import ROOT, check_all, kinds_of, order, payload_of, register
 from tests.engine.world import agent as agent_of
-from tests.remote_agents import NETWORKS, Behaviour, Turn, a2a_agent
+from tests.remote_agents import NETWORKS, Behaviour, Turn, a2a_agent, http_agent
 
 from millstream.application.paging import PageRequest
 from millstream.application.views.artifacts import SyncResult
@@ -221,6 +223,27 @@ async def test_the_types_of_artifacts_are_told_by_metadata_or_name(start: Start)
     (failure,) = refused.failures
     assert (failure.code, failure.attempts) == ("INVALID_OUTPUT", 1)
     assert "'Riddle' does not say which of Payment, Receipt" in failure.message
+
+
+@pytest.mark.parametrize("leads", ["elsewhere", "inside"])
+async def test_a_card_leads_nowhere_that_may_not_be_called(start: Start, leads: str) -> None:
+    """WM-1: neither by a redirect, nor to an address that is not allowed."""
+    here, _ = await start(agent_networks=["127.0.0.1/32"])
+
+    async def card(request: Request) -> Response:
+        if leads == "elsewhere":
+            return Response(status_code=307, headers={"location": "/card"})
+        url = {"url": "http://127.0.0.2:9/rpc", "protocolBinding": "JSONRPC", "protocolVersion": "1.0"}
+        return JSONResponse({"name": "a", "version": "1", "supportedInterfaces": [url], "capabilities": {}})
+
+    async with http_agent(card, "/.well-known/agent-card.json") as url:
+        base = url.removesuffix("/.well-known/agent-card.json")
+        await register(here, TYPES, called(base, retry=RetryPolicy(initial_us=0, jitter=0.0, max_attempts=2)))
+        (failure,) = (await cascade(here)).failures
+    codes = {"elsewhere": "AGENT_REFUSED", "inside": "AGENT_ADDRESS_REFUSED"}
+    assert (failure.code, failure.attempts) == (codes[leads], 1)
+    said = {"elsewhere": "redirects are not followed", "inside": "leads to 127.0.0.2, which is not public"}
+    assert said[leads] in failure.message
 
 
 async def fail(turn: Turn) -> None:

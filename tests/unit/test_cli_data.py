@@ -571,12 +571,12 @@ def test_a_run_is_shown_with_a_tree_of_its_tasks_and_children(run: Run, service:
         {
             "run_id": "r",
             "workflow": "billing",
-            "kind": run_pb2.RunKind.GRAPH,
+            "kind": run_pb2.RunKind.CODE,
             "status": run_pb2.Run.RUNNING,
             "task_count": 60,
         },
     )
-    of_parent = {"items": [{"run_id": "c", "workflow": "mail", "kind": run_pb2.RunKind.GRAPH, "parent_task_id": "t2"}]}
+    of_parent = {"items": [{"run_id": "c", "workflow": "mail", "kind": run_pb2.RunKind.CODE, "parent_task_id": "t2"}]}
     service.answer("RunService/ListRunChildren", of_parent, {})
     first = {
         "items": [
@@ -594,6 +594,44 @@ def test_a_run_is_shown_with_a_tree_of_its_tasks_and_children(run: Run, service:
         "│   └── mail c UNSPECIFIED",
         "│       └── send t3 SCHEDULED, held",
         "└── ... 58 more: millstream runs tasks r",
+    ]
+
+
+def test_a_run_of_a_definition_is_shown_with_a_tree_of_its_steps(run: Run, service: ScriptedService) -> None:
+    """FV-14, WM-5: by their ids, also those that have no task; children of a map's items stand behind them."""
+    kind = {"kind": run_pb2.RunKind.GRAPH}
+    service.answer("RunService/GetRun", {"run_id": "r", "workflow": "trip", "status": run_pb2.Run.RUNNING} | kind)
+    service.answer(
+        "RunService/ListRunChildren",
+        {
+            "items": [
+                {"run_id": "c1", "workflow": "mail", "parent_task_id": "t2"} | kind,
+                {"run_id": "c2", "workflow": "leg", "parent_task_id": "item"} | kind,
+            ]
+        },
+        {},
+    )
+    error = {"code": "EXPRESSION_ERROR", "message": "none"}
+    steps: list[dict[str, Any]] = [
+        {"id": "fly", "kind": "task", "status": "COMPLETED", "task_id": "t1", "attempt": 2},
+        {"id": "mail", "kind": "workflow", "status": "PENDING", "task_id": "t2"},
+        {"id": "legs", "kind": "map", "status": "RUNNING", "items": {"begun": 3, "ended": 2, "failed": 1}},
+        {"id": "left", "kind": "task", "status": "SKIPPED"},
+        {"id": "odd", "kind": "task", "status": "FAILED", "error": error},
+    ]
+    for step in steps:
+        step["status"] = run_pb2.Step.Status.Value(step["status"])
+    service.answer("RunService/ListRunSteps", {"items": steps}, {})
+    lines = [line.strip() for line in run("runs", "get", "r").stdout.splitlines()][-8:]
+    assert lines == [
+        "trip r RUNNING",
+        "├── fly (task) t1 COMPLETED, attempt 2",
+        "├── mail (workflow) t2 PENDING",
+        "│   └── mail c1 UNSPECIFIED",
+        "├── legs (map) RUNNING (2 of 3 items, 1 failed)",
+        "├── left (task) SKIPPED",
+        "├── odd (task) FAILED EXPRESSION_ERROR: none",
+        "└── leg c2 UNSPECIFIED",
     ]
 
 

@@ -165,7 +165,8 @@ def state(run_id: RunId, target: Target = DEFAULT_TARGET, api_key: ApiKey = None
     print_json(call(target, api_key, work))
 
 
-def _status(step: Step) -> str:
+def status_of(step: Step) -> str:
+    """Where a step stands; of a map with how far it is."""
     if step.items is not None:
         begun, ended, failed = step.items
         return f"{step.status} ({ended} of {begun} items{f', {failed} failed' if failed else ''})"
@@ -175,7 +176,7 @@ def _status(step: Step) -> str:
 _STEPS = {
     "id": lambda s: s.id,
     "kind": lambda s: s.kind,
-    "status": _status,
+    "status": status_of,
     "attempt": lambda s: s.attempt or None,
     "task": lambda s: s.task_id,
     "child run": lambda s: s.child_run_id,

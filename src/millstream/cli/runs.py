@@ -13,7 +13,7 @@ from millstream.cli.output import console, print_json, print_list, print_table
 from millstream.cli.run_operations import After, Before, Kind, Labels, RunId, TextIn, Workflow, show_run
 from millstream.cli.task_logs import run_logs
 from millstream.cli.tasks import ATTEMPTS, COLUMNS, TaskId, fault
-from millstream.sdk import Client, NotFoundError, Run, Task
+from millstream.sdk import Client, NotFoundError, Run, Step, Task
 
 app = typer.Typer(help="Read, cancel, retry, repeat and pause runs.", no_args_is_help=True)
 
@@ -92,16 +92,18 @@ def list_(
 @app.command()
 def get(
     run_id: RunId,
-    tree: Annotated[bool, typer.Option(help="Show its tasks and children, too.")] = True,
+    tree: Annotated[bool, typer.Option(help="Show its steps or tasks, and children, too.")] = True,
     target: Target = DEFAULT_TARGET,
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run, with a tree of its tasks and of the runs that these began."""
+    """Show a run, with a tree of its steps or tasks, and of the runs that these began."""
 
     async def work(client: Client) -> tuple[Run, Tree | None]:
         run = await client.runs.get(run_id)
-        return run, await _tree_of(client, run) if tree and run.task_count and not as_json else None
+        return run, await _tree_of(client, run) if tree and (
+            run.task_count or run.kind == "GRAPH"
+        ) and not as_json else None
 
     run, found = call(target, api_key, work)
     show_run(run, as_json)
@@ -115,14 +117,36 @@ async def _tree_of(client: Client, run: Run, depth: int = 1) -> Tree:
     if run.kind in ("GRAPH", "CODE") and depth < DEPTH_MOST:
         for child in reversed(await client.runs.children(run.run_id).first(TREE_MOST)):
             children.setdefault(child.parent_task_id, []).append(child)
-    tasks = await client.runs.tasks(run.run_id).first(TREE_MOST)
-    for task in tasks:
-        branch = tree.add(Text(_line(task)))
-        for child in children.get(task.task_id, ()):
+    shown, what, more = await (_steps_of if run.kind == "GRAPH" else _tasks_of)(client, run)
+    for task_id, line in shown:
+        branch = tree.add(Text(line))
+        for child in children.pop(task_id, ()):
             branch.add(await _tree_of(client, child, depth + 1))
-    if run.task_count > len(tasks):
-        tree.add(Text(f"... {run.task_count - len(tasks)} more: millstream runs tasks {run.run_id}"))
+    for child in [each for group in children.values() for each in group]:
+        # Of items of a map, or of a try before.
+        tree.add(await _tree_of(client, child, depth + 1))
+    if more:
+        tree.add(Text(f"...{more}more: millstream runs {what} {run.run_id}"))
     return tree
+
+
+async def _steps_of(client: Client, run: Run) -> tuple[list[tuple[str, str]], str, str]:
+    """Lines of a run's steps by their tasks; which command shows them all, and how many more there are, in words."""
+    steps = await client.runs.steps(run.run_id).first(TREE_MOST + 1)
+    return [(each.task_id, _step_line(each)) for each in steps[:TREE_MOST]], "steps", " " * (len(steps) > TREE_MOST)
+
+
+async def _tasks_of(client: Client, run: Run) -> tuple[list[tuple[str, str]], str, str]:
+    """The same of its tasks."""
+    tasks = await client.runs.tasks(run.run_id).first(TREE_MOST)
+    more = run.task_count - len(tasks)
+    return [(each.task_id, _line(each)) for each in tasks], "tasks", f" {more} " if more > 0 else ""
+
+
+def _step_line(step: Step) -> str:
+    tried = f", attempt {step.attempt}" if step.attempt > 1 else ""
+    parts = [step.id, f"({step.kind})", step.task_id, f"{executions.status_of(step)}{tried}", fault(step.error)]
+    return " ".join(filter(None, parts))
 
 
 def _line(task: Task) -> str:
