@@ -207,7 +207,12 @@ class Settings(BaseSettings):
         default=4 * MIB, ge=KIB, le=64 * MIB, description="Largest answer of such an agent; of a stream, all of it."
     )
 
-    max_depth: int = Field(default=50, ge=1, le=1000, description="Longest chain of agents in a cascade.")
+    max_depth: int = Field(
+        default=50,
+        ge=1,
+        le=1000,
+        description="Longest chain of agents in a cascade, and of runs that begin each other.",
+    )
     max_tasks_per_run: int = Field(default=10_000, ge=1, description="Most tasks of a cascade.")
     max_commands_per_run: int = Field(
         default=50_000,

@@ -8,7 +8,7 @@ from millstream.application.advancing import Definitions
 from millstream.application.catalog import Catalogs
 from millstream.application.code_runs import CodeRuns
 from millstream.application.engine.commands import CancelRun, Command
-from millstream.application.engine.graph_commands import FailChild, StartCascade
+from millstream.application.engine.graph_commands import TOO_DEEP, FailChild, StartCascade
 from millstream.application.ids import new_id
 from millstream.application.publishing import ids_for
 from millstream.application.referring import Referring, referred
@@ -39,6 +39,9 @@ class ChildReads(Protocol):
 
     async def open_children(self, parent: Run) -> list[OpenChild]:
         """Open runs of a parent whose tasks do not wait for them any more."""
+
+    async def generation(self, run: Run, most: int) -> int:
+        """How many runs there are from the one that nobody began to this one, both counted; `most` at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,11 @@ def child_of(task: Task) -> str:
 
 
 class Children:
-    """Begins the runs that tasks wait for, and cancels those that none waits for."""
+    """Begins the runs that tasks wait for, and cancels those that none waits for.
+
+    Args:
+        depth_most: Longest chain of runs that begin each other.
+    """
 
     def __init__(
         self,
@@ -81,6 +88,7 @@ class Children:
         referring: Referring,
         reads: ChildReads,
         code: CodeRuns,
+        depth_most: int,
         ids: Callable[[], str] = new_id,
     ) -> None:
         """`ids`: makes ids of artifacts and tasks."""
@@ -91,6 +99,7 @@ class Children:
         self._reads = reads
         self._code = code
         self._ids = ids
+        self._depth_most = depth_most
 
     async def commands(self, run: Run) -> Sequence[Command]:
         """What is to be done for a run that is looked at."""
@@ -107,10 +116,19 @@ class Children:
             return commands
         waiting = {child_of(task): task for task in await self._reads.waiting_children(run)}
         begun = await self._reads.known_runs([*waiting]) if waiting else set()
-        for run_id, task in waiting.items():
-            if run_id not in begun:
-                commands.append(await self._begin(run, task, run_id))
+        missing = {run_id: task for run_id, task in waiting.items() if run_id not in begun}
+        if missing and await self._at_the_bottom(run):
+            text = f"{self._depth_most:,} runs have begun each other, which is the most (max_depth)"
+            return [*commands, *(_fail(run, task, TOO_DEEP, text) for task in missing.values())]
+        for run_id, task in missing.items():
+            commands.append(await self._begin(run, task, run_id))
         return commands
+
+    async def _at_the_bottom(self, run: Run) -> bool:
+        """Whether no run may be begun by this one: a workflow that begins itself would never end, nor be cancelled as
+        fast as it goes on."""
+        generation = await self._reads.generation(run, self._depth_most) if run.parent_id else 1
+        return generation >= self._depth_most
 
     async def _orphans(self, run: Run) -> list[str]:
         """Open runs that nothing waits for any more: their task has ended, or has begun another."""
@@ -142,9 +160,7 @@ class Children:
         except Unavailable:
             raise
         except MillstreamError as error:
-            return FailChild(
-                run_id=run.id, task_ids=(task.id,), code=error.code, message=error.message, size_bytes=400
-            )  # fmt: skip
+            return _fail(run, task, error.code, error.message)
 
     async def _start(self, child: _Child) -> Command:
         match child.what:
@@ -221,6 +237,10 @@ class Children:
             parent_task=child.task.id,
             inputs=inputs,
         )
+
+
+def _fail(run: Run, task: Task, code: str, message: str) -> FailChild:
+    return FailChild(run_id=run.id, task_ids=(task.id,), code=code, message=message, size_bytes=400)
 
 
 def _inputs(given: Json) -> list[tuple[str, dict[str, Json]]]:

@@ -53,6 +53,8 @@ LIMIT 100000"""
 _OPEN_CHILDREN = f"""SELECT r.id::text AS child, t.id::text AS task, t.tries, t.finished_us > 0 AS ended FROM run r
 JOIN task t ON t.id = r.parent_task
 WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.item <> {ABANDONED} ORDER BY r.id LIMIT 1000"""  # noqa: S608
+_GENERATION = """WITH RECURSIVE up(parent, n) AS (SELECT $1::text::uuid, 1 UNION ALL
+SELECT run.parent_id, n + 1 FROM up JOIN run ON run.id = up.parent WHERE n < $2) SELECT max(n) FROM up"""
 _STEP_TASKS = f"""SELECT DISTINCT ON (step) {TASK_COLUMNS} FROM task
 WHERE run_id = $1::text::uuid AND step > 0 AND item = 0 ORDER BY step, task.id DESC"""  # noqa: S608
 _ITEMS = """SELECT step, count(*) AS made, count(*) FILTER (WHERE status >= 4) AS ended,
@@ -107,6 +109,10 @@ class RunReads:
     async def known_runs(self, run_ids: Sequence[str]) -> set[str]:
         """Which of these runs there are."""
         return {row["id"] for row in await self._database.fetch(_KNOWN, list(run_ids))}
+
+    async def generation(self, run: Run, most: int) -> int:
+        """How many runs there are from the one that nobody began to this one, both counted; `most` at most."""
+        return int(await self._database.fetchval(_GENERATION, run.parent_id, most))
 
     async def due_of(self, tenant: str, workflow: str) -> list[str]:
         """Runs of a workflow that somebody has to look at, the first 100,000."""

@@ -19,7 +19,7 @@ from millstream.testing.records import Records
 TENANT: Final = "test"
 HERE: Final = Claim("here", "here", "test", arrived=True)
 """Who takes every task: the test."""
-_LIMITS: Final = Limits(lease_us=1 << 50)
+LIMITS: Final = Limits(lease_us=1 << 50)
 """Those of the service, but that no lease runs out by itself: nobody is lost in a test."""
 _ENDED: Final = 1 << 62
 
@@ -83,7 +83,7 @@ class Engine:
         """Decide a command; what it returns. Raises MillstreamError where it is refused."""
         records = self._records
         batch = Batch(
-            self._clock.now_us, "here", _LIMITS, self._offer, self._offer, self._chance,
+            self._clock.now_us, "here", LIMITS, self._offer, self._offer, self._chance,
             runs=records.runs, tasks=records.tasks, buffers=records.buffers,
         )  # fmt: skip
         if command.promise_keys:

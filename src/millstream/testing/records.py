@@ -157,6 +157,18 @@ class Records:
         """Which of these runs there are."""
         return {each for each in run_ids if each in self.runs}
 
+    async def generation(self, run: Run, most: int) -> int:
+        """How many runs there are from the one that nobody began to this one, both counted; `most` at most."""
+        found = 1
+        while run.parent_id and found < most:
+            run, found = self.runs[run.parent_id], found + 1
+        return found
+
+    async def failed_tasks(self, run_id: str) -> list[Task]:
+        """Finally failed tasks of a run."""
+        tasks = [each for each in self.tasks.values() if each.run_id == run_id and each.status is TaskStatus.FAILED]
+        return sorted(tasks, key=lambda each: each.id)
+
     async def open_children(self, parent: Run) -> list[OpenChild]:
         """Open runs that a run has begun and not abandoned."""
         found = []

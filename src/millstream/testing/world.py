@@ -39,7 +39,7 @@ from millstream.sdk.errors import MillstreamError as ToldError
 from millstream.sdk.histories import History
 from millstream.sdk.payload import JsonValue
 from millstream.testing.clock import Clock
-from millstream.testing.engine import TENANT, Engine
+from millstream.testing.engine import LIMITS, TENANT, Engine
 from millstream.testing.records import Records
 from millstream.testing.registry import EXPRESSIONS, Agents, Code, Documents
 from millstream.testing.replays import failed, lead
@@ -86,7 +86,9 @@ class World:
         self._advancing = Advancing(engine, self.documents, reads, evaluator, self.new_id)
         self._starting = WorkflowRuns(engine, self.documents, code, self._advancing, results, 0)
         code_runs = CodeRuns(engine, results, code, code, 0)
-        children = Children(self.documents, self._starting, agents, agents, reads, code_runs, self.new_id)
+        children = Children(
+            self.documents, self._starting, agents, agents, reads, code_runs, LIMITS.max_depth, self.new_id
+        )  # fmt: skip
         self._advancing.others.append(children)
         self.steps = RunSteps(self._advancing, reads)
 

@@ -41,6 +41,6 @@ def make_workflows(core: Core) -> WorkflowParts:
     workflow_runs = WorkflowRuns(engine, workflows, code_workflows, advancing, results, ttl_us)
     code_runs = CodeRuns(engine, results, stores.journal, code_workflows, ttl_us)
     advancing.others.append(
-        Children(workflows, workflow_runs, catalogs, core.referring, stores.reads, code_runs),
+        Children(workflows, workflow_runs, catalogs, core.referring, stores.reads, code_runs, engine.limits.max_depth),
     )
     return WorkflowParts(workflows, code_workflows, advancing, workflow_runs, code_runs)

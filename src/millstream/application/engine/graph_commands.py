@@ -14,6 +14,8 @@ from millstream.domain.publication import Produce, publish, run_agent
 from millstream.domain.runs import PayloadKind, Run, RunKind, RunStatus, Task, TaskStatus
 from millstream.domain.settling import settle, settle_failed
 
+TOO_DEEP = "TOO_DEEP"
+"""So many runs have begun each other that no other may be begun."""
 HOLD_US = 30_000_000
 """How often the runs of a held workflow are looked at; resuming it has all of them looked at."""
 
@@ -145,7 +147,9 @@ class TellParent(Command):
             return
         code = run.error_code or self.code or run.status.name
         message = run.error_message or self.message or run.status.name
-        settle_failed(batch, parent, task, code, f"run {run.id}: {message}", retryable=None)
+        # To try again what goes too deep, at each of so many levels, would not end.
+        retryable = False if code == TOO_DEEP else None
+        settle_failed(batch, parent, task, code, f"run {run.id}: {message}", retryable=retryable)
 
 
 def waiting_for(batch: Batch, task_id: str) -> Task:
