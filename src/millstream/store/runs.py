@@ -52,7 +52,7 @@ _DUE_OF = """SELECT id::text FROM run WHERE due_us > 0 AND tenant = $1 AND workf
 LIMIT 100000"""
 _OPEN_CHILDREN = f"""SELECT r.id::text AS child, t.id::text AS task, t.tries, t.finished_us > 0 AS ended FROM run r
 JOIN task t ON t.id = r.parent_task
-WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.item <> {ABANDONED} ORDER BY r.id LIMIT 1000"""  # noqa: S608
+WHERE r.parent_id = $1::text::uuid AND r.finished_us = 0 AND t.item <> {ABANDONED} ORDER BY r.id LIMIT 10000"""  # noqa: S608
 _GENERATION = """WITH RECURSIVE up(parent, n) AS (SELECT $1::text::uuid, 1 UNION ALL
 SELECT run.parent_id, n + 1 FROM up JOIN run ON run.id = up.parent WHERE n < $2) SELECT max(n) FROM up"""
 _STEP_TASKS = f"""SELECT DISTINCT ON (step) {TASK_COLUMNS} FROM task
@@ -119,7 +119,7 @@ class RunReads:
         return [row["id"] for row in await self._database.fetch(_DUE_OF, tenant, workflow)]
 
     async def open_children(self, parent: Run) -> list[OpenChild]:
-        """Open runs that a run has begun and not abandoned, the first 1,000."""
+        """Open runs that a run has begun and not abandoned, the first 10,000."""
         rows = await self._database.fetch(_OPEN_CHILDREN, parent.id)
         return [OpenChild(row["child"], row["task"], row["tries"], row["ended"]) for row in rows]
 
