@@ -12,11 +12,13 @@ from tests.rpc.fakes import ID, OTHER, Session, lease
 
 from millstream.application.views import leases
 from millstream.application.views.leases import Cancellation
+from millstream.domain.code import CommandType, Given, Note
 from millstream.domain.errors import Unavailable
 from millstream.domain.struct_wire import decode_value
 from millstream.domain.workers import KindSpec
 from millstream.transport import work_stream
 from millstream.v1.artifact_pb2 import Visibility
+from millstream.v1.code_pb2 import AnswerAhead, WorkflowCommand
 from millstream.v1.worker_pb2 import Completion, LeaseRef, ProducedArtifact, WorkerHello
 from millstream.v1.worker_service_pb2 import WorkRequest, WorkResponse
 
@@ -233,6 +235,32 @@ async def test_a_bad_report_fails_its_task_and_the_rest_is_stored(service: Servi
             (ID, 1, True),
             *((OTHER, attempt, False) for attempt in (1, 2, 3)),
         }
+
+
+async def test_what_is_said_ahead_goes_with_its_completion_or_not_at_all(service: Service) -> None:
+    """FV-18: what cannot be taken is left out, and nobody is refused anything for it: the code is asked again."""
+    patch = WorkflowCommand(number=2, patch="new")
+    nul = WorkflowCommand(number=2, patch="a\0b")
+    lost = WorkflowCommand(number=2)
+    said = {
+        1: AnswerAhead(task_id=OTHER, attempt=1, run_id=ID, token="7", commands=[patch]),
+        2: AnswerAhead(task_id=OTHER, attempt=2, run_id=ID, token="seven"),
+        3: AnswerAhead(task_id=OTHER, attempt=3, run_id=ID, token="7", commands=[nul]),
+        4: AnswerAhead(task_id=OTHER, attempt=4, run_id=ID, token="7", commands=[lost]),
+        9: AnswerAhead(task_id=OTHER, attempt=9, run_id=ID, token="7"),
+    }
+    async with connected(service, HELLO) as worker:
+        await worker.hear_until(lambda answer: answer.ack == 1)
+        done = [Completion(task_id=OTHER, attempt=attempt) for attempt in range(1, 6)]
+        await worker.say(number=2, completions=done, ahead=said.values())
+        heard = (await worker.hear_until(lambda answer: answer.ack == 2))[-1]
+        assert not heard.refused
+        first, *others = worker.session.reports[-1].completions
+        assert first.ahead is not None
+        assert (first.ahead.task_id, first.ahead.attempt, first.ahead.commands) == (
+            ID, 7, [Given(2, 0, Note(CommandType.PATCH, "new"))],
+        )  # fmt: skip
+        assert [each.ahead for each in others] == [None] * 4
 
 
 async def test_what_cannot_be_read_ends_the_stream(service: Service) -> None:

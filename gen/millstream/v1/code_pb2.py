@@ -30,7 +30,7 @@ from millstream.v1 import run_pb2 as millstream_dot_v1_dot_run__pb2
 from millstream.v1 import worker_pb2 as millstream_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18millstream/v1/code.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19millstream/v1/retry.proto\x1a\x17millstream/v1/run.proto\x1a\x1amillstream/v1/worker.proto\"\xcd\x01\n\x10\x41\x63tivationAnswer\x12\x19\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x1e\n\rbase_sequence\x18\x03 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12;\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x1e.millstream.v1.WorkflowCommandB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\'\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1a.millstream.v1.WorkflowEnd\"\xe7\x03\n\x0fWorkflowCommand\x12\x17\n\x06number\x18\x01 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x1f\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12+\n\x04task\x18\x03 \x01(\x0b\x32\x1b.millstream.v1.ScheduleTaskH\x00\x12;\n\x05timer\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00H\x00\x12*\n\x05\x63hild\x18\x05 \x01(\x0b\x32\x19.millstream.v1.StartChildH\x00\x12-\n\x07promise\x18\x06 \x01(\x0b\x32\x1a.millstream.v1.OpenPromiseH\x00\x12\x32\n\x07publish\x18\x07 \x01(\x0b\x32\x1f.millstream.v1.ProducedArtifactH\x00\x12-\n\x06record\x18\x08 \x01(\x0b\x32\x1b.millstream.v1.RecordEffectH\x00\x12\x1b\n\x05patch\x18\t \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00\x12(\n\x05state\x18\n \x01(\x0b\x32\x17.millstream.v1.SetStateH\x00\x12\x19\n\x06\x63\x61ncel\x18\x0b \x01(\rB\x07\xbaH\x04*\x02(\x01H\x00\x42\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\"\xd0\x03\n\x0cScheduleTask\x12\x34\n\x04kind\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$\x12%\n\x05input\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\x05queue\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$\x12$\n\x08priority\x18\x04 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\x39\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00\x12)\n\x05retry\x18\x06 \x01(\x0b\x32\x1a.millstream.v1.RetryPolicy\x12)\n\x08timeouts\x18\x07 \x01(\x0b\x32\x17.millstream.v1.Timeouts\x12Q\n\x06labels\x18\x08 \x03(\x0b\x32\'.millstream.v1.ScheduleTask.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x02\n\nStartChild\x12\x38\n\x08workflow\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$\x12+\n\x07version\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07\x61\x62\x61ndon\x18\x04 \x01(\x08\x12O\n\x06labels\x18\x05 \x03(\x0b\x32%.millstream.v1.StartChild.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x0bOpenPromise\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x03key\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12;\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00\"v\n\x0cRecordEffect\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.millstream.v1.TaskError\"J\n\x08SetState\x12\x17\n\x03key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\"\xbc\x01\n\x0bWorkflowEnd\x12+\n\tcompleted\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12*\n\x06\x66\x61iled\x18\x02 \x01(\x0b\x32\x18.millstream.v1.TaskErrorH\x00\x12\x13\n\tcancelled\x18\x03 \x01(\x08H\x00\x12\x31\n\tcontinued\x18\x04 \x01(\x0b\x32\x1c.millstream.v1.ContinueAsNewH\x00\x42\x0c\n\x03\x65nd\x12\x05\xbaH\x02\x08\x01\"m\n\rContinueAsNew\x12%\n\x05input\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x35\n\x07signals\x18\x02 \x03(\x0b\x32\x19.millstream.v1.KeptSignalB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"M\n\nKeptSignal\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18millstream/v1/code.proto\x12\rmillstream.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x19millstream/v1/retry.proto\x1a\x17millstream/v1/run.proto\x1a\x1amillstream/v1/worker.proto\"\xcd\x01\n\x10\x41\x63tivationAnswer\x12\x19\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x1e\n\rbase_sequence\x18\x03 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12;\n\x08\x63ommands\x18\x04 \x03(\x0b\x32\x1e.millstream.v1.WorkflowCommandB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\'\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1a.millstream.v1.WorkflowEnd\"\xe9\x01\n\x0b\x41nswerAhead\x12\x19\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x18\n\x06run_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12%\n\x05token\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\n2\r^[1-9][0-9]*$\x12;\n\x08\x63ommands\x18\x05 \x03(\x0b\x32\x1e.millstream.v1.WorkflowCommandB\t\xbaH\x06\x92\x01\x03\x10\x90N\x12\'\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1a.millstream.v1.WorkflowEnd\"\xde\x03\n\x0fWorkflowCommand\x12\x17\n\x06number\x18\x01 \x01(\rB\x07\xbaH\x04*\x02(\x01\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\r\x12+\n\x04task\x18\x03 \x01(\x0b\x32\x1b.millstream.v1.ScheduleTaskH\x00\x12;\n\x05timer\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00H\x00\x12*\n\x05\x63hild\x18\x05 \x01(\x0b\x32\x19.millstream.v1.StartChildH\x00\x12-\n\x07promise\x18\x06 \x01(\x0b\x32\x1a.millstream.v1.OpenPromiseH\x00\x12\x32\n\x07publish\x18\x07 \x01(\x0b\x32\x1f.millstream.v1.ProducedArtifactH\x00\x12-\n\x06record\x18\x08 \x01(\x0b\x32\x1b.millstream.v1.RecordEffectH\x00\x12\x1b\n\x05patch\x18\t \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00\x12(\n\x05state\x18\n \x01(\x0b\x32\x17.millstream.v1.SetStateH\x00\x12\x19\n\x06\x63\x61ncel\x18\x0b \x01(\rB\x07\xbaH\x04*\x02(\x01H\x00\x42\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\"\xd0\x03\n\x0cScheduleTask\x12\x34\n\x04kind\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$\x12%\n\x05input\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\x05queue\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$\x12$\n\x08priority\x18\x04 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01\x12\x39\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00\x12)\n\x05retry\x18\x06 \x01(\x0b\x32\x1a.millstream.v1.RetryPolicy\x12)\n\x08timeouts\x18\x07 \x01(\x0b\x32\x17.millstream.v1.Timeouts\x12Q\n\x06labels\x18\x08 \x03(\x0b\x32\'.millstream.v1.ScheduleTask.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xab\x02\n\nStartChild\x12\x38\n\x08workflow\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$\x12+\n\x07version\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0f\n\x07\x61\x62\x61ndon\x18\x04 \x01(\x08\x12O\n\x06labels\x18\x05 \x03(\x0b\x32%.millstream.v1.StartChild.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"{\n\x0bOpenPromise\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x15\n\x03key\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12;\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00\"v\n\x0cRecordEffect\x12\x16\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.millstream.v1.TaskError\"J\n\x08SetState\x12\x17\n\x03key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\"\xbc\x01\n\x0bWorkflowEnd\x12+\n\tcompleted\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12*\n\x06\x66\x61iled\x18\x02 \x01(\x0b\x32\x18.millstream.v1.TaskErrorH\x00\x12\x13\n\tcancelled\x18\x03 \x01(\x08H\x00\x12\x31\n\tcontinued\x18\x04 \x01(\x0b\x32\x1c.millstream.v1.ContinueAsNewH\x00\x42\x0c\n\x03\x65nd\x12\x05\xbaH\x02\x08\x01\"m\n\rContinueAsNew\x12%\n\x05input\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x35\n\x07signals\x18\x02 \x03(\x0b\x32\x19.millstream.v1.KeptSignalB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"M\n\nKeptSignal\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12%\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Valueb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,12 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIVATIONANSWER'].fields_by_name['base_sequence']._serialized_options = b'\272H\004*\002(\001'
   _globals['_ACTIVATIONANSWER'].fields_by_name['commands']._loaded_options = None
   _globals['_ACTIVATIONANSWER'].fields_by_name['commands']._serialized_options = b'\272H\006\222\001\003\020\220N'
+  _globals['_ANSWERAHEAD'].fields_by_name['task_id']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['task_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ANSWERAHEAD'].fields_by_name['attempt']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['attempt']._serialized_options = b'\272H\004*\002(\001'
+  _globals['_ANSWERAHEAD'].fields_by_name['run_id']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ANSWERAHEAD'].fields_by_name['token']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['token']._serialized_options = b'\272H\023r\021\030\n2\r^[1-9][0-9]*$'
+  _globals['_ANSWERAHEAD'].fields_by_name['commands']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['commands']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_WORKFLOWCOMMAND'].oneofs_by_name['command']._loaded_options = None
   _globals['_WORKFLOWCOMMAND'].oneofs_by_name['command']._serialized_options = b'\272H\002\010\001'
   _globals['_WORKFLOWCOMMAND'].fields_by_name['number']._loaded_options = None
   _globals['_WORKFLOWCOMMAND'].fields_by_name['number']._serialized_options = b'\272H\004*\002(\001'
-  _globals['_WORKFLOWCOMMAND'].fields_by_name['after_sequence']._loaded_options = None
-  _globals['_WORKFLOWCOMMAND'].fields_by_name['after_sequence']._serialized_options = b'\272H\004*\002(\001'
   _globals['_WORKFLOWCOMMAND'].fields_by_name['timer']._loaded_options = None
   _globals['_WORKFLOWCOMMAND'].fields_by_name['timer']._serialized_options = b'\272H\014\252\001\t\"\005\010\200\212\212\0172\000'
   _globals['_WORKFLOWCOMMAND'].fields_by_name['patch']._loaded_options = None
@@ -95,26 +103,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEPTSIGNAL'].fields_by_name['name']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_ACTIVATIONANSWER']._serialized_start=215
   _globals['_ACTIVATIONANSWER']._serialized_end=420
-  _globals['_WORKFLOWCOMMAND']._serialized_start=423
-  _globals['_WORKFLOWCOMMAND']._serialized_end=910
-  _globals['_SCHEDULETASK']._serialized_start=913
-  _globals['_SCHEDULETASK']._serialized_end=1377
-  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_start=1332
-  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_end=1377
-  _globals['_STARTCHILD']._serialized_start=1380
-  _globals['_STARTCHILD']._serialized_end=1679
-  _globals['_STARTCHILD_LABELSENTRY']._serialized_start=1332
-  _globals['_STARTCHILD_LABELSENTRY']._serialized_end=1377
-  _globals['_OPENPROMISE']._serialized_start=1681
-  _globals['_OPENPROMISE']._serialized_end=1804
-  _globals['_RECORDEFFECT']._serialized_start=1806
-  _globals['_RECORDEFFECT']._serialized_end=1924
-  _globals['_SETSTATE']._serialized_start=1926
-  _globals['_SETSTATE']._serialized_end=2000
-  _globals['_WORKFLOWEND']._serialized_start=2003
-  _globals['_WORKFLOWEND']._serialized_end=2191
-  _globals['_CONTINUEASNEW']._serialized_start=2193
-  _globals['_CONTINUEASNEW']._serialized_end=2302
-  _globals['_KEPTSIGNAL']._serialized_start=2304
-  _globals['_KEPTSIGNAL']._serialized_end=2381
+  _globals['_ANSWERAHEAD']._serialized_start=423
+  _globals['_ANSWERAHEAD']._serialized_end=656
+  _globals['_WORKFLOWCOMMAND']._serialized_start=659
+  _globals['_WORKFLOWCOMMAND']._serialized_end=1137
+  _globals['_SCHEDULETASK']._serialized_start=1140
+  _globals['_SCHEDULETASK']._serialized_end=1604
+  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_start=1559
+  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_end=1604
+  _globals['_STARTCHILD']._serialized_start=1607
+  _globals['_STARTCHILD']._serialized_end=1906
+  _globals['_STARTCHILD_LABELSENTRY']._serialized_start=1559
+  _globals['_STARTCHILD_LABELSENTRY']._serialized_end=1604
+  _globals['_OPENPROMISE']._serialized_start=1908
+  _globals['_OPENPROMISE']._serialized_end=2031
+  _globals['_RECORDEFFECT']._serialized_start=2033
+  _globals['_RECORDEFFECT']._serialized_end=2151
+  _globals['_SETSTATE']._serialized_start=2153
+  _globals['_SETSTATE']._serialized_end=2227
+  _globals['_WORKFLOWEND']._serialized_start=2230
+  _globals['_WORKFLOWEND']._serialized_end=2418
+  _globals['_CONTINUEASNEW']._serialized_start=2420
+  _globals['_CONTINUEASNEW']._serialized_end=2529
+  _globals['_KEPTSIGNAL']._serialized_start=2531
+  _globals['_KEPTSIGNAL']._serialized_end=2608
 # @@protoc_insertion_point(module_scope)

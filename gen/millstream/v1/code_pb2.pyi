@@ -68,6 +68,60 @@ class ActivationAnswer(_message.Message):
 Global___ActivationAnswer: _TypeAlias = ActivationAnswer  # noqa: Y015
 
 @_typing.final
+class AnswerAhead(_message.Message):
+    """What a run's code says to a task's completion before that is stored, by a worker that has done the task and has the
+    run's code waiting for it alone. It goes with the completion, in the same message. The service takes both or, where
+    something else happened in the run meanwhile, the completion alone, and sends an activation as ever: whether it took
+    this shows in the next cache_token. Nothing is lost by never sending one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """The task that is done."""
+    attempt: _builtins.int
+    """The attempt at it."""
+    run_id: _builtins.str
+    """Its run."""
+    token: _builtins.str
+    """The token that the worker's copy of the run was as of before this. Once this is taken, the token is the number one
+    higher.
+    """
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowCommand]:
+        """What the code asks for and records, in order, at most 10,000: no promises and no publications. The service knows
+        which event they are given at: after_sequence is 0.
+        """
+
+    @_builtins.property
+    def end(self) -> Global___WorkflowEnd:
+        """How the code ended. Absent: it waits."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        token: _builtins.str = ...,
+        commands: _abc.Iterable[Global___WorkflowCommand] | None = ...,
+        end: Global___WorkflowEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "commands", b"commands", "end", b"end", "run_id", b"run_id", "task_id", b"task_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerAhead: _TypeAlias = AnswerAhead  # noqa: Y015
+
+@_typing.final
 class WorkflowCommand(_message.Message):
     """Something that a run's code asks for, or records."""
 
@@ -87,7 +141,7 @@ class WorkflowCommand(_message.Message):
     number: _builtins.int
     """1, 2, 3, ... in the run, without gaps."""
     after_sequence: _builtins.int
-    """The event that the code was looking at."""
+    """The event that the code was looking at; 0 in what is answered ahead."""
     patch: _builtins.str
     """The run takes a patch, by its id."""
     cancel: _builtins.int

@@ -47,6 +47,7 @@ class Lease(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """The task."""
     attempt: _builtins.int
@@ -65,6 +66,8 @@ class Lease(_message.Message):
     """Attempts counted so far, this one included."""
     max_attempts: _builtins.int
     """Attempts in all."""
+    step: _builtins.int
+    """In a run of a workflow: number of its step; of one written as code, number of the command that asked for it."""
     @_builtins.property
     def input(self) -> _struct_pb2.Value:
         """What it is given."""
@@ -107,10 +110,11 @@ class Lease(_message.Message):
         max_attempts: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         activation: _activation_pb2.Activation | None = ...,
+        step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "step", b"step", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

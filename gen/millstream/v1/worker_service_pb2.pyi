@@ -45,6 +45,7 @@ class WorkRequest(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     STREAMED_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number of this message, 1, 2, 3, ...; the server acknowledges it once everything in it is stored."""
@@ -89,6 +90,10 @@ class WorkRequest(_message.Message):
         """What the code of runs says to activations."""
 
     @_builtins.property
+    def ahead(self) -> _containers.RepeatedCompositeFieldContainer[_code_pb2.AnswerAhead]:
+        """What it says to completions of this message, before these are stored."""
+
+    @_builtins.property
     def logs(self) -> _containers.RepeatedCompositeFieldContainer[_task_log_pb2.LogBatch]:
         """Lines that tasks log. They are acknowledged by `log_acks`, not with the message: what else is in it does not wait for
         them.
@@ -109,11 +114,12 @@ class WorkRequest(_message.Message):
         drain: _builtins.bool = ...,
         streamed: _abc.Iterable[_run_pb2.StreamedValue] | None = ...,
         answers: _abc.Iterable[_code_pb2.ActivationAnswer] | None = ...,
+        ahead: _abc.Iterable[_code_pb2.AnswerAhead] | None = ...,
         logs: _abc.Iterable[_task_log_pb2.LogBatch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "logs", b"logs", "number", b"number", "progress", b"progress", "released", b"released", "streamed", b"streamed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "logs", b"logs", "number", b"number", "progress", b"progress", "released", b"released", "streamed", b"streamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

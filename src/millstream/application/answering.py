@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.code_commands import AnswerActivation
-from millstream.application.engine.commands import Command, Fail
+from millstream.application.engine.commands import Command, Complete, Fail
 from millstream.application.engine.engine import Engine
 from millstream.application.engine.queue import Outcome
 from millstream.application.ids import new_id
@@ -59,17 +59,12 @@ class Answering:
     async def _command(self, principal: Principal, answer: ActivationAnswer) -> tuple[Command, MillstreamError | None]:
         if answer.fault is not None:
             return _failed(principal, answer, answer.fault), answer.fault
-        commands = [
-            each if isinstance(each.what, Note | PublishItem | CancelStep) else replace(each, task_id=new_id())
-            for each in answer.commands
-        ]
-        said = Answer(answer.attempt, answer.base, commands, answer.end)
-        touches_open = answer.end is not None or any(isinstance(each.what, CancelStep) for each in commands)
+        said = _said(answer)
         command = AnswerActivation(
-            run_id=answer.task_id, task_ids=(answer.task_id,), size_bytes=answer.size_bytes, open_tasks=touches_open,
-            cached_tasks=True, tenant=principal.tenant, said=said,
+            run_id=answer.task_id, task_ids=(answer.task_id,), size_bytes=answer.size_bytes,
+            open_tasks=_touches_open(said), cached_tasks=True, tenant=principal.tenant, said=said,
         )  # fmt: skip
-        keys = [(principal.tenant, each.what.key) for each in commands if isinstance(each.what, OpenPromise)]
+        keys = [(principal.tenant, each.what.key) for each in said.commands if isinstance(each.what, OpenPromise)]
         if keys := [each for each in keys if each[1]]:
             command.promise_keys, command.locked = keys, True
         if answer.artifacts:
@@ -106,6 +101,28 @@ class Answering:
             )
             found.append(Produce(new, new_id(), version, activations, ids_for(activations)))
         return found
+
+
+def answer_ahead(command: Complete, ahead: ActivationAnswer) -> None:
+    """Have a completion take along what the code of its run says to it."""
+    command.ahead = said = _said(ahead)
+    command.run_id = ahead.task_id
+    command.size_bytes += ahead.size_bytes
+    command.open_tasks, command.cached_tasks = _touches_open(said), True
+
+
+def _said(answer: ActivationAnswer) -> Answer:
+    """What the code says, with ids for the tasks that it asks for."""
+    commands = [
+        each if isinstance(each.what, Note | PublishItem | CancelStep) else replace(each, task_id=new_id())
+        for each in answer.commands
+    ]
+    return Answer(answer.attempt, answer.base, commands, answer.end)
+
+
+def _touches_open(said: Answer) -> bool:
+    """Whether all that is open in the run is needed."""
+    return said.end is not None or any(isinstance(each.what, CancelStep) for each in said.commands)
 
 
 def _failed(principal: Principal, answer: ActivationAnswer, error: MillstreamError) -> Fail:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from millstream.application.advancing import Advancing, Followed, promising
-from millstream.application.answering import Answering
+from millstream.application.answering import Answering, answer_ahead
 from millstream.application.catalog import Catalog, Catalogs
 from millstream.application.engine.commands import Command, Complete, Fail, Release
 from millstream.application.engine.engine import Engine
@@ -139,6 +139,8 @@ class Reporting:
             if followed is not None:
                 command.follow = followed.advance
                 promising(command, principal.tenant, command.follow)
+            if completion.ahead is not None:
+                answer_ahead(command, completion.ahead)
             return command, None
         try:
             lease = held.get(completion.task_id) or await self._held(principal.tenant, completion.task_id)

@@ -161,7 +161,7 @@ def answer(batch: Batch, run: Run, lead: Task, said: Answer) -> bool:
         raise ValidationFailed.of("commands", text, "TOO_MANY")
     over = end is not None and standing.last <= said.base
     cancels = any(isinstance(each.what, CancelStep) for each in said.commands)
-    if (over or cancels) and len(_others(batch, run)) + 1 != run.open_tasks:
+    if (over or cancels) and len(others(batch, run)) + 1 != run.open_tasks:
         raise Unavailable("the run's open tasks are not at hand; try again")
     standing.seen, standing.answered = said.base, said.attempt
     if said.commands:
@@ -191,8 +191,8 @@ def _check_numbers(standing: Standing, said: Answer) -> None:
             raise ValidationFailed.of(f"commands[{index}].after_sequence", text)
 
 
-def _others(batch: Batch, run: Run) -> list[Task]:
-    """The run's open tasks that are loaded, but for its own."""
+def others(batch: Batch, run: Run) -> list[Task]:
+    """A run's open tasks that are loaded, but for its own."""
     return [task for task in batch.tasks.values() if task.run_id == run.id and task.open and not task.leads]
 
 
@@ -268,7 +268,7 @@ def _start_child(batch: Batch, run: Run, given: Given, wanted: StartChild) -> No
 
 
 def _cancel_step(batch: Batch, run: Run, step: int) -> None:
-    for task in _others(batch, run):
+    for task in others(batch, run):
         if task.step == step and not task.cancelling:
             cancel_task(batch, run, task, DISOWNED, "workflow")
             if task.queue == CHILD_QUEUE:
@@ -278,7 +278,7 @@ def _cancel_step(batch: Batch, run: Run, step: int) -> None:
 
 def _close(batch: Batch, run: Run, lead: Task, end: End) -> None:
     """End the run as its code did, and what it left open with it; or begin it anew."""
-    for task in _others(batch, run):
+    for task in others(batch, run):
         _end_now(batch, run, task)
     if end.type is EndType.CONTINUED and run.status is RunStatus.RUNNING:
         _begin_anew(batch, run, lead, end)

@@ -127,11 +127,13 @@ def complete(batch: Batch, run: Run, task: Task, attempt: int, output: bytes, pr
     """Complete a task and publish what it made, unless it or its run is being cancelled: then its end is recorded, and
     nothing follows from it. False where this very completion was stored before.
 
-    Raises LeaseLost, and Conflict where a task that is not of a cascade publishes.
+    Raises LeaseLost, and Conflict where a task that is not of a cascade publishes, or is a run's own.
     """
     if task.status is TaskStatus.COMPLETED and task.attempt == attempt:
         return False
     check_fence(task, attempt)
+    if task.leads:
+        raise Conflict("an activation is answered, not completed: its code says how the run goes on")
     if produced and run.kind is not RunKind.CASCADE:
         raise Conflict("a standalone task cannot publish artifacts; give its result as its output")
     task.tries += 1

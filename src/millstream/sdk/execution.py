@@ -3,11 +3,12 @@
 import asyncio
 import contextvars
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final
 
+from google.protobuf.struct_pb2 import Value
 from pydantic import BaseModel, ValidationError
 
 from millstream.sdk.channel import MAX_MESSAGE_BYTES
@@ -26,6 +27,10 @@ MAX_REPORT_BYTES: Final = MAX_MESSAGE_BYTES - 1024 * 1024
 _LOG: Final = logging.getLogger("millstream.worker")
 
 
+Ahead = Callable[[worker_pb2.Lease, Value | None], bytes]
+"""What the code of a task's run says to its output, framed, or b""."""
+
+
 @dataclass(frozen=True, slots=True)
 class Threads:
     """Where sync handlers run: the pool, and a gate so that none waits inside the pool unseen."""
@@ -37,7 +42,7 @@ class Threads:
 class Execution:
     """One attempt at one task."""
 
-    __slots__ = ("_aborted", "context", "credit", "fence", "handler", "lease", "lost", "task", "underway")
+    __slots__ = ("_aborted", "ahead", "context", "credit", "fence", "handler", "lease", "lost", "task", "underway")
 
     def __init__(self, lease: worker_pb2.Lease, fence: Fence, handler: Handler, context: Context) -> None:
         self.lease = lease
@@ -49,6 +54,8 @@ class Execution:
         """The handler has begun; until then the lease can be given back."""
         self.lost = False
         """The lease is no longer ours: nothing is reported."""
+        self.ahead: Ahead | None = None
+        """Says what follows in a run whose code this worker has."""
         self.credit = 1
         """What the server is given back when it ends; 0 where the server does not count it."""
         self._aborted = False
@@ -125,6 +132,9 @@ class Execution:
                 "PAYLOAD_TOO_LARGE",
                 f"the result is {len(report.frame):,} bytes; at most {MAX_REPORT_BYTES:,} can be sent",
             )
+        if self.ahead is not None and not self.lost and not self.context.cancelling:
+            said = self.ahead(self.lease, completion.output if completion.HasField("output") else None)
+            return Report(fence, report.frame + said) if said else report
         return report
 
     def interrupted(self) -> Report:

@@ -43,6 +43,8 @@ _RELEASED: Final = _tag(WorkRequest.RELEASED_FIELD_NUMBER)
 _COMPLETIONS: Final = _tag(WorkRequest.COMPLETIONS_FIELD_NUMBER)
 _FAILURES: Final = _tag(WorkRequest.FAILURES_FIELD_NUMBER)
 _ANSWERS: Final = WorkRequest.ANSWERS_FIELD_NUMBER << 3 | 2
+_AHEAD: Final = WorkRequest.AHEAD_FIELD_NUMBER << 3 | 2
+_AHEAD_TAG: Final = bytes((_AHEAD & 0x7F | 0x80, _AHEAD >> 7))
 _ANSWERS_TAG: Final = bytes((_ANSWERS & 0x7F | 0x80, _ANSWERS >> 7))
 """A field number over 15 takes two bytes."""
 
@@ -56,6 +58,11 @@ def answer_report(fence: Fence, answer: code_pb2.ActivationAnswer) -> Report:
     """What a workflow's code says to an activation."""
     body = answer.SerializeToString()
     return Report(fence, _ANSWERS_TAG + frame(0, body)[1:])
+
+
+def ahead_frame(said: code_pb2.AnswerAhead) -> bytes:
+    """What a workflow's code says to a completion, to go behind that."""
+    return _AHEAD_TAG + frame(0, said.SerializeToString())[1:]
 
 
 def failure_report(fence: Fence, failure: worker_pb2.AttemptFailure) -> Report:

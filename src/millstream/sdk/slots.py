@@ -75,8 +75,10 @@ class Slots:
         if isinstance(handler, WorkflowHandler):
             execution: Execution = ActivationExecution(lease, fence, handler, context)
             execution.live = self._live  # type: ignore[attr-defined]
+            self._live.expect(lease.run_id)
         else:
             execution = Execution(lease, fence, handler, context)
+            execution.ahead = self._live.go_ahead if lease.step else None
         self._held[fence] = execution
         self._idle.clear()
         if lease.HasField("heartbeat_timeout"):

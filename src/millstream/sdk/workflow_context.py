@@ -62,8 +62,10 @@ class ReplayLogger(logging.LoggerAdapter[logging.Logger]):
         self._instance = instance
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  (logging's name)
-        """Not while the run is led through its history."""
-        return not self._instance.replaying and super().isEnabledFor(level)
+        """Not while the run is led through its history, nor ahead of it: an activation logs that."""
+        instance = self._instance
+        instance.looked = instance.looked or instance.guessing
+        return not (instance.replaying or instance.guessing) and super().isEnabledFor(level)
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
         """Logs a line of the run's own task, here and in the service."""
@@ -126,7 +128,7 @@ class WorkflowContext:
     @property
     def now(self) -> datetime:
         """The time of what happened last, in UTC."""
-        return datetime.fromtimestamp(self._instance.at_us / 1e6, UTC)
+        return datetime.fromtimestamp(self._instance.time_us() / 1e6, UTC)
 
     @property
     def random(self) -> random.Random:

@@ -30,6 +30,9 @@ class Timers(Protocol):
     def cancel(self, number: int) -> None:
         """Stops one that has not fired."""
 
+    def time_us(self) -> int:
+        """The time of the event that is being looked at, microseconds since the epoch."""
+
 
 class WorkflowLoop(asyncio.AbstractEventLoop):
     """Runs one workflow's code.
@@ -137,6 +140,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def time(self) -> float:
         """The time of the event that is being looked at."""
+        self._timers.time_us()
         return self.now_s
 
     def create_future(self) -> "asyncio.Future[Any]":

@@ -100,6 +100,8 @@ class Instance:
         new: Those that no answer has carried yet.
         end: How the code ended; None while it goes on.
         replaying: It is led through what it did before.
+        guessing: It is told of an end that the service has not stored, at a time that is not known.
+        looked: It has looked at the time meanwhile, which may turn out another, or had something to log.
     """
 
     def __init__(self, info: RunInfo, start: Start, perform: Perform, first: int = 0) -> None:
@@ -109,7 +111,7 @@ class Instance:
         self.count = self.first = first
         self.new: list[Command] = []
         self.end: End | None = None
-        self.replaying = False
+        self.replaying = self.guessing = self.looked = False
         self.at_us = 0
         self.cancel_reason = ""
         self._start = start
@@ -131,8 +133,10 @@ class Instance:
         """Where its code logs to, in the activation that runs."""
 
     def current(self) -> AttemptLog | None:
-        """Where its code logs to; nowhere while it says again what it said before."""
-        return None if self.replaying else self.log
+        """Where its code logs to; nowhere while it says again what it said before, or is told ahead: an activation
+        logs that."""
+        self.looked = self.looked or self.guessing
+        return None if self.replaying or self.guessing else self.log
 
     # -- being led --------------------------------------------------------------------------------------------
 
@@ -153,6 +157,12 @@ class Instance:
         self._shown.extend(recorded)
         self._tell(entry)
         self._turn()
+        await self._perform_effects(recorded)
+        self._skip_patches()
+        if self._at < len(recorded):
+            raise self._part(f"the history goes on with {recorded[self._at]}, and the code with nothing")
+
+    async def _perform_effects(self, recorded: Sequence[Command] = ()) -> None:
         while self._effects:
             effects, self._effects = self._effects, []
             recorded_to = recorded[-1].number if recorded else 0
@@ -161,9 +171,40 @@ class Instance:
             for (_, _, future), outcome in zip(effects, done, strict=True):
                 _settle(future, outcome)
             self._turn()
-        self._skip_patches()
-        if self._at < len(recorded):
-            raise self._part(f"the history goes on with {recorded[self._at]}, and the code with nothing")
+
+    # -- going ahead ------------------------------------------------------------------------------------------
+
+    def waits_only_for(self, step: int) -> bool:
+        """Whether the code goes on with the end of this step, and with nothing else but what comes unasked."""
+        return len(self._steps) == 1 and step in self._steps and not self._timers and not any(self._waiting.values())
+
+    def go_ahead(self, step: int, value: JsonValue) -> bool:
+        """Tells the code that a step has ended well, before the service does; what it asks for then stands in `new`.
+        False where it has side effects, which wait until the service has.
+
+        Raises:
+            Stuck: it never waits.
+        """
+        self.replaying, self._expected, self._at = False, (), 0
+        self.guessing = True
+        try:
+            self._tell_step(Entry(self.sequence, EntryType.COMPLETED, self.at_us, step, value=value))
+            self._turn()
+        finally:
+            self.guessing = False
+        return not self._effects
+
+    async def catch_up(self, entry: Entry) -> None:
+        """The service tells now what the code was told of ahead: it goes on from there."""
+        self.sequence, self.at_us = entry.sequence, entry.at_us
+        self.loop.now_s = entry.at_us / 1e6
+        self.new = [replace(each, after=entry.sequence) for each in self.new]
+        await self._perform_effects()
+
+    def time_us(self) -> int:
+        """The time of the event that is being looked at."""
+        self.looked = self.looked or self.guessing
+        return self.at_us
 
     def _turn(self) -> None:
         self.loop.turn()

@@ -26,6 +26,7 @@ PATTERNS = {
     "^[A-Za-z0-9_.-]*$": "may have letters, digits, and _ . -",
     "^[A-Za-z0-9_.:@-]*$": "may have letters, digits, and _ . : @ -",
     "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$": "may have lower-case letters, digits, and - between them",
+    "^[1-9][0-9]*$": "must be a whole number from 1 on, such as 7",
     "^([0-9]+[smhd])?$": "must be a number and s, m, h or d, such as 30s, 5m, 2h or 7d",
     "^[A-Z0-9_]*$": "may have capital letters, digits, and _",
     "^([A-Za-z]+(,[A-Za-z]+)*)?$": "must be names with commas between, such as WARN,ERROR",

@@ -30,7 +30,7 @@ from millstream.wire.v1 import run_pb2 as millstream_dot_wire_dot_v1_dot_run__pb
 from millstream.wire.v1 import worker_pb2 as millstream_dot_wire_dot_v1_dot_worker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmillstream/wire/v1/code.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1emillstream/wire/v1/retry.proto\x1a\x1cmillstream/wire/v1/run.proto\x1a\x1fmillstream/wire/v1/worker.proto\"\x85\x02\n\x10\x41\x63tivationAnswer\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12!\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x07\x61ttempt\x12,\n\rbase_sequence\x18\x03 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x0c\x62\x61seSequence\x12J\n\x08\x63ommands\x18\x04 \x03(\x0b\x32#.millstream.wire.v1.WorkflowCommandB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08\x63ommands\x12\x31\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1f.millstream.wire.v1.WorkflowEndR\x03\x65nd\"\xe0\x04\n\x0fWorkflowCommand\x12\x1f\n\x06number\x18\x01 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x06number\x12.\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01R\rafterSequence\x12\x36\n\x04task\x18\x03 \x01(\x0b\x32 .millstream.wire.v1.ScheduleTaskH\x00R\x04task\x12\x42\n\x05timer\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00H\x00R\x05timer\x12\x36\n\x05\x63hild\x18\x05 \x01(\x0b\x32\x1e.millstream.wire.v1.StartChildH\x00R\x05\x63hild\x12;\n\x07promise\x18\x06 \x01(\x0b\x32\x1f.millstream.wire.v1.OpenPromiseH\x00R\x07promise\x12@\n\x07publish\x18\x07 \x01(\x0b\x32$.millstream.wire.v1.ProducedArtifactH\x00R\x07publish\x12:\n\x06record\x18\x08 \x01(\x0b\x32 .millstream.wire.v1.RecordEffectH\x00R\x06record\x12\"\n\x05patch\x18\t \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00R\x05patch\x12\x34\n\x05state\x18\n \x01(\x0b\x32\x1c.millstream.wire.v1.SetStateH\x00R\x05state\x12!\n\x06\x63\x61ncel\x18\x0b \x01(\rB\x07\xbaH\x04*\x02(\x01H\x00R\x06\x63\x61ncelB\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\"\xa0\x04\n\x0cScheduleTask\x12:\n\x04kind\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$R\x04kind\x12\x19\n\x05input\x18\x02 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12\x31\n\x05queue\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$R\x05queue\x12.\n\x08priority\x18\x04 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01R\x08priority\x12@\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00R\x05\x64\x65lay\x12\x35\n\x05retry\x18\x06 \x01(\x0b\x32\x1f.millstream.wire.v1.RetryPolicyR\x05retry\x12\x38\n\x08timeouts\x18\x07 \x01(\x0b\x32\x1c.millstream.wire.v1.TimeoutsR\x08timeouts\x12^\n\x06labels\x18\x08 \x03(\x0b\x32,.millstream.wire.v1.ScheduleTask.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02R\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_input\"\xde\x02\n\nStartChild\x12\x42\n\x08workflow\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$R\x08workflow\x12\x34\n\x07version\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$R\x07version\x12\x19\n\x05input\x18\x03 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12\x18\n\x07\x61\x62\x61ndon\x18\x04 \x01(\x08R\x07\x61\x62\x61ndon\x12\\\n\x06labels\x18\x05 \x03(\x0b\x32*.millstream.wire.v1.StartChild.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02R\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_input\"\x8f\x01\n\x0bOpenPromise\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x04name\x12\x1a\n\x03key\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x03key\x12\x44\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00R\x07timeout\"\x86\x01\n\x0cRecordEffect\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x04name\x12\x19\n\x05value\x18\x02 \x01(\x0cH\x00R\x05value\x88\x01\x01\x12\x33\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1d.millstream.wire.v1.TaskErrorR\x05\x65rrorB\x08\n\x06_value\"M\n\x08SetState\x12\x1c\n\x03key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x03key\x12\x19\n\x05value\x18\x02 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_value\"\xd7\x01\n\x0bWorkflowEnd\x12\x1e\n\tcompleted\x18\x01 \x01(\x0cH\x00R\tcompleted\x12\x37\n\x06\x66\x61iled\x18\x02 \x01(\x0b\x32\x1d.millstream.wire.v1.TaskErrorH\x00R\x06\x66\x61iled\x12\x1e\n\tcancelled\x18\x03 \x01(\x08H\x00R\tcancelled\x12\x41\n\tcontinued\x18\x04 \x01(\x0b\x32!.millstream.wire.v1.ContinueAsNewH\x00R\tcontinuedB\x0c\n\x03\x65nd\x12\x05\xbaH\x02\x08\x01\"y\n\rContinueAsNew\x12\x19\n\x05input\x18\x01 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12\x43\n\x07signals\x18\x02 \x03(\x0b\x32\x1e.millstream.wire.v1.KeptSignalB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\x07signalsB\x08\n\x06_input\"Q\n\nKeptSignal\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x04name\x12\x19\n\x05value\x18\x02 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_valueb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmillstream/wire/v1/code.proto\x12\x12millstream.wire.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1emillstream/wire/v1/retry.proto\x1a\x1cmillstream/wire/v1/run.proto\x1a\x1fmillstream/wire/v1/worker.proto\"\x85\x02\n\x10\x41\x63tivationAnswer\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12!\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x07\x61ttempt\x12,\n\rbase_sequence\x18\x03 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x0c\x62\x61seSequence\x12J\n\x08\x63ommands\x18\x04 \x03(\x0b\x32#.millstream.wire.v1.WorkflowCommandB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08\x63ommands\x12\x31\n\x03\x65nd\x18\x05 \x01(\x0b\x32\x1f.millstream.wire.v1.WorkflowEndR\x03\x65nd\"\xa1\x02\n\x0b\x41nswerAhead\x12!\n\x07task_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x06taskId\x12!\n\x07\x61ttempt\x18\x02 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x07\x61ttempt\x12\x1f\n\x06run_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01R\x05runId\x12,\n\x05token\x18\x04 \x01(\tB\x16\xbaH\x13r\x11\x18\n2\r^[1-9][0-9]*$R\x05token\x12J\n\x08\x63ommands\x18\x05 \x03(\x0b\x32#.millstream.wire.v1.WorkflowCommandB\t\xbaH\x06\x92\x01\x03\x10\x90NR\x08\x63ommands\x12\x31\n\x03\x65nd\x18\x06 \x01(\x0b\x32\x1f.millstream.wire.v1.WorkflowEndR\x03\x65nd\"\xd7\x04\n\x0fWorkflowCommand\x12\x1f\n\x06number\x18\x01 \x01(\rB\x07\xbaH\x04*\x02(\x01R\x06number\x12%\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\rR\rafterSequence\x12\x36\n\x04task\x18\x03 \x01(\x0b\x32 .millstream.wire.v1.ScheduleTaskH\x00R\x04task\x12\x42\n\x05timer\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00H\x00R\x05timer\x12\x36\n\x05\x63hild\x18\x05 \x01(\x0b\x32\x1e.millstream.wire.v1.StartChildH\x00R\x05\x63hild\x12;\n\x07promise\x18\x06 \x01(\x0b\x32\x1f.millstream.wire.v1.OpenPromiseH\x00R\x07promise\x12@\n\x07publish\x18\x07 \x01(\x0b\x32$.millstream.wire.v1.ProducedArtifactH\x00R\x07publish\x12:\n\x06record\x18\x08 \x01(\x0b\x32 .millstream.wire.v1.RecordEffectH\x00R\x06record\x12\"\n\x05patch\x18\t \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01H\x00R\x05patch\x12\x34\n\x05state\x18\n \x01(\x0b\x32\x1c.millstream.wire.v1.SetStateH\x00R\x05state\x12!\n\x06\x63\x61ncel\x18\x0b \x01(\rB\x07\xbaH\x04*\x02(\x01H\x00R\x06\x63\x61ncelB\x10\n\x07\x63ommand\x12\x05\xbaH\x02\x08\x01\"\xa0\x04\n\x0cScheduleTask\x12:\n\x04kind\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$R\x04kind\x12\x19\n\x05input\x18\x02 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12\x31\n\x05queue\x18\x03 \x01(\tB\x1b\xbaH\x18r\x16\x18\x80\x01\x32\x11^[A-Za-z0-9_.-]*$R\x05queue\x12.\n\x08priority\x18\x04 \x01(\x05\x42\x12\xbaH\x0f\x1a\r\x18\x64(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01R\x08priority\x12@\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f\x32\x00R\x05\x64\x65lay\x12\x35\n\x05retry\x18\x06 \x01(\x0b\x32\x1f.millstream.wire.v1.RetryPolicyR\x05retry\x12\x38\n\x08timeouts\x18\x07 \x01(\x0b\x32\x1c.millstream.wire.v1.TimeoutsR\x08timeouts\x12^\n\x06labels\x18\x08 \x03(\x0b\x32,.millstream.wire.v1.ScheduleTask.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02R\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_input\"\xde\x02\n\nStartChild\x12\x42\n\x08workflow\x18\x01 \x01(\tB&\xbaH#r!\x10\x01\x18\x80\x01\x32\x1a^[A-Za-z][A-Za-z0-9_.:-]*$R\x08workflow\x12\x34\n\x07version\x18\x02 \x01(\tB\x1a\xbaH\x17r\x15\x18@2\x11^[A-Za-z0-9_.-]*$R\x07version\x12\x19\n\x05input\x18\x03 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12\x18\n\x07\x61\x62\x61ndon\x18\x04 \x01(\x08R\x07\x61\x62\x61ndon\x12\\\n\x06labels\x18\x05 \x03(\x0b\x32*.millstream.wire.v1.StartChild.LabelsEntryB\x18\xbaH\x15\x9a\x01\x12\x10 \"\x07r\x05\x10\x01\x18\x80\x01*\x05r\x03\x18\x80\x02R\x06labels\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x08\n\x06_input\"\x8f\x01\n\x0bOpenPromise\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x04name\x12\x1a\n\x03key\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x03key\x12\x44\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\xbaH\x0c\xaa\x01\t\"\x05\x08\x80\x8a\x8a\x0f*\x00R\x07timeout\"\x86\x01\n\x0cRecordEffect\x12\x1c\n\x04name\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01R\x04name\x12\x19\n\x05value\x18\x02 \x01(\x0cH\x00R\x05value\x88\x01\x01\x12\x33\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1d.millstream.wire.v1.TaskErrorR\x05\x65rrorB\x08\n\x06_value\"M\n\x08SetState\x12\x1c\n\x03key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01R\x03key\x12\x19\n\x05value\x18\x02 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_value\"\xd7\x01\n\x0bWorkflowEnd\x12\x1e\n\tcompleted\x18\x01 \x01(\x0cH\x00R\tcompleted\x12\x37\n\x06\x66\x61iled\x18\x02 \x01(\x0b\x32\x1d.millstream.wire.v1.TaskErrorH\x00R\x06\x66\x61iled\x12\x1e\n\tcancelled\x18\x03 \x01(\x08H\x00R\tcancelled\x12\x41\n\tcontinued\x18\x04 \x01(\x0b\x32!.millstream.wire.v1.ContinueAsNewH\x00R\tcontinuedB\x0c\n\x03\x65nd\x12\x05\xbaH\x02\x08\x01\"y\n\rContinueAsNew\x12\x19\n\x05input\x18\x01 \x01(\x0cH\x00R\x05input\x88\x01\x01\x12\x43\n\x07signals\x18\x02 \x03(\x0b\x32\x1e.millstream.wire.v1.KeptSignalB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07R\x07signalsB\x08\n\x06_input\"Q\n\nKeptSignal\x12\x1e\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01R\x04name\x12\x19\n\x05value\x18\x02 \x01(\x0cH\x00R\x05value\x88\x01\x01\x42\x08\n\x06_valueb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,12 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACTIVATIONANSWER'].fields_by_name['base_sequence']._serialized_options = b'\272H\004*\002(\001'
   _globals['_ACTIVATIONANSWER'].fields_by_name['commands']._loaded_options = None
   _globals['_ACTIVATIONANSWER'].fields_by_name['commands']._serialized_options = b'\272H\006\222\001\003\020\220N'
+  _globals['_ANSWERAHEAD'].fields_by_name['task_id']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['task_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ANSWERAHEAD'].fields_by_name['attempt']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['attempt']._serialized_options = b'\272H\004*\002(\001'
+  _globals['_ANSWERAHEAD'].fields_by_name['run_id']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['run_id']._serialized_options = b'\272H\005r\003\260\001\001'
+  _globals['_ANSWERAHEAD'].fields_by_name['token']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['token']._serialized_options = b'\272H\023r\021\030\n2\r^[1-9][0-9]*$'
+  _globals['_ANSWERAHEAD'].fields_by_name['commands']._loaded_options = None
+  _globals['_ANSWERAHEAD'].fields_by_name['commands']._serialized_options = b'\272H\006\222\001\003\020\220N'
   _globals['_WORKFLOWCOMMAND'].oneofs_by_name['command']._loaded_options = None
   _globals['_WORKFLOWCOMMAND'].oneofs_by_name['command']._serialized_options = b'\272H\002\010\001'
   _globals['_WORKFLOWCOMMAND'].fields_by_name['number']._loaded_options = None
   _globals['_WORKFLOWCOMMAND'].fields_by_name['number']._serialized_options = b'\272H\004*\002(\001'
-  _globals['_WORKFLOWCOMMAND'].fields_by_name['after_sequence']._loaded_options = None
-  _globals['_WORKFLOWCOMMAND'].fields_by_name['after_sequence']._serialized_options = b'\272H\004*\002(\001'
   _globals['_WORKFLOWCOMMAND'].fields_by_name['timer']._loaded_options = None
   _globals['_WORKFLOWCOMMAND'].fields_by_name['timer']._serialized_options = b'\272H\014\252\001\t\"\005\010\200\212\212\0172\000'
   _globals['_WORKFLOWCOMMAND'].fields_by_name['patch']._loaded_options = None
@@ -95,26 +103,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KEPTSIGNAL'].fields_by_name['name']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_ACTIVATIONANSWER']._serialized_start=240
   _globals['_ACTIVATIONANSWER']._serialized_end=501
-  _globals['_WORKFLOWCOMMAND']._serialized_start=504
-  _globals['_WORKFLOWCOMMAND']._serialized_end=1112
-  _globals['_SCHEDULETASK']._serialized_start=1115
-  _globals['_SCHEDULETASK']._serialized_end=1659
-  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_start=1592
-  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_end=1649
-  _globals['_STARTCHILD']._serialized_start=1662
-  _globals['_STARTCHILD']._serialized_end=2012
-  _globals['_STARTCHILD_LABELSENTRY']._serialized_start=1592
-  _globals['_STARTCHILD_LABELSENTRY']._serialized_end=1649
-  _globals['_OPENPROMISE']._serialized_start=2015
-  _globals['_OPENPROMISE']._serialized_end=2158
-  _globals['_RECORDEFFECT']._serialized_start=2161
-  _globals['_RECORDEFFECT']._serialized_end=2295
-  _globals['_SETSTATE']._serialized_start=2297
-  _globals['_SETSTATE']._serialized_end=2374
-  _globals['_WORKFLOWEND']._serialized_start=2377
-  _globals['_WORKFLOWEND']._serialized_end=2592
-  _globals['_CONTINUEASNEW']._serialized_start=2594
-  _globals['_CONTINUEASNEW']._serialized_end=2715
-  _globals['_KEPTSIGNAL']._serialized_start=2717
-  _globals['_KEPTSIGNAL']._serialized_end=2798
+  _globals['_ANSWERAHEAD']._serialized_start=504
+  _globals['_ANSWERAHEAD']._serialized_end=793
+  _globals['_WORKFLOWCOMMAND']._serialized_start=796
+  _globals['_WORKFLOWCOMMAND']._serialized_end=1395
+  _globals['_SCHEDULETASK']._serialized_start=1398
+  _globals['_SCHEDULETASK']._serialized_end=1942
+  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_start=1875
+  _globals['_SCHEDULETASK_LABELSENTRY']._serialized_end=1932
+  _globals['_STARTCHILD']._serialized_start=1945
+  _globals['_STARTCHILD']._serialized_end=2295
+  _globals['_STARTCHILD_LABELSENTRY']._serialized_start=1875
+  _globals['_STARTCHILD_LABELSENTRY']._serialized_end=1932
+  _globals['_OPENPROMISE']._serialized_start=2298
+  _globals['_OPENPROMISE']._serialized_end=2441
+  _globals['_RECORDEFFECT']._serialized_start=2444
+  _globals['_RECORDEFFECT']._serialized_end=2578
+  _globals['_SETSTATE']._serialized_start=2580
+  _globals['_SETSTATE']._serialized_end=2657
+  _globals['_WORKFLOWEND']._serialized_start=2660
+  _globals['_WORKFLOWEND']._serialized_end=2875
+  _globals['_CONTINUEASNEW']._serialized_start=2877
+  _globals['_CONTINUEASNEW']._serialized_end=2998
+  _globals['_KEPTSIGNAL']._serialized_start=3000
+  _globals['_KEPTSIGNAL']._serialized_end=3081
 # @@protoc_insertion_point(module_scope)

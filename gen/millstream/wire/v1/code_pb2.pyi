@@ -56,6 +56,42 @@ class ActivationAnswer(_message.Message):
 Global___ActivationAnswer: _TypeAlias = ActivationAnswer  # noqa: Y015
 
 @_typing.final
+class AnswerAhead(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    attempt: _builtins.int
+    run_id: _builtins.str
+    token: _builtins.str
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkflowCommand]: ...
+    @_builtins.property
+    def end(self) -> Global___WorkflowEnd: ...
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        token: _builtins.str = ...,
+        commands: _abc.Iterable[Global___WorkflowCommand] | None = ...,
+        end: Global___WorkflowEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "commands", b"commands", "end", b"end", "run_id", b"run_id", "task_id", b"task_id", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerAhead: _TypeAlias = AnswerAhead  # noqa: Y015
+
+@_typing.final
 class WorkflowCommand(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

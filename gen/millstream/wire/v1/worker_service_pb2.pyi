@@ -41,6 +41,7 @@ class WorkRequest(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     STREAMED_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    AHEAD_FIELD_NUMBER: _builtins.int
     LOGS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     credit: _builtins.int
@@ -64,6 +65,8 @@ class WorkRequest(_message.Message):
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[_code_pb2.ActivationAnswer]: ...
     @_builtins.property
+    def ahead(self) -> _containers.RepeatedCompositeFieldContainer[_code_pb2.AnswerAhead]: ...
+    @_builtins.property
     def logs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
         self,
@@ -80,11 +83,12 @@ class WorkRequest(_message.Message):
         drain: _builtins.bool = ...,
         streamed: _abc.Iterable[_run_pb2.StreamedValue] | None = ...,
         answers: _abc.Iterable[_code_pb2.ActivationAnswer] | None = ...,
+        ahead: _abc.Iterable[_code_pb2.AnswerAhead] | None = ...,
         logs: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "logs", b"logs", "number", b"number", "progress", b"progress", "released", b"released", "streamed", b"streamed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ahead", b"ahead", "answers", b"answers", "completions", b"completions", "credit", b"credit", "delivered", b"delivered", "drain", b"drain", "failures", b"failures", "heartbeats", b"heartbeats", "hello", b"hello", "logs", b"logs", "number", b"number", "progress", b"progress", "released", b"released", "streamed", b"streamed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

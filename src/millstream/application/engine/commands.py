@@ -13,6 +13,8 @@ from typing import Any
 from millstream.application.views.tasks import NewTask
 from millstream.domain.batch import Batch, KeyClaim
 from millstream.domain.cancellation import cancel_run, cancel_task, force_run, limit_run
+from millstream.domain.code_ahead import begin_ahead, end_ahead
+from millstream.domain.code_runs import Answer
 from millstream.domain.errors import LeaseLost, MillstreamError, NotFound
 from millstream.domain.graph_runs import Advance, advance
 from millstream.domain.lifecycle import (
@@ -199,13 +201,19 @@ class CreateTask(Command):
 
 @dataclass(slots=True)
 class Complete(Command):
-    """Complete a task with its output and artifacts. `follow`: what a step's end is followed by, as far as known."""
+    """Complete a task with its output and artifacts.
+
+    Attributes:
+        follow: What a step's end is followed by, as far as known.
+        ahead: What the code of its run, `run_id`, says to that before it is told.
+    """
 
     tenant: str = ""
     attempt: int = 0
     output: bytes = b""
     produced: Sequence[Produce] = ()
     follow: Advance | None = None
+    ahead: Answer | None = None
 
     def buffers(self, batch: Batch) -> Sequence[str]:
         """Those of the gates that its artifacts enter."""
@@ -216,9 +224,14 @@ class Complete(Command):
         """Whether this changed anything: a completion may come twice."""
         run, task = task_of(batch, self.task_ids[0], self.tenant)
         owed = run.due_us
+        ahead = self.ahead
+        if ahead is not None and not (run.id == self.run_id and begin_ahead(batch, run, task, self.attempt, ahead)):
+            ahead = None
         changed = complete(batch, run, task, self.attempt, self.output, self.produced)
         if self.follow is not None:
             advance(batch, run, self.follow, owed)
+        if ahead is not None:
+            end_ahead(batch, run, ahead)
         return changed
 
 

@@ -10,14 +10,21 @@ from millstream.domain.errors import MillstreamError
 
 @dataclass(slots=True)
 class Completion:
-    """A task done: its output (google.protobuf.Value in wire form) and what it publishes; or, with `fault`, why these
-    cannot be taken, which fails the task."""
+    """A task done.
+
+    Attributes:
+        output: google.protobuf.Value in wire form.
+        artifacts: What it publishes.
+        fault: Why these cannot be taken, which fails the task.
+        ahead: What the code of its run says to it; its `attempt` is the token of the worker's copy of the run.
+    """
 
     task_id: str
     attempt: int
     output: bytes = b""
     artifacts: list[NewArtifact] = field(default_factory=list)
     fault: MillstreamError | None = None
+    ahead: ActivationAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,24 @@ def _put_recorded(out: activation_pb2.RecordedCommand, recorded: Recorded) -> No
 def answer_of(message: code_pb2.ActivationAnswer, rules: PayloadRules, trusted: bool) -> ActivationAnswer:
     """What a run's code says. Raises ValidationFailed, PayloadTooLarge."""
     answer = ActivationAnswer(message.task_id.lower(), message.attempt, message.base_sequence)
+    _put_said(answer, message, rules, trusted)
+    return answer
+
+
+def ahead_of(message: code_pb2.AnswerAhead, rules: PayloadRules) -> ActivationAnswer:
+    """What a run's code says before it is told; its attempt is the token's. Raises ValidationFailed,
+    PayloadTooLarge."""
+    answer = ActivationAnswer(message.run_id.lower(), int(message.token))
+    _put_said(answer, message, rules, trusted=False)
+    return answer
+
+
+def _put_said(
+    answer: ActivationAnswer,
+    message: code_pb2.ActivationAnswer | code_pb2.AnswerAhead,
+    rules: PayloadRules,
+    trusted: bool,
+) -> None:
     for index, command in enumerate(message.commands):
         field = f"commands[{index}]"
         what = _what(command, answer, field, rules, trusted)
@@ -92,7 +110,6 @@ def answer_of(message: code_pb2.ActivationAnswer, rules: PayloadRules, trusted: 
     if message.HasField("end"):
         answer.end = _end(message.end, rules, trusted)
     answer.size_bytes = 300 + message.ByteSize()
-    return answer
 
 
 def _what(

@@ -11,7 +11,7 @@ from millstream.domain.errors import MillstreamError
 from millstream.transport import validation
 from millstream.transport.contract import descriptor_of
 from millstream.transport.mapping import workers as mapping
-from millstream.transport.mapping.code import answer_of
+from millstream.transport.mapping.code import ahead_of, answer_of
 from millstream.transport.mapping.task_logs import ends_of
 from millstream.transport.payloads import PayloadRules, too_large
 from millstream.transport.text import TextPlan
@@ -21,6 +21,7 @@ from millstream.wire.v1.worker_service_pb2 import WorkRequest
 STREAMED_BYTES: Final = 4096
 """The largest value that a task streams: it goes to other servers as a notice, which PostgreSQL bounds."""
 _ANSWER_TEXT = TextPlan.of(descriptor_of(code_pb2.ActivationAnswer))
+_AHEAD_TEXT = TextPlan.of(descriptor_of(code_pb2.AnswerAhead))
 _TEXT = TextPlan.of(descriptor_of(worker_pb2.Completion))
 
 
@@ -96,7 +97,10 @@ class Collected:
         except MillstreamError:
             self._drop_faulty(message)
             validation.check(message)
-        self._taken += completions(message.completions, self._rules, trusted=False)
+        taken = completions(message.completions, self._rules, trusted=False)
+        if message.ahead:
+            _put_ahead(taken, message.ahead, self._rules)
+        self._taken += taken
         self._answers += answers(message.answers, self._rules, trusted=False)
         for ended in (message.completions, message.failures):
             self.log_ends += ends_of(ended)
@@ -143,6 +147,25 @@ class Collected:
                     else:
                         self.refused.append(ReportResult(item.task_id, item.attempt, error))
                     del items[index]
+        if message.ahead:
+            # What is said ahead is taken or not: the code is asked again.
+            sound = [each for each in message.ahead if _error_of(each) is None]
+            del message.ahead[:]
+            message.ahead.extend(sound)
+
+
+def _put_ahead(taken: list[Completion], said: Iterable[code_pb2.AnswerAhead], rules: PayloadRules) -> None:
+    """Put what the code of runs says ahead to the completions that it is about; what cannot be taken is left out."""
+    by_lease = {(each.task_id, each.attempt): each for each in taken if each.fault is None}
+    for message in said:
+        completion = by_lease.get((message.task_id.lower(), message.attempt))
+        if completion is None:
+            continue
+        try:
+            _AHEAD_TEXT.check(message)
+            completion.ahead = ahead_of(message, rules)
+        except MillstreamError:
+            continue
 
 
 def _error_of(message: Message) -> MillstreamError | None:

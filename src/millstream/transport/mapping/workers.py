@@ -119,6 +119,7 @@ def put_lease(out: worker_pb2.Lease, lease: Lease) -> None:
     out.tries = lease.tries
     out.max_attempts = task.retry.max_attempts
     put(out.created_at, task.created_us)
+    out.step = task.step
     if lease.activation is not None:
         put_activation(out.activation, lease.activation, lease.attempt, lease.history)
 
