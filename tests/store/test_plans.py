@@ -369,8 +369,8 @@ async def test_a_line_costs_the_same_however_long_it_is(database: Database) -> N
 async def test_few_tasks_with_labels_are_found_by_their_index(database: Database) -> None:
     """The planner cannot know that they are few, so it is told."""
     settings = dict.fromkeys(labels.BY_LABELS, "off")
-    nodes = await plan_of(database, labels.SQL["task"], '{"a":"b"}', settings=settings)
-    assert used(nodes) == {"task_labels"}
+    nodes = await plan_of(database, labels.SQL["task"], "acme", '{"a":"b"}', settings=settings)
+    assert used(nodes) == {"task_tenant_labels"}
     assert scanned(nodes) == set()
 
 

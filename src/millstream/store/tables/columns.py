@@ -8,7 +8,18 @@ Rows that retention drops by time lead their keys with `day`, the day of their r
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, SmallInteger, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    literal_column,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 metadata = MetaData()
@@ -17,11 +28,25 @@ metadata = MetaData()
 ZERO = text("0")
 LABELLED = "labels <> '' AND labels NOT LIKE '%\\\\u0000%'"
 """There are labels, and jsonb can hold them."""
+TENANT_LABELS = "jsonb_set('{}'::jsonb, ARRAY[tenant], labels::jsonb)"
+"""Labels below their tenant's name: each path to a value is one key of an index, so no tenant's are among another's."""
 HOT = {
     # Hot tables die fast: without these, dead rows pile up between two vacuums, as Hatchet and DBOS found.
     "autovacuum_vacuum_scale_factor": "0.02",
     "autovacuum_vacuum_threshold": "2000",
 }
+
+
+def by_tenant_labels(name: str) -> Index:
+    """An index of a table's labels, tenant by tenant."""
+    return Index(
+        name,
+        literal_column(f"({TENANT_LABELS})").label("by_tenant"),
+        postgresql_using="gin",
+        postgresql_ops={"by_tenant": "jsonb_path_ops"},
+        postgresql_where=text(LABELLED),
+        postgresql_with={"gin_pending_list_limit": "256"},
+    )
 
 
 def string(name: str) -> Column[str]:

@@ -2,7 +2,17 @@
 
 from sqlalchemy import Column, Computed, Index, Integer, SmallInteger, Table, Uuid, text
 
-from millstream.store.tables.columns import HOT, LABELLED, metadata, micros, number, octets, small, string
+from millstream.store.tables.columns import (
+    HOT,
+    LABELLED,
+    by_tenant_labels,
+    metadata,
+    micros,
+    number,
+    octets,
+    small,
+    string,
+)
 
 TROUBLE = "CASE WHEN status IN (2, 4, 5) THEN status ELSE 0 END"
 
@@ -49,6 +59,7 @@ run = Table(
     Index("run_deadline", "deadline_us", postgresql_where=text("deadline_us > 0")),
     Index("run_trouble", "tenant", "trouble", "created_us", "id", postgresql_where=text("trouble > 0")),
     Index("run_workflow", "tenant", "workflow", "created_us", "id", postgresql_where=text("workflow <> ''")),
+    # The version before looks labels up by this one.
     Index(
         "run_labels",
         text("(labels::jsonb)"),
@@ -56,6 +67,7 @@ run = Table(
         postgresql_where=text(LABELLED),
         postgresql_with={"gin_pending_list_limit": "256"},
     ),
+    by_tenant_labels("run_tenant_labels"),
     Index("run_due", "due_us", postgresql_where=text("due_us > 0")),
     Index("run_parent", "parent_id", "id", postgresql_where=text("parent_id IS NOT NULL")),
     Index("run_tenant", "tenant", "created_us", "id"),

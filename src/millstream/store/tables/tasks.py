@@ -2,7 +2,18 @@
 
 from sqlalchemy import REAL, Boolean, Column, Index, Integer, Table, Text, Uuid, text
 
-from millstream.store.tables.columns import HOT, LABELLED, ZERO, metadata, micros, number, octets, small, string
+from millstream.store.tables.columns import (
+    HOT,
+    LABELLED,
+    ZERO,
+    by_tenant_labels,
+    metadata,
+    micros,
+    number,
+    octets,
+    small,
+    string,
+)
 
 task = Table(
     "task",
@@ -85,6 +96,7 @@ task = Table(
     Index("task_line_start_by", "start_by_us", postgresql_where=text("status = 0 AND start_by_us > 0")),
     Index("task_delayed", "tenant", "queue", "run_at_us", postgresql_where=text("status = 1")),
     Index("task_dead", "tenant", "finished_us", "id", postgresql_where=text("status = 5 AND NOT dropped")),
+    # The version before looks labels up by this one.
     Index(
         "task_labels",
         text("(labels::jsonb)"),
@@ -92,6 +104,7 @@ task = Table(
         postgresql_where=text(LABELLED),
         postgresql_with={"gin_pending_list_limit": "256"},
     ),
+    by_tenant_labels("task_tenant_labels"),
     postgresql_with=HOT,
 )
 
