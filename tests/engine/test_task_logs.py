@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.engine.database import Database
-from tests.engine.servers import PATIENCE_S, Roles, Start
+from tests.engine.servers import PATIENCE_S, Roles, Start, killed
 from tests.engine.workers import Worker
 from tests.engine.world import AT_ONCE, ROOT, TENANT, agent, order, principal, seconds, types
 
@@ -437,3 +437,28 @@ async def test_a_cursor_must_be_of_this_log_and_not_too_old(start: Start, databa
             assert [(each.field, each.code) for each in refused.value.details] == [("cursor", code)]
         with pytest.raises(NotFound):
             await Watched(first, LogQuery(lease.task.run_id), who=principal("eve", "other")).begin()
+
+
+async def test_what_was_acknowledged_survives_a_server_that_is_killed_in_a_flood(
+    start: Start, database: Database
+) -> None:
+    """DC-6: it is stored, what was not goes to another server, and nothing is there twice."""
+    first, second = await start()
+    async with leased(second) as (_, lease):
+        sender, acked = Sender(first), 0
+        for n in range(0, 20_000, 1000):
+            sender.put(lines(lease, n + 1, n + 1000))
+        while acked < 5000:
+            acked = (await sender.told()).offset
+        await killed(first)
+        while not sender.acks.empty():
+            acked = sender.acks.get_nowait().offset
+        stored = await database.value("SELECT max(n) FROM task_log")
+        assert acked <= stored < 20_000
+        other = Sender(second)
+        for n in range(acked, 20_000, 1000):
+            other.put(lines(lease, n + 1, min(n + 1000, 20_000)))
+        while acked < 20_000:
+            acked = (await other.told()).offset
+        found = await database.rows("SELECT count(*) AS all, count(DISTINCT n) AS once, max(seq) AS last FROM task_log")
+        assert found == [{"all": 20_000, "once": 20_000, "last": 20_000}]
