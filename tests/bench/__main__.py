@@ -19,7 +19,21 @@ from typing import Any
 
 import psutil
 import uvloop
-from tests.bench import artifacts, crowd, floors, flows, laden, overload, payloads, report, scale, stored, tasks, timers
+from tests.bench import (
+    artifacts,
+    crowd,
+    floors,
+    flows,
+    laden,
+    logs,
+    overload,
+    payloads,
+    report,
+    scale,
+    stored,
+    tasks,
+    timers,
+)
 from tests.bench.harness import Harness, Options
 from tests.bench.load import BenchError
 from tests.bench.meters import WalSyncs
@@ -41,6 +55,7 @@ def all_rows(arguments: argparse.Namespace) -> list[report.Row]:
         idle,
         *flows.rows(),
         *timers.rows(),
+        *logs.rows(),
         *scale.rows(),
         *overload.rows(),
         *crowd.rows(),

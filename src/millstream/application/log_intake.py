@@ -25,12 +25,12 @@ SOURCE_BYTES: Final = 2 * WINDOW_BYTES
 """What may wait of a worker."""
 ALL_BYTES: Final = 64 * 1024 * 1024
 """What may wait in a server, of workers that went, too."""
-TURN_BYTES: Final = 128 * 1024
+TURN_BYTES: Final = 16 * 1024
 """Taken of a worker before the next one's turn."""
-WRITE_LINES: Final = 1500
-"""Written at once, about: 25 ms, half of them waiting for the database."""
+WRITE_LINES: Final = 1000
+"""Written at once, about: more lines a transaction are stored faster, and hold up the commits beside it."""
 WRITE_BYTES: Final = 1024 * 1024
-GAP_S: Final = 0.005
+GAP_S: Final = 0.01
 """Between two writes: under load many batches are written at once."""
 RETRY_S: Final = 0.5
 

@@ -24,7 +24,7 @@ TASK_BYTES: Final = 1024 * 1024
 ALL_BYTES: Final = 8 * 1024 * 1024
 """What may wait of all."""
 BATCH_BYTES: Final = 64 * 1024
-BATCH_LINES: Final = 500
+BATCH_LINES: Final = 200
 MESSAGE_BYTES: Final = 128 * 1024
 """Lines in a message: a report behind them waits no longer than for these."""
 DELAY_S: Final = 0.05
