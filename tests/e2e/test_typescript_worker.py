@@ -56,6 +56,15 @@ async def test_a_worker_in_typescript_works(rest: httpx.AsyncClient, worker: Pro
                 break
             await asyncio.sleep(0.02)
     assert task["output"] == order
+    told = {"kind": "conformance.progress", "input": {"fraction": 0.5, "message": "half"}}
+    logging = check_ok(await rest.post("/api/v1/tasks", json=told), 201)
+    async with asyncio.timeout(READY_S):
+        while True:
+            lines = check_ok(await rest.get(f"/api/v1/tasks/{logging['task_id']}/logs"))["items"]
+            if lines:
+                break
+            await asyncio.sleep(0.02)
+    assert [(line["level"], line["message"], line["offset"]) for line in lines] == [("INFO", "50 % done", 1)]
     marks = [str(uuid.uuid4()), 2]
     made = check_ok(
         await rest.post("/api/v1/artifacts/sync", json={"type": "ConformanceInput", "payload": {"items": marks}})

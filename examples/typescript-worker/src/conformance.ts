@@ -31,8 +31,9 @@ worker
   .task("conformance.hold", (_input, { signal }) =>
     new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
   )
-  .task("conformance.progress", (input, { progress }) => {
+  .task("conformance.progress", (input, { progress, log }) => {
     const { fraction, message } = input as Fields;
+    log("INFO", `${Number(fraction) * 100} % done`);
     progress(Number(fraction), String(message ?? ""));
     return null;
   })

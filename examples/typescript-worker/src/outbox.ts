@@ -1,12 +1,12 @@
 // What the worker has to say, gathered into as few messages as the stream takes, and kept until it is stored.
+import { key, Logs, ref } from "./logs";
 import { AttemptFailure, Completion, LeaseRef, Progress, WorkRequest } from "./wire";
 
 const MAX_ITEMS = 5_000;
 
 export type Report = { completion: Completion } | { failure: AttemptFailure };
 
-export const key = (ref: LeaseRef): string => `${ref.task_id}#${ref.attempt}`;
-export const ref = (of: LeaseRef): LeaseRef => ({ task_id: of.task_id, attempt: of.attempt });
+export { key, ref } from "./logs";
 export const fence = (report: Report): LeaseRef => ("completion" in report ? report.completion : report.failure);
 
 interface Sent {
@@ -21,6 +21,7 @@ export class Outbox {
   private released: LeaseRef[] = [];
   private heartbeats: LeaseRef[] = [];
   private progress = new Map<string, Progress>();
+  readonly logs = new Logs(() => this.wake());
   private credit = 0;
   private drain = false;
   private keepAlive = false;
@@ -81,8 +82,9 @@ export class Outbox {
     const reports = this.reports.splice(0, MAX_ITEMS);
     // With too much that is not acknowledged no more is asked for, so memory is bounded.
     const credit = this.open.size > this.maxUnacked ? 0 : Math.min(this.credit, 10_000);
+    const logs = this.logs.take();
     const said =
-      reports.length + this.delivered.length + this.released.length + this.heartbeats.length + this.progress.size;
+      logs.length + reports.length + this.delivered.length + this.released.length + this.heartbeats.length + this.progress.size;
     if (!said && !credit && !this.drain && !this.keepAlive) return null;
     this.credit -= credit;
     this.number += 1;
@@ -95,6 +97,7 @@ export class Outbox {
       progress: [...this.progress.values()],
       completions: reports.flatMap((each) => ("completion" in each ? [each.completion] : [])),
       failures: reports.flatMap((each) => ("failure" in each ? [each.failure] : [])),
+      logs,
       drain: this.drain,
     };
     if (reports.length || this.delivered.length)

@@ -66,6 +66,25 @@ export interface Progress extends LeaseRef {
   message: string;
 }
 
+export interface LogLine {
+  level: "DEBUG" | "INFO" | "WARN" | "ERROR";
+  message: string;
+  /** Lines that are missing here. */
+  cut?: number;
+}
+
+/** Lines of an attempt, one after the other; `offset` is the number of the first. */
+export interface LogBatch extends LeaseRef {
+  offset: number;
+  lines: LogLine[];
+}
+
+export interface LogAck extends LeaseRef {
+  offset: number;
+  again: boolean;
+  error: { code: string; message: string } | null;
+}
+
 export interface Hello {
   protocol: number;
   worker_id: string;
@@ -87,14 +106,16 @@ export interface WorkRequest {
   progress?: Progress[];
   heartbeats?: LeaseRef[];
   released?: LeaseRef[];
+  logs?: LogBatch[];
   drain?: boolean;
 }
 
 export interface WorkResponse {
-  welcome: { session_id: string; lease: Duration | null; held: LeaseRef[] } | null;
+  welcome: { session_id: string; lease: Duration | null; held: LeaseRef[]; log_window_bytes: number } | null;
   ack: number;
   leases: Lease[];
   cancellations: (LeaseRef & { reason: string })[];
+  log_acks: LogAck[];
   refused: (LeaseRef & { error: { code: string; message: string } | null; cancel_requested: boolean })[];
   drain: boolean;
 }

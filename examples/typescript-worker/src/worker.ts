@@ -4,7 +4,8 @@ import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
 import { Outbox, Report, key, ref } from "./outbox";
 import {
-  Artifact, Json, Lease, LeaseRef, Stream, WorkResponse, contract, duration, milliseconds, toJson, toStruct, toValue,
+  Artifact, Json, Lease, LeaseRef, LogLine, Stream, WorkResponse, contract, duration, milliseconds, toJson, toStruct,
+  toValue,
 } from "./wire";
 
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
@@ -39,6 +40,8 @@ export interface Context {
   /** Aborted when the task is cancelled or its lease is lost: stop then. */
   signal: AbortSignal;
   progress(fraction: number, message?: string): void;
+  /** Sends a line of the task's log. Never waits. */
+  log(level: LogLine["level"], message: string): void;
 }
 
 export interface Produced {
@@ -81,6 +84,7 @@ export class Worker {
   private readonly outbox: Outbox;
   private readonly open: ReturnType<typeof contract>;
   private stream: Stream | null = null;
+  private logWindow = 0;
   private ready = false;
   private writable = true;
   private writing = false;
@@ -160,7 +164,7 @@ export class Worker {
     stream.on("data", (response: WorkResponse) => {
       if (response.welcome) {
         clearTimeout(patience);
-        this.welcome(response.welcome.held);
+        this.welcome(response.welcome.held, response.welcome.log_window_bytes);
         const lease = response.welcome.lease ? milliseconds(response.welcome.lease) : 30_000;
         pulse = setInterval(() => this.outbox.live(), lease / 3);
       }
@@ -201,7 +205,8 @@ export class Worker {
     };
   }
 
-  private welcome(held: LeaseRef[]): void {
+  private welcome(held: LeaseRef[], logWindow: number): void {
+    this.logWindow = logWindow;
     const ours = new Set(held.map(key));
     for (const [fence, each] of this.held) {
       if (ours.has(fence)) continue;
@@ -209,6 +214,7 @@ export class Worker {
       this.lose(each);
     }
     this.outbox.restart(ours);
+    this.outbox.logs.restart(logWindow);
     if (this.stopping) this.outbox.leave();
     this.ready = true;
     this.flush();
@@ -220,6 +226,7 @@ export class Worker {
       if (each.cancel_requested) this.cancel(each, "CANCELLED");
     }
     if (response.ack) this.outbox.acknowledge(response.ack);
+    if (response.log_acks.length) this.outbox.logs.acknowledge(response.log_acks, this.logWindow);
     if (response.leases.length) this.accept(response.leases);
     for (const each of response.cancellations) this.cancel(each, each.reason);
     if (response.drain) this.leaving = true;
@@ -241,7 +248,7 @@ export class Worker {
 
   /** Ends the stream once nothing is held and all is stored, where this side or the other one goes. */
   private leaveWhenDone(): void {
-    if (!(this.leaving || this.stopping) || !this.ready || this.held.size || !this.outbox.settled) return;
+    if (!(this.leaving || this.stopping) || !this.ready || this.held.size || !this.outbox.settled || !this.outbox.logs.settled) return;
     this.leaving = true;
     const stream = this.stream;
     // Behind what is being written at this moment.
@@ -292,6 +299,7 @@ export class Worker {
       lease,
       signal: held.abort.signal,
       progress: (fraction, message = "") => this.outbox.tell({ ...ref(lease), fraction, message }),
+      log: (level, message) => this.outbox.logs.write(lease, { level, message }),
     };
     const task = this.tasks.get(lease.kind);
     if (task) return { completion: { ...ref(lease), output: toValue(await task(toJson(lease.input), context)) } };
@@ -330,6 +338,7 @@ export class Worker {
     if (this.held.get(key(held.lease)) !== held) return;
     this.held.delete(key(held.lease));
     clearInterval(held.beat);
+    this.outbox.logs.close(held.lease);
     if (held.lost) this.outbox.giveCredit(held.credit);
     else this.outbox.report(report, held.credit);
     this.leaveWhenDone();
