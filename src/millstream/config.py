@@ -150,9 +150,9 @@ class Settings(BaseSettings):
         default=10.0, ge=0, le=3600, description="How long cancelled tasks may take to end by themselves."
     )
     max_streams: int = Field(
-        default=1000, ge=1, description="Streams (exports, watches) that a server answers at once; then RATE_LIMITED."
+        default=4000, ge=1, description="Streams (exports, watches) that a server answers at once; then RATE_LIMITED."
     )
-    max_streams_per_tenant: int = Field(default=100, ge=1, description="The same for one tenant.")
+    max_streams_per_tenant: int = Field(default=2000, ge=1, description="The same for one tenant.")
     drain_delay_s: float = Field(
         default=3.0,  # Envoy asks every second, and waits for an answer for two
         ge=0,

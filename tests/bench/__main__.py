@@ -33,6 +33,7 @@ from tests.bench import (
     stored,
     tasks,
     timers,
+    watching,
 )
 from tests.bench.harness import Harness, Options
 from tests.bench.load import BenchError
@@ -59,6 +60,7 @@ def all_rows(arguments: argparse.Namespace) -> list[report.Row]:
         *scale.rows(),
         *overload.rows(),
         *crowd.rows(),
+        *watching.rows(),
         *payloads.rows(arguments.payload_mib),
         *stored.rows(arguments.stored_runs),
         *laden.rows(spine, arguments.stored),

@@ -10,8 +10,8 @@ import asyncpg
 
 _OPEN = """SELECT (SELECT count(*) FROM run WHERE finished_us = 0)
 + (SELECT count(*) FROM task WHERE finished_us = 0)"""
-# Sleepers are cancelled, and nothing else is.
-_STOPPED = "(workflow = 'bench-sleep' AND status = 5)"
+# Sleepers are cancelled, and what was watched, and nothing else is.
+_STOPPED = "((workflow = 'bench-sleep' OR tenant = 'watching') AND status = 5)"
 _QUERIES = {
     "runs": "SELECT count(*) FROM run",
     "runs not completed": f"SELECT count(*) FROM run WHERE status <> 3 AND NOT {_STOPPED}",

@@ -19,6 +19,7 @@ RUN = {
     "run_id", "kind", "status", "created_at", "updated_at", "finished_at", "task_count", "open_tasks", "failed_tasks",
     "artifact_count", "last_sequence", "open_gates", "parent_run_ids", "created_by", "labels", "retry_attempt",
     "rerun_of", "workflow", "workflow_version", "parent_run_id", "parent_task_id",
+    "progress",
 }  # fmt: skip
 
 

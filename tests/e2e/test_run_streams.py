@@ -7,13 +7,18 @@ import json
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from tests.e2e.answers import check_error, check_ok
 from tests.e2e.simple_worker import SimpleWorker
 from tests.e2e.stack import Stack, rest_client, running_stack
+from tests.e2e.test_commands import run
 from tests.e2e.test_watching import events
+
+from millstream.sdk import Client, RunHappening
 
 PATIENCE_S = 60.0
 WATCHERS = 50
@@ -29,6 +34,7 @@ class EventSource:
         self.last = ""
         self.retry_s = 3.0
         self.connections = 0
+        self.connected = asyncio.Event()
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         while True:
@@ -50,6 +56,7 @@ class EventSource:
             assert response.status_code == 200, await response.aread()
             assert response.headers["content-type"] == "text/event-stream"
             self.connections += 1
+            self.connected.set()
             async for event in events(response):
                 self.retry_s = float(event.get("retry", self.retry_s * 1000)) / 1000
                 self.last = event.get("id", self.last)
@@ -184,15 +191,14 @@ async def test_what_cannot_be_streamed_is_an_error_of_its_own(own: httpx.AsyncCl
     check_error(await own.get(f"/api/tenants/{tenant}/stream/workflows/{none}"), 404, "NOT_FOUND")
 
 
-async def test_watchers_outlast_the_server_that_serves_them() -> None:
-    """FV-7: kill -9 of a server under many EventSources, some of one run and some with its descendants, of which some
-    begin after: each has every stored event exactly once, in the order of its run."""
+async def outlasting(watchers: int) -> None:
+    """Every stored event reaches every watcher exactly once, though a server is killed under them."""
     settings = {"auth_mode": "developer", "lease_s": "2", "reconnect_grace_s": "0.2"}
     async with running_stack(settings, servers=2) as stack, rest_client(stack.url) as client:
         await family(client, 4)
         run_id = await start(client, "parent")
         deep, alone = f"/api/v1/runs/{run_id}/stream?include_descendants=true", f"/api/v1/runs/{run_id}/stream"
-        sources = [EventSource(stack.url, deep if n % 2 else alone) for n in range(WATCHERS)]
+        sources = [EventSource(stack.url, deep if n % 2 else alone) for n in range(watchers)]
         found: list[list[tuple[str, dict[str, Any]]]] = [[] for _ in sources]
         async with asyncio.TaskGroup() as group:
             for source, each in zip(sources, found, strict=True):
@@ -202,10 +208,105 @@ async def test_watchers_outlast_the_server_that_serves_them() -> None:
                 (lease,) = await worker.poll("watched-leaf")
                 await worker.complete(lease, n)
                 if n == 3:
+                    # Whoever is served by it watches by then.
+                    await until_connected(sources)
                     await stack.servers[0].kill()
                     worker = SimpleWorker(await stack.channel(), "")
         listed = await stored(client, run_id)
     assert len(listed) == 9
     for source, each in zip(sources, found, strict=True):
         assert by_run(each) == (listed if "descendants" in source.path else {run_id: listed[run_id]})
-    assert sum(source.connections > 1 for source in sources) > 0
+    assert sum(source.connections > 1 for source in sources) > watchers // 10
+
+
+async def until_connected(sources: list[EventSource]) -> None:
+    """Return when all are connected."""
+    async with asyncio.timeout(PATIENCE_S * 2):
+        for source in sources:
+            await source.connected.wait()
+
+
+async def test_watchers_outlast_the_server_that_serves_them() -> None:
+    """FV-7: kill -9 of a server under many EventSources, some of one run and some with its descendants, of which some
+    begin after: each has every stored event exactly once, in the order of its run."""
+    await outlasting(WATCHERS)
+
+
+@pytest.mark.soak
+async def test_a_thousand_watchers_outlast_the_server_that_serves_them() -> None:
+    """FV-7: the same with 1,000."""
+    await outlasting(1000)
+
+
+TELLING = """
+import asyncio
+import os
+from typing import Any
+
+from millstream.sdk import Context, Worker
+
+worker = Worker(os.environ["MILLSTREAM_TARGET"], name=os.environ["WORKER_NAME"])
+
+
+@worker.task("KIND")
+async def told(_: Any, ctx: Context) -> str:
+    for n in range(20):
+        ctx.stream(f"token {n}")
+    ctx.progress(0.5, "half of it")
+    # An attempt that is over has no more events.
+    await asyncio.sleep(2)
+    return "done"
+
+
+worker.run_forever()
+"""
+
+
+async def test_progress_and_what_a_task_streams_reach_client_and_commands(
+    stack: Stack, rest: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """FV-13, FV-14: `client.runs.watch`, `runs watch`, `workflow watch-tasks`, and an EventSource."""
+    kind = f"told-{uuid.uuid4().hex[:8]}"
+    program = tmp_path / "telling.py"
+    program.write_text(TELLING.replace("KIND", kind))
+    task = check_ok(await rest.post("/api/v1/tasks", json={"kind": kind}), 201)
+    run_id = task["run_id"]
+    to = ("--target", stack.target)
+    source = EventSource(stack.url, f"/api/v1/runs/{run_id}/tasks/stream")
+    found: list[tuple[str, dict[str, Any]]] = []
+    async with Client(stack.target) as client, asyncio.TaskGroup() as group:
+        reading = group.create_task(collected(client, run_id))
+        group.create_task(watched(source, found))
+        commands = [
+            group.create_task(run("runs", "watch", run_id, "--json", *to)),
+            group.create_task(run("runs", "watch", run_id, *to)),
+            group.create_task(run("workflow", "watch-tasks", run_id, *to)),
+        ]
+        await source.connected.wait()
+        await stack.worker(program, "telling")
+    listed = [each["type"] for each in check_ok(await rest.get(f"/api/v1/runs/{run_id}/events"))["items"]]
+    assert "TASK_PROGRESS" in listed
+    happenings = reading.result()
+    assert [each.event.type for each in happenings if each.event] == listed
+    tokens = [each.streamed.value for each in happenings if each.streamed]
+    assert tokens == [f"token {n}" for n in range(20)][20 - len(tokens) :]
+    assert [name for name, _ in found if name != "stream"] == [
+        each.lower() for each in listed if each.startswith("TASK_")
+    ]
+    told = next(data for name, data in found if name == "task_progress")
+    assert told["data"] == {"fraction": 0.5, "message": "half of it"}
+    (code, lines, _), (text_code, text, _), (tasks_code, tasks, _) = [each.result() for each in commands]
+    assert (code, text_code, tasks_code) == (0, 0, 0)
+    shown = [json.loads(line) for line in lines.splitlines()]
+    assert [each["event"]["type"] for each in shown if each["event"]] == listed
+    assert shown[-1]["ended"]
+    assert all(each in text for each in listed)
+    assert "TASK_PROGRESS" in tasks
+    assert "RUN_COMPLETED" not in tasks
+    assert check_ok(await rest.get(f"/api/v1/runs/{run_id}"))["progress"] == 1
+
+
+async def collected(client: Client, run_id: str) -> list[RunHappening]:
+    """All of a watch."""
+    async with asyncio.timeout(PATIENCE_S):
+        return [each async for each in client.runs.watch(run_id)]

@@ -6,12 +6,17 @@ from typing import Any
 import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Roles, eventually
+from tests.engine.test_graph_runs import define, step
 from tests.engine.test_run_watching import PATIENCE_S, Watch
 from tests.engine.workers import Worker
 from tests.engine.world import AT_ONCE, ROOT, check_all, data_of, events_of
 
 from millstream.application import progress as progress_module
+from millstream.application.paging import PageRequest
+from millstream.application.views.runs import RunQuery
 from millstream.application.views.tasks import NewTask
+from millstream.application.workflow_runs import NewRun
+from millstream.domain.progress import share_done
 from millstream.domain.runs import EventType
 from millstream.wiring import Service
 
@@ -83,3 +88,39 @@ async def test_progress_that_comes_too_late_is_nothing(spread: Roles, database: 
         assert result.error is not None
     assert await noted(spread.publisher, run_id) == []
     await check_all(database)
+
+
+async def test_progress_is_rolled_up_to_the_run(roles: Roles) -> None:
+    """Of a cascade and a standalone task by tasks, of a workflow by steps; one when all is done."""
+    alone = await created(roles.publisher)
+    define(roles, step("a"), step("b"), step("c", "a", "b"), step("d", "c"))
+    run_id = (await roles.publisher.workflow_runs.execute(ROOT, NewRun("w"), None)).run.id
+
+    async def shares() -> dict[str, float]:
+        page = await roles.publisher.runs.list(ROOT, RunQuery(), PageRequest(page_size=10))
+        listed = {run.id: share_done(run) for run in page.items}
+        for each, share in listed.items():
+            assert share_done((await roles.publisher.runs.view(ROOT, each)).run) == share
+        return listed
+
+    async with Worker(roles.worker, kinds=["a", "b", "long"]) as worker:
+        leases = {lease.task.kind: lease for lease in await worker.take_many(3)}
+        assert await shares() == {alone: 0.0, run_id: 0.0}
+        await worker.progress(leases["long"], 0.5)
+        await worker.progress(leases["a"], 0.25)
+        await worker.progress(leases["b"], 0.75)
+        assert await shares() == {alone: 0.5, run_id: 0.25}
+        await worker.complete(leases["a"])
+        await worker.complete(leases["long"])
+        assert (await shares()) == {alone: 1.0, run_id: 1.75 / 4}
+        await worker.complete(leases["b"])
+        await eventually(lambda: _open(roles.publisher, run_id, 1))
+        assert (await shares())[run_id] == 0.5
+        await roles.publisher.runs.cancel(ROOT, run_id, "", None)
+        # What waited for the step that was cancelled is never done.
+        assert (await shares())[run_id] == 0.75
+
+
+async def _open(service: Service, run_id: str, count: int) -> bool:
+    found = (await service.runs.view(ROOT, run_id)).run
+    return found.open_tasks == count and found.task_count == 3

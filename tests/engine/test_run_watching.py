@@ -11,7 +11,8 @@ from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, eventually
 from tests.engine.test_graph_runs import define, know, step
 from tests.engine.workers import Worker, chain_worker
-from tests.engine.world import CHAIN, ROOT, TENANT, agent, events_of, order, principal, register
+from tests.engine.world import CHAIN, ROOT, TENANT, agent, data_of, events_of, order, principal, register
+from tests.unit.test_events_page import documented
 
 from millstream.application import following, run_feed, run_tree
 from millstream.application.ids import new_id
@@ -29,6 +30,7 @@ from millstream.domain.workflows import Definition, StepKind
 from millstream.wiring import Service
 
 PATIENCE_S = 20.0
+DOCUMENTED = documented()
 
 
 class Watch:
@@ -80,6 +82,7 @@ class Watch:
         self.cursor, self.ended = sent.cursor, sent.ended
         if sent.event is not None:
             self.sent.append(sent)
+            assert set(data_of(sent.event)) <= DOCUMENTED[sent.event.type.name], sent.event
 
 
 async def tree_of(database: Database, root: str) -> set[tuple[str, int]]:
@@ -505,3 +508,26 @@ async def test_a_flood_of_what_is_streamed_takes_no_room_from_events(
     assert len(indexes) < 10
     assert [each.event.type.name for each in rest if each.event] == ["TASK_COMPLETED", "RUN_COMPLETED"]
     assert rest[-1].ended
+
+
+async def test_descendants_beyond_retention_are_said_to_be_gone_where_they_were_begun(
+    spread: Roles, database: Database
+) -> None:
+    """Of a child that was sent in part the rest is missing; one that was sent to its end is not needed any more."""
+    define_tree(spread)
+    started = await spread.publisher.workflow_runs.execute(ROOT, NewRun("w"), None)
+    live = Watch(started.run.id, deep=True)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(live.to_end(spread.publisher))
+        group.create_task(work(spread.worker, 6))
+    child = next(run_id for run_id, _ in live.found if run_id != started.run.id)
+    of_child = [n for n, (run_id, _) in enumerate(live.found) if run_id == child]
+    await database.execute(f"DELETE FROM event WHERE run_id = '{child}'; DELETE FROM run WHERE id = '{child}'")
+    partly, whole = Watch(started.run.id, deep=True), Watch(started.run.id, deep=True)
+    partly.cursor = live.sent[of_child[1]].cursor
+    with pytest.raises(ValidationFailed) as caught:
+        await partly.to_end(spread.worker)
+    assert [(each.field, each.code) for each in caught.value.details] == [("cursor", "EXPIRED")]
+    whole.cursor = live.sent[of_child[-1]].cursor
+    await whole.to_end(spread.worker)
+    assert sorted(whole.found) == sorted(live.found[of_child[-1] + 1 :])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -28,6 +29,7 @@ from millstream.application.views.workflows import WorkflowHead
 from millstream.domain.batch import KeyClaim
 from millstream.domain.errors import NotFound
 from millstream.domain.principals import Principal
+from millstream.domain.progress import is_worth_asking
 from millstream.domain.runs import Attempt, Event, PayloadKind, Run, RunKind, Task
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
@@ -46,6 +48,7 @@ class RunReads(SightReads, Protocol):
     async def events(self, found: Run, after_seq: int, limit: int) -> list[Event]: ...
     async def task(self, tenant: str, task_id: str) -> Task | None: ...
     async def output(self, found: Task) -> bytes: ...
+    async def running_shares(self, run_ids: Sequence[str]) -> dict[str, float]: ...
     async def tasks(self, tenant: str, query: TaskQuery, after_id: str, skip: int, limit: int) -> list[Task]: ...
     async def count_tasks(self, tenant: str, query: TaskQuery) -> tuple[int, bool]: ...
     async def attempts(self, found: Task, after: int, limit: int) -> list[Attempt]: ...
@@ -111,7 +114,7 @@ class Runs:
 
     async def view(self, principal: Principal, run_id: str) -> RunView:
         """A run with what it was given and answers. Raises NotFound."""
-        found = await self.get(principal, run_id)
+        found = (await self._with_shares([await self.get(principal, run_id)]))[0]
         if found.kind in (RunKind.CASCADE, RunKind.SINGLE):
             return RunView(found)
         given = await self._reads.payload(found, PayloadKind.INPUT)
@@ -127,6 +130,12 @@ class Runs:
         if found is None:
             raise NotFound(f"there is no run {run_id}")
         return found
+
+    async def _with_shares(self, found: Sequence[Run]) -> list[Run]:
+        """Runs with the shares done of their tasks that run, where these matter."""
+        asked = [run.id for run in found if is_worth_asking(run)]
+        shares = await self._reads.running_shares(asked) if asked else {}
+        return [replace(run, running_share=shares[run.id]) if run.id in shares else run for run in found]
 
     async def events(
         self, principal: Principal, run_id: str, after_seq: int, limit: int
@@ -181,5 +190,5 @@ class Runs:
             place = (page[-1].updated_us if query.by_updated else page[-1].created_us, page[-1].id)
         token = encode_token(kind, *place) if place else ""
         total = None if request.page_token is not None else await self._reads.count_runs(principal.tenant, query)
-        seen = await self._sight.runs(principal, page, self._engine.clock.now_us())
+        seen = await self._sight.runs(principal, await self._with_shares(page), self._engine.clock.now_us())
         return Page(seen, page_info(request, total, token, cut=len(page) < request.size))

@@ -103,6 +103,16 @@ def note(plan: str, step: int, item: int, state: StepState) -> str:
     return f"{chars}|{_packed(maps)}"
 
 
+def share_of(plan: str) -> tuple[float, int]:
+    """Of a run's plan, how many of its steps are done (of a map the share of its items), and how many steps there are
+    but for those that only undo."""
+    chars, _, text = plan.partition("|")
+    maps = _unpacked(text)
+    done = sum(char.lower() in ENDED for char in chars)
+    shares = sum(each.done / each.total for step, each in maps.items() if chars[step].lower() not in ENDED)
+    return done + shares, sum(char.lower() != StepState.RESERVED for char in chars)
+
+
 def _unpacked(text: str) -> dict[int, Items]:
     """Maps by the number of their step, from 0."""
     found = {}

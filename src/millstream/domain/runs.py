@@ -126,6 +126,7 @@ class Run:
         rerun_of: The run that it repeats, or "".
         queue, priority: Of its tasks that name none; "" and 0 for those of the service.
         stored_us: Its updated_us as last read or stored.
+        running_share: Of its tasks that run, the shares done, summed; where somebody asked for it. Not stored.
     """
 
     id: str
@@ -163,6 +164,7 @@ class Run:
     queue: str = ""
     priority: int = 0
     stored_us: int = 0
+    running_share: float = 0.0
 
     @property
     def day(self) -> int:

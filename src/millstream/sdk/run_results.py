@@ -78,6 +78,8 @@ class Run:
     """How often it was retried by hand."""
     paused_at: datetime | None = None
     """Since when nothing new of it starts."""
+    progress: float = 0.0
+    """The share of its work that is done."""
     timeout: float | None = None
     """How long it may take in all, seconds."""
     deadline: datetime | None = None
@@ -115,6 +117,7 @@ class Run:
             parent_run_ids=tuple(wire.parent_run_ids),
             retry_attempt=wire.retry_attempt,
             paused_at=when(wire, "paused_at"),
+            progress=wire.progress,
             timeout=seconds(wire, "timeout"),
             deadline=when(wire, "deadline"),
             rerun_of=wire.rerun_of,

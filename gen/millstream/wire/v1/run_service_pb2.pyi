@@ -191,6 +191,7 @@ class GetRunResponse(_message.Message):
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -209,6 +210,7 @@ class GetRunResponse(_message.Message):
     workflow_version: _builtins.str
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
+    progress: _builtins.float
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -257,10 +259,11 @@ class GetRunResponse(_message.Message):
         workflow_version: _builtins.str = ...,
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
+        progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -597,6 +600,7 @@ class CancelRunResponse(_message.Message):
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -615,6 +619,7 @@ class CancelRunResponse(_message.Message):
     workflow_version: _builtins.str
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
+    progress: _builtins.float
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -663,10 +668,11 @@ class CancelRunResponse(_message.Message):
         workflow_version: _builtins.str = ...,
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
+        progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -818,6 +824,7 @@ class RetryRunResponse(_message.Message):
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -836,6 +843,7 @@ class RetryRunResponse(_message.Message):
     workflow_version: _builtins.str
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
+    progress: _builtins.float
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -884,10 +892,11 @@ class RetryRunResponse(_message.Message):
         workflow_version: _builtins.str = ...,
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
+        progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -973,6 +982,7 @@ class RerunRunResponse(_message.Message):
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -991,6 +1001,7 @@ class RerunRunResponse(_message.Message):
     workflow_version: _builtins.str
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
+    progress: _builtins.float
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1039,10 +1050,11 @@ class RerunRunResponse(_message.Message):
         workflow_version: _builtins.str = ...,
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
+        progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -1128,6 +1140,7 @@ class PauseRunResponse(_message.Message):
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -1146,6 +1159,7 @@ class PauseRunResponse(_message.Message):
     workflow_version: _builtins.str
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
+    progress: _builtins.float
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1194,10 +1208,11 @@ class PauseRunResponse(_message.Message):
         workflow_version: _builtins.str = ...,
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
+        progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
@@ -1280,6 +1295,7 @@ class ResumeRunResponse(_message.Message):
     WORKFLOW_VERSION_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -1298,6 +1314,7 @@ class ResumeRunResponse(_message.Message):
     workflow_version: _builtins.str
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
+    progress: _builtins.float
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1346,10 +1363,11 @@ class ResumeRunResponse(_message.Message):
         workflow_version: _builtins.str = ...,
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
+        progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015

@@ -5,6 +5,7 @@ from typing import Any, Final, TypeVar
 
 from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunView
 from millstream.domain.errors import MillstreamError, ValidationFailed
+from millstream.domain.progress import share_done
 from millstream.domain.runs import Event, Run, RunKind, RunStatus
 from millstream.transport.mapping.errors import body
 from millstream.transport.mapping.json import labels_of, struct_of
@@ -122,6 +123,7 @@ def put_run(out: run_pb2.Run, run: Run) -> run_pb2.Run:
     out.workflow_version = run.workflow_version
     out.parent_run_id = run.parent_id
     out.parent_task_id = run.parent_task
+    out.progress = share_done(run)
     if run.labels:
         out.labels.update(labels_of(run.labels))
     return out
