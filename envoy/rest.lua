@@ -3,7 +3,7 @@
 -- Joined behind json_text.lua, strict_json.lua and generated constants: BODIES (the fields of every body),
 -- PARAMETERS (proto name -> documented name, where they are two), REPEATED (names of lists), MAX_BODY_BYTES, PROXY_TOKEN
 -- (a string, or nil).
--- What a route wants stands in its metadata: `body` (message of its JSON body, "none", "raw", or "upload" for one of any
+-- What a route wants stands in its metadata: `request` (message of the RPC), `body` (message of its JSON body, "none", "raw", or "upload" for one of any
 -- size that passes piece by piece), `stream` where the answer is a stream, and `head` where it is for HEAD; or `allow`
 -- for a path whose methods are others; or `native` for gRPC; or nothing where there is no such
 -- path.
@@ -215,7 +215,7 @@ end
 -- ---- answers
 
 -- What the transcoder says of a path or query parameter, as a fault; its own words name types and classes.
-local function fault_of(said)
+local function fault_of(said, request)
   local field = said:match('^Could not find field "([^"]*)"')
   if field then return { field = field, message = "is not a parameter here", code = "UNKNOWN_FIELD" } end
   field = said:match("of the field ([%w_.]+) is conflicting with the value")
@@ -227,7 +227,9 @@ local function fault_of(said)
   if field then
     local known = ENUMS[kind]
     if known then return { field = field, message = "must be one of " .. known, code = "INVALID" } end
-    local expected = LIMITS[field] or VALUES[kind] or "of another kind"
+    local limits = OWN_LIMITS[request .. "." .. field]
+    if limits == nil then limits = LIMITS[field] end
+    local expected = limits or VALUES[kind] or "of another kind"
     return { field = field, message = "must be " .. expected, code = "WRONG_TYPE" }
   end
   return { field = "", message = "a parameter of the path or the query cannot be read", code = "INVALID" }
@@ -303,7 +305,7 @@ end
 
 local function transcoder_error(h, id)
   local said = h:body(true)
-  local fault = fault_of(said_in(said:getBytes(0, said:length())))
+  local fault = fault_of(said_in(said:getBytes(0, said:length())), h:metadata():get("request") or "")
   fault.field = PARAMETERS[fault.field] or fault.field
   h:headers():replace(":status", "422")
   return validation_body(id, { fault })

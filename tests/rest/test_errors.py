@@ -175,6 +175,10 @@ QUERIES = [
         ("/api/v1/agents?status=asleep", "status: must be one of ONLINE, OFFLINE, PAUSED, DELETED"),
         ("/api/v1/agents?page_size=-1", "page_size: must be an integer between 1 and 500"),
         ("/api/v1/agents?page_size=many", "page_size: must be an integer between 1 and 500"),
+        (
+            "/api/v1/tasks/00000000-0000-4000-8000-000000000000/logs?page_size=many",
+            "page_size: must be an integer between 1 and 1000",
+        ),
     ],
 )
 async def test_what_a_parameter_may_be_is_said(client: httpx.AsyncClient, path: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -76,21 +77,25 @@ def body_table(bodies: Iterable[Descriptor], limits: Limits) -> str:
 def parameter_table(requests: Iterable[Descriptor], limits: Limits) -> str:
     """Return Lua that defines `PARAMETERS`: the proto's name of a field -> its documented one (`json_name`),
     `REPEATED`: the documented names of those that are lists, `ENUMS`: the transcoder's name of an enum -> its values,
-    and `LIMITS`: the name of an integer -> what it must be, where all requests agree.
+    `LIMITS`: the name of an integer -> what it must be in most requests, and `OWN_LIMITS`: the full name of one that
+    must be something else -> what, or false where its rules do not say.
 
     Only names of the author's choice are in the first: the camelCase that every field has by itself is no better.
     """
     fields = [field for request in requests for field in request.fields]
+    usual = _usual(fields, limits)
     chosen = {field.name: field.json_name for field in fields if field.json_name != _camel_case(field.name)}
     repeated = {chosen.get(field.name, field.name) for field in fields if field.is_repeated}
     entries = ", ".join(f'{_key(name)} = "{shown}"' for name, shown in sorted(chosen.items()))
     lists = ", ".join(f"{_key(name)} = true" for name in sorted(repeated))
     enums = {field.enum_type.full_name: field.enum_type for field in fields if field.enum_type is not None}
     values = ", ".join(f"{_key(_TYPE_URL + name)} = {_names(enum)}" for name, enum in sorted(enums.items()))
-    ranges = ", ".join(f'{_key(name)} = "{text}"' for name, text in sorted(_agreed(fields, limits).items()))
+    ranges = ", ".join(f"{_key(name)} = {_range(each)}" for name, each in sorted(usual.items()))
+    own = {field.full_name: limits(field) for field in fields if limits(field) != usual.get(field.name)}
+    others = ", ".join(f"{_key(name)} = {_range(each)}" for name, each in sorted(own.items()))
     return (
         f"local PARAMETERS = {{ {entries} }}\nlocal REPEATED = {{ {lists} }}\nlocal ENUMS = {{ {values} }}\n"
-        f"local LIMITS = {{ {ranges} }}"
+        f"local LIMITS = {{ {ranges} }}\nlocal OWN_LIMITS = {{ {others} }}"
     )
 
 
@@ -99,12 +104,17 @@ def _names(enum: EnumDescriptor) -> str:
     return '"' + ", ".join(value.name for value in enum.values if value.number) + '"'
 
 
-def _agreed(fields: Iterable[FieldDescriptor], limits: Limits) -> dict[str, str]:
-    found: dict[str, set[tuple[int, int] | None]] = {}
+def _usual(fields: Iterable[FieldDescriptor], limits: Limits) -> dict[str, tuple[int, int]]:
+    """What the integers of each name must be, as most of them say."""
+    found: dict[str, Counter[tuple[int, int]]] = {}
     for field in fields:
-        found.setdefault(field.name, set()).add(limits(field))
-    agreed = {name: next(iter(ranges)) for name, ranges in found.items() if len(ranges) == 1}
-    return {name: f"an integer between {each[0]} and {each[1]}" for name, each in agreed.items() if each is not None}
+        if (each := limits(field)) is not None:
+            found.setdefault(field.name, Counter())[each] += 1
+    return {name: ranges.most_common(1)[0][0] for name, ranges in found.items()}
+
+
+def _range(limits: tuple[int, int] | None) -> str:
+    return "false" if limits is None else f'"an integer between {limits[0]} and {limits[1]}"'
 
 
 def _camel_case(name: str) -> str:

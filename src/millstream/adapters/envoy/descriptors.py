@@ -38,6 +38,8 @@ class Binding:
     """Path template, as `google.api.http` spells it."""
     rpc: str
     """Full name of the RPC."""
+    request: str
+    """Full name of the RPC's request message."""
     body: Descriptor | None
     """Message that the JSON body is read as; None where the path takes no body."""
     streaming: bool
@@ -161,6 +163,7 @@ class Contract:
                         method=verb.upper(),
                         template=template,
                         rpc=method.full_name,
+                        request=method.input_type.full_name,
                         body=_body(method, rule.body),
                         streaming=method.server_streaming,
                         uploading=method.client_streaming,

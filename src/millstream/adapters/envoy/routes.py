@@ -117,7 +117,7 @@ def _rest_routes(binding: Binding) -> list[JSON]:
         route["typed_per_filter_config"] = _disabled(COMPRESSOR)
     if binding.camel_case:
         route["typed_per_filter_config"] = {**_disabled(TRANSCODER), **_enabled(CAMEL_TRANSCODER)}
-    body: JSON = {"body": _body_kind(binding)}
+    body: JSON = {"body": _body_kind(binding), "request": binding.request}
     if binding.streaming:
         body["stream"] = True
     doors = [(binding.method, body)]
