@@ -2,11 +2,13 @@
 
 import asyncio
 import gc
+import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import structlog
@@ -19,6 +21,7 @@ from millstream.adapters.pages import Pages
 from millstream.application.fresh import Fresh
 from millstream.application.ports import Disconnected
 from millstream.config import ConfigError, Settings
+from millstream.domain.batch import Batch
 from millstream.store import migrations
 from millstream.transport.admission import Admission
 from millstream.transport.pipeline import Pipeline
@@ -27,6 +30,9 @@ from millstream.transport.reading import Limits
 from millstream.transport.server import Server, UseCases
 from millstream.transport.streams import Streams
 from millstream.wiring import wire
+
+if TYPE_CHECKING:
+    from millstream.adapters.tracing import Tracer
 
 _log: Final = structlog.get_logger("millstream.server")
 _GAUGE_S: Final = 5.0
@@ -43,12 +49,14 @@ class App:
         ready: Whether it can serve.
         close: Ends the engine and its connections; called after the server's end.
         broken: Set where the service can serve no more: it has to be started again.
+        commits: Has something told of each commit.
     """
 
     use_cases: UseCases
     ready: Callable[[], Awaitable[bool]]
     close: Callable[[], Awaitable[None]]
     broken: asyncio.Event = field(default_factory=asyncio.Event)
+    commits: Callable[[Callable[[Batch], None]], None] = lambda told: None
 
 
 Build = Callable[[Settings, Metrics], Awaitable[App]]
@@ -91,6 +99,9 @@ async def build(settings: Settings, metrics: Metrics) -> App:
             gauging.cancel()
         await service.close()
 
+    def commits(told: Callable[[Batch], None]) -> None:
+        service.engine.traced = told
+
     def leave() -> None:
         service.system.readiness.draining = True
 
@@ -130,7 +141,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         leave,
         drain,
     )
-    return App(use_cases, service.system.readiness.ok, close, service.broken)
+    return App(use_cases, service.system.readiness.ok, close, service.broken, commits)
 
 
 async def _gauge_often(gauge: Callable[[], Awaitable[None]]) -> None:
@@ -167,8 +178,10 @@ async def serve(settings: Settings, build: Build = build) -> int:
         _log.error("cannot start", reason=str(error))
         return 1
     _calm_collector()
+    tracer: Tracer | None = None
     try:
-        server = server_of(settings, app, authenticator, metrics)
+        tracer = tracer_of(settings, app)
+        server = server_of(settings, app, authenticator, metrics, tracer)
         try:
             port = await server.start(address_of(settings))
         except OSError as error:
@@ -183,6 +196,8 @@ async def serve(settings: Settings, build: Build = build) -> int:
         await server.stop()
     finally:
         await app.close()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
     _log.info("ended")
     return 1 if broken else 0
 
@@ -197,7 +212,20 @@ async def _first(*events: asyncio.Event) -> None:
             each.cancel()
 
 
-def server_of(settings: Settings, app: App, authenticator: Authenticator, metrics: Metrics) -> Server:
+def tracer_of(settings: Settings, app: App) -> "Tracer | None":
+    """What records traces, told of each commit; None where none are exported."""
+    if not settings.otlp_endpoint:
+        return None
+    from millstream.adapters.tracing import Tracer  # a third of a second, which only those pay who export
+
+    tracer = Tracer(settings.otlp_endpoint, settings.trace_ratio, version_of(), f"{socket.gethostname()}/{os.getpid()}")
+    app.commits(tracer.committed)
+    return tracer
+
+
+def server_of(
+    settings: Settings, app: App, authenticator: Authenticator, metrics: Metrics, tracer: "Tracer | None" = None
+) -> Server:
     """The server in front of a wired service."""
     pipeline = Pipeline(
         authenticator=authenticator,
@@ -206,6 +234,7 @@ def server_of(settings: Settings, app: App, authenticator: Authenticator, metric
         proxy_token=settings.proxy_token.get_secret_value().encode(),
         streams=Streams(settings.max_streams, settings.max_streams_per_tenant),
         admission=Admission(settings.max_calls, settings.max_calls_per_tenant),
+        tracer=tracer,
     )
     return Server(pipeline, app.use_cases, version_of(), app.ready, settings.drain_timeout_s, settings.drain_delay_s)
 

@@ -119,6 +119,14 @@ class Settings(BaseSettings):
 
     log_format: Literal["json", "console"] = Field(default="json", description="One JSON object a line, or for people.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="From this level on.")
+    otlp_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[^/\s@]+/?)?$",
+        description="Collector of traces (OTLP over gRPC), such as `http://127.0.0.1:4317`; empty: none are exported.",
+    )
+    trace_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Share of the traces begun here that is exported; others as their caller."
+    )
 
     max_payload_bytes: int = Field(
         default=MIB, ge=KIB, le=8 * MIB, description="Largest payload within a request; larger ones are uploaded."

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millstream/v1/error.proto\x12\rmillstream.v1\"\xd3\x03\n\tErrorBody\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12*\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x19.millstream.v1.FieldError\"\xcf\x02\n\x06Reason\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x01\x12\x14\n\x10VALIDATION_ERROR\x10\x02\x12\x13\n\x0fUNAUTHENTICATED\x10\x03\x12\r\n\tFORBIDDEN\x10\x04\x12\r\n\tNOT_FOUND\x10\x05\x12\x16\n\x12METHOD_NOT_ALLOWED\x10\x06\x12\x0c\n\x08\x43ONFLICT\x10\x07\x12\x18\n\x14IDEMPOTENCY_CONFLICT\x10\x08\x12\x15\n\x11PAYLOAD_TOO_LARGE\x10\t\x12\x10\n\x0cRATE_LIMITED\x10\n\x12\x0c\n\x08INTERNAL\x10\x0b\x12\x0f\n\x0bUNAVAILABLE\x10\x0c\x12\x0b\n\x07TIMEOUT\x10\r\x12\x11\n\rCASCADE_LIMIT\x10\x0e\x12\r\n\tCANCELLED\x10\x0f\x12\x0e\n\nLEASE_LOST\x10\x10\x12\x13\n\x0fNOT_IMPLEMENTED\x10\x11\":\n\nFieldError\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19millstream/v1/error.proto\x12\rmillstream.v1\"\xf7\x03\n\tErrorBody\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\x12*\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x19.millstream.v1.FieldError\x12\x15\n\x08trace_id\x18\x06 \x01(\tH\x00\x88\x01\x01\"\xcf\x02\n\x06Reason\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x01\x12\x14\n\x10VALIDATION_ERROR\x10\x02\x12\x13\n\x0fUNAUTHENTICATED\x10\x03\x12\r\n\tFORBIDDEN\x10\x04\x12\r\n\tNOT_FOUND\x10\x05\x12\x16\n\x12METHOD_NOT_ALLOWED\x10\x06\x12\x0c\n\x08\x43ONFLICT\x10\x07\x12\x18\n\x14IDEMPOTENCY_CONFLICT\x10\x08\x12\x15\n\x11PAYLOAD_TOO_LARGE\x10\t\x12\x10\n\x0cRATE_LIMITED\x10\n\x12\x0c\n\x08INTERNAL\x10\x0b\x12\x0f\n\x0bUNAVAILABLE\x10\x0c\x12\x0b\n\x07TIMEOUT\x10\r\x12\x11\n\rCASCADE_LIMIT\x10\x0e\x12\r\n\tCANCELLED\x10\x0f\x12\x0e\n\nLEASE_LOST\x10\x10\x12\x13\n\x0fNOT_IMPLEMENTED\x10\x11\x42\x0b\n\t_trace_id\":\n\nFieldError\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millstream.v1.error_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORBODY']._serialized_start=45
-  _globals['_ERRORBODY']._serialized_end=512
-  _globals['_ERRORBODY_REASON']._serialized_start=177
-  _globals['_ERRORBODY_REASON']._serialized_end=512
-  _globals['_FIELDERROR']._serialized_start=514
-  _globals['_FIELDERROR']._serialized_end=572
+  _globals['_ERRORBODY']._serialized_end=548
+  _globals['_ERRORBODY_REASON']._serialized_start=200
+  _globals['_ERRORBODY_REASON']._serialized_end=535
+  _globals['_FIELDERROR']._serialized_start=550
+  _globals['_FIELDERROR']._serialized_end=608
 # @@protoc_insertion_point(module_scope)

@@ -217,6 +217,7 @@ class ErrorBody(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """The reason's name, such as "VALIDATION_ERROR"."""
     message: _builtins.str
@@ -225,6 +226,8 @@ class ErrorBody(_message.Message):
     """Label of this request in logs, as in the header x-correlation-id."""
     retryable: _builtins.bool
     """The same request may succeed later."""
+    trace_id: _builtins.str
+    """The trace that the request belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldError]:
         """The fields at fault, if any."""
@@ -237,12 +240,15 @@ class ErrorBody(_message.Message):
         correlation_id: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         details: _abc.Iterable[Global___FieldError] | None = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "correlation_id", b"correlation_id", "details", b"details", "message", b"message", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "code", b"code", "correlation_id", b"correlation_id", "details", b"details", "message", b"message", "retryable", b"retryable", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___ErrorBody: _TypeAlias = ErrorBody  # noqa: Y015
 

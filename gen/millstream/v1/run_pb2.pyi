@@ -112,6 +112,7 @@ class Run(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: Global___RunKind.Kind.ValueType
@@ -148,6 +149,8 @@ class Run(_message.Message):
     """The share of its work that is done, 0 to 1: of its tasks (of a workflow: of its steps) those that have ended, and of
     those that run what their workers reported, over all there are; 1 where it has completed.
     """
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where the call that began it was of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -223,12 +226,15 @@ class Run(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -373,6 +379,7 @@ class Task(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -403,6 +410,8 @@ class Task(_message.Message):
     """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
     dropped: _builtins.bool
     """It failed finally and is no dead letter: somebody dropped it, or a retry of its run has replaced it."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -486,12 +495,15 @@ class Task(_message.Message):
         rate_limit: Global___RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
 

@@ -228,6 +228,7 @@ class GetRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -262,6 +263,8 @@ class GetRunResponse(_message.Message):
     """The task of the parent that it is the work of."""
     progress: _builtins.float
     """The share of its work that is done, 0 to 1."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -337,12 +340,15 @@ class GetRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
 
@@ -728,6 +734,7 @@ class CancelRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -762,6 +769,8 @@ class CancelRunResponse(_message.Message):
     """The task of the parent that it is the work of."""
     progress: _builtins.float
     """The share of its work that is done, 0 to 1."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -837,12 +846,15 @@ class CancelRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___CancelRunResponse: _TypeAlias = CancelRunResponse  # noqa: Y015
 
@@ -1005,6 +1017,7 @@ class RetryRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -1039,6 +1052,8 @@ class RetryRunResponse(_message.Message):
     """The task of the parent that it is the work of."""
     progress: _builtins.float
     """The share of its work that is done, 0 to 1."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -1114,12 +1129,15 @@ class RetryRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___RetryRunResponse: _TypeAlias = RetryRunResponse  # noqa: Y015
 
@@ -1205,6 +1223,7 @@ class RerunRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -1239,6 +1258,8 @@ class RerunRunResponse(_message.Message):
     """The task of the parent that it is the work of."""
     progress: _builtins.float
     """The share of its work that is done, 0 to 1."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -1314,12 +1335,15 @@ class RerunRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___RerunRunResponse: _TypeAlias = RerunRunResponse  # noqa: Y015
 
@@ -1403,6 +1427,7 @@ class PauseRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -1437,6 +1462,8 @@ class PauseRunResponse(_message.Message):
     """The task of the parent that it is the work of."""
     progress: _builtins.float
     """The share of its work that is done, 0 to 1."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -1512,12 +1539,15 @@ class PauseRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___PauseRunResponse: _TypeAlias = PauseRunResponse  # noqa: Y015
 
@@ -1597,6 +1627,7 @@ class ResumeRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, a UUID (v7 where the server made it)."""
     kind: _run_pb2.RunKind.Kind.ValueType
@@ -1631,6 +1662,8 @@ class ResumeRunResponse(_message.Message):
     """The task of the parent that it is the work of."""
     progress: _builtins.float
     """The share of its work that is done, 0 to 1."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -1706,12 +1739,15 @@ class ResumeRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
 

@@ -201,6 +201,7 @@ class CreateTaskResponse(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -231,6 +232,8 @@ class CreateTaskResponse(_message.Message):
     """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
     dropped: _builtins.bool
     """It failed finally and was dropped from the dead letters."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -314,12 +317,15 @@ class CreateTaskResponse(_message.Message):
         rate_limit: _run_pb2.RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___CreateTaskResponse: _TypeAlias = CreateTaskResponse  # noqa: Y015
 
@@ -730,6 +736,7 @@ class GetTaskResponse(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -760,6 +767,8 @@ class GetTaskResponse(_message.Message):
     """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
     dropped: _builtins.bool
     """It failed finally and was dropped from the dead letters."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -843,12 +852,15 @@ class GetTaskResponse(_message.Message):
         rate_limit: _run_pb2.RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___GetTaskResponse: _TypeAlias = GetTaskResponse  # noqa: Y015
 
@@ -932,6 +944,7 @@ class CancelTaskResponse(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Id, a UUIDv7."""
     run_id: _builtins.str
@@ -962,6 +975,8 @@ class CancelTaskResponse(_message.Message):
     """While it waits for its turn, for what: "concurrency:" or "rate:" and the key."""
     dropped: _builtins.bool
     """It failed finally and was dropped from the dead letters."""
+    trace_id: _builtins.str
+    """The trace that it belongs to, 32 hexadecimal digits; left out where it is of none."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -1045,12 +1060,15 @@ class CancelTaskResponse(_message.Message):
         rate_limit: _run_pb2.RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___CancelTaskResponse: _TypeAlias = CancelTaskResponse  # noqa: Y015
 

@@ -46,6 +46,7 @@ class Lease(_message.Message):
     TRIES_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
@@ -66,6 +67,10 @@ class Lease(_message.Message):
     """Attempts counted so far, this one included."""
     max_attempts: _builtins.int
     """Attempts in all."""
+    traceparent: _builtins.str
+    """The attempt's place in its trace, a `traceparent` of W3C Trace Context: spans of the worker go below it, and calls
+    that it makes carry it on. "" where the task belongs to no trace.
+    """
     step: _builtins.int
     """In a run of a workflow: number of its step; of one written as code, number of the command that asked for it."""
     @_builtins.property
@@ -109,12 +114,13 @@ class Lease(_message.Message):
         tries: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        traceparent: _builtins.str = ...,
         activation: _activation_pb2.Activation | None = ...,
         step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "step", b"step", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "step", b"step", "task_id", b"task_id", "traceparent", b"traceparent", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

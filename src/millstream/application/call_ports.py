@@ -38,6 +38,7 @@ class Call:
         token: The same for all attempts of the task, so that the agent can tell that it had it before.
         tries: 1 for the first attempt that counts.
         input: Of a task that has no artifacts.
+        trace: The attempt's context in its trace, a traceparent, or "".
         signs_every_s: How soon after the last a sign of life is due, seconds; 0 for never.
     """
 
@@ -53,6 +54,7 @@ class Call:
     artifacts: tuple[Given, ...]
     input: Json = None
     signs_every_s: float = 0.0
+    trace: str = ""
 
     @property
     def token(self) -> str:

@@ -19,6 +19,7 @@ from millstream.domain.errors import MillstreamError, RateLimited, Unavailable
 from millstream.domain.payload_rules import payload_fault
 from millstream.domain.principals import Principal, permissions_of
 from millstream.domain.struct_wire import Json, decode_value, encode_struct, encode_value
+from millstream.domain.tracing import below
 
 T = TypeVar("T", Json, dict[str, Json])
 
@@ -133,6 +134,7 @@ class Calls:
         return Call(
             agent.tenant, spec.protocol, spec.url, spec.name, spec.outputs, task.id, lease.attempt, lease.tries,
             task.run_id, tuple(given), value, task.timeouts.heartbeat_us / 1e6 / SIGNS_PART,
+            below(task.trace, task.id, lease.attempt),
         )  # fmt: skip
 
     async def _given(self, artifact: Artifact) -> Given:

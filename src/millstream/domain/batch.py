@@ -8,6 +8,7 @@ from millstream.domain.bounds import Line, LineKey
 from millstream.domain.code import Activation, Entry
 from millstream.domain.gates import Buffer
 from millstream.domain.runs import Attempt, EventType, PayloadKind, Run, Task
+from millstream.domain.tracing import with_trace
 
 EventRow = tuple[int, str, int, int, int, str, str, int, str]
 """An event as it is written: day, run, number, type, time, task, artifact, attempt, data. A plain tuple, because a task
@@ -113,6 +114,7 @@ class Batch:
         open_promises: Ids of open promises by tenant and key, of the keys that the commands name.
         unsure: A command found the state other than what it came for. From a kept copy that proves nothing: the
             copy may be outdated, and what is not written is not fenced.
+        trace: The context of what is being decided, see domain.tracing: runs and tasks that it makes go on from it.
         scheduled_us: Earliest time at which a task or a gate of this batch is due, or waits in vain; 0 for none.
     """
 
@@ -153,6 +155,7 @@ class Batch:
     lost: list[tuple[str, int, str]] = field(default_factory=list)
     open_promises: dict[tuple[str, str], str] = field(default_factory=dict)
     unsure: bool = False
+    trace: str = ""
     scheduled_us: int = 0
 
     def add_run(self, run: Run, data: str = "") -> None:
@@ -160,6 +163,10 @@ class Batch:
         self.runs[run.id] = run
         self.new_runs.add(run.id)
         self.dirty_runs[run.id] = run
+        parent = self.tasks.get(run.parent_task) if run.parent_task else None
+        run.trace = run.trace or (self.trace if parent is None else parent.trace)
+        if run.trace:
+            data = with_trace(data, run.trace)
         self.record(run, EventType.RUN_CREATED, data=data)
 
     def touch(self, run: Run, task: Task | None = None) -> None:

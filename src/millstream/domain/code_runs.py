@@ -52,6 +52,7 @@ from millstream.domain.runs import (
     TaskStatus,
 )
 from millstream.domain.settling import settle_failed
+from millstream.domain.tracing import below
 
 _NO_RETRY = RetryPolicy(max_attempts=1)
 _NO_TIMEOUTS = Timeouts(start_to_close_us=0)
@@ -113,6 +114,7 @@ def begin(batch: Batch, run_id: str, tenant: str, by: str, new: NewRun) -> Run:
         run.id, run.id, tenant, lead_kind(new.workflow, new.version), new.queue or "default", batch.now_us, run.day,
         priority=new.priority, retry=LEAD_RETRY, timeouts=LEAD_TIMEOUTS,
     )  # fmt: skip
+    lead.trace = below(run.trace, run.id)
     run.open_tasks += 1
     run.task_count += 1
     batch.tasks[lead.id] = lead

@@ -26,6 +26,7 @@ from millstream.domain.runs import (
     Task,
     TaskStatus,
 )
+from millstream.domain.tracing import with_trace, within
 
 _ENDING = {
     RunStatus.COMPLETED: EventType.RUN_COMPLETED,
@@ -64,6 +65,9 @@ def create(batch: Batch, run: Run, task: Task) -> None:
         # The steps of a definition recur with its runs; the items of a map, and what code asks for, are too many.
         told = recurring if run.kind is RunKind.GRAPH and not task.item else details
         data = told(kind=task.kind, queue=task.queue, step=task.step, item=task.item)
+    if run.trace:
+        task.trace = within(run.trace, run.id, batch.trace)
+        data = with_trace(data, task.trace)
     batch.record(run, EventType.TASK_CREATED, task_id=task.id, data=data)
     make_ready(batch, run, task)
 

@@ -16,6 +16,7 @@ from millstream.domain.gating import enter, start_task
 from millstream.domain.lifecycle import check_fence, close_attempt, end_if_idle, finish, recurring, refuse
 from millstream.domain.planners import RUN_TIMEOUT, EnterGate, Refuse, StartTask, plan_published
 from millstream.domain.runs import AttemptStatus, EventType, Run, RunKind, RunStatus, Task, TaskStatus
+from millstream.domain.tracing import below
 
 
 @dataclass(slots=True)
@@ -76,6 +77,7 @@ def cascade_of(batch: Batch, parent: Run, run_id: str, produce: Produce) -> None
     """Publish an artifact of another run into a new cascade."""
     run = Run(run_id, parent.tenant, RunKind.CASCADE, batch.now_us, parent.created_by, updated_us=batch.now_us)
     run.parents = (parent.id,)
+    run.trace = below(parent.trace, parent.id)
     batch.add_run(run)
     _store(batch, run, produce, EXTERNAL, 1, parent.created_by)
     end_if_idle(batch, run)

@@ -125,6 +125,7 @@ class Run:
         deadline_us: When it is ended by that; 0 where it has none, or has ended.
         rerun_of: The run that it repeats, or "".
         queue, priority: Of its tasks that name none; "" and 0 for those of the service.
+        trace: The context of the call that began it, see domain.tracing, or "".
         stored_us: Its updated_us as last read or stored.
         running_share: Of its tasks that run, the shares done, summed; where somebody asked for it. Not stored.
     """
@@ -163,6 +164,7 @@ class Run:
     rerun_of: str = ""
     queue: str = ""
     priority: int = 0
+    trace: str = ""
     stored_us: int = 0
     running_share: float = 0.0
 
@@ -197,6 +199,7 @@ class Task:
         bounds: How many run at once, or start in a while, of those with its keys.
         waits_for: The line that it waits in, or waited in until there was room for it; "" once it started.
         dropped: Failed finally, and nobody wants to see it among the dead letters any more.
+        trace: The context of what made it, see domain.tracing, or "".
     """
 
     id: str
@@ -241,6 +244,7 @@ class Task:
     bounds: Bounds = UNBOUND
     waits_for: str = ""
     dropped: bool = False
+    trace: str = ""
 
     @property
     def open(self) -> bool:

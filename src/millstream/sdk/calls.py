@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from millstream.sdk import tracing
 from millstream.sdk.errors import RateLimitedError, ServiceError, UnavailableError, from_rpc, from_stream
 
 RequestT = TypeVar("RequestT", bound=Message)
@@ -97,7 +98,7 @@ class Calls:
         method = self._channel.unary_stream(
             f"/{PACKAGE}.{rpc}", request_serializer=_serialize, response_deserializer=response.FromString
         )
-        call: Any = method(request, metadata=self._metadata)
+        call: Any = method(request, metadata=(*self._metadata, *tracing.headers()))
         try:
             async for message in call:
                 yield message
@@ -132,6 +133,7 @@ class Calls:
         timeout_s: float,
     ) -> Answer[ResponseT]:
         method = self._method(rpc, response)
+        metadata = (*metadata, *tracing.headers())
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
         tries = 0

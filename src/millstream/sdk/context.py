@@ -138,6 +138,12 @@ class Context:
         return self._lease.idempotency_token
 
     @property
+    def traceparent(self) -> str:
+        """The attempt's place in its trace, as the header of that name has it, for calls of the handler's own; "" where
+        it is of none. Calls of the SDK carry it by themselves, and spans of OpenTelemetry are below it."""
+        return self._lease.traceparent
+
+    @property
     def deadline(self) -> datetime | None:
         """When the attempt fails unless it has ended; None: never."""
         return self._lease.deadline.ToDatetime(UTC) if self._lease.HasField("deadline") else None

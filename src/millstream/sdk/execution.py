@@ -11,6 +11,7 @@ from typing import Any, Final
 from google.protobuf.struct_pb2 import Value
 from pydantic import BaseModel, ValidationError
 
+from millstream.sdk import tracing
 from millstream.sdk.channel import MAX_MESSAGE_BYTES
 from millstream.sdk.context import Context, Extra, Publishable
 from millstream.sdk.errors import PayloadError, ServiceError, TaskCancelled, TaskError
@@ -78,6 +79,7 @@ class Execution:
 
     async def _attempt(self, threads: Threads) -> Report:
         handler = self.handler
+        tracing.enter(self.lease.traceparent)
         if any(artifact.payload_ref for artifact in self.lease.artifacts):
             await self._load()
         CURRENT.set(self.context)

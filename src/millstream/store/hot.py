@@ -66,7 +66,7 @@ RUN = _columns(
     keep_until_us:us!? labels:text? error_code:name!? error_message:text!? waiters:name! open_gates:int!?
     parents:text? workflow:name? workflow_version:name? plan:name!? redone:int!? due_us:us!? parent_id:uuid?
     parent_task:uuid? paused_us:us!? timeout_us:us? deadline_us:us!? rerun_of:uuid?
-    queue:name? priority:small?""",
+    queue:name? priority:small? trace:text?""",
     _KINDS,
 )
 TASK = _columns(
@@ -75,7 +75,7 @@ TASK = _columns(
     deadline_us:us! beat_by_us:us!? owner:name! worker_id:name! worker_name:name! delivered:bool!? cancelling:bool!?
     depth:small limited:bool? agent:name artifact_ids:text input:bytes policy:name? labels:text? error_code:name!?
     error_message:text!? step:int? item:int? promise_key:text? held_us:us!? bounds:name? concurrency_key:name?
-    waits_for:name!? dropped:bool!?""",
+    waits_for:name!? dropped:bool!? trace:text?""",
     _KINDS,
 )
 RUN_PAYLOAD = _columns("day:int run_id:uuid what:small value:bytes", _KINDS)
@@ -114,7 +114,7 @@ def _run_row(run: Run) -> tuple[Any, ...]:
         run.cancel_by_us, run.keep_until_us, run.labels, run.error_code, run.error_message, ",".join(run.waiters),
         run.open_gates, ",".join(run.parents), run.workflow, run.workflow_version, run.plan, run.redone, run.due_us,
         run.parent_id, run.parent_task, run.paused_us, run.timeout_us, run.deadline_us, run.rerun_of, run.queue,
-        run.priority, run.stored_us,
+        run.priority, run.trace, run.stored_us,
     )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def _task_row(task: Task) -> tuple[Any, ...]:
         ",".join(task.artifact_ids), task.input, policy_text(task.retry, task.timeouts), task.labels,
         task.error_code, task.error_message, task.step, task.item, task.promise_key, task.held_us,
         bounds_text(task.bounds), task.bounds.concurrency_key, task.waits_for, task.dropped,
+        task.trace,
     )  # fmt: skip
 
 

@@ -26,11 +26,13 @@ Row = Any
 RUN_COLUMNS = """id::text, tenant, kind, status, created_us, created_by, updated_us, finished_us, last_seq,
 open_tasks, task_count, failed_tasks, artifact_count, cancel_by_us, keep_until_us, labels, error_code,
 error_message, waiters, open_gates, parents, workflow, workflow_version, plan, redone, due_us, parent_id::text,
-parent_task::text, paused_us, timeout_us, deadline_us, rerun_of::text, queue, priority"""
+parent_task::text, paused_us, timeout_us, deadline_us, rerun_of::text, queue, priority,
+trace"""
 TASK_COLUMNS = """id::text, run_id::text, tenant, kind, queue, created_us, day, status, urgency, run_at_us,
 start_by_us, attempt, tries, started_us, finished_us, lease_until_us, deadline_us, beat_by_us, owner,
 worker_id, worker_name, delivered, cancelling, depth, limited, agent, artifact_ids, input, policy, labels,
-error_code, error_message, progress, progress_message, step, item, promise_key, held_us, bounds, waits_for, dropped"""
+error_code, error_message, progress, progress_message, step, item, promise_key, held_us, bounds, waits_for, dropped,
+trace"""
 ARTIFACT_COLUMNS = """id::text, tenant, run_id::text, seq, type, version, payload, produced_by, visibility, tags,
 partition_key, created_us, published_by, payload_digest, payload_bytes"""
 BUFFER_COLUMNS = """id::text, tenant, agent, sub, run_id::text, key, collects, opened_us, expires_us, arrived, parts"""

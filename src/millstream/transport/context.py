@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 
 from millstream.application.views.idempotency import Key
 from millstream.domain.principals import Principal
+from millstream.domain.tracing import valid
 
 Metadata = Mapping[str, str]
 """Request metadata by lower-case name; of several values the last. Binary ones are left out."""
@@ -34,6 +35,7 @@ class Context:
         headers: What goes with the answer beside the correlation id: headers of REST, metadata of gRPC.
         key: The idempotency key of the call, where its method takes one.
         cursor: Of a stream: what its caller resumes with after what it was sent, "" before anything was.
+        trace: The call's context in its trace, see domain.tracing, or "".
         last_words: Of a stream of HttpBody: its last message, of the error that ended it as JSON. Over HTTP/1.1 the
             status has gone, and the end of the body looks like a good one.
     """
@@ -49,6 +51,7 @@ class Context:
         "principal",
         "rest",
         "rpc",
+        "trace",
         "trusted",
     )
 
@@ -62,6 +65,7 @@ class Context:
         self.headers: dict[str, str] = {}
         self.key: Key | None = None
         self.cursor = ""
+        self.trace = traceparent(metadata)
         self.last_words: Callable[[str], Message] | None = None
         self._remaining = remaining
 
@@ -86,6 +90,12 @@ def correlation_id(metadata: Metadata) -> str:
     """The caller's label where it is a sane one, else a new one."""
     given = metadata.get("x-correlation-id", "")
     return given if _LABEL(given) else str(uuid_utils.uuid7())
+
+
+def traceparent(metadata: Metadata) -> str:
+    """The context of the caller's span, or ""."""
+    given = metadata.get("traceparent", "")
+    return given if given and valid(given) else ""
 
 
 def is_trusted(metadata: Metadata, proxy_token: bytes) -> bool:

@@ -100,17 +100,19 @@ def retry_after_s(error: MillstreamError) -> float | None:
     return _DEFAULT_RETRY_S if isinstance(error, RateLimited | Unavailable) else None
 
 
-def metadata_of(error: MillstreamError, correlation_id: str, rest: bool) -> list[tuple[str, str | bytes]]:
-    """Trailing metadata that carry the error, in the form of REST or of gRPC."""
+def metadata_of(
+    error: MillstreamError, correlation_id: str, rest: bool, trace: str = ""
+) -> list[tuple[str, str | bytes]]:
+    """Trailing metadata that carry the error, in the form of REST or of gRPC; with the trace, where it is of one."""
     out: list[tuple[str, str | bytes]] = [("x-correlation-id", correlation_id)]
     wait = retry_after_s(error)
     if rest:
-        out.append(("x-error-body", rest_body(error, correlation_id)))
+        out.append(("x-error-body", rest_body(error, correlation_id, trace)))
         out.append(("x-http-status", str(STATUSES[error.code].http)))
         if wait is not None:
             out.append(("retry-after", str(max(1, round(wait)))))
     else:
-        out.append(("grpc-status-details-bin", _status(error, correlation_id, wait).SerializeToString()))
+        out.append(("grpc-status-details-bin", _status(error, correlation_id, wait, trace).SerializeToString()))
     return out
 
 
@@ -119,7 +121,7 @@ def message_of(error: MillstreamError) -> str:
     return _cut(error.message, _MESSAGE_BYTES)
 
 
-def rest_body(error: MillstreamError, correlation_id: str) -> str:
+def rest_body(error: MillstreamError, correlation_id: str, trace: str = "") -> str:
     """The error as the JSON of REST, ASCII only, at most REST_BODY_BYTES: details go first, then the message."""
     details = [{"field": f.field, "message": f.message, "code": f.code} for f in error.details]
     body = {
@@ -129,6 +131,8 @@ def rest_body(error: MillstreamError, correlation_id: str) -> str:
         "retryable": error.retryable,
         "details": details,
     }
+    if trace:
+        body["trace_id"] = trace
     text = json.dumps(body, separators=(",", ":"))
     while len(text) > REST_BODY_BYTES and details:
         del details[max(1, len(details) // 2) if len(details) > 1 else 0 :]
@@ -140,10 +144,11 @@ def rest_body(error: MillstreamError, correlation_id: str) -> str:
     return text
 
 
-def _status(error: MillstreamError, correlation_id: str, wait: float | None) -> status_pb2.Status:
+def _status(error: MillstreamError, correlation_id: str, wait: float | None, trace: str) -> status_pb2.Status:
     statuses = STATUSES[error.code]
     status = status_pb2.Status(code=statuses.grpc.value[0], message=message_of(error))
-    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata={"correlation_id": correlation_id})
+    labels = {"correlation_id": correlation_id} | ({"trace_id": trace} if trace else {})
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=labels)
     _pack(status, info)
     if error.details:
         _pack(status, _bad_request(error.details))

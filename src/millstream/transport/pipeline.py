@@ -16,13 +16,15 @@ import structlog
 from google.protobuf.message import Message
 from structlog.contextvars import bind_contextvars
 
+from millstream.application.tracing import CALL_TRACE
 from millstream.application.views.idempotency import Key
 from millstream.domain.errors import MillstreamError, NotFound, NotImplementedHere, RateLimited
+from millstream.domain.tracing import trace_id
 from millstream.transport import errors, idempotency
 from millstream.transport.admission import Admission
 from millstream.transport.context import Context
 from millstream.transport.contract import Method
-from millstream.transport.ports import Authenticator, RpcMeter, RpcMetrics
+from millstream.transport.ports import Authenticator, CallSpan, RpcMeter, RpcMetrics, Tracer
 from millstream.transport.reading import Limits, Reader
 from millstream.transport.streams import CURSOR_HEADER, CURSOR_MOST, Streams
 
@@ -62,6 +64,7 @@ class Pipeline:
     proxy_token: bytes = b""
     streams: Streams = field(default_factory=Streams)
     admission: Admission = field(default_factory=Admission)
+    tracer: Tracer | None = None
 
     def unary(self, method: Method, handler: UnaryHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of a method that answers once."""
@@ -112,7 +115,7 @@ class Pipeline:
 
     def stream(self, method: Method, handler: StreamHandler) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """The gRPC handler of a method that streams in both directions."""
-        gate = _Gate(self, method)
+        gate = _Gate(self, method, lasting=True)
         reader = Reader(method, self.limits)
 
         async def serve(call: Any, context: Context) -> None:
@@ -165,18 +168,25 @@ class _Gate:
         "_authenticate",
         "_in_tenant",
         "_permission",
+        "_tracer",
         "always",
         "camel_case",
         "keyed",
+        "lasting",
         "meter",
+        "name",
         "proxy_token",
         "public",
         "rpc",
     )
 
-    def __init__(self, pipeline: Pipeline, method: Method | None) -> None:
+    def __init__(self, pipeline: Pipeline, method: Method | None, lasting: bool = False) -> None:
+        """`lasting`: a call is a worker's connection, of which nothing in a trace tells."""
         self.rpc = method.name if method else "unknown"
+        self.lasting = lasting
+        self._tracer = pipeline.tracer
         name = method.path.removeprefix("/millstream.v1.") if method else "unknown"
+        self.name = name
         self.meter: RpcMeter = pipeline.metrics.meter(name)
         self.proxy_token = pipeline.proxy_token
         self.keyed = bool(method and method.policy.keyed)
@@ -193,6 +203,18 @@ class _Gate:
             context.principal = self._authenticate(context.metadata)
             context.principal.require(self._permission)
 
+    def trace(self, context: Context) -> CallSpan | None:
+        """Begin the call's span, and let what it sets off go on from there."""
+        if self.lasting:
+            return None
+        span = None if self._tracer is None else self._tracer.begin(self.name, context.trace)
+        if span is not None:
+            context.trace = span.traceparent
+        if context.trace:
+            bind_contextvars(trace_id=trace_id(context.trace))
+            CALL_TRACE.set(context.trace)
+        return span
+
     def own_tenant(self, request: Any, context: Context) -> None:
         """Raise NotFound where a request names another tenant than its caller's, whether there is one or not."""
         if self._in_tenant and request.tenant != context.principal.tenant:
@@ -206,6 +228,7 @@ async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[
     """Serve a call; the one place where errors become statuses."""
     context = Context(gate.rpc, dict(call.invocation_metadata() or ()), gate.proxy_token, call.time_remaining)
     bind_contextvars(correlation_id=context.correlation_id, rpc=gate.rpc)
+    span = gate.trace(context)
     gate.meter.begin()
     started = time.perf_counter()
     code = "OK"
@@ -228,6 +251,8 @@ async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[
             _log.info("call refused", rpc=gate.rpc, code=code)
     finally:
         gate.meter.end(code, time.perf_counter() - started)
+        if span is not None:
+            span.end(code)
     return await _abort(call, error, context)
 
 
@@ -242,7 +267,7 @@ def _tell(call: Any, context: Context) -> None:
 
 
 async def _abort(call: Any, error: MillstreamError, context: Context) -> None:
-    metadata = errors.metadata_of(error, context.correlation_id, context.rest)
+    metadata = errors.metadata_of(error, context.correlation_id, context.rest, trace_id(context.trace))
     # Over REST the last line of the body says it: metadata has room for the error alone.
     if context.cursor and not context.rest and len(context.cursor) <= CURSOR_MOST:
         metadata.append((CURSOR_HEADER, context.cursor))

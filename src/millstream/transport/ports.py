@@ -34,5 +34,27 @@ class RpcMetrics(Protocol):
         ...
 
 
+class CallSpan(Protocol):
+    """The span of a call.
+
+    Attributes:
+        traceparent: The context of what the call sets off, see domain.tracing.
+    """
+
+    traceparent: str
+
+    def end(self, code: str) -> None:
+        """The call ended with a code of the error table, or "OK"."""
+        ...
+
+
+class Tracer(Protocol):
+    """Records calls in traces."""
+
+    def begin(self, rpc: str, traceparent: str) -> CallSpan | None:
+        """The span of a call that begins, below its caller's context or "" for none; None where it is not recorded."""
+        ...
+
+
 class Disconnect(Exception):
     """The other side of a stream went away, or must: the RPC ends without a word."""

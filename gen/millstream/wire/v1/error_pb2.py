@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emillstream/wire/v1/error.proto\x12\x12millstream.wire.v1\"\x8a\x04\n\tErrorBody\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12%\n\x0e\x63orrelation_id\x18\x03 \x01(\tR\rcorrelationId\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12\x38\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x07\x64\x65tails\"\xcf\x02\n\x06Reason\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x01\x12\x14\n\x10VALIDATION_ERROR\x10\x02\x12\x13\n\x0fUNAUTHENTICATED\x10\x03\x12\r\n\tFORBIDDEN\x10\x04\x12\r\n\tNOT_FOUND\x10\x05\x12\x16\n\x12METHOD_NOT_ALLOWED\x10\x06\x12\x0c\n\x08\x43ONFLICT\x10\x07\x12\x18\n\x14IDEMPOTENCY_CONFLICT\x10\x08\x12\x15\n\x11PAYLOAD_TOO_LARGE\x10\t\x12\x10\n\x0cRATE_LIMITED\x10\n\x12\x0c\n\x08INTERNAL\x10\x0b\x12\x0f\n\x0bUNAVAILABLE\x10\x0c\x12\x0b\n\x07TIMEOUT\x10\r\x12\x11\n\rCASCADE_LIMIT\x10\x0e\x12\r\n\tCANCELLED\x10\x0f\x12\x0e\n\nLEASE_LOST\x10\x10\x12\x13\n\x0fNOT_IMPLEMENTED\x10\x11\"P\n\nFieldError\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x12\n\x04\x63ode\x18\x03 \x01(\tR\x04\x63odeb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emillstream/wire/v1/error.proto\x12\x12millstream.wire.v1\"\xb7\x04\n\tErrorBody\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12%\n\x0e\x63orrelation_id\x18\x03 \x01(\tR\rcorrelationId\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12\x38\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x1e.millstream.wire.v1.FieldErrorR\x07\x64\x65tails\x12\x1e\n\x08trace_id\x18\x06 \x01(\tH\x00R\x07traceId\x88\x01\x01\"\xcf\x02\n\x06Reason\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42\x41\x44_REQUEST\x10\x01\x12\x14\n\x10VALIDATION_ERROR\x10\x02\x12\x13\n\x0fUNAUTHENTICATED\x10\x03\x12\r\n\tFORBIDDEN\x10\x04\x12\r\n\tNOT_FOUND\x10\x05\x12\x16\n\x12METHOD_NOT_ALLOWED\x10\x06\x12\x0c\n\x08\x43ONFLICT\x10\x07\x12\x18\n\x14IDEMPOTENCY_CONFLICT\x10\x08\x12\x15\n\x11PAYLOAD_TOO_LARGE\x10\t\x12\x10\n\x0cRATE_LIMITED\x10\n\x12\x0c\n\x08INTERNAL\x10\x0b\x12\x0f\n\x0bUNAVAILABLE\x10\x0c\x12\x0b\n\x07TIMEOUT\x10\r\x12\x11\n\rCASCADE_LIMIT\x10\x0e\x12\r\n\tCANCELLED\x10\x0f\x12\x0e\n\nLEASE_LOST\x10\x10\x12\x13\n\x0fNOT_IMPLEMENTED\x10\x11\x42\x0b\n\t_trace_id\"P\n\nFieldError\x12\x14\n\x05\x66ield\x18\x01 \x01(\tR\x05\x66ield\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x12\n\x04\x63ode\x18\x03 \x01(\tR\x04\x63odeb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,9 +32,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'millstream.wire.v1.error_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORBODY']._serialized_start=55
-  _globals['_ERRORBODY']._serialized_end=577
-  _globals['_ERRORBODY_REASON']._serialized_start=242
-  _globals['_ERRORBODY_REASON']._serialized_end=577
-  _globals['_FIELDERROR']._serialized_start=579
-  _globals['_FIELDERROR']._serialized_end=659
+  _globals['_ERRORBODY']._serialized_end=622
+  _globals['_ERRORBODY_REASON']._serialized_start=274
+  _globals['_ERRORBODY_REASON']._serialized_end=609
+  _globals['_FIELDERROR']._serialized_start=624
+  _globals['_FIELDERROR']._serialized_end=704
 # @@protoc_insertion_point(module_scope)

@@ -73,10 +73,12 @@ class ErrorBody(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     message: _builtins.str
     correlation_id: _builtins.str
     retryable: _builtins.bool
+    trace_id: _builtins.str
     @_builtins.property
     def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldError]: ...
     def __init__(
@@ -87,12 +89,15 @@ class ErrorBody(_message.Message):
         correlation_id: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         details: _abc.Iterable[Global___FieldError] | None = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "correlation_id", b"correlation_id", "details", b"details", "message", b"message", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id", "code", b"code", "correlation_id", b"correlation_id", "details", b"details", "message", b"message", "retryable", b"retryable", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___ErrorBody: _TypeAlias = ErrorBody  # noqa: Y015
 

@@ -95,6 +95,7 @@ class Run(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: Global___RunKind.Kind.ValueType
     status: Global___Run.Status.ValueType
@@ -114,6 +115,7 @@ class Run(_message.Message):
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
     progress: _builtins.float
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -163,19 +165,24 @@ class Run(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -288,6 +295,7 @@ class Task(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -305,6 +313,7 @@ class Task(_message.Message):
     held: _builtins.bool
     waiting_for: _builtins.str
     dropped: _builtins.bool
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -358,19 +367,24 @@ class Task(_message.Message):
         rate_limit: Global___RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
 

@@ -192,6 +192,7 @@ class GetRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -211,6 +212,7 @@ class GetRunResponse(_message.Message):
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
     progress: _builtins.float
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -260,19 +262,24 @@ class GetRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___GetRunResponse: _TypeAlias = GetRunResponse  # noqa: Y015
 
@@ -601,6 +608,7 @@ class CancelRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -620,6 +628,7 @@ class CancelRunResponse(_message.Message):
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
     progress: _builtins.float
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -669,19 +678,24 @@ class CancelRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___CancelRunResponse: _TypeAlias = CancelRunResponse  # noqa: Y015
 
@@ -825,6 +839,7 @@ class RetryRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -844,6 +859,7 @@ class RetryRunResponse(_message.Message):
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
     progress: _builtins.float
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -893,19 +909,24 @@ class RetryRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___RetryRunResponse: _TypeAlias = RetryRunResponse  # noqa: Y015
 
@@ -983,6 +1004,7 @@ class RerunRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -1002,6 +1024,7 @@ class RerunRunResponse(_message.Message):
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
     progress: _builtins.float
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1051,19 +1074,24 @@ class RerunRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___RerunRunResponse: _TypeAlias = RerunRunResponse  # noqa: Y015
 
@@ -1141,6 +1169,7 @@ class PauseRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -1160,6 +1189,7 @@ class PauseRunResponse(_message.Message):
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
     progress: _builtins.float
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1209,19 +1239,24 @@ class PauseRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___PauseRunResponse: _TypeAlias = PauseRunResponse  # noqa: Y015
 
@@ -1296,6 +1331,7 @@ class ResumeRunResponse(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_TASK_ID_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     kind: _run_pb2.RunKind.Kind.ValueType
     status: _run_pb2.Run.Status.ValueType
@@ -1315,6 +1351,7 @@ class ResumeRunResponse(_message.Message):
     parent_run_id: _builtins.str
     parent_task_id: _builtins.str
     progress: _builtins.float
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -1364,19 +1401,24 @@ class ResumeRunResponse(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_task_id: _builtins.str = ...,
         progress: _builtins.float = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "created_at", b"created_at", "deadline", b"deadline", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "paused_at", b"paused_at", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "artifact_count", b"artifact_count", "created_at", b"created_at", "created_by", b"created_by", "deadline", b"deadline", "error", b"error", "failed_tasks", b"failed_tasks", "finished_at", b"finished_at", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_gates", b"open_gates", "open_tasks", b"open_tasks", "output", b"output", "parent_run_id", b"parent_run_id", "parent_run_ids", b"parent_run_ids", "parent_task_id", b"parent_task_id", "paused_at", b"paused_at", "progress", b"progress", "rerun_of", b"rerun_of", "retry_attempt", b"retry_attempt", "run_id", b"run_id", "status", b"status", "task_count", b"task_count", "timeout", b"timeout", "trace_id", b"trace_id", "updated_at", b"updated_at", "workflow", b"workflow", "workflow_version", b"workflow_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
 

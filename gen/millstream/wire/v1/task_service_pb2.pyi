@@ -166,6 +166,7 @@ class CreateTaskResponse(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -183,6 +184,7 @@ class CreateTaskResponse(_message.Message):
     held: _builtins.bool
     waiting_for: _builtins.str
     dropped: _builtins.bool
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -236,19 +238,24 @@ class CreateTaskResponse(_message.Message):
         rate_limit: _run_pb2.RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___CreateTaskResponse: _TypeAlias = CreateTaskResponse  # noqa: Y015
 
@@ -582,6 +589,7 @@ class GetTaskResponse(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -599,6 +607,7 @@ class GetTaskResponse(_message.Message):
     held: _builtins.bool
     waiting_for: _builtins.str
     dropped: _builtins.bool
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -652,19 +661,24 @@ class GetTaskResponse(_message.Message):
         rate_limit: _run_pb2.RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___GetTaskResponse: _TypeAlias = GetTaskResponse  # noqa: Y015
 
@@ -742,6 +756,7 @@ class CancelTaskResponse(_message.Message):
     RATE_LIMIT_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     run_id: _builtins.str
     kind: _builtins.str
@@ -759,6 +774,7 @@ class CancelTaskResponse(_message.Message):
     held: _builtins.bool
     waiting_for: _builtins.str
     dropped: _builtins.bool
+    trace_id: _builtins.str
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -812,19 +828,24 @@ class CancelTaskResponse(_message.Message):
         rate_limit: _run_pb2.RateLimit | None = ...,
         waiting_for: _builtins.str = ...,
         dropped: _builtins.bool = ...,
+        trace_id: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "concurrency", b"concurrency", "created_at", b"created_at", "error", b"error", "finished_at", b"finished_at", "input", b"input", "output", b"output", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "started_at", b"started_at", "timeouts", b"timeouts", "trace_id", b"trace_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "_output", b"_output", "_trace_id", b"_trace_id", "agent", b"agent", "artifact_ids", b"artifact_ids", "attempt", b"attempt", "concurrency", b"concurrency", "created_at", b"created_at", "dropped", b"dropped", "error", b"error", "finished_at", b"finished_at", "held", b"held", "input", b"input", "kind", b"kind", "labels", b"labels", "max_attempts", b"max_attempts", "output", b"output", "priority", b"priority", "progress", b"progress", "progress_message", b"progress_message", "queue", b"queue", "rate_limit", b"rate_limit", "retry", b"retry", "run_at", b"run_at", "run_id", b"run_id", "started_at", b"started_at", "status", b"status", "task_id", b"task_id", "timeouts", b"timeouts", "trace_id", b"trace_id", "waiting_for", b"waiting_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015
     _WhichOneofReturnType__output: _TypeAlias = _typing.Literal["output"]  # noqa: Y015
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
+    _WhichOneofReturnType__trace_id: _TypeAlias = _typing.Literal["trace_id"]  # noqa: Y015
+    _WhichOneofArgType__trace_id: _TypeAlias = _typing.Literal["_trace_id", b"_trace_id"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__input) -> _WhichOneofReturnType__input | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trace_id) -> _WhichOneofReturnType__trace_id | None: ...
 
 Global___CancelTaskResponse: _TypeAlias = CancelTaskResponse  # noqa: Y015
 

@@ -43,6 +43,7 @@ class Lease(_message.Message):
     TRIES_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
@@ -55,6 +56,7 @@ class Lease(_message.Message):
     idempotency_token: _builtins.str
     tries: _builtins.int
     max_attempts: _builtins.int
+    traceparent: _builtins.str
     step: _builtins.int
     @_builtins.property
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.Artifact]: ...
@@ -83,12 +85,13 @@ class Lease(_message.Message):
         tries: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        traceparent: _builtins.str = ...,
         activation: _activation_pb2.Activation | None = ...,
         step: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "activation", b"activation", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "step", b"step", "task_id", b"task_id", "tries", b"tries"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_input", b"_input", "activation", b"activation", "agent", b"agent", "artifacts", b"artifacts", "attempt", b"attempt", "created_at", b"created_at", "deadline", b"deadline", "heartbeat_timeout", b"heartbeat_timeout", "idempotency_token", b"idempotency_token", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "queue", b"queue", "run_id", b"run_id", "step", b"step", "task_id", b"task_id", "traceparent", b"traceparent", "tries", b"tries"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__input: _TypeAlias = _typing.Literal["input"]  # noqa: Y015
     _WhichOneofArgType__input: _TypeAlias = _typing.Literal["_input", b"_input"]  # noqa: Y015

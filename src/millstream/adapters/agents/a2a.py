@@ -125,7 +125,8 @@ class A2aAgents:
         request = SendMessageRequest(
             message=parts.message_of(call, card), configuration=SendMessageConfiguration(history_length=0)
         )
-        context = ClientCallContext(service_parameters={"Idempotency-Key": call.token})
+        headers = {"Idempotency-Key": call.token} | ({"traceparent": call.trace} if call.trace else {})
+        context = ClientCallContext(service_parameters=headers)
         events: AsyncIterator[StreamResponse] = client.send_message(request, context=context)
         try:
             async for event in events:

@@ -31,7 +31,7 @@ class HttpAgents:
             "accept": "application/json",
             "idempotency-key": call.token,
             "x-correlation-id": call.correlation_id,
-        }
+        } | ({"traceparent": call.trace} if call.trace else {})
         try:
             client = self._clients.of(call.tenant)
             response = await client.post(call.url, content=orjson.dumps(request_of(call)), headers=headers)

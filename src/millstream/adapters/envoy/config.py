@@ -47,7 +47,7 @@ _LABEL = {"key": "x-correlation-id", "value": "%REQ(X-CORRELATION-ID)%"}
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _CORS_REQUEST = (
     "authorization, x-api-key, content-type, idempotency-key, x-idempotency-key, x-correlation-id, x-tenant, "
-    "last-event-id, range, x-grpc-web, x-user-agent, grpc-timeout"
+    "traceparent, tracestate, last-event-id, range, x-grpc-web, x-user-agent, grpc-timeout"
 )
 _CORS_ANSWER = (
     "x-correlation-id, x-deprecated, idempotency-replayed, retry-after, location, allow, grpc-status, grpc-message, "

@@ -31,6 +31,7 @@ from millstream.domain.promises import time_out
 from millstream.domain.publication import Produce, complete, publish
 from millstream.domain.runs import CHILD_QUEUE, PROMISE_QUEUE, TIMER_QUEUE, Run, RunKind, RunStatus, Task, TaskStatus
 from millstream.domain.settling import child_too_late, settle
+from millstream.domain.tracing import below
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Command(ABC):
         locked: Never decided from cached state.
         payloads: (tenant, SHA-256) of payloads kept outside that its artifacts refer to.
         promise_keys: (tenant, key) of promises that it may make. Such a command is always `locked`.
+        trace: The context of the call that it is decided for, see domain.tracing, or "".
     """
 
     run_id: str = ""
@@ -70,6 +72,7 @@ class Command(ABC):
     locked: bool = False
     payloads: Sequence[tuple[str, bytes]] = ()
     promise_keys: Sequence[tuple[str, str]] = ()
+    trace: str = ""
 
     def buffers(self, batch: Batch) -> Sequence[str]:
         """Ids of the buffers it needs, of a gated one; its runs and tasks are in the batch."""
@@ -227,7 +230,10 @@ class Complete(Command):
         ahead = self.ahead
         if ahead is not None and not (run.id == self.run_id and begin_ahead(batch, run, task, self.attempt, ahead)):
             ahead = None
+        batch.trace = below(task.trace, task.id, self.attempt)
         changed = complete(batch, run, task, self.attempt, self.output, self.produced)
+        # A step may follow from several: it goes on from its run.
+        batch.trace = ""
         if self.follow is not None:
             advance(batch, run, self.follow, owed)
         if ahead is not None:

@@ -30,6 +30,7 @@ def decide(batch: Batch, items: list[Item], keys: Keys, registry: dict[str, int]
         if command.registry is not None and registry.get(command.registry[0]) != command.registry[1]:
             outcomes.append(RegistryMoved())
             continue
+        batch.trace = command.trace
         try:
             outcomes.append(_decide_one(batch, command, keys))
         except MillstreamError as error:

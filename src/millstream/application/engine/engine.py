@@ -20,6 +20,7 @@ from millstream.application.engine.ready import DispatchKey, Entry
 from millstream.application.engine.sessions import Session, lease_of
 from millstream.application.engine.waiting import Ended, Waiters
 from millstream.application.ports import Lane
+from millstream.application.tracing import CALL_TRACE
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Handoff, Limits
 from millstream.domain.bounds import Bounds
@@ -95,6 +96,15 @@ class Observer(Protocol):
         """A batch was committed."""
 
 
+def _in_trace(commands: Sequence[Command]) -> Sequence[Command]:
+    """The commands, for the trace of the call that is served."""
+    trace = CALL_TRACE.get()
+    if trace:
+        for command in commands:
+            command.trace = trace
+    return commands
+
+
 class Engine:
     """One server's part of the engine.
 
@@ -130,6 +140,8 @@ class Engine:
         """Called with each batch that stored events."""
         self.attend: Callable[[Set[str]], None] = lambda run_ids: None
         """Called with the runs that somebody has to look at after a commit."""
+        self.traced: Callable[[Batch], None] | None = None
+        """Called with each commit, where traces are exported."""
         self._pending = pending
         self.lines = Lines(lines, lambda command: self.submit(command, urgent=True), self.clock.now_us)
         self._artifacts = artifacts
@@ -168,11 +180,11 @@ class Engine:
 
     async def submit_all(self, commands: Sequence[Command], urgent: bool = False) -> list[Outcome]:
         """Decide commands; their outcomes in order, errors among them. Raises RateLimited where the queue is full."""
-        return await self.queue.put(commands, urgent) if commands else []
+        return await self.queue.put(_in_trace(commands), urgent) if commands else []
 
     async def submit(self, command: Command, urgent: bool = False) -> Any:
         """Decide one command. Raises what refused it (RegistryMoved too)."""
-        outcome = (await self.queue.put((command,), urgent))[0]
+        outcome = (await self.queue.put(_in_trace((command,)), urgent))[0]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -180,6 +192,8 @@ class Engine:
     # What follows a commit.
 
     def _committed(self, batch: Batch) -> None:
+        if self.traced is not None:
+            self.traced(batch)
         outputs = {run_id: value for _, run_id, what, value in batch.payloads if what == PayloadKind.OUTPUT}
         kept = self.cache.settle(batch, self.waiters.among(batch.dirty_runs))
         for run_id, run in batch.ended.items():

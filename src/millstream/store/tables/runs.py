@@ -53,6 +53,8 @@ run = Table(
     Column("rerun_of", Uuid),
     string("queue"),
     small("priority"),
+    # A traceparent, of those few that belong to a trace.
+    string("trace"),
     # Of those few that are being cancelled, failed or were cancelled, their status, by which they are listed. Most runs
     # just complete: an index over the status itself would cost each of them its last cheap update.
     Column("trouble", SmallInteger, Computed(TROUBLE, persisted=True)),

@@ -61,6 +61,7 @@ task = Table(
     string("concurrency_key"),
     string("waits_for"),
     Column("dropped", Boolean, nullable=False, server_default=text("false")),
+    string("trace"),
     Index("task_run", "run_id", "id"),
     Index("task_tenant", "tenant", "id"),
     # The tenant's turn leads the key: a dispatcher that serves several tenants asks each in turn.

@@ -7,6 +7,7 @@ from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunV
 from millstream.domain.errors import MillstreamError, ValidationFailed
 from millstream.domain.progress import share_done
 from millstream.domain.runs import Event, Run, RunKind, RunStatus
+from millstream.domain.tracing import trace_id
 from millstream.transport.mapping.errors import body
 from millstream.transport.mapping.json import labels_of, struct_of
 from millstream.transport.mapping.pages import known
@@ -124,6 +125,8 @@ def put_run(out: run_pb2.Run, run: Run) -> run_pb2.Run:
     out.parent_run_id = run.parent_id
     out.parent_task_id = run.parent_task
     out.progress = share_done(run)
+    if run.trace:
+        out.trace_id = trace_id(run.trace)
     if run.labels:
         out.labels.update(labels_of(run.labels))
     return out

@@ -8,6 +8,7 @@ from millstream.application.views.tasks import NewTask, TaskQuery, TaskView
 from millstream.domain.bounds import CONCURRENCY, PLANNERS, UNBOUND, Bounds
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Attempt, Task, TaskStatus
+from millstream.domain.tracing import trace_id
 from millstream.transport.mapping.json import labels_of, labels_text
 from millstream.transport.mapping.pages import known
 from millstream.transport.mapping.policies import put_retry, put_timeouts, retry_of, timeouts_of
@@ -133,6 +134,8 @@ def put_task(out: run_pb2.Task, task: Task) -> run_pb2.Task:
     if task.bounds.lines:
         _put_bounds(out, task)
     out.dropped = task.dropped
+    if task.trace:
+        out.trace_id = trace_id(task.trace)
     return out
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from millstream.application.views.leases import Cancellation, Hello, Lease, LeaseRef
 from millstream.application.views.reports import AttemptFailure, Completion, Progress, ReportResult
+from millstream.domain.tracing import below
 from millstream.domain.workers import TASK_KIND, KindQuery, KindSpec, KnownKind, KnownWorker, WorkerQuery
 from millstream.transport.mapping.agents import agent_spec, put_serving
 from millstream.transport.mapping.artifacts import new_artifact, put_artifact, type_spec
@@ -120,6 +121,8 @@ def put_lease(out: worker_pb2.Lease, lease: Lease) -> None:
     out.max_attempts = task.retry.max_attempts
     put(out.created_at, task.created_us)
     out.step = task.step
+    if task.trace:
+        out.traceparent = below(task.trace, task.id, lease.attempt)
     if lease.activation is not None:
         put_activation(out.activation, lease.activation, lease.attempt, lease.history)
 

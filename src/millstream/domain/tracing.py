@@ -1,0 +1,55 @@
+"""The trace that work belongs to, as W3C Trace Context has it: "00-<trace id>-<span id>-<flags>", in hexadecimal.
+
+What runs here has spans whose ids follow from ids that are stored anyway, so nothing is kept or sent for them: whoever
+knows a run or an attempt knows its span, on whichever server, and however often it is asked.
+
+Source: https://www.w3.org/TR/trace-context/
+"""
+
+import hashlib
+import json
+import re
+
+_PARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_SAMPLED = 1
+
+
+def valid(traceparent: str) -> bool:
+    """Whether this is a traceparent that can be gone on from; any other begins no trace."""
+    return _PARENT(traceparent) is not None
+
+
+def trace_id(traceparent: str) -> str:
+    """The trace it belongs to; "" for none."""
+    return traceparent[3:35]
+
+
+def span_id(traceparent: str) -> str:
+    """The span that it goes on from; "" for none."""
+    return traceparent[36:52]
+
+
+def sampled(traceparent: str) -> bool:
+    """Whether the spans below it are recorded."""
+    return bool(traceparent) and bool(int(traceparent[53:55], 16) & _SAMPLED)
+
+
+def below(traceparent: str, of: str, number: int = 0) -> str:
+    """The context of what a run (number 0), or an attempt of a task, does; "" where there is no trace."""
+    if not traceparent:
+        return ""
+    span = hashlib.blake2b(f"{of} {number}".encode(), digest_size=8).hexdigest()
+    return f"{traceparent[:36]}{span}{traceparent[52:]}"
+
+
+def within(run_trace: str, run_id: str, cause: str) -> str:
+    """The context of a task that a run makes: that of its cause where this is of the run's trace, else the run's."""
+    if cause != run_trace and trace_id(cause) == trace_id(run_trace):
+        return cause
+    return below(run_trace, run_id)
+
+
+def with_trace(data: str, traceparent: str) -> str:
+    """An event's data, a JSON object as text or "", with the trace it belongs to."""
+    fields = json.loads(data) if data else {}
+    return json.dumps({**fields, "trace_id": trace_id(traceparent)}, separators=(",", ":"), ensure_ascii=False)
