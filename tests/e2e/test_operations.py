@@ -21,16 +21,19 @@ from tests.e2e.test_commands import run
 
 from millstream.bootstrap import version_of
 from millstream.store import migrations
-from millstream.v1 import artifact_service_pb2_grpc, run_service_pb2_grpc
+from millstream.v1 import artifact_service_pb2_grpc, run_service_pb2_grpc, system_service_pb2_grpc
 from millstream.v1.artifact_service_pb2 import PublishSyncRequest
 from millstream.v1.run_service_pb2 import GetRunRequest
+from millstream.v1.system_service_pb2 import GetMetricsRequest
 
 Client = httpx.AsyncClient
 SERIES = [
     "millstream_requests_total", "millstream_request_seconds_bucket", "millstream_requests_in_flight",
     "millstream_queue_commands", "millstream_tasks_ready", "millstream_oldest_ready_task_seconds",
     "millstream_batch_commands_bucket", "millstream_commit_seconds_bucket", "millstream_leases", "millstream_waiters",
-    "millstream_workers_connected",
+    "millstream_workers_connected", "millstream_worker_slots", "millstream_artifacts_total",
+    "millstream_database_connections",
+    "millstream_database_connections_busy",
 ]  # fmt: skip
 
 
@@ -90,6 +93,13 @@ async def test_metrics_have_the_promised_series(rest: Client, orders: Process, s
         order.payload.update({"order_id": "m", "amount": 1, "items": []})
         assert (await artifact_service_pb2_grpc.ArtifactServiceStub(channel).PublishSync(order)).completed
     check_error(await rest.get("/api/v1/agents/nobody"), 404, "NOT_FOUND")
+    shown = [
+        (await system_service_pb2_grpc.SystemServiceStub(channel).GetMetrics(GetMetricsRequest())).data.decode()
+        for channel in servers
+    ]
+    ended = {sample for text in shown for sample in values(text)}  # by whichever server committed it
+    assert 'millstream_attempts_total{outcome="COMPLETED"}' in ended
+    assert 'millstream_runs_ended_total{status="COMPLETED"}' in ended
     for path in ("/metrics", "/_/metrics"):
         response = await rest.get(path)
         assert response.status_code == 200

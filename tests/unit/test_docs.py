@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin
 
 import pytest
 import typer
+import yaml
 from prometheus_client import CollectorRegistry
 
 from millstream import sdk
@@ -15,11 +16,14 @@ from millstream.adapters.metrics import Metrics
 from millstream.cli import app as cli
 from millstream.config import AgentCredentialSettings, ApiKeySettings, Settings
 from millstream.domain.principals import ROLES
+from millstream.domain.runs import AttemptStatus
 from millstream.transport.errors import STATUSES
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
+OBSERVABILITY = ROOT / "docs" / "observability.md"
+MONITORING = ROOT / "docs" / "monitoring"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 TEXT = {page: page.read_text() for page in PAGES}
 GUIDES = TEXT[README] + TEXT[CONFIGURATION]
@@ -123,8 +127,28 @@ def test_every_metric_is_listed_and_no_other(monkeypatch: pytest.MonkeyPatch) ->
         for metric in registries[0].collect()
         if not metric.name.endswith("_created")
     }
-    listed = set(re.findall(r"^\| `(millstream_[a-z_]+)` \|", TEXT[README], re.MULTILINE))
+    listed = set(re.findall(r"^\| `(millstream_[a-z_]+)` \|", TEXT[OBSERVABILITY], re.MULTILINE))
     assert listed == made
+
+
+@pytest.mark.parametrize("name", ["dashboard.json", "alerts.yaml"])
+def test_what_is_monitored_is_a_metric_with_the_labels_and_words_it_has(name: str) -> None:
+    """WM-12: an expression on a name that is not there is silent for ever."""
+    found = yaml.safe_load((MONITORING / name).read_text())
+    if name == "alerts.yaml":
+        expressions = [rule["expr"] for group in found["groups"] for rule in group["rules"]]
+    else:
+        expressions = [target["expr"] for panel in found["panels"] for target in panel["targets"]]
+    listed = dict(re.findall(r"^\| `(millstream_[a-z_]+)` \| ([a-z, ]*?) ?\|", TEXT[OBSERVABILITY], re.MULTILINE))
+    used = {metric for text in expressions for metric in re.findall(r"millstream_[a-z_]+", text)}
+    assert {re.sub("_(bucket|sum|count)$", "", metric) for metric in used} <= listed.keys()
+    if name == "dashboard.json":
+        assert {re.sub("_(bucket|sum|count)$", "", metric) for metric in used} == listed.keys(), "each is shown"
+    labels = {label for text in expressions for label in re.findall(r"by \(([a-z, ]+)\)", text)}
+    known = {"le", *(label for each in listed.values() for label in each.split(", "))}
+    assert {each for label in labels for each in label.split(", ")} <= known
+    words = {word for text in expressions for word in re.findall(r"[A-Z_]{4,}", text)}
+    assert words <= {*STATUSES, *AttemptStatus.__members__}
 
 
 def test_every_error_is_listed_with_its_status() -> None:

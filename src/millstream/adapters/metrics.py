@@ -1,6 +1,9 @@
 """Prometheus metrics of the process, or of all processes that share PROMETHEUS_MULTIPROC_DIR."""
 
+import functools
 import os
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +23,9 @@ _GAUGES: Final = {
     "leases": "Tasks in the hands of workers of this server.",
     "waiters": "Callers that wait for the end of a run.",
     "workers_connected": "Workers connected to this server.",
+    "worker_slots": "Tasks that the workers of this server can have at once.",
+    "database_connections": "Connections of this server for reads and upkeep.",
+    "database_connections_busy": "Of them those in use.",
 }
 
 
@@ -114,6 +120,9 @@ class EngineMetrics:
             for name, text in _GAUGES.items()
         }
         self._paths: dict[str, tuple[Histogram, Histogram]] = {}
+        self._attempts = _by_label(registry, "attempts_total", "Attempts at tasks that ended.", "outcome")
+        self._runs = _by_label(registry, "runs_ended_total", "Runs that ended.", "status")
+        self._artifacts = Counter("millstream_artifacts_total", "Artifacts that were stored.", registry=registry)
 
     def observe_batch(self, commands: int, seconds: float, path: str) -> None:
         """A batch was committed on "owner" or "locked" path."""
@@ -123,9 +132,22 @@ class EngineMetrics:
         pair[0].observe(commands)
         pair[1].observe(seconds)
 
+    def observe_ended(self, attempts: Iterable[str], runs: Iterable[str], artifacts: int) -> None:
+        """What a batch ended, by outcome and status, and how many artifacts it stored."""
+        for metric, names in ((self._attempts, attempts), (self._runs, runs)):
+            for name, count in Tally(names).items():
+                metric(name).inc(count)
+        if artifacts:
+            self._artifacts.inc(artifacts)
+
     def set(self, name: str, value: float) -> None:
         """Set a gauge. Raises KeyError where there is no such gauge."""
         self._gauges[name].set(value)
+
+
+def _by_label(registry: CollectorRegistry, name: str, text: str, label: str) -> Callable[[str], Counter]:
+    """A counter by one label, whose children are looked up once: to do it each time costs more than counting."""
+    return functools.cache(Counter(f"millstream_{name}", text, [label], registry=registry).labels)
 
 
 _SHARED: Final = frozenset({"tasks_ready", "oldest_ready_task_seconds"})

@@ -15,6 +15,7 @@ class SystemStore(Protocol):
     """What is asked of the database; see store.maintenance."""
 
     async def stats(self) -> tuple[int, int]: ...
+    def connections(self) -> tuple[int, int]: ...
 
 
 class System:
@@ -65,6 +66,10 @@ class System:
         self._set("leases", sum(len(session.leases) for session in dispatcher.sessions.values()))
         self._set("waiters", len(engine.waiters))
         self._set("workers_connected", sum(each.pool is None for each in dispatcher.sessions.values()))
+        self._set("worker_slots", sum(each.slots for each in dispatcher.sessions.values() if each.pool is None))
+        connections, idle = self._store.connections()
+        self._set("database_connections", connections)
+        self._set("database_connections_busy", connections - idle)
         try:
             ready, oldest_us = await self._store.stats()
         except MillstreamError:

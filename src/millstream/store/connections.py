@@ -84,6 +84,11 @@ class Database:
             return
         self._pool.terminate()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its connections, and those of them that are idle."""
+        return self._pool.get_size(), self._pool.get_idle_size()
+
     async def fetch(self, statement: str, *arguments: Any) -> list[Record]:
         """All rows."""
         with translated():

@@ -298,6 +298,10 @@ class Maintenance:
                 return dropped
             last = (rows[-1]["tenant"], rows[-1]["name"])
 
+    def connections(self) -> tuple[int, int]:
+        """This server's connections for reads and upkeep, and those of them that are idle."""
+        return self._database.size
+
     async def stats(self) -> tuple[int, int]:
         """Pending tasks (counted to 100,000), and since when the oldest is ready, microseconds (0 for none)."""
         row = await self._database.fetchrow(_STATS)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from millstream.application.engine.batches import Hooks, Sizes
@@ -95,6 +95,9 @@ class Observer(Protocol):
     def observe_batch(self, commands: int, seconds: float, path: str) -> None:
         """A batch was committed."""
 
+    def observe_ended(self, attempts: Iterable[str], runs: Iterable[str], artifacts: int) -> None:
+        """What it ended: attempts by how, runs by their status, and how many artifacts it stored."""
+
 
 def _in_trace(commands: Sequence[Command]) -> Sequence[Command]:
     """The commands, for the trace of the call that is served."""
@@ -143,6 +146,7 @@ class Engine:
         self.traced: Callable[[Batch], None] | None = None
         """Called with each commit, where traces are exported."""
         self._pending = pending
+        self._observer = observer
         self.lines = Lines(lines, lambda command: self.submit(command, urgent=True), self.clock.now_us)
         self._artifacts = artifacts
         self._journal = journal
@@ -194,6 +198,12 @@ class Engine:
     def _committed(self, batch: Batch) -> None:
         if self.traced is not None:
             self.traced(batch)
+        if batch.attempts or batch.ended or batch.artifacts:
+            self._observer.observe_ended(
+                [each.status.name for each in batch.attempts],
+                [each.status.name for each in batch.ended.values() if each.finished_us],
+                len(batch.artifacts),
+            )
         outputs = {run_id: value for _, run_id, what, value in batch.payloads if what == PayloadKind.OUTPUT}
         kept = self.cache.settle(batch, self.waiters.among(batch.dirty_runs))
         for run_id, run in batch.ended.items():
