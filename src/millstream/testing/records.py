@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from millstream.application.views.runs import OpenChild
@@ -40,7 +41,8 @@ class Records:
 
     def store(self, batch: Batch) -> None:
         """Keep what a batch has changed."""
-        for task_id in [each for each in batch.tasks if each in batch.new_tasks]:
+        # The latest of all that are kept: to look through those would cost more with each.
+        for task_id in [*islice(reversed(batch.tasks), len(batch.new_tasks))][::-1]:
             self._of_run[batch.tasks[task_id].run_id].append(batch.tasks[task_id])
         for _, run_id, _, kind, *_ in batch.events:
             self.events[run_id].append(EventType(kind))
