@@ -19,7 +19,7 @@ from millstream.domain.workflows import Definition, Step, StepKind, Template
 NAMES = st.sampled_from(["n", "list", "a", "output", "input"])
 VALUES: st.SearchStrategy[Json] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=5),
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),  # as what is stored
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
