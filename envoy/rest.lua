@@ -188,6 +188,9 @@ function envoy_on_request(h)
     -- Of a stream the server sends the headers only.
     if route:get("stream") then headers:replace("x-millstream-head", "1") end
   end
+  if route:get("stream") and (headers:get("accept") or ""):find("text/event-stream", 1, true) then
+    h:streamInfo():dynamicMetadata():set("millstream.rest", "events", true)
+  end
   if kind == "upload" then
     -- The transcoder drops the length, and the server wants to refuse what is too long before it comes.
     local length = headers:get("content-length")
@@ -303,6 +306,24 @@ local function take_trailers(h, status)
   return status
 end
 
+-- A browser's EventSource tries again only after what looks like a stream that broke off: any other status ends it for
+-- good, be the server away for a second. So it is answered a stream without events.
+local AWAY = "retry: 1000\n\n"
+
+local function try_again(h)
+  h:body(true):setBytes(AWAY)
+  local headers = h:headers()
+  headers:replace(":status", "200")
+  headers:replace("content-type", "text/event-stream")
+  headers:replace("cache-control", "no-store")
+  headers:replace("content-length", tostring(#AWAY))
+end
+
+local function asks_for_events(h)
+  local noted = h:streamInfo():dynamicMetadata():get("millstream.rest")
+  return noted and noted["events"]
+end
+
 local function transcoder_error(h, id)
   local said = h:body(true)
   local fault = fault_of(said_in(said:getBytes(0, said:length())), h:metadata():get("request") or "")
@@ -322,7 +343,9 @@ function envoy_on_response(h)
     headers:replace(":status", wanted)
   end
   local id = headers:get("x-correlation-id") or ""
-  if reply then
+  if status == "503" and asks_for_events(h) then
+    try_again(h)
+  elseif reply then
     if reply:find("grpc_json_transcode_failure", 1, true) then replace_body(h, transcoder_error(h, id)) end
   elseif body then
     replace_body(h, body)

@@ -51,8 +51,7 @@ class EventSource:
             rest_client(self.url, **self.headers) as client,
             client.stream("GET", self.path, headers=headers, timeout=PATIENCE_S) as response,
         ):
-            if response.status_code == 503:
-                return
+            # A browser gives up at any other.
             assert response.status_code == 200, await response.aread()
             assert response.headers["content-type"] == "text/event-stream"
             self.connections += 1
@@ -310,3 +309,18 @@ async def collected(client: Client, run_id: str) -> list[RunHappening]:
     """All of a watch."""
     async with asyncio.timeout(PATIENCE_S):
         return [each async for each in client.runs.watch(run_id)]
+
+
+async def test_an_event_source_outlasts_that_no_server_is_there() -> None:
+    """FV-7: a browser gives its EventSource up at any status but 200, so while nobody serves it is answered a stream
+    without events, and comes again; who did not ask for events is told what is the matter."""
+    async with running_stack({"auth_mode": "developer"}) as stack, rest_client(stack.url) as client:
+        run_id = (await client.post("/api/v1/tasks", json={"kind": "never"})).json()["run_id"]
+        path = f"/api/v1/runs/{run_id}/stream"
+        await stack.servers[0].kill()
+        away = await client.get(path, headers={"accept": "text/event-stream", "last-event-id": "1"})
+        assert (away.status_code, away.headers["content-type"]) == (200, "text/event-stream")
+        assert away.text == "retry: 1000\n\n"
+        assert away.headers["cache-control"] == "no-store"
+        check_error(await client.get(path, headers={"accept": "application/x-ndjson"}), 503, "UNAVAILABLE")
+        check_error(await client.get("/api/v1/runs", headers={"accept": "text/event-stream"}), 503, "UNAVAILABLE")
