@@ -23,6 +23,7 @@ from millstream.v1.worker_service_pb2_grpc import WorkerServiceStub
 
 AGENT = "agent:conformance-publisher"
 MOST_PAUSE_S = 2.0
+LAST_POLL_S = 1.0
 Fence = tuple[str, int]
 
 
@@ -65,6 +66,8 @@ class PollingWorker:
 
     async def stop(self, polling: "asyncio.Task[None]") -> None:
         """Asks for nothing more, and finishes what runs."""
+        # What a poll has brought is this worker's already, though it may not have read it yet.
+        await asyncio.wait({polling}, timeout=LAST_POLL_S)
         polling.cancel()
         await asyncio.gather(polling, return_exceptions=True)
         await asyncio.gather(*(running for _, running in self.held.values()))
@@ -76,7 +79,7 @@ class PollingWorker:
     async def poll(self) -> None:
         """Asks for as much as there is room for, again and again."""
         tries = itertools.count()
-        while True:
+        while not self.stopping.is_set():
             self.freed.clear()
             if self.room() <= 0:
                 await self.freed.wait()
