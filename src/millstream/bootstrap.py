@@ -100,7 +100,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
         await service.close()
 
     def commits(told: Callable[[Batch], None]) -> None:
-        service.engine.traced = told
+        service.engine.recorded.append(told)
 
     def leave() -> None:
         service.system.readiness.draining = True

@@ -16,7 +16,7 @@ from tests.unit.test_events_page import documented
 
 from millstream.application import following, run_feed, run_tree
 from millstream.application.ids import new_id
-from millstream.application.run_feed import RunSent
+from millstream.application.run_topics import RunSent
 from millstream.application.views.reports import Streamed
 from millstream.application.views.tasks import NewTask
 from millstream.application.workflow_runs import NewRun

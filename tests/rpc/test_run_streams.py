@@ -12,7 +12,7 @@ from tests.rpc.conftest import Service
 from tests.rpc.fakes import ID
 from tests.rpc.test_streams import refused, watch
 
-from millstream.application.run_feed import RunSent
+from millstream.application.run_topics import RunSent
 from millstream.application.views.reports import Streamed
 from millstream.domain.errors import RateLimited
 from millstream.domain.runs import Event, EventType

@@ -3,13 +3,14 @@
 import functools
 import os
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 
 from millstream.adapters.shared_metrics import SharedMetrics
+from millstream.domain.batch import Batch
 
 _LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _COMMIT_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
@@ -132,13 +133,15 @@ class EngineMetrics:
         pair[0].observe(commands)
         pair[1].observe(seconds)
 
-    def observe_ended(self, attempts: Iterable[str], runs: Iterable[str], artifacts: int) -> None:
-        """What a batch ended, by outcome and status, and how many artifacts it stored."""
-        for metric, names in ((self._attempts, attempts), (self._runs, runs)):
-            for name, count in Tally(names).items():
+    def committed(self, batch: Batch) -> None:
+        """Count what a batch ended, and the artifacts it stored."""
+        attempts = Tally(each.status.name for each in batch.attempts)
+        runs = Tally(each.status.name for each in batch.ended.values() if each.finished_us)
+        for metric, ended in ((self._attempts, attempts), (self._runs, runs)):
+            for name, count in ended.items():
                 metric(name).inc(count)
-        if artifacts:
-            self._artifacts.inc(artifacts)
+        if batch.artifacts:
+            self._artifacts.inc(len(batch.artifacts))
 
     def set(self, name: str, value: float) -> None:
         """Set a gauge. Raises KeyError where there is no such gauge."""

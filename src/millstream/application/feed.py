@@ -8,7 +8,6 @@ is of its tenant. A watcher whose inbox is full, or that missed something, reads
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -16,8 +15,8 @@ from typing import Final, Protocol
 from millstream.application.following import Inbox
 from millstream.application.ports import FULL, FeedRow, Places
 from millstream.application.views.artifacts import ArtifactQuery
+from millstream.application.whenever import whenever
 from millstream.domain.artifacts import Artifact, Reader, size_bytes
-from millstream.domain.errors import MillstreamError
 
 log = logging.getLogger(__name__)
 
@@ -143,20 +142,11 @@ class Feed:
 
     async def run(self) -> None:
         """Read what is new whenever there may be something, until cancelled."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            try:
-                if self._places is not None and await self._read(self._places):
-                    self._wanted.set()
-            except Exception as error:
-                if isinstance(error, MillstreamError):
-                    log.warning("the feed could not be read: %s", error.message)
-                else:
-                    log.exception("the feed could not be read")
-                await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311  # the database is away; nothing to wait on
-                self._wanted.set()
-            await asyncio.sleep(GAP_S)
+        await whenever(self._wanted, self._look, log, "the feed could not be read", GAP_S)
+
+    async def _look(self) -> None:
+        if self._places is not None and await self._read(self._places):
+            self._wanted.set()
 
     async def _read(self, places: Places) -> bool:
         """Read on, and hand out what was read; whether there is more."""

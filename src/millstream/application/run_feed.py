@@ -8,18 +8,16 @@ and nothing is kept.
 import asyncio
 import contextlib
 import logging
-import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from millstream.application.following import Inbox
 from millstream.application.ports import RunHead
-from millstream.application.run_tree import Cursor, Place, RunTree
+from millstream.application.run_topics import RunSent, Topic
 from millstream.application.views.reports import Streamed
+from millstream.application.whenever import whenever
 from millstream.domain.batch import Batch, EventRow
-from millstream.domain.errors import MillstreamError
 from millstream.domain.runs import Event, EventType
 
 log = logging.getLogger(__name__)
@@ -36,33 +34,6 @@ READERS: Final = 4
 """Histories that are read at once: those who watch wait in turn, so that a thousand of them leave room for others."""
 
 
-@dataclass(slots=True, eq=False)
-class RunSent:
-    """Something of a stream of a run, shared by all who are sent it.
-
-    Attributes:
-        cursor: Goes on behind it.
-        event: What happened; None in a sign of life, and at the end.
-        streamed: Something that a task of the run streams; it is not stored, and the cursor is that of before.
-        run_id: That run.
-        ended: The run has ended, and all that was asked for with it: nothing follows.
-        forms: It as it is sent, by whoever sends it: encoded once for all.
-    """
-
-    cursor: str
-    event: Event | None = None
-    ended: bool = False
-    streamed: Streamed | None = None
-    run_id: str = ""
-    forms: dict[Any, bytes] = field(default_factory=dict)
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes in memory."""
-        held = len(self.event.data) if self.event else len(self.streamed.value) if self.streamed else 0
-        return 400 + len(self.cursor) + held
-
-
 class RunFeedStore(Protocol):
     """Reads events; see store.run_feed."""
 
@@ -71,74 +42,6 @@ class RunFeedStore(Protocol):
         self, after: Mapping[str, int], limit: int, upto: Mapping[str, int] | None = None
     ) -> list[Event]: ...
     async def branches(self, upto: Mapping[str, int]) -> list[Event]: ...
-
-
-class Topic:
-    """A run, alone or with its descendants, that is watched here.
-
-    Attributes:
-        tree: What is known of it.
-        cursor: How far it was handed on to those who watch.
-        loaded: It is known how far that is.
-        over: All of it has ended, and was looked at since.
-    """
-
-    def __init__(self, tenant: str, root: str, deep: bool) -> None:
-        self.tenant = tenant
-        self.tree = RunTree(root, deep)
-        self.cursor = Cursor(self.tree, {})
-        self.watchers: set[Inbox[RunSent]] = set()
-        self.users = 0
-        self.loaded = False
-        self.over = False
-
-    @property
-    def place(self) -> Place:
-        """How far it was handed on."""
-        return self.cursor.place
-
-    def attach(self, inbox: Inbox[RunSent]) -> Place:
-        """From here on the inbox has everything behind the place that is returned."""
-        inbox.attach()
-        return dict(self.place)
-
-    def hand(self, event: Event) -> list[str] | None:
-        """Hand an event on; the members that it adds, or None where one before it is missing."""
-        known = self.place.get(event.run_id, 0)
-        if event.seq <= known:
-            return []
-        if event.seq > known + 1 or not self.loaded:
-            return None
-        self.over = False
-        added = self.tree.learn(event)
-        self.put(RunSent(self.cursor.move(event.run_id, event.seq), event))
-        return added
-
-    def put(self, sent: RunSent) -> None:
-        """Hand something to all who watch."""
-        size = sent.size_bytes
-        for inbox in self.watchers:
-            if inbox.attached:
-                inbox.put(sent, size)
-
-    def put_streamed(self, run_id: str, streamed: Streamed) -> None:
-        """Hand on what a task streams; not to those whose inbox is half full, for whom events matter more."""
-        sent = RunSent(self.cursor.text(), streamed=streamed, run_id=run_id)
-        size = sent.size_bytes
-        for inbox in self.watchers:
-            if inbox.attached and not inbox.half_full:
-                inbox.put(sent, size)
-
-    def finish(self) -> None:
-        """Everything has ended."""
-        self.over = True
-        self.put(RunSent(self.cursor.text(), ended=True))
-
-    @property
-    def seems_over(self) -> bool:
-        """All that began has ended, by what is known."""
-        tree = self.tree
-        return self.loaded and not self.over and tree.root in tree.ended and not tree.open
 
 
 class RunFeed:
@@ -278,19 +181,7 @@ class RunFeed:
 
     async def run(self) -> None:
         """Read what is new whenever there may be something, until cancelled."""
-        while True:
-            await self._wanted.wait()
-            self._wanted.clear()
-            try:
-                await self._look_all()
-            except Exception as error:
-                if isinstance(error, MillstreamError):
-                    log.warning("events could not be read for those who watch: %s", error.message)
-                else:
-                    log.exception("events could not be read for those who watch")
-                await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311  # the database is away; nothing to wait on
-                self._wanted.set()
-            await asyncio.sleep(GAP_S)
+        await whenever(self._wanted, self._look_all, log, "events could not be read for those who watch", GAP_S)
 
     async def _look_all(self) -> None:
         asking, self._asking = self._asking, {}

@@ -6,7 +6,8 @@ from typing import Final, Protocol
 
 from millstream.application.engine.clock import Clock
 from millstream.application.following import Following, Inbox
-from millstream.application.run_feed import RunFeed, RunSent, Topic, in_time
+from millstream.application.run_feed import RunFeed, in_time
+from millstream.application.run_topics import RunSent, Topic
 from millstream.application.run_tree import EXPIRED, Cursor, Place, check_cursor, place_of
 from millstream.application.sight import Sight, restricted
 from millstream.domain.errors import NotFound, RateLimited, ValidationFailed

@@ -13,7 +13,7 @@ from millstream.application.log_watches import SentLine
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check
-from millstream.application.run_feed import RunSent
+from millstream.application.run_topics import RunSent
 from millstream.application.views.agents import AgentDetail, AgentHistory, AgentState
 from millstream.application.views.artifacts import (
     ArtifactQuery,

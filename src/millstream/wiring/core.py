@@ -59,6 +59,7 @@ def make_core(settings: Settings, stores: Stores, metrics: Metrics) -> Core:
     server = f"{socket.gethostname()}/{os.getpid()}"
     peers = Peers(stores.lane.id, stores.blocking.id, server, stores.maintenance, stores.workers)
     engine = _engine(settings, stores, peers, metrics)
+    engine.recorded.append(metrics.engine.committed)
     peers.served = lambda: engine.dispatcher.served
     peers.workers = lambda: engine.dispatcher.workers
     peers.listed = engine.dispatcher.listed
@@ -135,7 +136,7 @@ def _run_feed(engine: Engine, stores: Stores, peers: Peers) -> RunFeed:
         feed.committed(batch)
         peers.recorded(batch.dirty_runs.values())
 
-    engine.recorded = recorded
+    engine.recorded.append(recorded)
     feed.on_change = peers.interest_changed
     peers.runs_watched = lambda: feed.watched
     return feed

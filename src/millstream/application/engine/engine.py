@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import random
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from millstream.application.engine.batches import Hooks, Sizes
@@ -21,6 +20,7 @@ from millstream.application.engine.sessions import Session, lease_of
 from millstream.application.engine.waiting import Ended, Waiters
 from millstream.application.ports import Lane
 from millstream.application.tracing import CALL_TRACE
+from millstream.application.whenever import whenever
 from millstream.domain.artifacts import Artifact
 from millstream.domain.batch import Batch, Handoff, Limits
 from millstream.domain.bounds import Bounds
@@ -95,9 +95,6 @@ class Observer(Protocol):
     def observe_batch(self, commands: int, seconds: float, path: str) -> None:
         """A batch was committed."""
 
-    def observe_ended(self, attempts: Iterable[str], runs: Iterable[str], artifacts: int) -> None:
-        """What it ended: attempts by how, runs by their status, and how many artifacts it stored."""
-
 
 def _in_trace(commands: Sequence[Command]) -> Sequence[Command]:
     """The commands, for the trace of the call that is served."""
@@ -139,14 +136,11 @@ class Engine:
         """Called with the earliest time at which a task scheduled here is due."""
         self.stored: Callable[[list[Artifact]], None] = lambda artifacts: None
         """Called with the artifacts of each commit."""
-        self.recorded: Callable[[Batch], None] = lambda batch: None
-        """Called with each batch that stored events."""
+        self.recorded: list[Callable[[Batch], None]] = []
+        """Called with each batch that stored events, when those who wait for it have been told."""
         self.attend: Callable[[Set[str]], None] = lambda run_ids: None
         """Called with the runs that somebody has to look at after a commit."""
-        self.traced: Callable[[Batch], None] | None = None
-        """Called with each commit, where traces are exported."""
         self._pending = pending
-        self._observer = observer
         self.lines = Lines(lines, lambda command: self.submit(command, urgent=True), self.clock.now_us)
         self._artifacts = artifacts
         self._journal = journal
@@ -168,7 +162,8 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.committer.run(), name="committer")
             group.create_task(self._blocked.run(), name="blocking committer")
-            group.create_task(self._pull(), name="pull")
+            pull = whenever(self.dispatcher.wanted, self._pull, log, "no work could be leased")
+            group.create_task(pull, name="pull")
             group.create_task(self.lines.run(), name="lines")
 
     def stop(self) -> None:
@@ -196,14 +191,6 @@ class Engine:
     # What follows a commit.
 
     def _committed(self, batch: Batch) -> None:
-        if self.traced is not None:
-            self.traced(batch)
-        if batch.attempts or batch.ended or batch.artifacts:
-            self._observer.observe_ended(
-                [each.status.name for each in batch.attempts],
-                [each.status.name for each in batch.ended.values() if each.finished_us],
-                len(batch.artifacts),
-            )
         outputs = {run_id: value for _, run_id, what, value in batch.payloads if what == PayloadKind.OUTPUT}
         kept = self.cache.settle(batch, self.waiters.among(batch.dirty_runs))
         for run_id, run in batch.ended.items():
@@ -234,7 +221,8 @@ class Engine:
         if batch.artifacts:
             self.stored(batch.artifacts)
         if batch.events:
-            self.recorded(batch)
+            for told in self.recorded:
+                told(batch)
 
     def _wake(self, awaited: str, run: Run, ended: Ended) -> None:
         """Wake those who wait for a run, or for a promise in it, here and at other servers."""
@@ -338,24 +326,9 @@ class Engine:
 
     async def _pull(self) -> None:
         dispatcher = self.dispatcher
-        while True:
-            await dispatcher.wanted.wait()
-            dispatcher.wanted.clear()
-            wanting = dispatcher.wanting()
-            if not wanting:
-                continue
-            try:
-                await self._pull_once(wanting)
-            except Exception as error:
-                if isinstance(error, MillstreamError):
-                    log.warning("no work could be leased: %s", error.message)
-                else:
-                    log.exception("no work could be leased")
-                await asyncio.sleep(random.uniform(0.2, 0.5))  # noqa: S311  # the database is away; nothing to wait on
-                dispatcher.wanted.set()
-
-    async def _pull_once(self, wanting: Mapping[DispatchKey, tuple[int, int]]) -> None:
-        dispatcher = self.dispatcher
+        wanting = dispatcher.wanting()
+        if not wanting:
+            return
         own = {
             key: dispatcher.take_own(key, min(room, PULL_MOST)) for key, (room, mark) in wanting.items() if mark == 0
         }

@@ -6,7 +6,7 @@ from typing import Any, Final
 import orjson
 from google.api.httpbody_pb2 import HttpBody
 
-from millstream.application.run_feed import RunSent
+from millstream.application.run_topics import RunSent
 from millstream.application.views.reports import Streamed
 from millstream.domain.errors import ValidationFailed
 from millstream.domain.runs import Event, EventType
