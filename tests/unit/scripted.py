@@ -1,6 +1,6 @@
-"""A service whose answers to unary calls the test writes down beforehand."""
+"""A service whose answers the test writes down beforehand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -45,7 +45,7 @@ _SERVICES = {
 }
 
 Answer: TypeAlias = Any
-"""A response or its fields, an `Abort`, or a function of the request that returns one of them."""
+"""A response or its fields, an `Abort`, or a function of the request that returns one of them; of a stream, several."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,32 @@ class ScriptedService(grpc.GenericRpcHandler):
         descriptor = _SERVICES[service].methods_by_name[method]
         rpc = f"{service.removeprefix('millstream.v1.')}/{method}"
         response = GetMessageClass(descriptor.output_type)
-        return grpc.unary_unary_rpc_method_handler(
-            lambda request, context: self._serve(rpc, request, context, response),
+        handler, serve = (
+            (grpc.unary_stream_rpc_method_handler, self._stream)
+            if descriptor.server_streaming
+            else (grpc.unary_unary_rpc_method_handler, self._serve)
+        )
+        return handler(
+            lambda request, context: serve(rpc, request, context, response),
             request_deserializer=GetMessageClass(descriptor.input_type).FromString,
             response_serializer=response.SerializeToString,
         )
 
-    def _serve(self, rpc: str, request: Any, context: Any, response: type[Message]) -> Any:
+    def _next(self, rpc: str, request: Any, context: Any) -> Any:
         metadata = dict(context.invocation_metadata())
         self.calls.append(Call(rpc, request, metadata, context.time_remaining()))
         answers = self.answers[rpc]
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
-        if isinstance(answer, Callable):  # type: ignore[arg-type]
-            answer = answer(request)
+        return answer(request) if isinstance(answer, Callable) else answer  # type: ignore[arg-type]
+
+    def _stream(self, rpc: str, request: Any, context: Any, response: type[Message]) -> Iterator[Any]:
+        for each in self._next(rpc, request, context):
+            if isinstance(each, Abort):
+                each.raise_in(context)
+            yield response(**each) if isinstance(each, dict) else each
+
+    def _serve(self, rpc: str, request: Any, context: Any, response: type[Message]) -> Any:
+        answer = self._next(rpc, request, context)
         if isinstance(answer, Abort):
             answer.raise_in(context)
         if self.trailing:

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from millstream.v1 import (
 )
 
 Run = Callable[..., Result]
+PATIENCE_S = 10.0
 
 
 @pytest.fixture
@@ -63,6 +65,20 @@ def cascade(*, completed: bool = True, failed: bool = False) -> artifact_service
     if failed:
         response.failures.add(agent="payments", code="PAYMENT_DECLINED", message="cannot charge", attempts=1)
     return response
+
+
+class Terminal(io.StringIO):
+    """Tells when a text is shown."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.seen = threading.Event()
+        self._text = text
+
+    def write(self, text: str) -> int:
+        if self._text in text:
+            self.seen.set()
+        return super().write(text)
 
 
 # -- publish --------------------------------------------------------------------------------------------------
@@ -138,27 +154,30 @@ def test_with_a_key_the_request_is_the_same_each_time(run: Run, service: Scripte
 def test_on_a_terminal_the_wait_shows_what_is_there(
     run: Run, service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    terminal = io.StringIO()
+    terminal, over = Terminal("2 Payment"), threading.Event()
 
     def console(*, stderr: bool = False) -> Console:
         return Console(file=terminal if stderr else sys.stdout, force_terminal=stderr, width=100)
 
-    summary = artifact_service_pb2.SummarizeArtifactsResponse()
-    summary.summary.by_type["Payment"] = 2
+    def watch(request: Any) -> Iterator[Any]:
+        yield {"cursor": "0"}
+        for n in range(2):
+            yield {"cursor": f"{n}", "artifact": {"id": f"a-{n}", "type": "Payment"}}
+        over.wait(PATIENCE_S)
 
     def wait(request: Any) -> Any:
-        # Answers only when what is there has been asked for twice, so the first answer is on the screen.
-        service.answer("ArtifactService/SummarizeArtifacts", summary)
-        while sum(call.rpc.endswith("SummarizeArtifacts") for call in service.calls) < 2:
-            pass
-        return cascade()
+        # Answers only when it is on the screen what the cascade has made.
+        seen = terminal.seen.wait(PATIENCE_S)
+        over.set()
+        return cascade(completed=seen)
 
     monkeypatch.setattr(publish_module, "console", console)
-    monkeypatch.setattr(publish_module, "_POLL_S", 0.01)
-    service.answer("ArtifactService/SummarizeArtifacts", summary)
+    service.answer("ArtifactService/WatchArtifacts", watch)
     service.answer("ArtifactService/PublishSync", wait)
     assert run("publish", "Order", "--sync").exit_code == 0
-    assert "2 Payment" in terminal.getvalue()
+    asked = {call.rpc: call.request for call in service.calls}
+    assert asked["ArtifactService/WatchArtifacts"].correlation_id == asked["ArtifactService/PublishSync"].correlation_id
+    assert "waiting for the cascade, " in terminal.getvalue()
 
 
 # -- lists and single things ----------------------------------------------------------------------------------
@@ -171,6 +190,22 @@ def pages(request: Any) -> Any:
         response.items.add(run_id=f"run-{number}{item}", status=run_pb2.Run.FAILED, created_at={"seconds": 60})
     response.pagination.next_page_token = str(number + 1)
     return response
+
+
+def test_events_of_a_run_are_followed_by_its_stream(run: Run, service: ScriptedService) -> None:
+    """And nothing is asked again and again."""
+    run_id = "0190f5e2-0000-7000-8000-000000000001"
+    events = [
+        {"run_id": run_id, "cursor": f"{n}", "event": {"sequence": n, "type": type_, "created_at": {"seconds": 60}}}
+        for n, type_ in [(2, "TASK_STARTED"), (3, "RUN_COMPLETED")]
+    ]
+    service.answer("RunService/WatchRun", [{"cursor": "1"}, *events, {"cursor": "3", "ended": True}])
+    result = run("runs", "tail", run_id, "--after", "1")
+    assert result.exit_code == 0
+    assert [line.split()[::2] for line in result.stdout.splitlines()] == [["2", "TASK_STARTED"], ["3", "RUN_COMPLETED"]]
+    assert [(call.rpc, call.request.after_sequence) for call in service.calls] == [("RunService/WatchRun", 1)]
+    shown = [json.loads(line) for line in run("runs", "tail", run_id, "--json").stdout.splitlines()]
+    assert [each["sequence"] for each in shown] == [2, 3]
 
 
 def test_lists_are_tables_up_to_the_limit(run: Run, service: ScriptedService) -> None:

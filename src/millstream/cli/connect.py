@@ -1,5 +1,6 @@
 """How data commands reach the service, and how they end when they do not."""
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final, TypeAlias, TypeVar
 
@@ -77,6 +78,19 @@ def call(target: str, api_key: str | None, work: Callable[[Client], Awaitable[T]
     except MillstreamError as error:
         print_error(error)
         raise typer.Exit(REFUSED) from error
+
+
+def showing(target: str, api_key: str | None, work: Callable[[Client], Awaitable[None]]) -> None:
+    """Does work that shows what comes, as `call` does; it is no failure to be interrupted, or that whoever reads the
+    output has enough."""
+    try:
+        call(target, api_key, work)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+    except BrokenPipeError:
+        # Nothing more may be written, not even at the end of the process.
+        sys.stdout = None
+        raise typer.Exit(0) from None
 
 
 def _why(message: str) -> str:

@@ -1,18 +1,17 @@
 """Runs of workflows, and their steps, on the terminal."""
 
+import sys
 from typing import Annotated
 
 import orjson
 import typer
 
-from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKey, Json, Limit, Target, call
+from millstream.cli.connect import DEFAULT_LIMIT, DEFAULT_TARGET, REFUSED, ApiKey, Json, Limit, Target, call, showing
 from millstream.cli.given import json_value, labels_of
 from millstream.cli.output import print_fields, print_json, print_list
 from millstream.sdk import Client, Execution, RunEvent, RunResult, Step
 from millstream.sdk.payload import JsonValue
 
-TAIL_S = 1.0
-"""How long to wait for a run's end before its events are looked at again."""
 RunId = Annotated[str, typer.Argument(help="Id of the run.", show_default=False)]
 Queue = Annotated[str, typer.Option(help="Of its tasks that name none. Default: default.", show_default=False)]
 Priority = Annotated[int, typer.Option(min=-100, max=100, help="Of its tasks that name none; the higher the sooner.")]
@@ -78,20 +77,16 @@ def tail(
     api_key: ApiKey = None,
     as_json: Json = False,
 ) -> None:
-    """Print the events of a run as they happen, until it ends."""
+    """Print the events of a run as they happen, until it ends. A lost connection is resumed: nothing is missed, and
+    nothing printed twice."""
 
     async def work(client: Client) -> None:
-        seen = after
-        while True:
-            # The end is asked for first: what happened before it is printed after.
-            ended = (await client.runs.result(run_id, TAIL_S)).completed
-            async for event in client.runs.events(run_id, after_sequence=seen):
-                seen = event.sequence
-                print_event(event, as_json)
-            if ended:
-                return
+        async for happening in client.runs.watch(run_id, after_sequence=after):
+            if happening.event is not None:
+                print_event(happening.event, as_json)
+                sys.stdout.flush()
 
-    call(target, api_key, work)
+    showing(target, api_key, work)
 
 
 def print_event(event: RunEvent, as_json: bool) -> None:
@@ -102,7 +97,7 @@ def print_event(event: RunEvent, as_json: bool) -> None:
     at = event.created_at.strftime("%H:%M:%S.%f")[:-3] if event.created_at else ""
     about = " ".join(part for part in (event.task_id, event.artifact_id) if part)
     data = orjson.dumps(event.data).decode() if event.data else ""
-    print(f"{event.sequence:>6} {at} {event.type:<20} {about} {data}".rstrip(), flush=True)
+    print(f"{event.sequence:>6} {at} {event.type:<20} {about} {data}".rstrip())
 
 
 def start(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
@@ -25,7 +26,6 @@ _FAILURES = {
     "attempts": lambda f: f.attempts,
     "task": lambda f: f.task_id,
 }
-_POLL_S = 1.0
 
 
 def publish(
@@ -170,29 +170,35 @@ async def _progress(client: Client, cascade: str) -> AsyncIterator[None]:
     if not err.is_terminal:
         yield
         return
-    with err.status("waiting for the cascade") as status:
-        began = time.monotonic()
-
-        async def watch() -> None:
-            made = ""
-            while True:
-                await asyncio.sleep(_POLL_S)
-                if cascade:
-                    # What is shown is a courtesy: a caller who may publish need not be allowed to read.
-                    with suppress(MillstreamError):
-                        made = _counts((await client.artifacts.summary(correlation_id=cascade)).by_type)
-                status.update(Text(f"waiting for the cascade, {time.monotonic() - began:.0f} s{made}"))
-
-        watcher = asyncio.create_task(watch())
+    waiting = _Waiting()
+    with err.status(waiting):
+        watching = asyncio.create_task(_count(client, cascade, waiting)) if cascade else None
         try:
             yield
         finally:
-            watcher.cancel()
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait({watching})
 
 
-def _counts(by_type: Any) -> str:
-    counts = ", ".join(f"{count} {name}" for name, count in sorted(by_type.items()))
-    return f": {counts}" if counts else ""
+class _Waiting:
+    """What a terminal shows meanwhile; it looks by itself, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self.made = ""
+
+    def __rich__(self) -> Text:
+        return Text(f"waiting for the cascade, {time.monotonic() - self._began_s:.0f} s{self.made}")
+
+
+async def _count(client: Client, cascade: str, waiting: _Waiting) -> None:
+    counts: Counter[str] = Counter()
+    # What is shown is a courtesy: a caller who may publish need not be allowed to read.
+    with suppress(MillstreamError):
+        async for artifact in client.artifacts.watch(correlation_id=cascade):
+            counts[artifact.type] += 1
+            waiting.made = ": " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
 def _show_cascade(result: SyncResult) -> None:

@@ -2,14 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
 from rich.live import Live
 from rich.text import Text
 
-from millstream.cli.connect import DEFAULT_TARGET, ApiKey, Json, Target, call
+from millstream.cli.connect import DEFAULT_TARGET, ApiKey, Json, Target, showing
 from millstream.cli.output import console, print_json, show
 from millstream.cli.run_operations import RunId
 from millstream.cli.run_tree import RunTree
@@ -35,7 +34,7 @@ def watch(
         found = client.runs.watch(run_id, include_descendants=descendants, cursor=cursor)
         await (_tree(found, run_id.lower()) if sys.stdout.isatty() and not as_json else _lines(found, as_json))
 
-    _watching(target, api_key, work)
+    showing(target, api_key, work)
 
 
 def watch_tasks(
@@ -50,18 +49,7 @@ def watch_tasks(
     async def work(client: Client) -> None:
         await _lines(client.runs.watch(run_id, tasks_only=True, cursor=cursor), as_json)
 
-    _watching(target, api_key, work)
-
-
-def _watching(target: str, api_key: str | None, work: Callable[[Client], Awaitable[None]]) -> None:
-    try:
-        call(target, api_key, work)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
-    except BrokenPipeError:
-        # Whoever read this has enough. Nothing more may be written, not even at the end of the process.
-        sys.stdout = None
-        raise typer.Exit(0) from None
+    showing(target, api_key, work)
 
 
 async def _tree(found: RunWatch, run_id: str) -> None:

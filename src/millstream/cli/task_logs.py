@@ -1,14 +1,13 @@
 """`millstream runs logs`, `millstream tasks logs` and `millstream workflow task-logs`: what tasks log."""
 
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from millstream.cli.connect import DEFAULT_TARGET, ApiKey, Json, Target, call
+from millstream.cli.connect import DEFAULT_TARGET, ApiKey, Json, Target, showing
 from millstream.cli.output import console, print_json, show
 from millstream.sdk import Client, Listing, LogEntry, LogWatch, NotFoundError
 
@@ -47,7 +46,7 @@ def run_logs(
             found = client.logs.of_run(run_id, task_id=task, level=level, text=text, newest_first=bool(limit))
             await _last(found, limit, as_json)
 
-    _showing(target, api_key, work)
+    showing(target, api_key, work)
 
 
 def task_logs(
@@ -73,7 +72,7 @@ def task_logs(
         found = client.logs.of_task(task_id, level=level, text=text, attempt=attempt, newest_first=bool(limit))
         await _last(found, limit, as_json)
 
-    _showing(target, api_key, work)
+    showing(target, api_key, work)
 
 
 def workflow_task_logs(
@@ -92,18 +91,7 @@ def workflow_task_logs(
             raise NotFoundError("NOT_FOUND", f"run {run_id} has no task {task_id}")
         await _last(client.logs.of_task(task_id, level=level, newest_first=bool(limit)), limit, as_json)
 
-    _showing(target, api_key, work)
-
-
-def _showing(target: str, api_key: str | None, work: Callable[[Client], Awaitable[None]]) -> None:
-    try:
-        call(target, api_key, work)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
-    except BrokenPipeError:
-        # Whoever read this has enough. Nothing more may be written, not even at the end of the process.
-        sys.stdout = None
-        raise typer.Exit(0) from None
+    showing(target, api_key, work)
 
 
 async def _last(found: Listing[LogEntry], limit: int, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from millstream.cli.connect import DEFAULT_TARGET, ApiKey, Json, Target, call
+from millstream.cli.connect import DEFAULT_TARGET, ApiKey, Json, Target, showing
 from millstream.cli.output import console, print_json, show
 from millstream.sdk import Artifact, Client
 
@@ -47,14 +47,7 @@ def watch(
                 if shown == limit:
                     return
 
-    try:
-        call(target, api_key, work)
-    except KeyboardInterrupt:
-        raise typer.Exit(0) from None
-    except BrokenPipeError:
-        # Whoever read this has enough. Nothing more may be written, not even at the end of the process.
-        sys.stdout = None
-        raise typer.Exit(0) from None
+    showing(target, api_key, work)
 
 
 def _show(artifact: Artifact, cursor: str, as_json: bool) -> None:
