@@ -40,7 +40,7 @@ from millstream.application.views.leases import Cancellation, Hello, Lease, Leas
 from millstream.application.views.log_levels import LogLevel
 from millstream.application.views.payloads import StoredPayload
 from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
-from millstream.application.views.queues import QueueState
+from millstream.application.views.queues import Ends, QueueState
 from millstream.application.views.reports import ReportResult, Reports, Streamed
 from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunResult, RunView, StuckQuery, StuckTask
 from millstream.application.views.steps import ItemCounts, StepView
@@ -652,6 +652,10 @@ class Queues(Fake):
     async def resume(self, principal: Principal, queue: str, key: Key | None) -> tuple[QueueState, bool]:
         await self.seen("resume", principal, queue, key)
         return QueueState(queue), False
+
+    async def throughput(self, principal: Principal) -> Ends:
+        await self.seen("throughput", principal)
+        return Ends(7, 6, 5, 4, 3, 2, 1)
 
     async def list(self, principal: Principal, page: PageRequest) -> Page[QueueState]:
         await self.seen("list", principal, page)

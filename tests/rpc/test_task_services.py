@@ -130,6 +130,10 @@ async def test_queues(service: Service) -> None:
     """Listed with what stands in them, paused and resumed."""
     out = await _ask(service, "QueueService/ListQueues", {"page_size": 5})
     assert out["items"] == [{"queue": "default", "running": 10_001}]
+    assert await _ask(service, "QueueService/GetThroughput", {}) == {
+        "window_s": 60, "tasks_completed": 7, "tasks_failed": 6, "tasks_retried": 5, "tasks_cancelled": 4,
+        "runs_completed": 3, "runs_failed": 2, "runs_cancelled": 1,
+    }  # fmt: skip
     out = await _ask(service, "QueueService/PauseQueue", {"queue": "slow", "reason": "a move"})
     assert service.fakes.queues.calls[-1][2:] == ("slow", "a move", None)
     at = "2023-11-14T22:13:20.123456Z"

@@ -32,6 +32,7 @@ from millstream.store import (
     run_lists,
     runs,
     stuck,
+    throughput,
 )
 from millstream.store.columns import names, numbers, texts, uuids
 from millstream.store.query import compiled
@@ -75,6 +76,8 @@ SELECT 'acme', decode(lpad(to_hex(n), 64, '0'), 'hex'), lpad(to_hex(n), 32, '0')
 INSERT INTO payload (tenant, sha256, blob) VALUES ('acme', decode(repeat('01', 32), 'hex'), gen_random_uuid());
 INSERT INTO payload_holder SELECT tenant, sha256, 'root' FROM payload;
 INSERT INTO payload_chunk (blob, n, bytes) SELECT blob, 0, '' FROM payload;
+INSERT INTO throughput (tenant, at_us, lane)
+SELECT 'acme', n, lpad(to_hex(n), 32, '0')::uuid FROM generate_series(1, {TASKS}) n;
 INSERT INTO line (tenant, name, until_us) SELECT 'acme', 'c:k' || n, n FROM generate_series(1, {TASKS}) n;
 """
 _DEAD_LEASES = (
@@ -138,7 +141,7 @@ def used(nodes: list[dict[str, Any]]) -> set[str]:
 
 def scanned(nodes: list[dict[str, Any]]) -> set[str]:
     """The big tables that a plan reads from end to end."""
-    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"} & BIG
+    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"} & {*BIG, "throughput"}
 
 
 KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
@@ -214,6 +217,8 @@ KEYS = (names(["acme"]), names(["root"]), names(["Publish"]), ["k1"])
         (payloads._HELD, ("acme", DIGEST, "root"), {"payload_holder_pkey"}),
         (payloads._LEASED, ("acme", DIGEST, ID, 1), {"task_pkey", "task_tenant", "artifact_payload"}),
         (payloads._CHUNK, (ID, 0), {"payload_chunk_pkey"}),
+        (throughput.SINCE, ("acme", TASKS - 12), {"throughput_pkey"}),
+        (throughput.DROP, (TASKS // 2, 500), {"throughput_at"}),
     ],
     ids=lambda value: value.split()[0].lower() if isinstance(value, str) and " " in value else "",
 )

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class QueueServiceStub(object):
-    """Shows queues, and pauses and resumes them. A queue is there as soon as a task or a worker names it.
+    """Shows queues and how much work ends, and pauses and resumes queues. A queue is there as soon as a task or a worker names it.
     """
 
     def __init__(self, channel):
@@ -39,6 +39,11 @@ class QueueServiceStub(object):
                 '/millstream.v1.QueueService/ListQueues',
                 request_serializer=millstream_dot_v1_dot_queue__service__pb2.ListQueuesRequest.SerializeToString,
                 response_deserializer=millstream_dot_v1_dot_queue__service__pb2.ListQueuesResponse.FromString,
+                _registered_method=True)
+        self.GetThroughput = channel.unary_unary(
+                '/millstream.v1.QueueService/GetThroughput',
+                request_serializer=millstream_dot_v1_dot_queue__service__pb2.GetThroughputRequest.SerializeToString,
+                response_deserializer=millstream_dot_v1_dot_queue__service__pb2.GetThroughputResponse.FromString,
                 _registered_method=True)
         self.PauseQueue = channel.unary_unary(
                 '/millstream.v1.QueueService/PauseQueue',
@@ -53,12 +58,22 @@ class QueueServiceStub(object):
 
 
 class QueueServiceServicer(object):
-    """Shows queues, and pauses and resumes them. A queue is there as soon as a task or a worker names it.
+    """Shows queues and how much work ends, and pauses and resumes queues. A queue is there as soon as a task or a worker names it.
     """
 
     def ListQueues(self, request, context):
         """Lists the queues in which something waits or runs, that a worker serves, or that are paused, by name.
         Errors: VALIDATION_ERROR.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetThroughput(self, request, context):
+        """Tells how much work of the tenant has ended within the last minute, at all servers together: how often the events of
+        these types came. A server counts its own and notes them at most every 5 s: what ended since is not told yet, and what
+        one had not noted when it ended never is.
+        Errors: none.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -88,6 +103,11 @@ def add_QueueServiceServicer_to_server(servicer, server):
                     request_deserializer=millstream_dot_v1_dot_queue__service__pb2.ListQueuesRequest.FromString,
                     response_serializer=millstream_dot_v1_dot_queue__service__pb2.ListQueuesResponse.SerializeToString,
             ),
+            'GetThroughput': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetThroughput,
+                    request_deserializer=millstream_dot_v1_dot_queue__service__pb2.GetThroughputRequest.FromString,
+                    response_serializer=millstream_dot_v1_dot_queue__service__pb2.GetThroughputResponse.SerializeToString,
+            ),
             'PauseQueue': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseQueue,
                     request_deserializer=millstream_dot_v1_dot_queue__service__pb2.PauseQueueRequest.FromString,
@@ -107,7 +127,7 @@ def add_QueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class QueueService(object):
-    """Shows queues, and pauses and resumes them. A queue is there as soon as a task or a worker names it.
+    """Shows queues and how much work ends, and pauses and resumes queues. A queue is there as soon as a task or a worker names it.
     """
 
     @staticmethod
@@ -127,6 +147,33 @@ class QueueService(object):
             '/millstream.v1.QueueService/ListQueues',
             millstream_dot_v1_dot_queue__service__pb2.ListQueuesRequest.SerializeToString,
             millstream_dot_v1_dot_queue__service__pb2.ListQueuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetThroughput(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/millstream.v1.QueueService/GetThroughput',
+            millstream_dot_v1_dot_queue__service__pb2.GetThroughputRequest.SerializeToString,
+            millstream_dot_v1_dot_queue__service__pb2.GetThroughputResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -10,8 +10,9 @@ from millstream.application.engine.engine import Engine
 from millstream.application.paging import Page, PageRequest, text_bytes
 from millstream.application.pauses import Pauses
 from millstream.application.registering import Registering
+from millstream.application.throughput import Throughput
 from millstream.application.views.idempotency import Key
-from millstream.application.views.queues import QueueState
+from millstream.application.views.queues import Ends, QueueState
 from millstream.domain.principals import Principal
 from millstream.domain.runs import UNLEASED
 
@@ -30,13 +31,20 @@ class Queues:
     """The use cases of queues."""
 
     def __init__(
-        self, engine: Engine, catalogs: Catalogs, registering: Registering, pauses: Pauses, reads: QueueReads
+        self,
+        engine: Engine,
+        catalogs: Catalogs,
+        registering: Registering,
+        pauses: Pauses,
+        reads: QueueReads,
+        throughput: Throughput,
     ) -> None:
         self._engine = engine
         self._catalogs = catalogs
         self._registering = registering
         self._pauses = pauses
         self._reads = reads
+        self._throughput = throughput
 
     async def pause(self, principal: Principal, queue: str, reason: str, key: Key | None) -> tuple[QueueState, bool]:
         """Let a queue's tasks wait; whether it is a replay. Raises IdempotencyConflict."""
@@ -60,6 +68,10 @@ class Queues:
         counts = await self._reads.counts(tenant, queues)
         pauses = {each.queue: each for each in await self._catalogs.registry.pauses(tenant) if not each.kind}
         return [replace(counts[queue], running=running.get(queue, 0), pause=pauses.get(queue)) for queue in queues]
+
+    async def throughput(self, principal: Principal) -> Ends:
+        """What ended within the last minute, at all servers."""
+        return await self._throughput.lately(principal.tenant)
 
     async def list(self, principal: Principal, request: PageRequest) -> Page[QueueState]:
         """Queues by name; of a tenant's more than 1,000 the first. Raises ValidationFailed."""

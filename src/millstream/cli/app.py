@@ -26,6 +26,7 @@ _COMMANDS = {
     "kinds": ("workers", "kinds"),
     "tenants": ("tenants", "app"),
     "queues": ("queues", "app"),
+    "top": ("top", "top"),
     "conformance": ("conformance", "conformance"),
     "migrate": ("migrate", "app"),
     "config": ("config", "app"),

@@ -14,11 +14,13 @@ Name = Annotated[str, typer.Argument(help="Name of the queue.", show_default=Fal
 _COUNTED = 10_000
 
 
-def _count(number: int) -> str:
+def counted(number: int) -> str:
+    """A count that ends at 10,001."""
     return str(number) if number <= _COUNTED else f"over {_COUNTED:,}"
 
 
-def _paused(queue: Queue) -> str:
+def pause_of(queue: Queue) -> str:
+    """Who paused it and why; "" where nobody has."""
     if not queue.paused:
         return ""
     return f"by {queue.paused_by}" + (f": {queue.pause_reason}" if queue.pause_reason else "")
@@ -26,12 +28,12 @@ def _paused(queue: Queue) -> str:
 
 _COLUMNS = {
     "queue": lambda q: q.queue,
-    "ready": lambda q: _count(q.ready),
-    "in line": lambda q: _count(q.in_line),
-    "scheduled": lambda q: _count(q.scheduled),
-    "running": lambda q: _count(q.running),
+    "ready": lambda q: counted(q.ready),
+    "in line": lambda q: counted(q.in_line),
+    "scheduled": lambda q: counted(q.scheduled),
+    "running": lambda q: counted(q.running),
     "oldest ready": lambda q: q.oldest_ready_at,
-    "paused": _paused,
+    "paused": pause_of,
 }
 
 
@@ -69,4 +71,4 @@ def _print(queue: Queue, as_json: bool) -> None:
     if as_json:
         print_json(queue)
     else:
-        print(f"{queue.queue}: " + (f"PAUSED {_paused(queue)}" if queue.paused else "goes on"))
+        print(f"{queue.queue}: " + (f"PAUSED {pause_of(queue)}" if queue.paused else "goes on"))

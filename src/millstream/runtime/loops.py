@@ -25,6 +25,8 @@ CHUNKS_BATCH = 64
 STEPS_MOST = 200
 DAY_US = 86_400_000_000
 ATTEND_US = 1_000_000
+ENDS_KEPT_US = 120_000_000
+"""How long it is kept what ended; the last minute is told."""
 FEED_MARGIN_US = 300_000_000
 """The feed is kept so much longer than a watch may be resumed from it: a write is committed a moment after its time."""
 
@@ -85,6 +87,12 @@ class FeedStore(Protocol):
     async def drop(self, before_us: int, limit: int) -> int: ...
 
 
+class ThroughputStore(Protocol):
+    """What ended lately; see store.throughput."""
+
+    async def drop(self, before_us: int, limit: int) -> int: ...
+
+
 class RunReads(Protocol):
     """Reads runs; see store.runs."""
 
@@ -121,6 +129,7 @@ class Loops:
         feed: FeedStore,
         workers: WorkerStore,
         logs: LogPartitions,
+        throughput: ThroughputStore,
         reads: RunReads,
         peers: Peers,
         retention: Retention,
@@ -132,6 +141,7 @@ class Loops:
         self._feed = feed
         self._workers = workers
         self._logs = logs
+        self._throughput = throughput
         self._reads = reads
         self._peers = peers
         self._retention = retention
@@ -228,6 +238,7 @@ class Loops:
         await _in_steps(lambda: store.drop_lines(now_us, BATCH), BATCH)
         watched_us = now_us - int(self._retention.watch_resume_s * 1e6) - FEED_MARGIN_US
         await _in_steps(lambda: self._feed.drop(watched_us, KEYS_BATCH), KEYS_BATCH)
+        await _in_steps(lambda: self._throughput.drop(now_us - ENDS_KEPT_US, KEYS_BATCH), KEYS_BATCH)
         if self._retention.run_days:
             before_us = now_us - int(self._retention.run_days * DAY_US)
             await _in_steps(lambda: store.drop_runs(before_us, now_us, BATCH), BATCH)

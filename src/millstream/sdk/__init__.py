@@ -30,7 +30,7 @@ from millstream.sdk.logs import TaskLogHandler
 from millstream.sdk.payloads import StoredPayload
 from millstream.sdk.policies import Batch, Concurrency, Join, RateLimit, RetryPolicy, Subscription, Timeouts, Visibility
 from millstream.sdk.promises import Promise
-from millstream.sdk.queues import Queue
+from millstream.sdk.queues import Queue, Throughput
 from millstream.sdk.results import (
     Artifact,
     ArtifactSummary,
@@ -123,6 +123,7 @@ __all__ = [
     "TaskError",
     "TaskLogHandler",
     "Tenant",
+    "Throughput",
     "Timeouts",
     "Triggered",
     "UnavailableError",

@@ -48,7 +48,7 @@ class Client:
         tasks: create, create_batch, list, get, cancel, attempts.
         promises: create, resolve, reject, wait, list, get, cancel.
         tasks: create, create_batch, list, get, cancel, attempts; dead.list, dead.retry, dead.drop.
-        queues: list, pause, resume.
+        queues: list, throughput, pause, resume.
         logs: of_task, of_run, watch_task, watch_run.
         payloads: upload, download, download_to, read, load, get.
         tenants: create, list, get.

@@ -1,6 +1,6 @@
-"""Queues: what stands in them, pausing and resuming them."""
+"""Queues: what stands in them, what goes through them, pausing and resuming them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -45,8 +45,29 @@ class Queue:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What ended within the last `window_s` seconds, at all servers; up to 5 s late."""
+
+    window_s: int
+    tasks_completed: int
+    tasks_failed: int
+    """Finally."""
+    tasks_retried: int
+    """Attempts that failed, and others follow."""
+    tasks_cancelled: int
+    runs_completed: int
+    runs_failed: int
+    runs_cancelled: int
+
+    @classmethod
+    def from_wire(cls, message: wire.GetThroughputResponse) -> "Throughput":
+        """The value of a response."""
+        return cls(**{each.name: getattr(message, each.name) for each in fields(cls)})
+
+
 class Queues(Area):
-    """Shows queues, and pauses and resumes them."""
+    """Shows queues and how much work ends, and pauses and resumes queues."""
 
     def list(self, *, page_size: int = 100) -> Listing[Queue]:
         """Lists the queues in which something waits or runs, that a worker serves, or that are paused, by name."""
@@ -57,6 +78,14 @@ class Queues(Area):
             return [Queue.from_wire(item) for item in page.items], page.pagination.next_page_token
 
         return Listing(fetch)
+
+    async def throughput(self) -> Throughput:
+        """Tells how much work of the tenant has ended within the last minute."""
+        return Throughput.from_wire(
+            await self._calls.read(
+                "QueueService/GetThroughput", wire.GetThroughputRequest(), wire.GetThroughputResponse
+            )
+        )
 
     async def pause(self, queue: str, reason: str = "") -> Queue:
         """Pauses a queue on all servers: its tasks wait until it is resumed; what runs goes on."""

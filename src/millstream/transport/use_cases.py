@@ -31,7 +31,7 @@ from millstream.application.views.idempotency import Key
 from millstream.application.views.leases import Hello, Lease, LeaseRef, Push
 from millstream.application.views.payloads import StoredPayload
 from millstream.application.views.promises import PromiseQuery, PromiseRef, PromiseView
-from millstream.application.views.queues import QueueState
+from millstream.application.views.queues import Ends, QueueState
 from millstream.application.views.reports import ReportResult, Reports, Streamed
 from millstream.application.views.runs import DoneRuns, ManyRuns, RunQuery, RunResult, RunView, StuckQuery, StuckTask
 from millstream.application.views.steps import StepView
@@ -293,6 +293,7 @@ class Queues(Protocol):
         self, principal: Principal, queue: str, reason: str, key: Key | None
     ) -> tuple[QueueState, bool]: ...
     async def resume(self, principal: Principal, queue: str, key: Key | None) -> tuple[QueueState, bool]: ...
+    async def throughput(self, principal: Principal) -> Ends: ...
     async def list(self, principal: Principal, page: PageRequest) -> Page[QueueState]: ...
 
 

@@ -95,7 +95,7 @@ def _service(
         steps=RunSteps(flow.advancing, reads),
         workflow_pauses=_workflow_pauses(core, registering, flow),
         dead_letters=DeadLetters(engine, reads, ttl_us),
-        queues=Queues(engine, catalogs, registering, core.pauses, QueueReads(stores.database)),
+        queues=Queues(engine, catalogs, registering, core.pauses, QueueReads(stores.database), core.throughput),
         workers=_workers(core, registering, reporting, flow.code_workflows),
         log_intake=task_logs.intake,
         task_logs=task_logs.reading,

@@ -32,6 +32,7 @@ def make_loops(core: Core, calling: Calling) -> Loops:
         stores.feed,
         stores.workers,
         stores.logs,
+        stores.throughput,
         stores.reads,
         core.peers,
         _retention(core.settings),

@@ -18,6 +18,7 @@ from millstream.application.payloads import Payloads
 from millstream.application.progress import ProgressNotes
 from millstream.application.referring import Referring
 from millstream.application.run_feed import RunFeed
+from millstream.application.throughput import Throughput
 from millstream.config import Settings
 from millstream.domain.addresses import LOOPBACK, Network
 from millstream.domain.artifacts import Artifact
@@ -46,6 +47,7 @@ class Core:
     feed: Feed
     run_feed: RunFeed
     notes: ProgressNotes
+    throughput: Throughput
     sandbox: Sandbox
     catalogs: Catalogs
     payloads: Payloads
@@ -59,7 +61,8 @@ def make_core(settings: Settings, stores: Stores, metrics: Metrics) -> Core:
     server = f"{socket.gethostname()}/{os.getpid()}"
     peers = Peers(stores.lane.id, stores.blocking.id, server, stores.maintenance, stores.workers)
     engine = _engine(settings, stores, peers, metrics)
-    engine.recorded.append(metrics.engine.committed)
+    throughput = Throughput(stores.lane.id, engine.clock, stores.throughput)
+    engine.recorded += [metrics.engine.committed, throughput.committed]
     peers.served = lambda: engine.dispatcher.served
     peers.workers = lambda: engine.dispatcher.workers
     peers.listed = engine.dispatcher.listed
@@ -77,6 +80,7 @@ def make_core(settings: Settings, stores: Stores, metrics: Metrics) -> Core:
         _feed(engine, stores, peers),
         _run_feed(engine, stores, peers),
         ProgressNotes(engine),
+        throughput,
         sandbox,
         catalogs,
         payloads,

@@ -111,6 +111,7 @@ class Service:
             ("feed", core.feed.run()),
             ("feed of runs", core.run_feed.run()),
             ("progress", core.notes.run()),
+            ("throughput", core.throughput.run()),
             ("workflows", self.advancing.run()),
             ("logs of tasks", self.log_intake.run()),
             ("feed of logs", self.log_feed.run()),

@@ -15,6 +15,7 @@ from millstream.store.payloads import Payloads
 from millstream.store.reads import Reads
 from millstream.store.registry import RegistryStore
 from millstream.store.run_feed import RunFeedReads
+from millstream.store.throughput import ThroughputRows
 from millstream.store.workers import WorkerRows
 from millstream.store.workflows import WorkflowReads
 
@@ -38,6 +39,7 @@ class Stores:
     payloads: Payloads
     buffers: Buffers
     logs: LogPartitions
+    throughput: ThroughputRows
 
     @classmethod
     async def open(cls, settings: Settings) -> "Stores":
@@ -63,6 +65,7 @@ class Stores:
             Payloads(database),
             Buffers(database),
             LogPartitions(database),
+            ThroughputRows(database),
         )
 
     async def close(self) -> None:

@@ -129,6 +129,61 @@ class ListQueuesResponse(_message.Message):
 Global___ListQueuesResponse: _TypeAlias = ListQueuesResponse  # noqa: Y015
 
 @_typing.final
+class GetThroughputRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetThroughputRequest: _TypeAlias = GetThroughputRequest  # noqa: Y015
+
+@_typing.final
+class GetThroughputResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_S_FIELD_NUMBER: _builtins.int
+    TASKS_COMPLETED_FIELD_NUMBER: _builtins.int
+    TASKS_FAILED_FIELD_NUMBER: _builtins.int
+    TASKS_RETRIED_FIELD_NUMBER: _builtins.int
+    TASKS_CANCELLED_FIELD_NUMBER: _builtins.int
+    RUNS_COMPLETED_FIELD_NUMBER: _builtins.int
+    RUNS_FAILED_FIELD_NUMBER: _builtins.int
+    RUNS_CANCELLED_FIELD_NUMBER: _builtins.int
+    window_s: _builtins.int
+    tasks_completed: _builtins.int
+    tasks_failed: _builtins.int
+    tasks_retried: _builtins.int
+    tasks_cancelled: _builtins.int
+    runs_completed: _builtins.int
+    runs_failed: _builtins.int
+    runs_cancelled: _builtins.int
+    def __init__(
+        self,
+        *,
+        window_s: _builtins.int = ...,
+        tasks_completed: _builtins.int = ...,
+        tasks_failed: _builtins.int = ...,
+        tasks_retried: _builtins.int = ...,
+        tasks_cancelled: _builtins.int = ...,
+        runs_completed: _builtins.int = ...,
+        runs_failed: _builtins.int = ...,
+        runs_cancelled: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs_cancelled", b"runs_cancelled", "runs_completed", b"runs_completed", "runs_failed", b"runs_failed", "tasks_cancelled", b"tasks_cancelled", "tasks_completed", b"tasks_completed", "tasks_failed", b"tasks_failed", "tasks_retried", b"tasks_retried", "window_s", b"window_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetThroughputResponse: _TypeAlias = GetThroughputResponse  # noqa: Y015
+
+@_typing.final
 class PauseQueueRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

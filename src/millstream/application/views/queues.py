@@ -16,3 +16,16 @@ class QueueState:
     running: int = 0
     oldest_us: int = 0
     pause: Pause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """How often something ended, or an attempt failed, within a time."""
+
+    tasks_completed: int = 0
+    tasks_failed: int = 0
+    tasks_retried: int = 0
+    tasks_cancelled: int = 0
+    runs_completed: int = 0
+    runs_failed: int = 0
+    runs_cancelled: int = 0

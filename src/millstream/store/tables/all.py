@@ -10,6 +10,7 @@ from millstream.store.tables import (
     task_logs,
     tasks,
     tenants,
+    throughput,
     workers,
     workflows,
 )
@@ -17,4 +18,17 @@ from millstream.store.tables.columns import metadata
 
 __all__ = ["metadata"]
 
-_LOADED = (agents, artifacts, code_runs, payloads, runs, servers, task_logs, tasks, tenants, workers, workflows)
+_LOADED = (
+    agents,
+    artifacts,
+    code_runs,
+    payloads,
+    runs,
+    servers,
+    task_logs,
+    tasks,
+    tenants,
+    throughput,
+    workers,
+    workflows,
+)

@@ -1,7 +1,10 @@
-"""QueueService: queues, and pausing them."""
+"""QueueService: queues, what goes through them, and pausing them."""
+
+from dataclasses import asdict
 
 from google.protobuf.message import Message
 
+from millstream.application.throughput import WINDOW_S
 from millstream.transport.context import Context
 from millstream.transport.mapping.pages import page_of, pagination
 from millstream.transport.mapping.queues import put_queue
@@ -22,6 +25,10 @@ class QueueService:
         for state in page.items:
             put_queue(out.items.add(), state)
         return out
+
+    async def get_throughput(self, _: wire.GetThroughputRequest, context: Context) -> Message:
+        """What ended lately."""
+        return wire.GetThroughputResponse(window_s=WINDOW_S, **asdict(await self._queues.throughput(context.principal)))
 
     async def pause_queue(self, request: wire.PauseQueueRequest, context: Context) -> Message:
         """Pause a queue."""
