@@ -3,7 +3,7 @@
 import pytest
 
 from millstream.domain.errors import LeaseLost, ValidationFailed
-from millstream.domain.task_logs import ALWAYS_KEPT, LogBatch, LogBounds, LogEnd, LogLine, cut_message, take
+from millstream.domain.task_logs import ALWAYS_KEPT, CUT_MOST, LogBatch, LogBounds, LogEnd, LogLine, cut_message, take
 
 PLENTY = LogBounds(1_000_000, 1 << 30)
 
@@ -60,6 +60,15 @@ def test_what_is_beyond_the_bound_is_cut_and_counted_and_acknowledged(bounds: Lo
     assert (first.ack.offset, first.end.cut) == (400, 400 - len(first.kept))
     again = take(first.end, batch(390, 410), bounds)
     assert (again.kept, again.ack.offset, again.end.cut) == ([], 410, first.end.cut + 10)
+
+
+def test_lines_that_the_worker_had_cut_are_counted_where_its_mark_is_cut() -> None:
+    """DC-6: a flood that is more than the worker can send, and than is kept: what is missing is known all the same."""
+    marked = [*lines(1, 200), LogLine(3, "70 lines were cut here", 200, cut=70), *lines(201, 210)]
+    found = take(LogEnd("t", "r"), LogBatch("t", 1, 1, marked), LogBounds(150, 1 << 30))
+    assert (len(found.kept), found.cut_from, found.end.cut) == (150, 151, 50 + 70 + 10)
+    more = take(found.end, LogBatch("t", 1, 212, [LogLine(3, "", 210, cut=CUT_MOST), *lines(212, 212)]), PLENTY)
+    assert (more.kept, more.cut_from, more.end.cut) == ([], 212, CUT_MOST)
 
 
 def test_each_attempt_can_say_something() -> None:

@@ -7,6 +7,8 @@ from typing import Final
 
 from millstream.domain.errors import LeaseLost, MillstreamError
 
+CUT_MOST: Final = (1 << 31) - 1
+"""More are not counted."""
 ALWAYS_KEPT: Final = 100
 """Lines of each attempt that are kept however much the task has logged before: its last one can say why it failed."""
 
@@ -89,7 +91,7 @@ class LogEnd:
         final: Number of the attempt's last line of all, where the worker has told it; else -1.
         lines: Lines kept of the task.
         size_bytes: What they take.
-        cut: Lines of the attempt that were not kept, all from some number on.
+        cut: Lines of the attempt that were not kept, all from some number on; with those that its worker cut there.
         mark_day, mark_seq: Where the line stands that tells of them.
     """
 
@@ -118,11 +120,13 @@ class Taken:
         end: Where the log stands afterwards.
         kept: The lines to store, each with its number.
         ack: What the worker is told.
+        cut_from: Number of the first line of the batch that is cut; 0: none is.
     """
 
     end: LogEnd
     ack: LogAck
     kept: list[tuple[int, LogLine]] = field(default_factory=list)
+    cut_from: int = 0
 
 
 def take(end: LogEnd, batch: LogBatch, bounds: LogBounds) -> Taken:
@@ -140,17 +144,18 @@ def take(end: LogEnd, batch: LogBatch, bounds: LogBounds) -> Taken:
         again = bool(batch.lines) or batch.final is None
         return Taken(end, LogAck(batch.task_id, batch.attempt, end.last, again))
     kept: list[tuple[int, LogLine]] = []
-    lines, size, cut, n = end.lines, end.size_bytes, end.cut, end.last
+    lines, size, cut, n, cut_from = end.lines, end.size_bytes, end.cut, end.last, 0
     for line in batch.lines[end.last + 1 - batch.offset :]:
         n += 1
         more = size + line.size_bytes
         if cut or (n > ALWAYS_KEPT and (lines >= bounds.lines or more > bounds.size_bytes)):
-            cut += 1
+            cut = min(cut + max(line.cut, 1), CUT_MOST)
+            cut_from = cut_from or n
         else:
             lines, size = lines + 1, more
             kept.append((n, line))
     end = replace(end, last=n, lines=lines, size_bytes=size, cut=cut)
-    return Taken(end, LogAck(batch.task_id, batch.attempt, n), kept)
+    return Taken(end, LogAck(batch.task_id, batch.attempt, n), kept, cut_from)
 
 
 def cut_message(cut: int, bounds: LogBounds) -> str:

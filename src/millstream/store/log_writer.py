@@ -178,7 +178,7 @@ class LogWriter:
             end = replace(end, mark_day=day, mark_seq=log.seq)
             at_us = batch.lines[-1].at_us
             mark = LogLine(LineLevel.WARN, cut_message(end.cut, self._bounds), at_us, cut=end.cut)
-            log.rows.append((log.seq, batch.task_id, batch.attempt, end.last - end.cut + 1, mark))
+            log.rows.append((log.seq, batch.task_id, batch.attempt, taken.cut_from, mark))
         elif end.cut > before.cut:
             log.marks[end.mark_seq] = (end.mark_day, end.cut)
         log.ends[batch.task_id] = end
