@@ -84,20 +84,26 @@ async def build(settings: Settings, metrics: Metrics) -> App:
     except Disconnected as error:
         raise CannotStartError(f"cannot reach the database: {error.__cause__ or 'the connection was lost'}") from error
 
-    async def written() -> bytes:
+    async def gauge() -> None:
         await service.system.gauge()
+        metrics.streams.settle()
+
+    async def written() -> bytes:
+        await gauge()
         return await asyncio.to_thread(metrics.exposition)
 
     # Of several processes each would read the files of all, for each that asks.
     exposition = Fresh(written, _METRICS_S) if metrics.shared else written
 
     # Whichever process is asked answers for all that share their metrics, so each keeps its own gauges fresh.
-    gauging = asyncio.create_task(_gauge_often(service.system.gauge)) if metrics.shared else None
+    gauging = asyncio.create_task(_gauge_often(gauge)) if metrics.shared else None
 
     async def close() -> None:
         if gauging is not None:
             gauging.cancel()
         await service.close()
+        # Other processes go on to show what this one counted.
+        metrics.streams.settle()
 
     def commits(told: Callable[[Batch], None]) -> None:
         service.engine.recorded.append(told)

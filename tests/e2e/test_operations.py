@@ -134,6 +134,20 @@ async def test_the_backlog_and_the_workers_show(locked: Stack) -> None:
     check_ok(await client.post(f"/api/v1/tasks/{made['task_id']}/cancel", json={}))
 
 
+async def test_streams_show(locked: Stack) -> None:
+    """WM-12: what was sent in them, by their kind, and that none is open when it has ended."""
+    client = await locked.rest(x_api_key="operator-key")
+    made = check_ok(await client.post("/api/v1/tasks", json={"kind": "nobody-serves-it"}), 201)
+    check_ok(await client.post(f"/api/v1/tasks/{made['task_id']}/cancel", json={}))
+    sent = 'millstream_stream_messages_total{message="item",stream="run"}'
+    before = values((await client.get("/metrics")).text)
+    stream = await client.get(f"/api/v1/runs/{made['run_id']}/stream", headers={"accept": "application/x-ndjson"})
+    events = [each for each in map(json.loads, stream.text.splitlines()) if set(each) - {"cursor", "end"}]
+    after = values((await client.get("/metrics")).text)
+    assert after[sent] - before[sent] == len(events) > 2
+    assert after['millstream_streams_open{stream="run"}'] == 0
+
+
 async def refused(channel: grpc.aio.Channel, label: str) -> None:
     """A call that a server refuses, which it tells in its log at level info, under this label."""
     stub = run_service_pb2_grpc.RunServiceStub(channel)

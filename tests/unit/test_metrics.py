@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from millstream.adapters import shared_metrics
 from millstream.adapters.shared_metrics import SharedMetrics
+from millstream.adapters.stream_metrics import STREAMS, StreamMetrics
 
 ONE = """
 import sys
@@ -21,6 +23,13 @@ meter.begin()
 meter.end("OK", 0.001)
 metrics.engine.set("leases", 3)
 metrics.engine.set("tasks_ready", 7)
+stream = metrics.streams.meter("run")
+stream.begin()
+for _ in range(5):
+    stream.fresh_item(2_000_000)
+stream.beat()
+metrics.streams.settle()
+metrics.logs.stored(10, 2)
 print(metrics.exposition().decode() + "end", flush=True)
 sys.stdin.read()
 """
@@ -66,6 +75,8 @@ def test_what_a_killed_process_held_is_forgotten_and_what_it_did_is_not(tmp_path
 
 
 CALLS = 'millstream_requests_total{code="OK",rpc="RunService/GetRun"}'
+SENT = 'millstream_stream_messages_total{message="item",stream="run"}'
+OPEN = 'millstream_streams_open{stream="run"}'
 SECONDS = 'millstream_request_seconds_count{rpc="RunService/GetRun"}'
 
 
@@ -89,6 +100,8 @@ def test_a_killed_process_is_forgotten_at_the_next_look_and_its_files_do_not_pil
         found = shown(tmp_path)
         assert (found[CALLS], found[SECONDS]) == (number + 2, number + 2), "what it did stays"
         assert (found["millstream_leases"], found["millstream_tasks_ready"]) == (3, 7), "what it held does not"
+        assert (found[SENT], found[OPEN]) == (5 * (number + 2), 1)
+        assert found['millstream_log_lines_total{outcome="stored"}'] == 10 * (number + 2)
         buckets = [value for name, value in found.items() if name.startswith("millstream_request_seconds_bucket")]
         assert buckets == sorted(buckets)
         assert buckets[-1] == number + 2
@@ -98,6 +111,7 @@ def test_a_killed_process_is_forgotten_at_the_next_look_and_its_files_do_not_pil
     found = shown(tmp_path)
     assert found[CALLS] == 4
     assert "millstream_leases" not in found
+    assert OPEN not in found
 
 
 @pytest.mark.parametrize("after", ["the plan", "an archive", "a removal"])
@@ -159,3 +173,31 @@ def test_a_process_that_was_stopped_while_it_tidied_up_is_not_waited_for(
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert shown(tmp_path)[CALLS] == 1
     assert "millstream_leases" not in shown(tmp_path)
+
+
+def test_messages_are_counted_once_however_often_they_are_asked_for_and_few_are_timed() -> None:
+    """What a flood of messages costs is not a measurement each; the clock of another server may be ahead."""
+    registry = CollectorRegistry()
+    metrics = StreamMetrics(registry)
+    meter = metrics.meter("task_logs")
+    meter.fresh_item(-5_000)
+    for _ in range(9_999):
+        meter.fresh_item(3_000_000)
+    for _ in range(2):
+        metrics.settle()
+    sent = {"stream": "task_logs", "message": "item"}
+    assert registry.get_sample_value("millstream_stream_messages_total", sent) == 10_000
+    timed = registry.get_sample_value("millstream_stream_delay_seconds_count", {"stream": "task_logs"})
+    assert timed is not None
+    assert 1 <= timed < 1_000
+    assert registry.get_sample_value("millstream_stream_delay_seconds_sum", {"stream": "task_logs"}) == (timed - 1) * 3
+
+
+def test_there_are_no_kinds_of_streams_but_those_listed() -> None:
+    """No label holds what a caller names."""
+    registry = CollectorRegistry()
+    metrics = StreamMetrics(registry)
+    with pytest.raises(KeyError):
+        metrics.meter("01890a5d-ac96-774b-bcce-b302099a8057")
+    shown = {sample.labels["stream"] for metric in registry.collect() for sample in metric.samples if sample.labels}
+    assert shown == set(STREAMS)

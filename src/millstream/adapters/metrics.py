@@ -3,17 +3,20 @@
 import functools
 import os
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 
 from millstream.adapters.shared_metrics import SharedMetrics
+from millstream.adapters.stream_metrics import LogMetrics, StreamMetrics
 from millstream.domain.batch import Batch
+from millstream.domain.runs import EventType
 
 _LATENCY_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _COMMIT_S: Final = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+_WORK_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
 _BATCH: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 
 _GAUGES: Final = {
@@ -25,9 +28,12 @@ _GAUGES: Final = {
     "waiters": "Callers that wait for the end of a run.",
     "workers_connected": "Workers connected to this server.",
     "worker_slots": "Tasks that the workers of this server can have at once.",
+    "log_waiting_bytes": "Bytes of logged lines that wait to be stored.",
     "database_connections": "Connections of this server for reads and upkeep.",
     "database_connections_busy": "Of them those in use.",
 }
+
+ItemT = TypeVar("ItemT")
 
 
 class Metrics:
@@ -62,6 +68,8 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self.engine = EngineMetrics(self._registry)
+        self.streams = StreamMetrics(self._registry)
+        self.logs = LogMetrics(self._registry)
 
     def meter(self, rpc: str) -> "Meter":
         """The meter of a method."""
@@ -120,6 +128,19 @@ class EngineMetrics:
             )
             for name, text in _GAUGES.items()
         }
+        self._undone = Counter(
+            "millstream_batches_undone_total", "Batches that had to be decided again, or failed.", registry=registry
+        )
+        self._wait = Histogram(
+            "millstream_task_wait_seconds",
+            "Time from when a task could start to its first lease.",
+            buckets=_WORK_S,
+            registry=registry,
+        )
+        self._attempt = Histogram(
+            "millstream_attempt_seconds", "Time from an attempt's lease to its end.", buckets=_WORK_S, registry=registry
+        )
+        self._events = _by_label(registry, "events_total", "Events that were stored.", "type")
         self._paths: dict[str, tuple[Histogram, Histogram]] = {}
         self._attempts = _by_label(registry, "attempts_total", "Attempts at tasks that ended.", "outcome")
         self._runs = _by_label(registry, "runs_ended_total", "Runs that ended.", "status")
@@ -133,8 +154,15 @@ class EngineMetrics:
         pair[0].observe(commands)
         pair[1].observe(seconds)
 
+    def observe_undone(self) -> None:
+        """A batch was not committed as it was decided."""
+        self._undone.inc()
+
     def committed(self, batch: Batch) -> None:
-        """Count what a batch ended, and the artifacts it stored."""
+        """Count what a batch recorded, ended and stored, and measure some of its tasks."""
+        for kind, count in Tally([row[3] for row in batch.events]).items():
+            self._events(EventType(kind).name).inc(count)
+        self._measure_work(batch)
         attempts = Tally(each.status.name for each in batch.attempts)
         runs = Tally(each.status.name for each in batch.ended.values() if each.finished_us)
         for metric, ended in ((self._attempts, attempts), (self._runs, runs)):
@@ -143,9 +171,22 @@ class EngineMetrics:
         if batch.artifacts:
             self._artifacts.inc(len(batch.artifacts))
 
+    def _measure_work(self, batch: Batch) -> None:
+        for handoff in _some(batch.handoffs):
+            task = handoff.task
+            if handoff.attempt == 1:
+                self._wait.observe(max(task.started_us - max(task.created_us, task.run_at_us), 0) / 1e6)
+        for attempt in _some(batch.attempts):
+            self._attempt.observe(max(attempt.finished_us - attempt.started_us, 0) / 1e6)
+
     def set(self, name: str, value: float) -> None:
         """Set a gauge. Raises KeyError where there is no such gauge."""
         self._gauges[name].set(value)
+
+
+def _some(items: Sequence[ItemT]) -> Sequence[ItemT]:
+    """One or two of what a batch has of something: to measure a batch must cost the same however much is in it."""
+    return items[:: len(items) // 2 + 1]
 
 
 def _by_label(registry: CollectorRegistry, name: str, text: str, label: str) -> Callable[[str], Counter]:

@@ -8,12 +8,45 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 HEARTBEAT_S: Final = 15.0
 
 ItemT = TypeVar("ItemT")
 SentT = TypeVar("SentT")
+
+
+class StreamMeter(Protocol):
+    """Measures the streams of a kind; see adapters.metrics. It is asked for each message, and has to be cheap."""
+
+    def begin(self) -> None:
+        """A stream begins."""
+
+    def end(self) -> None:
+        """It ended."""
+
+    def item(self) -> None:
+        """Something that is stored is sent."""
+
+    def fresh_item(self, late_us: int) -> None:
+        """The same, live, so long after it was stored."""
+
+    def value(self) -> None:
+        """Something that is not stored is sent."""
+
+    def beat(self) -> None:
+        """A sign of life is sent."""
+
+    def too_slow(self) -> None:
+        """A reader did not keep pace, which ends its stream."""
+
+
+class StreamMeters(Protocol):
+    """The meters of all kinds of streams; see adapters.metrics."""
+
+    def meter(self, stream: str) -> StreamMeter:
+        """That of a kind: "artifacts", "run", "run_tree", "run_tasks", "task_logs" or "run_logs"."""
+        ...
 
 
 class Inbox(Generic[ItemT]):
@@ -73,8 +106,9 @@ class Inbox(Generic[ItemT]):
 class Following(ABC, Generic[SentT]):
     """One who follows. Where it reads, and what it makes of what came, is its kind's own."""
 
-    def __init__(self, inbox: Inbox[ItemT]) -> None:
+    def __init__(self, inbox: Inbox[ItemT], meter: StreamMeter) -> None:
         self._inbox = inbox
+        self._meter = meter
 
     @abstractmethod
     def _beat(self) -> SentT:
@@ -87,6 +121,10 @@ class Following(ABC, Generic[SentT]):
     @abstractmethod
     def _listen(self) -> AsyncGenerator[SentT, None]:
         """What the inbox tells of."""
+
+    def _measure_live(self, sent: SentT) -> None:
+        """Measure what the inbox told of."""
+        self._meter.item()
 
     async def _begin(self) -> None:
         """What is needed before anything is read, and after the first sign of life."""
@@ -110,24 +148,33 @@ class Following(ABC, Generic[SentT]):
     async def run(self) -> AsyncGenerator[SentT, None]:
         """Send until nobody asks any more, or to the end; a sign of life first, and whenever there was none for a
         while."""
-        loop = asyncio.get_running_loop()
-        yield self._beat()
-        await self._begin()
-        beat_at = loop.time() + HEARTBEAT_S
-        while True:
-            if not self._inbox.attached:
-                async for sent in self._catch_up():
+        loop, meter = asyncio.get_running_loop(), self._meter
+        meter.begin()
+        try:
+            meter.beat()
+            yield self._beat()
+            await self._begin()
+            beat_at = loop.time() + HEARTBEAT_S
+            while True:
+                if not self._inbox.attached:
+                    async for sent in self._catch_up():
+                        meter.item()
+                        yield sent
+                async for sent in self._listen():
+                    self._measure_live(sent)
                     yield sent
-            async for sent in self._listen():
-                yield sent
-            async for sent in self._advance():
-                yield sent
-            if self._ended:
-                return
-            if loop.time() >= beat_at:
-                yield self._beat()
-                beat_at = loop.time() + HEARTBEAT_S
-            await self._wait(beat_at)
+                async for sent in self._advance():
+                    meter.item()
+                    yield sent
+                if self._ended:
+                    return
+                if loop.time() >= beat_at:
+                    meter.beat()
+                    yield self._beat()
+                    beat_at = loop.time() + HEARTBEAT_S
+                await self._wait(beat_at)
+        finally:
+            meter.end()
 
     async def _wait(self, beat_at: float) -> None:
         """Wait for something new, for what is due, or for the next sign of life."""

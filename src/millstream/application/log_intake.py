@@ -40,12 +40,27 @@ Told = Callable[[list[LogAck]], None]
 
 
 class Written(Protocol):
-    """What became of batches, in their order, and the runs, by tenant, that have new lines."""
+    """What became of batches, in their order, the runs, by tenant, that have new lines, how many these are, and how
+    many were cut."""
 
     @property
     def acks(self) -> list[LogAck]: ...
     @property
     def runs(self) -> set[tuple[str, str]]: ...
+    @property
+    def lines(self) -> int: ...
+    @property
+    def cut(self) -> int: ...
+
+
+class LogMeter(Protocol):
+    """Measures what is taken in; see adapters.metrics."""
+
+    def stored(self, lines: int, cut: int) -> None:
+        """So many lines were stored, and so many cut."""
+
+    def passed_over(self) -> None:
+        """There was no room for a batch: its sender is told to send it again."""
 
 
 class LogStore(Protocol):
@@ -122,6 +137,7 @@ class LogSource:
 
     def _pass_over(self, raw: bytes) -> None:
         """Once what came before is stored, its sender is told to send this again."""
+        self._intake.meter.passed_over()
         batch = self.read(raw)
         where = LogBatch(batch.task_id, batch.attempt)
         if where not in self._waiting:
@@ -135,7 +151,10 @@ class LogIntake:
         logged: Told which runs, by tenant, have new lines.
     """
 
-    def __init__(self, store: LogStore, clock: Clock, logged: Callable[[set[tuple[str, str]]], None]) -> None:
+    def __init__(
+        self, store: LogStore, clock: Clock, logged: Callable[[set[tuple[str, str]]], None], meter: LogMeter
+    ) -> None:
+        self.meter = meter
         self._store = store
         self._clock = clock
         self._logged = logged
@@ -229,6 +248,7 @@ class LogIntake:
             error = ValidationFailed.of("lines", "the database cannot hold a value of these lines")
             source.told([LogAck(batch.task_id, batch.attempt, max(batch.offset - 1, 0), error=error)])
             return
+        self.meter.stored(written.lines, written.cut)
         self._tell([source for source, _ in taken], written.acks)
         if written.runs:
             self._logged(written.runs)

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from millstream.application.engine.clock import Clock
 from millstream.application.engine.waiting import Waiters
-from millstream.application.following import Following
+from millstream.application.following import Following, StreamMeter, StreamMeters
 from millstream.application.log_feed import LogFeed, Wakeups, wake
 from millstream.application.paging import decode_token, encode_token, fitting, token_number, token_of
 from millstream.application.sight import Sight
@@ -41,8 +41,16 @@ class SentLine:
 class LogWatch(Following[SentLine]):
     """One watch under way. It holds no more than a page: what is not read waits in the store."""
 
-    def __init__(self, behind: "LogWatching", principal: Principal, query: LogQuery, day: int, inbox: Wakeups) -> None:
-        super().__init__(inbox)
+    def __init__(
+        self,
+        behind: "LogWatching",
+        principal: Principal,
+        query: LogQuery,
+        day: int,
+        inbox: Wakeups,
+        meter: StreamMeter,
+    ) -> None:
+        super().__init__(inbox, meter)
         self._wakeups = inbox
         self._behind = behind
         self._principal = principal
@@ -85,6 +93,10 @@ class LogWatch(Following[SentLine]):
             async for sent in self._look():
                 yield sent
 
+    def _measure_live(self, sent: SentLine) -> None:
+        if sent.entry is not None:
+            self._meter.fresh_item(self._behind.clock.now_us() - sent.entry.line.at_us)
+
     async def _look(self) -> AsyncGenerator[SentLine, None]:
         """Read all there is. Whether more can come is asked first: so nothing comes in between."""
         over = await self._ends()
@@ -125,13 +137,16 @@ class LogWatch(Following[SentLine]):
 class LogWatching:
     """The use case of watching logs."""
 
-    def __init__(self, clock: Clock, waiters: Waiters, feed: LogFeed, reads: RunReads, logs: LogReads) -> None:
+    def __init__(
+        self, clock: Clock, waiters: Waiters, feed: LogFeed, reads: RunReads, logs: LogReads, meters: StreamMeters
+    ) -> None:
         self.clock = clock
         self.logs = logs
         self._waiters = waiters
         self._feed = feed
         self._reads = reads
         self._sight = Sight(reads)
+        self._meters = meters
 
     async def watch(self, principal: Principal, query: LogQuery, cursor: str) -> AsyncGenerator[SentLine, None]:
         """Lines of a task, or of all tasks of a run: those there are, then those that come; the first is a cursor
@@ -139,11 +154,12 @@ class LogWatching:
 
         Raises NotFound, and ValidationFailed on a cursor that is none.
         """
+        meter = self._meters.meter("task_logs" if query.task_id else "run_logs")
         query, day = await self._subject(principal, query)
         async with self._feed.following(principal.tenant, query.run_id) as inbox:
             with self._waiters.wait(query.task_id or query.run_id) as ended:
                 ended.add_done_callback(lambda _: wake(inbox))
-                watch = LogWatch(self, principal, query, day, inbox)
+                watch = LogWatch(self, principal, query, day, inbox, meter)
                 await watch.start(cursor)
                 async for sent in watch.run():
                     yield sent

@@ -49,11 +49,13 @@ class RunFeed:
 
     Attributes:
         on_change: Called when another tenant is watched here, or one no longer.
+        passed_over: Told how many readers were not sent what a task streams, as they are behind.
         reading: Taken by whoever reads a history.
     """
 
     def __init__(self, store: RunFeedStore) -> None:
         self.on_change: Callable[[], None] = lambda: None
+        self.passed_over: Callable[[int], None] = lambda readers: None
         self.reading = asyncio.Semaphore(READERS)
         self.store = store
         self._topics: dict[tuple[str, bool], Topic] = {}
@@ -140,8 +142,8 @@ class RunFeed:
     def stream(self, run_id: str, streamed: Streamed) -> None:
         """A task of a run streams something."""
         for topic in self._by_run.get(run_id, ()):
-            if topic.loaded:
-                topic.put_streamed(run_id, streamed)
+            if topic.loaded and (readers := topic.put_streamed(run_id, streamed)):
+                self.passed_over(readers)
 
     def look(self, run_id: str) -> None:
         """Something of a run was committed elsewhere."""

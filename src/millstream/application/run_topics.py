@@ -84,13 +84,17 @@ class Topic:
             if inbox.attached:
                 inbox.put(sent, size)
 
-    def put_streamed(self, run_id: str, streamed: Streamed) -> None:
-        """Hand on what a task streams; not to those whose inbox is half full, for whom events matter more."""
+    def put_streamed(self, run_id: str, streamed: Streamed) -> int:
+        """Hand on what a task streams; not to those whose inbox is half full, for whom events matter more: how many
+        that are."""
         sent = RunSent(self.cursor.text(), streamed=streamed, run_id=run_id)
-        size = sent.size_bytes
+        size, passed_over = sent.size_bytes, 0
         for inbox in self.watchers:
             if inbox.attached and not inbox.half_full:
                 inbox.put(sent, size)
+            elif inbox.attached:
+                passed_over += 1
+        return passed_over
 
     def finish(self) -> None:
         """Everything has ended."""

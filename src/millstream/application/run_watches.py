@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from millstream.application.engine.clock import Clock
-from millstream.application.following import Following, Inbox
+from millstream.application.following import Following, Inbox, StreamMeter, StreamMeters
 from millstream.application.run_feed import RunFeed, in_time
 from millstream.application.run_topics import RunSent, Topic
 from millstream.application.run_tree import EXPIRED, Cursor, Place, check_cursor, place_of
@@ -44,8 +44,9 @@ class RunWatch(Following[RunSent]):
         clock: Clock,
         principal: Principal,
         only: frozenset[EventType] | None,
+        meter: StreamMeter,
     ) -> None:
-        super().__init__(inbox)
+        super().__init__(inbox, meter)
         self._box = inbox
         self._feed = feed
         self._topic = topic
@@ -81,6 +82,7 @@ class RunWatch(Following[RunSent]):
     async def _catch_up(self) -> AsyncGenerator[RunSent, None]:
         """Read the store up to where the topic is, and from there on the inbox."""
         if self._live:
+            self._meter.too_slow()
             raise RateLimited("the reader is too slow for this stream; go on behind the last cursor", retry_after_s=1.0)
         target = self._topic.attach(self._box)
         while missing := self._missing(target):
@@ -93,6 +95,12 @@ class RunWatch(Following[RunSent]):
             if self._topic.over and not self._box.items:
                 self._over = True
                 yield RunSent(self._last, ended=True)
+
+    def _measure_live(self, sent: RunSent) -> None:
+        if sent.event is not None:
+            self._meter.fresh_item(self._clock.now_us() - sent.event.at_us)
+        elif sent.streamed is not None:
+            self._meter.value()
 
     def _missing(self, target: Place) -> Place:
         """Runs of which something is missing, with how far they were sent; of each only what its parent's events tell
@@ -142,12 +150,15 @@ class RunWatching:
         kept_days: How long runs are kept after their end, to be told to who comes too late.
     """
 
-    def __init__(self, clock: Clock, feed: RunFeed, reads: RunReads, sight: Sight, kept_days: float) -> None:
+    def __init__(
+        self, clock: Clock, feed: RunFeed, reads: RunReads, sight: Sight, kept_days: float, meters: StreamMeters
+    ) -> None:
         self._clock = clock
         self._feed = feed
         self._reads = reads
         self._sight = sight
         self._kept_days = kept_days
+        self._meters = meters
 
     async def watch(
         self, principal: Principal, run_id: str, cursor: str = "", *, deep: bool = False, tasks: bool = False
@@ -165,7 +176,8 @@ class RunWatching:
             raise self._gone(run_id, cursor)
         async with self._feed.watching(principal.tenant, run_id, deep) as (topic, inbox):
             only = TASK_EVENTS if tasks else None
-            watch = RunWatch(self._feed, topic, inbox, self._sight, self._clock, principal, only)
+            meter = self._meters.meter("run_tasks" if tasks else "run_tree" if deep else "run")
+            watch = RunWatch(self._feed, topic, inbox, self._sight, self._clock, principal, only, meter)
             await watch.start(cursor)
             async for sent in watch.run():
                 yield sent

@@ -18,6 +18,13 @@ class SystemStore(Protocol):
     def connections(self) -> tuple[int, int]: ...
 
 
+class LogQueue(Protocol):
+    """Lines that wait to be stored; see application.log_intake."""
+
+    @property
+    def bytes(self) -> int: ...
+
+
 class System:
     """The use cases of operations.
 
@@ -33,6 +40,7 @@ class System:
         self,
         engine: Engine,
         store: SystemStore,
+        logs: LogQueue,
         readiness: Readiness,
         levels: LogLevels,
         set_gauge: Callable[[str, float], None],
@@ -41,6 +49,7 @@ class System:
         self.levels = levels
         self._engine = engine
         self._store = store
+        self._logs = logs
         self._set = set_gauge
 
     async def checks(self) -> Sequence[Check]:
@@ -67,6 +76,7 @@ class System:
         self._set("waiters", len(engine.waiters))
         self._set("workers_connected", sum(each.pool is None for each in dispatcher.sessions.values()))
         self._set("worker_slots", sum(each.slots for each in dispatcher.sessions.values() if each.pool is None))
+        self._set("log_waiting_bytes", self._logs.bytes)
         connections, idle = self._store.connections()
         self._set("database_connections", connections)
         self._set("database_connections_busy", connections - idle)

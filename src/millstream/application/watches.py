@@ -13,7 +13,7 @@ from typing import Final
 
 from millstream.application.engine.clock import Clock
 from millstream.application.feed import Feed, FeedStore, WatchedArtifacts, Watcher
-from millstream.application.following import Following
+from millstream.application.following import Following, StreamMeter
 from millstream.application.sight import may_see
 from millstream.application.views.artifacts import Sent
 from millstream.application.watch_cursor import LAST_ID, WatchCursor
@@ -61,8 +61,9 @@ class Watch(Following[Sent]):
         watcher: Watcher,
         reader: Reader | None,
         wanted: WatchFilter,
+        meter: StreamMeter,
     ) -> None:
-        super().__init__(watcher)
+        super().__init__(watcher, meter)
         self._clock = clock
         self._feed = feed
         self._store = store
@@ -102,6 +103,10 @@ class Watch(Following[Sent]):
 
     def _beat(self) -> Sent:
         return Sent(None, self._cursor.encode())
+
+    def _measure_live(self, sent: Sent) -> None:
+        if sent.artifact is not None:
+            self._meter.fresh_item(self._clock.now_us() - sent.artifact.created_us)
 
     async def _begin(self) -> None:
         await self._load_held()

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 
 from millstream.application.engine.clock import Clock
 from millstream.application.feed import Feed, FeedStore, WatchedArtifacts
+from millstream.application.following import StreamMeters
 from millstream.application.sight import restricted
 from millstream.application.views.artifacts import Sent
 from millstream.application.watch_kinds import CascadeWatch, FeedWatch
@@ -19,13 +20,20 @@ class Watching:
     """
 
     def __init__(
-        self, clock: Clock, feed: Feed, store: FeedStore, artifacts: WatchedArtifacts, resume_s: float
+        self,
+        clock: Clock,
+        feed: Feed,
+        store: FeedStore,
+        artifacts: WatchedArtifacts,
+        resume_s: float,
+        meters: StreamMeters,
     ) -> None:
         self._clock = clock
         self._feed = feed
         self._store = store
         self._artifacts = artifacts
         self._resume_s = resume_s
+        self._meter = meters.meter("artifacts")
 
     async def watch(self, principal: Principal, wanted: WatchFilter, cursor: str) -> AsyncGenerator[Sent, None]:
         """What is published from now on, of one cascade from its beginning, or behind a cursor; the first is a cursor
@@ -36,7 +44,14 @@ class Watching:
         kind = CascadeWatch if wanted.correlation_id else FeedWatch
         async with self._feed.watching(principal.tenant) as watcher:
             watch: Watch = kind(
-                self._clock, self._feed, self._store, self._artifacts, watcher, restricted(principal), wanted
+                self._clock,
+                self._feed,
+                self._store,
+                self._artifacts,
+                watcher,
+                restricted(principal),
+                wanted,
+                self._meter,
             )
             if isinstance(watch, FeedWatch):
                 watch.resume_us = int(self._resume_s * 1e6)

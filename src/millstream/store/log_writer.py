@@ -72,10 +72,13 @@ OfTenant = tuple[str, LogBatch]
 
 @dataclass(slots=True)
 class Written:
-    """What became of batches, in their order; and the runs, by tenant, that have new lines."""
+    """What became of batches, in their order; the runs, by tenant, that have new lines; how many lines these are, and
+    how many were cut."""
 
     acks: list[LogAck] = field(default_factory=list)
     runs: set[tuple[str, str]] = field(default_factory=set)
+    lines: int = 0
+    cut: int = 0
 
 
 @dataclass(slots=True)
@@ -142,7 +145,7 @@ class LogWriter:
                 if fault is not None:
                     out.acks.append(LogAck(batch.task_id, batch.attempt, 0, error=fault))
                     continue
-                out.acks.append(self._take(logs[tasks[batch.task_id]["run_id"]], batch, day))
+                out.acks.append(self._take(logs[tasks[batch.task_id]["run_id"]], batch, day, out))
                 await asyncio.sleep(0)
             await self._store(connection, logs, day)
         told = {tasks[batch.task_id]["run_id"] for batch in fit if batch.final is not None}
@@ -165,11 +168,13 @@ class LogWriter:
             logs[row["run_id"]].ends[row["task_id"]] = LogEnd(**row)
         return logs
 
-    def _take(self, log: _Log, batch: LogBatch, day: int) -> LogAck:
+    def _take(self, log: _Log, batch: LogBatch, day: int, out: Written) -> LogAck:
         """Take a batch into the log of its run."""
         before = log.ends.get(batch.task_id) or LogEnd(batch.task_id, "")
         taken = take(before, batch, self._bounds)
         end = taken.end
+        out.lines += len(taken.kept)
+        out.cut += end.cut - (before.cut if before.attempt == end.attempt else 0)
         for n, line in taken.kept:
             log.seq += 1
             log.rows.append((log.seq, batch.task_id, batch.attempt, n, line))

@@ -49,6 +49,8 @@ class Wakeups:
         self._filled = asyncio.Event()
         self._offered = 0
         self._connection: asyncpg.Connection[Record] | None = None
+        self.passed_over: Callable[[], None] = lambda: None
+        """Called when something that was offered is not sent."""
         self.listening = asyncio.Event()
         """Set while wake-ups from others are heard."""
 
@@ -58,6 +60,8 @@ class Wakeups:
         if self._offered + size <= OFFERED_BYTES:
             self._offered += size
             self.send(lane, message)
+        else:
+            self.passed_over()
 
     def send(self, lane: str, message: Message) -> None:
         """Wake a lane; equal messages that wait count once."""

@@ -43,7 +43,7 @@ from millstream.wiring.calling import make_calling, make_reporting
 from millstream.wiring.core import Core, make_core
 from millstream.wiring.service import Service
 from millstream.wiring.stores import Stores
-from millstream.wiring.task_logs import make_task_logs
+from millstream.wiring.task_logs import LogParts, make_task_logs
 from millstream.wiring.workflows import WorkflowParts, make_workflows
 
 __all__ = ["Service", "wire"]
@@ -56,11 +56,12 @@ async def wire(settings: Settings, metrics: Metrics) -> Service:
     registering = Registering(core.catalogs, core.key_ttl_us, core.networks)
     levels = LogLevels(registering, stores.registry, core.peers, settings.log_level, logs.apply)
     readiness = Readiness(SchemaReads(stores.database), Schema(*migrations.brought()), core.engine.queue)
-    system = System(core.engine, stores.maintenance, readiness, levels, metrics.engine.set)
+    task_logs = make_task_logs(core)
+    system = System(core.engine, stores.maintenance, task_logs.intake, readiness, levels, metrics.engine.set)
     flow = make_workflows(core)
     reporting = make_reporting(core, flow.advancing)
     calling = make_calling(core, reporting)
-    return _service(core, registering, flow, reporting, calling, system)
+    return _service(core, registering, flow, reporting, calling, task_logs, system)
 
 
 def _service(
@@ -69,6 +70,7 @@ def _service(
     flow: WorkflowParts,
     reporting: Reporting,
     calling: Calling,
+    task_logs: LogParts,
     system: System,
 ) -> Service:
     """The use cases, each with what it needs of all that."""
@@ -76,12 +78,12 @@ def _service(
     reads, ttl_us = stores.reads, core.key_ttl_us
     runs, tasks = Runs(engine, reads, stores.workflows, ttl_us), Tasks(engine, reads, ttl_us)
     agent_runs = AgentRuns(engine, catalogs, core.referring, reads, ttl_us)
-    discovery, task_logs = Discovery(engine, stores.workers), make_task_logs(core)
+    discovery, meters = Discovery(engine, stores.workers), core.metrics.streams
     return Service(
         artifacts=Artifacts(engine, catalogs, core.referring, reads, ttl_us),
         payloads=core.payloads,
-        watching=Watching(engine.clock, core.feed, stores.feed, reads, settings.watch_resume_s),
-        run_watching=RunWatching(engine.clock, core.run_feed, reads, Sight(reads), settings.run_retention_days),
+        watching=Watching(engine.clock, core.feed, stores.feed, reads, settings.watch_resume_s, meters),
+        run_watching=RunWatching(engine.clock, core.run_feed, reads, Sight(reads), settings.run_retention_days, meters),
         correlations=Correlations(engine, reads),
         types=Types(catalogs, registering),
         agents=_agents(core, registering, agent_runs, calling),

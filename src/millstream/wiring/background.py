@@ -47,6 +47,7 @@ def make_wakeups(core: Core, levels: LogLevels, calling: Calling, logs: LogFeed)
     wakeups = Wakeups(
         stores.url, stores.database, stores.lane.id, lambda message: _receive(core, levels, calling, logs, message)
     )
+    wakeups.passed_over = lambda: core.metrics.streams.passed_over(1)
     core.peers.send, core.peers.offer = wakeups.send, wakeups.offer
     return wakeups
 

@@ -34,12 +34,14 @@ class Core:
 
     Attributes:
         server: How this server is called.
+        metrics: Where measures go.
         networks: Those that are not public, where agents may be called all the same.
         key_ttl_us: How long idempotency keys hold.
     """
 
     settings: Settings
     stores: Stores
+    metrics: Metrics
     server: str
     engine: Engine
     peers: Peers
@@ -73,12 +75,13 @@ def make_core(settings: Settings, stores: Stores, metrics: Metrics) -> Core:
     return Core(
         settings,
         stores,
+        metrics,
         server,
         engine,
         peers,
         Pauses(engine.dispatcher, stores.registry, peers),
         _feed(engine, stores, peers),
-        _run_feed(engine, stores, peers),
+        _run_feed(engine, stores, peers, metrics),
         ProgressNotes(engine),
         throughput,
         sandbox,
@@ -132,9 +135,10 @@ def _feed(engine: Engine, stores: Stores, peers: Peers) -> Feed:
     return feed
 
 
-def _run_feed(engine: Engine, stores: Stores, peers: Peers) -> RunFeed:
+def _run_feed(engine: Engine, stores: Stores, peers: Peers, metrics: Metrics) -> RunFeed:
     """The feed of runs, told of commits here, and known to the other servers where runs are watched."""
     feed = RunFeed(stores.run_feed)
+    feed.passed_over = metrics.streams.passed_over
 
     def recorded(batch: Batch) -> None:
         feed.committed(batch)

@@ -25,6 +25,7 @@ class LogParts:
 def make_task_logs(core: Core) -> LogParts:
     """Lines go by a connection of their own, beside the engine."""
     settings, stores, engine, peers = core.settings, core.stores, core.engine, core.peers
+    metrics = core.metrics
     bounds = LogBounds(settings.max_log_lines_per_task, settings.max_log_bytes_per_task)
     reads = TaskLogReads(stores.database)
     feed = LogFeed(reads)
@@ -36,8 +37,8 @@ def make_task_logs(core: Core) -> LogParts:
     feed.on_change = peers.interest_changed
     peers.logs_watched = lambda: feed.watched
     return LogParts(
-        LogIntake(LogWriter(stores.url, bounds), engine.clock, logged),
+        LogIntake(LogWriter(stores.url, bounds), engine.clock, logged, metrics.logs),
         TaskLogs(engine.clock, stores.reads, reads),
-        LogWatching(engine.clock, engine.waiters, feed, stores.reads, reads),
+        LogWatching(engine.clock, engine.waiters, feed, stores.reads, reads, metrics.streams),
         feed,
     )

@@ -95,6 +95,9 @@ class Observer(Protocol):
     def observe_batch(self, commands: int, seconds: float, path: str) -> None:
         """A batch was committed."""
 
+    def observe_undone(self) -> None:
+        """A batch was not committed as it was decided."""
+
 
 def _in_trace(commands: Sequence[Command]) -> Sequence[Command]:
     """The commands, for the trace of the call that is served."""
@@ -143,12 +146,13 @@ class Engine:
         self._pending = pending
         self.lines = Lines(lines, lambda command: self.submit(command, urgent=True), self.clock.now_us)
         self._artifacts = artifacts
+        self._observer = observer
         self._journal = journal
         self._peers = peers
         self.cache = RunCache()
         self.queue = CommandQueue(queue_most, queue_bytes)
         hooks = Hooks(
-            self.dispatcher.offer, self.dispatcher.assign, self._committed, self.dispatcher.undo, observer.observe_batch
+            self.dispatcher.offer, self.dispatcher.assign, self._committed, self._undone, observer.observe_batch
         )
         self._hooks = hooks
         self.committer = Committer(lane, lane.id, self.queue, self.cache, self.clock, hooks, limits, sizes)
@@ -223,6 +227,10 @@ class Engine:
         if batch.events:
             for told in self.recorded:
                 told(batch)
+
+    def _undone(self, batch: Batch) -> None:
+        self._observer.observe_undone()
+        self.dispatcher.undo(batch)
 
     def _wake(self, awaited: str, run: Run, ended: Ended) -> None:
         """Wake those who wait for a run, or for a promise in it, here and at other servers."""
