@@ -22,6 +22,7 @@ import uvloop
 from tests.bench import (
     artifacts,
     crowd,
+    floods,
     floors,
     flows,
     laden,
@@ -33,6 +34,7 @@ from tests.bench import (
     stored,
     tasks,
     timers,
+    tracing,
     watching,
 )
 from tests.bench.harness import Harness, Options
@@ -56,7 +58,9 @@ def all_rows(arguments: argparse.Namespace) -> list[report.Row]:
         idle,
         *flows.rows(),
         *timers.rows(),
+        *tracing.rows(),
         *logs.rows(),
+        *floods.rows(),
         *scale.rows(),
         *overload.rows(),
         *crowd.rows(),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from tests.bench.stand import Stand
 
-KINDS = ("server", "worker", "postgres", "envoy", "client")
+KINDS = ("server", "worker", "postgres", "envoy", "client", "receiver")
 
 
 @dataclass
@@ -194,7 +194,7 @@ def table(results: Sequence[Result]) -> str:
     rendered.insert(1, "  ".join("-" * width for width in widths))
     notes = [
         "",
-        "CPU: s server, w worker, p PostgreSQL, e Envoy, c client, o all else here, the kernel's threads included.",
+        "CPU: s server, w worker, p PostgreSQL, e Envoy, c client, r receiver of traces, o all else and the kernel.",
     ]
     for result in results:
         extra = ", ".join(f"{name} {_number(value)}" for name, value in result.median.notes.items())

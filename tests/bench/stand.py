@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,16 @@ async def two_servers(stand: Stand) -> AsyncIterator[int]:
         stand.program(programs.envoy(layout), "envoy"),
     ):
         yield layout.port
+
+
+@contextlib.asynccontextmanager
+async def extra_server(stand: Stand, name: str, environment: Mapping[str, str]) -> AsyncIterator[int]:
+    """A further server on the same database, with settings of its own; its port."""
+    ports = (*stand.layout.grpc_ports, free_port())
+    program = programs.server(replace(stand.layout, grpc_ports=ports), len(ports) - 1)
+    program = replace(program, name=f"server-{name}", env={**(program.env or {}), **environment})
+    async with stand.program(program, "server"):
+        yield ports[-1]
 
 
 async def _stop(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
