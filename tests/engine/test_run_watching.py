@@ -11,7 +11,7 @@ from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, eventually
 from tests.engine.test_graph_runs import define, know, step
 from tests.engine.workers import Worker, chain_worker
-from tests.engine.world import CHAIN, ROOT, TENANT, agent, data_of, events_of, order, principal, register
+from tests.engine.world import CHAIN, ROOT, TENANT, agent, data_of, events_of, order, principal, register, types
 from tests.unit.test_events_page import documented
 
 from millstream.application import following, run_feed, run_tree
@@ -236,7 +236,7 @@ async def test_a_cursor_that_is_none_is_refused(start: Start, database: Database
     await deep.to_end(here)
     refusals: tuple[tuple[str, dict[str, bool], str], ...] = (
         ("x", {}, "is no cursor"),
-        ("99", {}, "is behind the last event"),
+        ("99", {}, f"is ahead of run {run_id}, of which event 3 is the last"),
         ("1", {"deep": True}, "of the run alone"),
         ("AA", {"deep": True}, "is no cursor"),
         ("!", {"deep": True}, "is no cursor"),
@@ -364,6 +364,41 @@ async def test_artifacts_stay_hidden_in_events(start: Start) -> None:
         shown[who.name] = [event.artifact_id for event in events if event.type is EventType.ARTIFACT_PUBLISHED]
     assert all(shown["root"])
     assert shown["blind"] == [""]
+
+
+async def test_what_a_task_streams_is_hidden_with_what_it_was_given(start: Start) -> None:
+    """FL-12: as its logs and its output, at every server; of another task of the run it is shown."""
+    here, there = await start()
+    blind = Principal("blind", TENANT, frozenset({"tasks.read", "runs.read", "artifacts.read"}))
+    run_id = new_id()
+    async with Worker(here, agents=(agent("left", "Order"),), known=types("Order")) as worker:
+        hidden = Visibility("Private", agents=("left",))
+        await here.artifacts.publish(ROOT, order(1, correlation_id=run_id, visibility=hidden), None)
+        secret = await worker.take()
+        await here.artifacts.publish(ROOT, order(2, correlation_id=run_id), None)
+        open_ = await worker.take()
+        watching = [
+            (who, service.run_watching.watch(who, run_id)) for who in (ROOT, blind) for service in (here, there)
+        ]
+        for _, stream in watching:
+            # The beginning, and for each of the two its artifact, the task, and the lease of that.
+            [await anext(stream) for _ in range(8)]
+        count = {ROOT.name: 20, blind.name: 10}
+        waiting = [asyncio.ensure_future(_streamed(stream, count[who.name])) for who, stream in watching]
+        await asyncio.gather(attached(here), attached(there))
+        await known_as_watching(there, here)
+        for n in range(1, 11):
+            for lease in (secret, open_):
+                worker.session.stream([Streamed(lease.task.id, lease.attempt, n, encode_value("a word"))])
+        for (who, _), found in zip(watching, await asyncio.gather(*waiting), strict=True):
+            told = [(each.streamed.task_id, each.streamed.index) for each in found if each.streamed]
+            of_open = [(open_.task.id, n) for n in range(1, 11)]
+            assert [each for each in told if each[0] == open_.task.id] == of_open
+            assert len(told) == count[who.name]
+        for lease in (secret, open_):
+            await worker.complete(lease)
+        for _, stream in watching:
+            assert not any([each.streamed async for each in stream])
 
 
 def define_tree(roles: Roles) -> None:
@@ -531,3 +566,20 @@ async def test_descendants_beyond_retention_are_said_to_be_gone_where_they_were_
     whole.cursor = live.sent[of_child[-1]].cursor
     await whole.to_end(spread.worker)
     assert sorted(whole.found) == sorted(live.found[of_child[-1] + 1 :])
+
+
+async def test_a_descendant_that_went_while_it_was_watched_is_left_out(spread: Roles, database: Database) -> None:
+    """FV-7: who comes later is sent what there is, then what comes, to the end."""
+    here = spread.publisher
+    define_tree(spread)
+    started = await here.workflow_runs.execute(ROOT, NewRun("w"), None)
+    first, second = Watch(started.run.id, deep=True), Watch(started.run.id, deep=True)
+    async with first.at(here) as more:
+        await work(spread.worker, 2)
+        await more(14)
+        child = next(run_id for run_id, _ in first.found if run_id != started.run.id)
+        await database.execute(f"DELETE FROM event WHERE run_id = '{child}'; DELETE FROM run WHERE id = '{child}'")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(second.to_end(here))
+            group.create_task(work(spread.worker, 4))
+    assert set(second.found) == await tree_of(database, started.run.id)

@@ -200,6 +200,8 @@ class RunFeed:
 
     async def _load(self, topic: Topic) -> None:
         """Learn how far a run is, and what it began, level by level."""
+        # An earlier attempt may have come half the way.
+        topic.forget()
         tree, place = topic.tree, topic.place
         level = [tree.root]
         while level:
@@ -248,9 +250,14 @@ class RunFeed:
             for topic, run_id in taken:
                 place = topic.place.get(run_id, 0)
                 after[run_id] = min(after.get(run_id, place), place)
-            events = await self.store.events_of(after, READ_MOST)
+            # What is marked from here on may have been committed too late for this reading.
             for each in taken:
-                self._marked.pop(each, None)
+                del self._marked[each]
+            try:
+                events = await self.store.events_of(after, READ_MOST)
+            except Exception:
+                self._marked |= dict.fromkeys(taken)
+                raise
             counts: Counter[str] = Counter(event.run_id for event in events)
             for event in in_time(events):
                 for topic in [*self._by_run.get(event.run_id, ())]:

@@ -60,6 +60,11 @@ class Topic:
         """How far it was handed on."""
         return self.cursor.place
 
+    def forget(self) -> None:
+        """Begin again to load it, in place: those who watch hold its tree."""
+        self.tree.forget()
+        self.place.clear()
+
     def attach(self, inbox: Inbox[RunSent]) -> Place:
         """From here on the inbox has everything behind the place that is returned."""
         inbox.attach()

@@ -35,7 +35,7 @@ _FORM: Final = 3
 
 
 class RunTree:
-    """What is known of a tree, of which nothing is ever forgotten.
+    """What is known of a tree; once it is loaded nothing of it is ever forgotten.
 
     Attributes:
         root: The run that it begins with.
@@ -56,6 +56,12 @@ class RunTree:
         self._tries: dict[str, list[int]] = {}
         """By such a task, which of its attempts have a run."""
         self._first_end: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """Begin again with nothing known: what is learnt twice would stand in it twice."""
+        self.depths = {self.root: 0}
+        for known in (self.ended, self.open, self._tasks, self._tries, self._first_end):
+            known.clear()
 
     def learn(self, event: Event) -> list[str]:
         """An event of a member, each in the order of their numbers; the members that it adds."""
@@ -249,11 +255,17 @@ def place_of(cursor: str, tree: RunTree, there: Place) -> Place:
         place |= {run_id: n for run_id, n in since.items() if run_id in tree.depths}
     for run_id, seq in place.items():
         if run_id not in there and 0 < seq < ALL:
-            gone = f"is too old: run {run_id}, of which not all was sent, is not kept any more; start without it"
-            raise ValidationFailed.of("cursor", gone, EXPIRED)
+            raise gone_within(run_id)
         if run_id in there and there[run_id] < seq < ALL:
-            raise ValidationFailed.of("cursor", f"is behind the last event of run {run_id}, which is {there[run_id]}")
+            ahead = f"is ahead of run {run_id}, of which event {there[run_id]} is the last; start without it"
+            raise ValidationFailed.of("cursor", ahead)
     return place
+
+
+def gone_within(run_id: str) -> ValidationFailed:
+    """A run of which a part was sent, and which is not kept any more."""
+    gone = f"is too old: run {run_id}, of which not all was sent, is not kept any more; start without it"
+    return ValidationFailed.of("cursor", gone, EXPIRED)
 
 
 def _parts(cursor: str, root: str) -> tuple[bytes, Place]:

@@ -1,15 +1,15 @@
 """Watching runs: every event once, in order, from wherever the caller left off, to the end of the run."""
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 from millstream.application.engine.clock import Clock
 from millstream.application.following import Following, Inbox, StreamMeter, StreamMeters
 from millstream.application.run_feed import RunFeed, in_time
+from millstream.application.run_sight import RunSight
 from millstream.application.run_topics import RunSent, Topic
-from millstream.application.run_tree import EXPIRED, Cursor, Place, check_cursor, place_of
-from millstream.application.sight import Sight, restricted
+from millstream.application.run_tree import EXPIRED, Cursor, Place, check_cursor, gone_within, place_of
+from millstream.application.sight import Sight
 from millstream.domain.errors import NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Event, EventType, Run
@@ -19,7 +19,6 @@ PAGE_EVENTS: Final = 1000
 PAGE_RUNS: Final = 200
 """Of so many runs at most."""
 TASK_EVENTS: Final = frozenset(each for each in EventType if each.name.startswith("TASK_"))
-_OF_GATES: Final = frozenset({EventType.GATE_FIRED, EventType.GATE_WAITING})
 
 
 class RunReads(Protocol):
@@ -40,9 +39,8 @@ class RunWatch(Following[RunSent]):
         feed: RunFeed,
         topic: Topic,
         inbox: Inbox[RunSent],
-        sight: Sight,
+        sight: RunSight,
         clock: Clock,
-        principal: Principal,
         only: frozenset[EventType] | None,
         meter: StreamMeter,
     ) -> None:
@@ -52,8 +50,6 @@ class RunWatch(Following[RunSent]):
         self._topic = topic
         self._sight = sight
         self._clock = clock
-        self._principal = principal
-        self._open_eyed = restricted(principal) is None
         self._only = only
         self._cursor = Cursor(topic.tree, {})
         self._last = ""
@@ -66,7 +62,7 @@ class RunWatch(Following[RunSent]):
         if not topic.loaded or cursor:
             await feed.up_to_date(topic)
         if not topic.loaded:
-            raise NotFound(f"there is no run {topic.tree.root}")
+            raise _no_run(topic.tree.root)
         if cursor:
             there = {run_id: seq for run_id, seq in topic.place.items() if seq}
             self._cursor = Cursor(topic.tree, place_of(cursor, topic.tree, there))
@@ -86,10 +82,13 @@ class RunWatch(Following[RunSent]):
             raise RateLimited("the reader is too slow for this stream; go on behind the last cursor", retry_after_s=1.0)
         target = self._topic.attach(self._box)
         while missing := self._missing(target):
-            for event in in_time(await self._page(missing, target)):
+            page = await self._page(missing, target)
+            if not page:
+                self._leave_out(missing, target)
+            for event in await self._sight.events(in_time(page)):
                 self._last = self._cursor.move(event.run_id, event.seq)
-                async for sent in self._shown([RunSent(self._last, event)]):
-                    yield sent
+                if self._asked_for(event):
+                    yield RunSent(self._last, event)
         if self._box.attached:
             self._live = True
             if self._topic.over and not self._box.items:
@@ -114,6 +113,15 @@ class RunWatch(Following[RunSent]):
                     break
         return found
 
+    def _leave_out(self, gone: Place, target: Place) -> None:
+        """Of these runs nothing is kept any more. Raises NotFound, ValidationFailed where a part of one was sent."""
+        for run_id, seq in gone.items():
+            if seq:
+                raise gone_within(run_id)
+            if run_id == self._topic.tree.root:
+                raise _no_run(run_id)
+            target[run_id] = 0
+
     async def _page(self, missing: Place, target: Place) -> Sequence[Event]:
         async with self._feed.reading:
             return await self._feed.store.events_of(missing, max(PAGE_EVENTS // len(missing), 10), target)
@@ -124,23 +132,12 @@ class RunWatch(Following[RunSent]):
         taken = self._box.take()
         if taken:
             self._last = taken[-1].cursor
-        async for sent in self._shown(taken):
-            if sent.ended:
-                self._over = True
+        for sent in await self._sight.sent([each for each in taken if self._asked_for(each.event)]):
+            self._over = self._over or sent.ended
             yield sent
 
-    async def _shown(self, found: Sequence[RunSent]) -> AsyncGenerator[RunSent, None]:
-        """What the caller asked for, as far as it may see it."""
-        for sent in found:
-            event = sent.event
-            if event is None:
-                yield sent
-            elif self._only is None or event.type in self._only:
-                if self._open_eyed or not (event.artifact_id or event.type in _OF_GATES):
-                    yield sent
-                else:
-                    seen = (await self._sight.events(self._principal, [event], self._clock.now_us()))[0]
-                    yield RunSent(sent.cursor, replace(seen))
+    def _asked_for(self, event: Event | None) -> bool:
+        return event is None or self._only is None or event.type in self._only
 
 
 class RunWatching:
@@ -177,7 +174,8 @@ class RunWatching:
         async with self._feed.watching(principal.tenant, run_id, deep) as (topic, inbox):
             only = TASK_EVENTS if tasks else None
             meter = self._meters.meter("run_tasks" if tasks else "run_tree" if deep else "run")
-            watch = RunWatch(self._feed, topic, inbox, self._sight, self._clock, principal, only, meter)
+            sight = RunSight(self._sight, self._clock, principal)
+            watch = RunWatch(self._feed, topic, inbox, sight, self._clock, only, meter)
             await watch.start(cursor)
             async for sent in watch.run():
                 yield sent
@@ -185,8 +183,12 @@ class RunWatching:
     def _gone(self, run_id: str, cursor: str) -> NotFound | ValidationFailed:
         """There is no such run, or none any more: whoever has a cursor once had it."""
         if not cursor or cursor == "0":
-            return NotFound(f"there is no run {run_id}")
+            return _no_run(run_id)
         kept = (
             f"is of a run that is not kept any more: ended runs are for {self._kept_days:g} days (run_retention_days)"
         )
         return ValidationFailed.of("cursor", kept, EXPIRED)
+
+
+def _no_run(run_id: str) -> NotFound:
+    return NotFound(f"there is no run {run_id}")
