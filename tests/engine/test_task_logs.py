@@ -3,24 +3,27 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.engine.database import Database
-from tests.engine.servers import PATIENCE_S, Roles, Start, killed
+from tests.engine.servers import PATIENCE_S, Roles, Start, eventually, killed
 from tests.engine.workers import Worker
 from tests.engine.world import AT_ONCE, ROOT, TENANT, agent, order, principal, seconds, types
 
+from millstream.application import log_feed, log_watches
 from millstream.application.log_intake import SOURCE_BYTES
 from millstream.application.paging import PageRequest
 from millstream.application.views.leases import Lease
 from millstream.application.views.task_logs import LogEntry, LogQuery
 from millstream.application.views.tasks import NewTask
 from millstream.domain.artifacts import Visibility
-from millstream.domain.errors import LeaseLost, MillstreamError, NotFound, ValidationFailed
+from millstream.domain.errors import LeaseLost, MillstreamError, NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.struct_wire import encode_struct
 from millstream.domain.task_logs import LogAck, LogBatch, LogLine
+from millstream.runtime.peers import WATCHES_LOGS
 from millstream.wiring import Service
 
 DAY_S = 86_400
@@ -403,6 +406,175 @@ async def test_a_watch_of_what_has_ended_ends(start: Start, database: Database) 
         await again.begin()
         await again.rest()
         assert (again.found, again.ended) == ([], True)
+
+
+def counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a server reads of the database from here on."""
+    found: list[str] = []
+    pool = service.core.stores.database
+
+    def counting(read: Any) -> Any:
+        async def reading(*arguments: Any) -> Any:
+            found.append(str(arguments))
+            return await read(*arguments)
+
+        return reading
+
+    for name in ("fetch", "fetch_within", "fetchrow", "fetchval"):
+        monkeypatch.setattr(pool, name, counting(getattr(pool, name)))
+    return found
+
+
+async def known_as_following(following: Service, other: Service) -> None:
+    """Return when the other server knows that logs are followed at this one."""
+
+    async def known() -> bool:
+        return following.engine.lane_id in other.core.peers._interests.get((TENANT, *WATCHES_LOGS), ())
+
+    await eventually(known, "that a server is known to follow logs")
+
+
+async def test_a_thousand_watchers_of_a_log_share_the_reading(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DC-6: all get all lines in order, and how much is read depends neither on how many they are nor on what they look
+    for. The lines come to another server."""
+    monkeypatch.setattr(log_feed, "POLL_S", 3600.0)
+    here, there = await start()
+    async with leased(here) as (worker, lease):
+        sender, of_task = Sender(here), LogQuery(task_id=lease.task.id)
+        await sender.send(lines(lease, 1, 5))
+        watches = [Watched(there, of_task) for _ in range(1000)]
+        picky = [Watched(there, replace(of_task, **asked)) for asked in ({"levels": (4,)}, {"text": "LINE 10"})]
+        whole = Watched(there, LogQuery(lease.task.run_id))
+        for at in range(0, 1000, 100):
+            await asyncio.gather(*(watch.begin() for watch in watches[at : at + 100]))
+            await asyncio.gather(*(watch.more(5) for watch in watches[at : at + 100]))
+        await asyncio.gather(*(watch.begin() for watch in (*picky, whole)))
+        await known_as_following(there, here)
+        following = asyncio.gather(whole.more(105), *(watch.rest() for watch in (*watches, *picky)))
+        await asyncio.sleep(0)
+        reads = counted(there, monkeypatch)
+        for n in range(6, 106, 10):
+            await sender.send(lines(lease, n, n + 9, level=4 if n == 96 else 2))
+        await worker.complete(lease)
+        sender.source.ended([(lease.task.id, 1, 105)])
+        await following
+        assert {tuple(watch.seqs) for watch in (*watches, whole)} == {tuple(range(1, 106))}
+        assert [watch.seqs for watch in picky] == [[*range(96, 106)], [10, *range(100, 106)]]
+        assert all(watch.ended for watch in (*watches, *picky))
+        assert len({id(watch.found[-1]) for watch in watches}) == 1
+        # Twelve times something came, of which each takes five statements; and what the server reads anyway.
+        assert len(reads) < 200, reads
+        await whole.close()
+        assert not there.log_feed.watched
+
+
+async def test_watchers_of_many_logs_are_read_for_together(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DC-6: lines of many runs, of tasks and of whole runs, by as many statements as for one."""
+    monkeypatch.setattr(log_feed, "POLL_S", 3600.0)
+    here, _ = await start()
+    count = 60
+    async with Worker(here, kinds=["talk"]) as worker:
+        for _ in range(count):
+            await here.tasks.create(ROOT, NewTask("talk"), None)
+        leases = await worker.take_many(count)
+        sender = Sender(here)
+        watches = [
+            Watched(here, LogQuery(task_id=lease.task.id) if n % 2 else LogQuery(lease.task.run_id))
+            for n, lease in enumerate(leases)
+        ]
+        await asyncio.gather(*(watch.begin() for watch in watches))
+        following = asyncio.gather(*(watch.more(30) for watch in watches))
+        await asyncio.sleep(0)
+        reads = counted(here, monkeypatch)
+        for n in (1, 11, 21):
+            for lease in leases:
+                sender.put(lines(lease, n, n + 9))
+        await following
+        assert all(watch.seqs == [*range(1, 31)] for watch in watches)
+        assert len(reads) < 150, reads
+        for watch in watches:
+            await watch.close()
+
+
+async def test_who_follows_another_task_of_the_run_misses_nothing(start: Start) -> None:
+    """DC-6: while one task is followed alone, only its lines are read; then come others, and the whole run."""
+    first, _ = await start()
+    async with Worker(first, agents=(agent("left", "Order"), agent("right", "Order")), known=types("Order")) as worker:
+        await first.artifacts.publish(ROOT, order(), None)
+        left, right = await worker.take_many(2)
+        sender = Sender(first)
+        queries = (LogQuery(task_id=left.task.id), LogQuery(task_id=right.task.id), LogQuery(left.task.run_id))
+        watches: list[Watched] = []
+        for n, query in enumerate(queries):
+            watches.append(Watched(first, query))
+            await watches[-1].begin()
+            # They come while the one before is sent what came before.
+            for lease in (right, left):
+                await sender.send(lines(lease, 10 * n + 1, 10 * n + 10))
+        for watch, count in zip(watches, (30, 30, 60), strict=True):
+            await watch.more(count)
+            assert watch.seqs == sorted(set(watch.seqs))
+            await watch.close()
+        for watch, lease in zip(watches, (left, right), strict=False):
+            assert {each.task_id for each in watch.found} == {lease.task.id}
+        assert watches[2].seqs == [*range(1, 61)]
+
+
+async def test_a_slow_reader_of_a_log_is_told_where_to_go_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DC-6: one that falls far behind; others go on meanwhile, nothing is kept for it beyond the bound, one that is a
+    little behind is read for, and resumed the slow one misses nothing."""
+    monkeypatch.setattr(log_feed, "PAGES_MOST", 2)
+    monkeypatch.setattr(log_watches, "BEHIND_MOST", 50)
+    first, _ = await start()
+    async with leased(first) as (_, lease):
+        sender, query = Sender(first), LogQuery(task_id=lease.task.id)
+        slow, late, other = (Watched(first, query) for _ in range(3))
+        for watch in (slow, late, other):
+            await watch.begin()
+        await sender.send(lines(lease, 1, 2))
+        await asyncio.gather(*(watch.more(2) for watch in (slow, late, other)))
+        going_on = asyncio.gather(slow.more(1), late.more(1), other.more(2))
+        (topic,) = first.log_feed._topics.values()
+
+        async def live() -> bool:
+            return all(inbox.attached for inbox in topic.followers)
+
+        await eventually(live, "that all are up to date")
+        await sender.send(lines(lease, 3, 4))
+        await going_on
+        for n in range(5, 45, 2):
+            # Nobody asks the streams of the other two for more.
+            await sender.send(lines(lease, n, n + 1))
+            await other.more(2)
+        assert [len(inbox.items) for inbox in topic.followers] == [0, 0, 0]
+        await late.more(41)
+        for n in range(45, 85, 2):
+            await sender.send(lines(lease, n, n + 1))
+            await asyncio.gather(other.more(2), late.more(2))
+        with pytest.raises(RateLimited, match="too slow"):
+            await slow.more(81)
+        assert slow.seqs == [1, 2, 3, 4]
+        again = Watched(first, query, slow.cursor)
+        await again.begin()
+        await again.more(80)
+        assert [*slow.seqs, *again.seqs] == late.seqs == other.seqs == [*range(1, 85)]
+        for watch in (late, other, again):
+            await watch.close()
+
+
+async def test_a_watch_of_a_task_ends_though_nobody_told_its_last_line(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DC-6: of one that never logs, too; when late lines would have come."""
+    monkeypatch.setattr(log_feed, "LATE_US", 100_000)
+    monkeypatch.setattr(log_feed, "POLL_S", 0.05)
+    first, _ = await start()
+    async with leased(first) as (worker, lease):
+        watch = Watched(first, LogQuery(task_id=lease.task.id))
+        await watch.begin()
+        await worker.complete(lease)
+        await watch.rest()
+        assert (watch.found, watch.ended) == ([], True)
 
 
 async def test_what_no_wake_up_told_of_is_found(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from millstream.application.log_levels import Levels
-from millstream.application.log_watches import SentLine
+from millstream.application.log_topics import SentLine
 from millstream.application.paging import Page, PageInfo, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check

@@ -1,80 +1,68 @@
 """Watching what tasks log: the lines there are, then those that come, to the end of the task or run."""
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Set
+from dataclasses import replace
+from typing import Final
 
 from millstream.application.engine.clock import Clock
 from millstream.application.engine.waiting import Waiters
-from millstream.application.following import Following, StreamMeter, StreamMeters
-from millstream.application.log_feed import LogFeed, Wakeups, wake
+from millstream.application.following import Following, Inbox, StreamMeter, StreamMeters
+from millstream.application.log_feed import LogFeed
+from millstream.application.log_topics import LogPage, LogTopic, SentLine, kind_of, wanted
 from millstream.application.paging import decode_token, encode_token, fitting, token_number, token_of
-from millstream.application.sight import Sight
-from millstream.application.task_logs import LogReads as _LogReads
-from millstream.application.task_logs import RunReads
+from millstream.application.sight import Sight, restricted
+from millstream.application.task_logs import LogReads, RunReads
 from millstream.application.views.task_logs import LogEntry, LogQuery
-from millstream.domain.errors import NotFound, ValidationFailed
+from millstream.domain.errors import NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
 
 READ_AT_ONCE: Final = 500
 READ_BYTES: Final = 512 * 1024
-LATE_US: Final = 2_000_000
-"""Lines of an ended task may come so late, where its worker has not told which is the last."""
+LOOK_AT: Final = 20_000
+"""Lines that are looked through at once for those that were asked for."""
+BEHIND_MOST: Final = 20_000
+"""Lines by which a reader may fall behind and still be read for; about what the busiest task logs in a second."""
 EXPIRED: Final = "EXPIRED"
 
 
-class LogReads(_LogReads, Protocol):
-    """What is read of logs; see store.task_logs."""
-
-    async def log_end(self, task_id: str) -> tuple[int, bool]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SentLine:
-    """A line, None for a sign of life; and the cursor that goes on behind it. `ended`: the last, nothing more comes."""
-
-    entry: LogEntry | None
-    cursor: str
-    ended: bool = False
-
-
 class LogWatch(Following[SentLine]):
-    """One watch under way. It holds no more than a page: what is not read waits in the store."""
+    """One watch under way. It holds no more than a page, and the pages that all who follow the run have in common."""
 
     def __init__(
         self,
         behind: "LogWatching",
         principal: Principal,
         query: LogQuery,
-        day: int,
-        inbox: Wakeups,
+        topic: LogTopic,
+        inbox: Inbox[LogPage],
         meter: StreamMeter,
     ) -> None:
         super().__init__(inbox, meter)
-        self._wakeups = inbox
+        self._box = inbox
         self._behind = behind
         self._principal = principal
         self._query = query
-        self._day = day
-        self._kind = f"log of {query.run_id}"
+        self._topic = topic
+        self._kind = kind_of(query.run_id)
         self._seq = 0
+        self._live = False
         self._over = False
-        self._over_at_us = 0
 
     async def start(self, cursor: str) -> None:
         """Begin behind a cursor, or with the first line. Raises ValidationFailed on a cursor that is none of this
         run's log, or behind which lines are gone."""
-        if not cursor:
-            return
-        self._seq = decode_token(cursor, token_of(self._kind), token_number, field="cursor")[1]
-        whole = LogQuery(self._query.run_id)
-        following = await self._behind.logs.lines(whole, self._day, self._seq, 0, 1)
-        if following and following[0].seq != self._seq + 1:
-            raise ValidationFailed.of(
-                "cursor",
-                "lines behind it are gone, for their retention is over; start without it",
-                EXPIRED,
-            )
+        if cursor:
+            self._seq = decode_token(cursor, token_of(self._kind), token_number, field="cursor")[1]
+            whole = LogQuery(self._query.run_id)
+            following = await self._behind.logs.lines(whole, self._topic.day, self._seq, 0, 1)
+            if following and following[0].seq != self._seq + 1:
+                raise ValidationFailed.of(
+                    "cursor",
+                    "lines behind it are gone, for their retention is over; start without it",
+                    EXPIRED,
+                )
+        await self._behind.feed.up_to_date(self._topic)
 
     def last(self) -> SentLine:
         """That nothing more comes."""
@@ -83,55 +71,55 @@ class LogWatch(Following[SentLine]):
     def _beat(self) -> SentLine:
         return SentLine(None, encode_token(self._kind, self._seq))
 
-    async def _catch_up(self) -> AsyncGenerator[SentLine, None]:
-        self._wakeups.attach()
-        async for sent in self._look():
-            yield sent
+    @property
+    def _ended(self) -> bool:
+        return self._over
 
-    async def _listen(self) -> AsyncGenerator[SentLine, None]:
-        if self._wakeups.take() or self._is_due():
-            async for sent in self._look():
-                yield sent
+    async def _catch_up(self) -> AsyncGenerator[SentLine, None]:
+        """Read the store up to where the topic is, and from there on the inbox."""
+        if self._live and self._topic.place - self._seq > BEHIND_MOST:
+            self._meter.too_slow()
+            raise RateLimited("the reader is too slow for this log; go on behind the last cursor", retry_after_s=1.0)
+        self._live = False
+        target = self._topic.attach(self._box)
+        while self._seq < target:
+            page, place = await self._read(target)
+            for entry in await self._behind.seen(self._principal, page):
+                self._seq = entry.seq
+                yield SentLine(entry, encode_token(self._kind, entry.seq))
+            self._seq = place
+        if self._box.attached:
+            self._live = True
+            self._over = self._query.task_id in self._topic.over and not self._box.items
 
     def _measure_live(self, sent: SentLine) -> None:
         if sent.entry is not None:
             self._meter.fresh_item(self._behind.clock.now_us() - sent.entry.line.at_us)
 
-    async def _look(self) -> AsyncGenerator[SentLine, None]:
-        """Read all there is. Whether more can come is asked first: so nothing comes in between."""
-        over = await self._ends()
-        more = True
-        while more:
-            found = await self._behind.logs.lines(self._query, self._day, self._seq, 0, READ_AT_ONCE)
-            page = fitting(found, READ_AT_ONCE, lambda entry: entry.size_bytes, READ_BYTES)
-            more = len(found) > len(page)
-            for entry in await self._behind.seen(self._principal, page):
-                self._seq = entry.seq
-                yield SentLine(entry, encode_token(self._kind, entry.seq))
-            if page:
-                self._seq = page[-1].seq
-        self._over = over
+    async def _read(self, target: int) -> tuple[list[LogEntry], int]:
+        """Lines behind the own place, and the place behind them."""
+        upto = min(target, self._seq + LOOK_AT)
+        async with self._behind.feed.reading:
+            found = await self._behind.logs.lines(self._query, self._topic.day, self._seq, 0, READ_AT_ONCE, upto)
+        page = fitting(found, READ_AT_ONCE, lambda entry: entry.size_bytes, READ_BYTES)
+        return page, page[-1].seq if len(found) > len(page) else upto
 
-    @property
-    def _ended(self) -> bool:
-        return self._over
-
-    @property
-    def _due_s(self) -> float | None:
-        if not self._over_at_us:
-            return None
-        return max((self._over_at_us - self._behind.clock.now_us()) / 1e6, 0.01)
-
-    def _is_due(self) -> bool:
-        return 0 < self._over_at_us <= self._behind.clock.now_us()
-
-    async def _ends(self) -> bool:
-        """Whether no line comes any more."""
-        finished_us, complete = await self._behind.finished(self._principal, self._query)
-        if complete:
-            return True
-        self._over_at_us = finished_us + LATE_US if finished_us else 0
-        return self._is_due()
+    async def _listen(self) -> AsyncGenerator[SentLine, None]:
+        if not self._live:
+            return
+        for page in self._box.take():
+            whole = await self._behind.whole(self._principal, page)
+            for sent in page.lines:
+                entry = sent.entry
+                if entry is None or entry.seq <= self._seq or not wanted(self._query, entry):
+                    continue
+                if whole is None or entry.task_id in whole:
+                    self._seq = entry.seq
+                    yield sent
+            self._seq = max(self._seq, page.place)
+            if self._query.task_id in page.over:
+                self._over = True
+                return
 
 
 class LogWatching:
@@ -140,26 +128,27 @@ class LogWatching:
     def __init__(
         self, clock: Clock, waiters: Waiters, feed: LogFeed, reads: RunReads, logs: LogReads, meters: StreamMeters
     ) -> None:
-        self.clock = clock
+        self.feed = feed
         self.logs = logs
+        self.clock = clock
+        self._meters = meters
         self._waiters = waiters
-        self._feed = feed
         self._reads = reads
         self._sight = Sight(reads)
-        self._meters = meters
 
     async def watch(self, principal: Principal, query: LogQuery, cursor: str) -> AsyncGenerator[SentLine, None]:
         """Lines of a task, or of all tasks of a run: those there are, then those that come; the first is a cursor
         alone, and so is each heartbeat. Ends, and says so, when the task or run has ended and all its lines were sent.
 
-        Raises NotFound, and ValidationFailed on a cursor that is none.
+        Raises NotFound; ValidationFailed on a cursor that is none; RateLimited where the reader falls far behind.
         """
         meter = self._meters.meter("task_logs" if query.task_id else "run_logs")
         query, day = await self._subject(principal, query)
-        async with self._feed.following(principal.tenant, query.run_id) as inbox:
-            with self._waiters.wait(query.task_id or query.run_id) as ended:
-                ended.add_done_callback(lambda _: wake(inbox))
-                watch = LogWatch(self, principal, query, day, inbox, meter)
+        run_id = query.run_id
+        with self._waiters.wait(run_id) as ended:
+            ended.add_done_callback(lambda _: self.feed.look([run_id]))
+            async with self.feed.following(principal.tenant, run_id, day, query.task_id) as (topic, inbox):
+                watch = LogWatch(self, principal, query, topic, inbox, meter)
                 await watch.start(cursor)
                 async for sent in watch.run():
                     yield sent
@@ -177,20 +166,20 @@ class LogWatching:
             raise NotFound(f"there is no task {query.task_id}")
         return replace(query, run_id=task.run_id), task.day
 
-    async def finished(self, principal: Principal, query: LogQuery) -> tuple[int, bool]:
-        """When the task or run ended (0: not yet), and whether it is known that all its lines are stored."""
-        if not query.task_id:
-            run = await self._reads.run(principal.tenant, query.run_id)
-            return (run.finished_us, False) if run is not None else (0, True)
-        task = await self._reads.task(principal.tenant, query.task_id)
-        if task is None:
-            return 0, True
-        if not task.finished_us:
-            return 0, False
-        attempt, complete = await self.logs.log_end(task.id)
-        return task.finished_us, complete and attempt == task.attempt
+    async def whole(self, principal: Principal, page: LogPage) -> Set[str] | None:
+        """Those of the tasks of a page of which the caller may see all that they were given; None: all of them."""
+        reader = restricted(principal)
+        if reader is None or not page.lines:
+            return None
+        found = page.whole.get(reader)
+        if found is None or (found.done() and (found.cancelled() or found.exception() is not None)):
+            found = page.whole[reader] = asyncio.ensure_future(self._whole(principal, page.tasks))
+        return await asyncio.shield(found)
 
     async def seen(self, principal: Principal, entries: list[LogEntry]) -> list[LogEntry]:
         """Those of tasks of which the caller may see all that they were given."""
-        whole = await self._sight.whole_tasks(principal, {entry.task_id for entry in entries}, self.clock.now_us())
+        whole = await self._whole(principal, {entry.task_id for entry in entries})
         return [entry for entry in entries if entry.task_id in whole]
+
+    async def _whole(self, principal: Principal, task_ids: Iterable[str]) -> Set[str]:
+        return await self._sight.whole_tasks(principal, task_ids, self.clock.now_us())

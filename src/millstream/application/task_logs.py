@@ -26,7 +26,13 @@ class LogReads(Protocol):
     """What is read of logs; see store.task_logs."""
 
     async def lines(
-        self, query: LogQuery, from_day: int, beyond_seq: int | None, skip: int, limit: int
+        self,
+        query: LogQuery,
+        from_day: int,
+        beyond_seq: int | None,
+        skip: int,
+        limit: int,
+        upto_seq: int | None = None,
     ) -> list[LogEntry]: ...
     async def count_lines(self, query: LogQuery, from_day: int) -> tuple[int, bool]: ...
 

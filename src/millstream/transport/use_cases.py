@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from millstream.application.log_levels import Levels
-from millstream.application.log_watches import SentLine
+from millstream.application.log_topics import SentLine
 from millstream.application.paging import Page, PageRequest
 from millstream.application.payloads import Expected, Uploaded
 from millstream.application.readiness import Check

@@ -7,6 +7,7 @@ from millstream.application.log_intake import LogIntake
 from millstream.application.log_watches import LogWatching
 from millstream.application.task_logs import TaskLogs
 from millstream.domain.task_logs import LogBounds
+from millstream.store.log_feed import LogFeedReads
 from millstream.store.log_writer import LogWriter
 from millstream.store.task_logs import TaskLogReads
 from millstream.wiring.core import Core
@@ -28,7 +29,7 @@ def make_task_logs(core: Core) -> LogParts:
     metrics = core.metrics
     bounds = LogBounds(settings.max_log_lines_per_task, settings.max_log_bytes_per_task)
     reads = TaskLogReads(stores.database)
-    feed = LogFeed(reads)
+    feed = LogFeed(LogFeedReads(stores.database), engine.clock)
 
     def logged(runs: set[tuple[str, str]]) -> None:
         feed.look(run_id for _, run_id in runs)

@@ -46,3 +46,22 @@ class LogQuery:
     since_us: int = 0
     until_us: int = 0
     newest_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """When a task or run ended, microseconds, 0: not yet; and whether it is known that all its lines are stored."""
+
+    finished_us: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogSpan:
+    """Lines of a run that began on a day, behind a number and up to one; of a task alone where one is given."""
+
+    run_id: str
+    day: int
+    after: int
+    upto: int
+    task_id: str = ""

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.message import DecodeError
 
-from millstream.application.log_watches import SentLine
+from millstream.application.log_topics import SentLine
 from millstream.application.paging import PageRequest
 from millstream.application.views.task_logs import LogEntry, LogQuery
 from millstream.domain.errors import BadRequest, MillstreamError, ValidationFailed
@@ -15,8 +16,8 @@ from millstream.domain.struct_wire import decode_struct
 from millstream.domain.task_logs import LineLevel, LogAck, LogBatch, LogLine
 from millstream.transport import validation
 from millstream.transport.mapping.errors import body
-from millstream.transport.mapping.events import event
-from millstream.transport.mapping.lines import fraction
+from millstream.transport.mapping.events import EVENT_STREAM, event
+from millstream.transport.mapping.lines import NDJSON, fraction
 from millstream.transport.mapping.lines import line as line_of
 from millstream.transport.mapping.pages import page_of
 from millstream.transport.mapping.times import put, us
@@ -173,15 +174,40 @@ def entry_object(entry: LogEntry) -> dict[str, Any]:
     }
 
 
-def log_event(sent: SentLine) -> bytes:
-    """As a server-sent event."""
+def message(sent: SentLine) -> bytes:
+    """As a message; those of both watches are alike. Encoded once for all readers, as the others are."""
+    found = sent.forms.get(message)
+    if found is None:
+        out = wire.WatchTaskLogsResponse(cursor=sent.cursor, ended=sent.ended)
+        if sent.entry is not None:
+            put_entry(out.entry, sent.entry)
+        found = sent.forms[message] = out.SerializeToString()
+    return found
+
+
+def sse(sent: SentLine) -> bytes:
+    """As a server-sent event, in a message of text."""
+    found = sent.forms.get(sse)
+    if found is None:
+        found = sent.forms[sse] = HttpBody(content_type=EVENT_STREAM, data=_event(sent)).SerializeToString()
+    return found
+
+
+def ndjson(sent: SentLine) -> bytes:
+    """As a line of JSON, in a message of text."""
+    found = sent.forms.get(ndjson)
+    if found is None:
+        found = sent.forms[ndjson] = HttpBody(content_type=NDJSON, data=_line_of(sent)).SerializeToString()
+    return found
+
+
+def _event(sent: SentLine) -> bytes:
     if sent.entry is not None:
         return event("log", sent.cursor, entry_object(sent.entry))
     return event("end" if sent.ended else "heartbeat", sent.cursor, {})
 
 
-def log_line(sent: SentLine) -> bytes:
-    """As a line of JSON."""
+def _line_of(sent: SentLine) -> bytes:
     if sent.entry is not None:
         return line_of({**entry_object(sent.entry), "cursor": sent.cursor})
     return line_of({"end": True, "cursor": sent.cursor} if sent.ended else {"cursor": sent.cursor})

@@ -9,12 +9,12 @@ from google.protobuf.message import Message
 from millstream.application.views.artifacts import Sent
 from millstream.domain.errors import ValidationFailed
 from millstream.transport.context import Context
-from millstream.transport.mapping import run_streams
+from millstream.transport.mapping import run_streams, task_logs
 from millstream.transport.mapping.artifacts import watched_of
 from millstream.transport.mapping.events import RETRY, error_event, event, event_body
 from millstream.transport.mapping.lines import NDJSON, artifact_object, body, error_line, sent_line
 from millstream.transport.mapping.run_streams import Shown, cursor_of
-from millstream.transport.mapping.task_logs import log_event, log_line, watch_query_of
+from millstream.transport.mapping.task_logs import watch_query_of
 from millstream.transport.use_cases import LogWatching, RunWatching, Watching
 from millstream.wire.v1 import stream_service_pb2 as wire
 
@@ -104,6 +104,7 @@ class StreamService:
     async def _of_logs(self, request: Any, context: Context) -> Answers:
         cursor = _resumed(request.cursor, context)
         as_lines = _begin(context, cursor)
+        encode = task_logs.ndjson if as_lines else task_logs.sse
         watch = self._logs.watch(context.principal, watch_query_of(request), cursor)
         began = as_lines
         async with aclosing(watch):
@@ -112,7 +113,7 @@ class StreamService:
                     began = True
                     yield event_body(RETRY)
                 context.cursor = sent.cursor
-                yield body(log_line(sent)) if as_lines else event_body(log_event(sent))
+                yield encode(sent)
 
     async def _run(
         self, context: Context, run_id: str, cursor: str, shown: Shown, *, deep: bool = False, tasks: bool = False

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
 from google.protobuf.message import Message
 
@@ -38,25 +37,22 @@ class TaskLogService:
 
     async def watch_task_logs(
         self, request: wire.WatchTaskLogsRequest, context: Context
-    ) -> AsyncGenerator[Message, None]:
+    ) -> AsyncGenerator[bytes, None]:
         """Send the lines of a task."""
-        async for answer in self._watch(request, context, wire.WatchTaskLogsResponse):
+        async for answer in self._watch(request, context):
             yield answer
 
-    async def watch_run_logs(
-        self, request: wire.WatchRunLogsRequest, context: Context
-    ) -> AsyncGenerator[Message, None]:
+    async def watch_run_logs(self, request: wire.WatchRunLogsRequest, context: Context) -> AsyncGenerator[bytes, None]:
         """Send the lines of a run."""
-        async for answer in self._watch(request, context, wire.WatchRunLogsResponse):
+        async for answer in self._watch(request, context):
             yield answer
 
-    async def _watch(self, request: Any, context: Context, answer: Any) -> AsyncGenerator[Message, None]:
+    async def _watch(
+        self, request: wire.WatchTaskLogsRequest | wire.WatchRunLogsRequest, context: Context
+    ) -> AsyncGenerator[bytes, None]:
         context.cursor = request.cursor
         watch = self._watching.watch(context.principal, mapping.watch_query_of(request), request.cursor)
         async with aclosing(watch):
             async for sent in watch:
                 context.cursor = sent.cursor
-                out = answer(cursor=sent.cursor, ended=sent.ended)
-                if sent.entry is not None:
-                    mapping.put_entry(out.entry, sent.entry)
-                yield out
+                yield mapping.message(sent)

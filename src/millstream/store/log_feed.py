@@ -1,0 +1,73 @@
+"""What those who follow logs read: where logs end, and the lines of many runs at once."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from millstream.application.views.task_logs import LogEntry, LogSpan, LogState
+from millstream.store.columns import numbers, uuids
+from millstream.store.connections import Database
+from millstream.store.task_logs import LINE_COLUMNS, entry_of
+
+ENDS: Final = "SELECT run_id::text, last_seq FROM run_log_end WHERE run_id = ANY($1::text::uuid[])"
+RUN_STATES: Final = "SELECT id::text, finished_us FROM run WHERE id = ANY($1::text::uuid[])"
+TASK_STATES: Final = "SELECT id::text, attempt, finished_us FROM task WHERE id = ANY($1::text::uuid[])"
+TASK_ENDS: Final = "SELECT task_id::text, attempt, last, final FROM task_log_end WHERE task_id = ANY($1::text::uuid[])"
+# One day before the run's own: servers read the time a moment apart.
+_SPANS: Final = """SELECT l.* FROM unnest($1::text::uuid[], $2::text::int4[], $3::text::int8[], $4::text::int8[],
+$5::text::uuid[]) k(run_id, day, after, upto, task_id), LATERAL (SELECT {columns} FROM task_log t
+WHERE t.day >= k.day - 1 AND t.run_id = k.run_id AND t.seq > k.after AND t.seq <= k.upto{of_task}
+ORDER BY t.seq LIMIT $6) l"""
+SPANS: Final = _SPANS.format(columns=LINE_COLUMNS, of_task="")
+TASK_SPANS: Final = _SPANS.format(columns=LINE_COLUMNS, of_task=" AND t.task_id = k.task_id")
+
+
+class LogFeedReads:
+    """Reads for those who follow logs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def ends(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """The number of the last line of each run that has one."""
+        rows = await self._database.fetch(ENDS, uuids(run_ids))
+        return {row["run_id"]: row["last_seq"] for row in rows}
+
+    async def states(self, run_ids: Sequence[str], task_ids: Sequence[str]) -> dict[str, LogState]:
+        """Whether runs and tasks have ended, of those that there are. A run's workers do not tell which line is its
+        last."""
+        found: dict[str, LogState] = {}
+        if run_ids:
+            rows = await self._database.fetch(RUN_STATES, uuids(run_ids))
+            found |= {row["id"]: LogState(row["finished_us"], complete=False) for row in rows}
+        if task_ids:
+            tasks = await self._database.fetch(TASK_STATES, uuids(task_ids))
+            ended = [row["id"] for row in tasks if row["finished_us"]]
+            ends = await self._database.fetch(TASK_ENDS, uuids(ended)) if ended else []
+            complete = {(row["task_id"], row["attempt"]) for row in ends if 0 <= row["final"] <= row["last"]}
+            for row in tasks:
+                told = bool(row["finished_us"]) and (row["id"], row["attempt"]) in complete
+                found[row["id"]] = LogState(row["finished_us"], told)
+        return found
+
+    async def spans(self, wanted: Sequence[LogSpan], limit: int) -> dict[str, list[LogEntry]]:
+        """Lines by run, in order; one more than `limit` of each where there are more."""
+        found: dict[str, list[LogEntry]] = {}
+        for statement, some in (
+            (SPANS, [each for each in wanted if not each.task_id]),
+            (TASK_SPANS, [each for each in wanted if each.task_id]),
+        ):
+            if some:
+                for row in await self._database.fetch(statement, *columns_of(some), limit + 1):
+                    found.setdefault(row["run_id"], []).append(entry_of(row))
+        return found
+
+
+def columns_of(spans: Sequence[LogSpan]) -> list[str]:
+    """Parameters of SPANS and TASK_SPANS before the limit."""
+    return [
+        uuids(each.run_id for each in spans),
+        numbers(each.day for each in spans),
+        numbers(each.after for each in spans),
+        numbers(each.upto for each in spans),
+        uuids(each.task_id for each in spans),
+    ]
