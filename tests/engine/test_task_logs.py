@@ -520,6 +520,24 @@ async def test_who_follows_another_task_of_the_run_misses_nothing(start: Start) 
         assert watches[2].seqs == [*range(1, 61)]
 
 
+async def test_what_is_rare_is_found_in_a_long_log(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DC-6: by a watch, which looks through a log bit by bit; then it goes on with what comes."""
+    monkeypatch.setattr(log_watches, "LOOK_AT", 50)
+    first, _ = await start()
+    async with leased(first) as (_, lease):
+        sender = Sender(first)
+        for n in (1, 123, 124, 377, 378):
+            last = {1: 122, 123: 123, 124: 376, 377: 377, 378: 400}[n]
+            await sender.send(lines(lease, n, last, level=4 if n == last else 2))
+        watch = Watched(first, LogQuery(task_id=lease.task.id, levels=(4,)))
+        await watch.begin()
+        await watch.more(2)
+        await sender.send(lines(lease, 401, 401, level=4))
+        await watch.more(1)
+        assert watch.seqs == [123, 377, 401]
+        await watch.close()
+
+
 async def test_a_slow_reader_of_a_log_is_told_where_to_go_on(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """DC-6: one that falls far behind; others go on meanwhile, nothing is kept for it beyond the bound, one that is a
     little behind is read for, and resumed the slow one misses nothing."""

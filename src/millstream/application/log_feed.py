@@ -171,7 +171,7 @@ class LogFeed:
         }
 
     async def _read(self, ends: Mapping[LogTopic, int]) -> None:
-        """Hand on what there is up to these ends, a page of each in turn."""
+        """Hand on what there is up to these ends at least, a page of each in turn."""
         due: dict[LogTopic, int] = {}
         for topic, end in ends.items():
             if not topic.loaded:
@@ -181,7 +181,7 @@ class LogFeed:
         while due:
             taken = {topic: topic.only for topic in [*due][:RUNS_READ]}
             limit = max(LINES_READ // len(taken), LEAST_READ)
-            spans = [LogSpan(each.run_id, each.day, each.place, due[each], only) for each, only in taken.items()]
+            spans = [LogSpan(each.run_id, each.day, each.place, only) for each, only in taken.items()]
             found = await self._store.spans(spans, limit)
             for topic, only in taken.items():
                 end = due.pop(topic)
@@ -194,7 +194,9 @@ class LogFeed:
     @staticmethod
     def _hand(topic: LogTopic, found: Sequence[LogEntry], end: int, limit: int) -> None:
         page = fitting(found, limit, lambda entry: entry.size_bytes, PAGE_BYTES)
-        topic.hand(page, page[-1].seq if len(found) > len(page) else end)
+        # Nothing is missing before what was read: lines are numbered in the order of their commits.
+        last = page[-1].seq if page else 0
+        topic.hand(page, last if len(found) > len(page) else max(end, last))
 
 
 def _is_over(state: LogState | None, late_us: int) -> bool:

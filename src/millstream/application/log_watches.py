@@ -98,11 +98,13 @@ class LogWatch(Following[SentLine]):
 
     async def _read(self, target: int) -> tuple[list[LogEntry], int]:
         """Lines behind the own place, and the place behind them."""
-        upto = min(target, self._seq + LOOK_AT)
+        query, look_at = self._query, LOOK_AT if self._query.sifts else None
+        upto = target if look_at is None else min(target, self._seq + look_at)
         async with self._behind.feed.reading:
-            found = await self._behind.logs.lines(self._query, self._topic.day, self._seq, 0, READ_AT_ONCE, upto)
+            found = await self._behind.logs.lines(query, self._topic.day, self._seq, 0, READ_AT_ONCE, look_at)
         page = fitting(found, READ_AT_ONCE, lambda entry: entry.size_bytes, READ_BYTES)
-        return page, page[-1].seq if len(found) > len(page) else upto
+        last = page[-1].seq if page else 0
+        return page, last if len(found) > len(page) else max(upto, last)
 
     async def _listen(self) -> AsyncGenerator[SentLine, None]:
         if not self._live:

@@ -32,7 +32,7 @@ class LogReads(Protocol):
         beyond_seq: int | None,
         skip: int,
         limit: int,
-        upto_seq: int | None = None,
+        look_at: int | None = None,
     ) -> list[LogEntry]: ...
     async def count_lines(self, query: LogQuery, from_day: int) -> tuple[int, bool]: ...
 
@@ -83,7 +83,7 @@ class TaskLogs:
             total = None if request.page_token is not None else await self._logs.count_lines(query, day)
         except TooSlow:
             raise TimedOut(
-                "there are too many lines to look for the text in: narrow it by task, level or time"
+                "there are too many lines to look through for these: narrow it by task, level or time"
             ) from None
         page = fitting(found, request.size, lambda entry: entry.size_bytes)
         token = encode_token(kind, page[-1].seq) if len(found) > len(page) else ""

@@ -13,10 +13,9 @@ RUN_STATES: Final = "SELECT id::text, finished_us FROM run WHERE id = ANY($1::te
 TASK_STATES: Final = "SELECT id::text, attempt, finished_us FROM task WHERE id = ANY($1::text::uuid[])"
 TASK_ENDS: Final = "SELECT task_id::text, attempt, last, final FROM task_log_end WHERE task_id = ANY($1::text::uuid[])"
 # One day before the run's own: servers read the time a moment apart.
-_SPANS: Final = """SELECT l.* FROM unnest($1::text::uuid[], $2::text::int4[], $3::text::int8[], $4::text::int8[],
-$5::text::uuid[]) k(run_id, day, after, upto, task_id), LATERAL (SELECT {columns} FROM task_log t
-WHERE t.day >= k.day - 1 AND t.run_id = k.run_id AND t.seq > k.after AND t.seq <= k.upto{of_task}
-ORDER BY t.seq LIMIT $6) l"""
+_SPANS: Final = """SELECT l.* FROM unnest($1::text::uuid[], $2::text::int4[], $3::text::int8[],
+$4::text::uuid[]) k(run_id, day, after, task_id), LATERAL (SELECT {columns} FROM task_log t
+WHERE t.day >= k.day - 1 AND t.run_id = k.run_id AND t.seq > k.after{of_task} ORDER BY t.seq LIMIT $5) l"""
 SPANS: Final = _SPANS.format(columns=LINE_COLUMNS, of_task="")
 TASK_SPANS: Final = _SPANS.format(columns=LINE_COLUMNS, of_task=" AND t.task_id = k.task_id")
 
@@ -68,6 +67,5 @@ def columns_of(spans: Sequence[LogSpan]) -> list[str]:
         uuids(each.run_id for each in spans),
         numbers(each.day for each in spans),
         numbers(each.after for each in spans),
-        numbers(each.upto for each in spans),
         uuids(each.task_id for each in spans),
     ]

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 
 from millstream.application.paging import EXACT_TOTAL
 from millstream.application.views.task_logs import LogEntry, LogQuery
@@ -30,18 +30,12 @@ class TaskLogReads:
         beyond_seq: int | None,
         skip: int,
         limit: int,
-        upto_seq: int | None = None,
+        look_at: int | None = None,
     ) -> list[LogEntry]:
-        """Lines in order, behind a number and up to one where these are given; one more than `limit` where there are
-        more. Raises TooSlow where a text is not found in time."""
-        backwards = query.newest_first
-        statement = _wanted(query, from_day).order_by(task_log.c.seq.desc() if backwards else task_log.c.seq)
-        if beyond_seq is not None:
-            statement = statement.where(task_log.c.seq < beyond_seq if backwards else task_log.c.seq > beyond_seq)
-        if upto_seq is not None:
-            statement = statement.where(task_log.c.seq <= upto_seq)
-        text, arguments = compiled(statement.offset(skip).limit(limit + 1))
-        if query.text:
+        """Lines in order, behind a number where one is given; one more than `limit` where there are more. `look_at`:
+        among so many, whatever is asked for of them. Raises TooSlow where they are not found in time."""
+        text, arguments = compiled(page_of(query, from_day, beyond_seq, skip, limit, look_at))
+        if query.sifts:
             rows = await self._database.fetch_within(SEARCH_S, text, *arguments)
         else:
             rows = await self._database.fetch(text, *arguments)
@@ -50,7 +44,7 @@ class TaskLogReads:
     async def count_lines(self, query: LogQuery, from_day: int) -> tuple[int, bool]:
         """How many match, and whether that is an estimate. Raises TooSlow."""
         statement = _wanted(query, from_day)
-        if not query.text:
+        if not query.sifts:
             return await count(self._database, statement)
         inner = statement.limit(EXACT_TOTAL + 1).subquery()
         text, arguments = compiled(select(func.count().label("found")).select_from(inner))
@@ -60,12 +54,40 @@ class TaskLogReads:
         return max(await estimated(self._database, statement), found), True
 
 
+def page_of(
+    query: LogQuery, from_day: int, beyond_seq: int | None, skip: int, limit: int, look_at: int | None = None
+) -> Select[Any]:
+    """The lines of a page, and one more."""
+    statement = _ordered(_indexed(query, from_day), task_log.c.seq, query, beyond_seq)
+    if look_at is None:
+        statement = _sifted(statement, task_log.c, query)
+    else:
+        # Limited before it is sifted, so that no estimate of what is rare can have more read.
+        some = statement.limit(look_at).subquery()
+        statement = _ordered(_sifted(select(some), some.c, query), some.c.seq, query, None)
+    return statement.offset(skip).limit(limit + 1)
+
+
 def _wanted(query: LogQuery, from_day: int) -> Select[Any]:
+    return _sifted(_indexed(query, from_day), task_log.c, query)
+
+
+def _ordered(statement: Select[Any], seq: ColumnElement[int], query: LogQuery, beyond: int | None) -> Select[Any]:
+    if beyond is not None:
+        statement = statement.where(seq < beyond if query.newest_first else seq > beyond)
+    return statement.order_by(seq.desc() if query.newest_first else seq)
+
+
+def _indexed(query: LogQuery, from_day: int) -> Select[Any]:
+    """Lines that an index leads to."""
     lines = task_log.c
     # One day more: servers read the time a moment apart.
     found = select(*_COLUMNS).where(lines.day >= from_day - 1, lines.run_id == uid(query.run_id))
-    if query.task_id:
-        found = found.where(lines.task_id == uid(query.task_id))
+    return found.where(lines.task_id == uid(query.task_id)) if query.task_id else found
+
+
+def _sifted(found: Select[Any], lines: Any, query: LogQuery) -> Select[Any]:
+    """Those of them that were asked for."""
     if query.attempt:
         found = found.where(lines.attempt == query.attempt)
     if query.levels:

@@ -47,6 +47,11 @@ class LogQuery:
     until_us: int = 0
     newest_first: bool = False
 
+    @property
+    def sifts(self) -> bool:
+        """Whether lines are looked through for those that are wanted: no index leads to them."""
+        return bool(self.attempt or self.levels or self.text or self.since_us or self.until_us)
+
 
 @dataclass(frozen=True, slots=True)
 class LogState:
@@ -58,10 +63,9 @@ class LogState:
 
 @dataclass(frozen=True, slots=True)
 class LogSpan:
-    """Lines of a run that began on a day, behind a number and up to one; of a task alone where one is given."""
+    """Lines of a run that began on a day, behind a number; of a task alone where one is given."""
 
     run_id: str
     day: int
     after: int
-    upto: int
     task_id: str = ""

@@ -6,20 +6,21 @@ Lines stand in partitions by the day on which they were stored, which the server
 import re
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, Table, Uuid, text
+from sqlalchemy import BigInteger, Column, Index, Integer, PrimaryKeyConstraint, Table, Uuid, text
 
 from millstream.store.tables.columns import HOT, metadata, micros, number, octets, small, string
 
 PARTITION: Final = re.compile(r"task_log_d\d+(_.*)?").fullmatch
 """Names of the partitions, and of their indexes."""
 
-# Lines are numbered in their run; each is found by its task, too.
+# Lines are numbered in their run; each is found by its task, too. The day stands last in the key: so the lines of a run
+# are read in their order, a page of each partition at most.
 task_log = Table(
     "task_log",
     metadata,
-    Column("day", Integer, primary_key=True, autoincrement=False),
-    Column("run_id", Uuid, primary_key=True),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("day", Integer, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    Column("seq", BigInteger, nullable=False),
     Column("task_id", Uuid, nullable=False),
     number("attempt"),
     number("n"),
@@ -29,6 +30,7 @@ task_log = Table(
     string("message"),
     octets("fields"),
     number("cut"),
+    PrimaryKeyConstraint("run_id", "seq", "day"),
     Index("task_log_task", "run_id", "task_id", "seq"),
     postgresql_partition_by="RANGE (day)",
 )
