@@ -4,6 +4,7 @@ docs/worker-protocol.md says what each kind does.
 """
 
 import asyncio
+import logging
 import os
 from collections import Counter
 from datetime import timedelta
@@ -76,6 +77,17 @@ async def hold(value: Any) -> None:
 async def progress(value: dict[str, Any], ctx: Context) -> None:
     """Tells how far it is."""
     ctx.progress(value["fraction"], value.get("message", ""))
+
+
+@worker.task("conformance.log")
+async def log(value: dict[str, Any], ctx: Context) -> dict[str, int]:
+    """Logs these lines; ends then, or when it is cancelled."""
+    levels = logging.getLevelNamesMapping()
+    for line in value["lines"]:
+        ctx.log.log(levels[line["level"]], line["message"], extra=line["fields"])
+    if value.get("hold"):
+        await asyncio.Event().wait()
+    return {"lines": len(value["lines"])}
 
 
 @worker.task("conformance.token")

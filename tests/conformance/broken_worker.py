@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from millstream.sdk import context, execution, outbox, session, slots, worker
+from millstream.sdk import context, execution, log_buffer, outbox, session, slots, worker
 from millstream.v1 import worker_pb2
 from millstream.v1.worker_service_pb2 import WorkRequest
 
@@ -343,6 +343,54 @@ def fails_what_comes_late() -> None:
             self.report(outbox.failure_report(fence, failure), credit=0)
 
     wrap(outbox.Outbox, "release", around)
+
+
+@fault
+def logs_without_fields() -> None:
+    log_buffer._put_fields = nothing
+
+
+@fault
+def tells_no_last_line() -> None:
+    wrap(context.Context, "close_log", lambda method, self: method(self) and 0)
+
+
+@fault
+def forgets_what_lines_are_stored() -> None:
+    log_buffer.LogBuffer.acknowledge = nothing  # type: ignore[method-assign]
+
+
+@fault
+def forgets_lines_that_are_late() -> None:
+    def around(method: Any, self: Any, window: int) -> Any:
+        for log in [each for each in self._logs.values() if each.closed]:
+            self._end(log)
+        return method(self, window)
+
+    wrap(log_buffer.LogBuffer, "restart", around)
+
+
+def _acknowledge_without(field: str) -> None:
+    def around(method: Any, self: Any, ack: Any) -> Any:
+        ack.ClearField(field)
+        return method(self, ack)
+
+    wrap(log_buffer.LogBuffer, "acknowledge", around)
+
+
+@fault
+def ignores_what_is_asked_for_again() -> None:
+    _acknowledge_without("again")
+
+
+@fault
+def goes_on_with_a_lost_log() -> None:
+    _acknowledge_without("error")
+
+
+@fault
+def sends_lines_to_who_takes_none() -> None:
+    wrap(log_buffer.LogBuffer, "restart", lambda method, self, window: method(self, window or 1024))
 
 
 if __name__ == "__main__":

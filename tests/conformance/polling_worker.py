@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,6 +21,10 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from millstream.v1 import worker_pb2
 from millstream.v1 import worker_service_pb2 as wire
 from millstream.v1.worker_service_pb2_grpc import WorkerServiceStub
+
+# It is started as a program, too.
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.conformance.polling_logs import AttemptLog, PollingLogs
 
 AGENT = "agent:conformance-publisher"
 MOST_PAUSE_S = 2.0
@@ -41,6 +46,7 @@ class PollingWorker:
     def __init__(self) -> None:
         self.worker_id = str(uuid.uuid4())
         self.kinds = os.environ["MILLSTREAM_CONFORMANCE_KINDS"].split(",")
+        self.kinds += os.environ["MILLSTREAM_CONFORMANCE_OPTIONAL_KINDS"].split(",")
         self.slots = int(os.environ["MILLSTREAM_CONFORMANCE_SLOTS"])
         self.lease_s = float(os.environ["MILLSTREAM_CONFORMANCE_LEASE_S"])
         self.metadata: tuple[tuple[str, str], ...] = (
@@ -52,6 +58,7 @@ class PollingWorker:
         self.freed = asyncio.Event()
         self.stopping = asyncio.Event()
         self.stub: Any = None
+        self.logs = PollingLogs(lambda: self.stub.StreamLogs(metadata=self.metadata), self.pause)
 
     async def run(self) -> None:
         """Works until SIGTERM."""
@@ -60,9 +67,11 @@ class PollingWorker:
             self.stub = WorkerServiceStub(channel)
             beating = asyncio.create_task(self.beat())
             polling = asyncio.create_task(self.poll())
+            logging = asyncio.create_task(self.logs.run())
             await self.stopping.wait()
             await self.stop(polling)
             beating.cancel()
+            logging.cancel()
 
     async def stop(self, polling: "asyncio.Task[None]") -> None:
         """Asks for nothing more, and finishes what runs."""
@@ -114,6 +123,7 @@ class PollingWorker:
         try:
             done = worker_pb2.Completion(task_id=lease.task_id, attempt=lease.attempt)
             json_format.ParseDict(await self.do(lease, done), done.output)
+            self.tell_last_line(done)
             await self.send(self.stub.Complete, wire.CompleteRequest(completions=[done]))
         except TaskFailedError as error:
             await self.fail(lease, error.value)
@@ -128,11 +138,17 @@ class PollingWorker:
         """Reports a failure."""
         failure = worker_pb2.AttemptFailure(task_id=lease.task_id, attempt=lease.attempt, code=value["code"])
         failure.message = value["message"]
+        self.tell_last_line(failure)
         if "retryable" in value:
             failure.retryable = value["retryable"]
         if "retry_after_ms" in value:
             failure.retry_after.FromMilliseconds(int(value["retry_after_ms"]))
         await self.send(self.stub.Fail, wire.FailRequest(failures=[failure]))
+
+    def tell_last_line(self, report: worker_pb2.Completion | worker_pb2.AttemptFailure) -> None:
+        """Names the last line of an attempt that logged."""
+        if last := self.logs.last((report.task_id, report.attempt)):
+            report.log_offset = last
 
     async def send(self, call: Callable[..., Any], request: Any) -> None:
         """Sends a report until it is answered, whatever the answer is."""
@@ -161,6 +177,12 @@ class PollingWorker:
             case "conformance.progress":
                 await self.tell(lease, value["fraction"], value["message"])
                 return None
+            case "conformance.log":
+                for line in value["lines"]:
+                    self.logs.write((lease.task_id, lease.attempt), line)
+                if value.get("hold"):
+                    await asyncio.Event().wait()
+                return {"lines": len(value["lines"])}
             case "conformance.token":
                 return {"idempotency_token": lease.idempotency_token}
             case kind if kind == AGENT:
@@ -438,6 +460,42 @@ def exits_with_an_error(worker: PollingWorker) -> None:
         os._exit(3)
 
     worker.stop = failing  # type: ignore[method-assign]
+
+
+@fault
+def logs_without_fields(worker: PollingWorker) -> None:
+    write = worker.logs.write
+    worker.logs.write = lambda fence, line: write(fence, line | {"fields": {}})  # type: ignore[method-assign]
+
+
+@fault
+def tells_no_last_line(worker: PollingWorker) -> None:
+    worker.tell_last_line = lambda report: None  # type: ignore[method-assign]
+
+
+def _acknowledge(worker: PollingWorker, around: Callable[[AttemptLog, Any], None]) -> None:
+    acknowledge = worker.logs.acknowledge
+
+    def changed(log: AttemptLog, ack: Any) -> None:
+        around(log, ack)
+        acknowledge(log, ack)
+
+    worker.logs.acknowledge = changed  # type: ignore[method-assign]
+
+
+@fault
+def forgets_what_lines_are_stored(worker: PollingWorker) -> None:
+    _acknowledge(worker, lambda log, ack: setattr(ack, "offset", 0))
+
+
+@fault
+def ignores_what_is_asked_for_again(worker: PollingWorker) -> None:
+    _acknowledge(worker, lambda log, ack: ack.ClearField("again"))
+
+
+@fault
+def goes_on_with_a_lost_log(worker: PollingWorker) -> None:
+    _acknowledge(worker, lambda log, ack: ack.ClearField("error"))
 
 
 async def main() -> None:

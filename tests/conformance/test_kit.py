@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -64,6 +65,13 @@ FOUND = [
     ("stays_where_it_is", "server-drain", "W36"),
     ("drops_everything_when_it_is_stopped", "stop", "W37"),
     ("fails_what_comes_late", "stop", "W37"),
+    ("logs_without_fields", "logs", "W46"),
+    ("tells_no_last_line", "logs", "W49"),
+    ("forgets_what_lines_are_stored", "logs-resumed", "W47"),
+    ("forgets_lines_that_are_late", "logs-after-end", "W47"),
+    ("ignores_what_is_asked_for_again", "logs-again", "W48"),
+    ("goes_on_with_a_lost_log", "logs-refused", "W50"),
+    ("sends_lines_to_who_takes_none", "logs-untaken", "W51"),
 ]
 
 FOUND_POLLING = [
@@ -94,6 +102,11 @@ FOUND_POLLING = [
     ("falls_over_unknown_fields", "poll-unknown-fields", "W38"),
     ("drops_everything_when_it_is_stopped", "poll-stop", "W45"),
     ("exits_with_an_error", "poll-stop", "W45"),
+    ("logs_without_fields", "poll-logs", "W46"),
+    ("tells_no_last_line", "poll-logs", "W49"),
+    ("forgets_what_lines_are_stored", "poll-logs-resumed", "W47"),
+    ("ignores_what_is_asked_for_again", "poll-logs-again", "W48"),
+    ("goes_on_with_a_lost_log", "poll-logs-refused", "W50"),
 ]
 BY_STREAM = [name for name, each in SCENARIOS.items() if each.transport == "stream"]
 BY_POLL = [name for name, each in SCENARIOS.items() if each.transport == "poll"]
@@ -149,6 +162,33 @@ def test_every_fault_every_scenario_and_every_rule_is_tried() -> None:
     # These are told by the rules around them: a worker that breaks one is found by the other.
     twins = {"W12": "W17", "W15": "W17"}
     assert RULES.keys() - {rule for _, _, rule in FOUND + FOUND_POLLING} == twins.keys()
+
+
+_WITHOUT_LOGS = """
+import os, runpy
+from millstream.sdk.worker import Worker
+os.environ["MILLSTREAM_CONFORMANCE_OPTIONAL_KINDS"] = "conformance.unheard-of"
+hello = Worker._hello
+def without(self):
+    said = hello(self)
+    said.kinds.remove("conformance.log")
+    return said
+Worker._hello = without
+runpy.run_path({program!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(("program", "scenario"), [(EXAMPLE, "logs"), (POLLING, "poll-logs")])
+def test_what_a_worker_need_not_do_is_passed_over(program: Path, scenario: str) -> None:
+    """Docs: a worker that logs nothing is as good."""
+    target = shlex.join([sys.executable, "-c", _WITHOUT_LOGS.format(program=str(program))])
+    arguments = ["conformance", "--target", target, "--scenario", scenario]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout.split()[:2]) == (0, ["skip", scenario])
+    assert "0 of 0 scenarios passed, 1 passed over" in done.stdout
+    told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert (told["passed"], told["skipped"]) == (True, True)
+    assert told["message"] == "the worker does not serve conformance.log"
 
 
 async def test_a_worker_that_does_not_start_is_told_with_what_it_said() -> None:

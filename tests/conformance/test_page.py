@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from millstream.conformance import ALWAYS, RULES, SCENARIOS
-from millstream.conformance.kinds import INPUT, KINDS, OUTPUT, PUBLISHER, environment
+from millstream.conformance.kinds import INPUT, KINDS, OPTIONAL_KINDS, OUTPUT, PUBLISHER, environment
 
 PAGE = (Path(__file__).parents[2] / "docs" / "worker-protocol.md").read_text()
 
@@ -30,6 +30,6 @@ def test_every_rule_is_explained_where_its_subject_is() -> None:
 
 
 def test_what_a_worker_has_to_serve_and_finds_is_told() -> None:
-    assert re.findall(r"^\| `(conformance\.\w+)` \|", PAGE, re.MULTILINE) == [*KINDS]
+    assert re.findall(r"^\| `(conformance\.\w+)` \|", PAGE, re.MULTILINE) == [*KINDS, *OPTIONAL_KINDS]
     assert re.findall(r"^\| `(MILLSTREAM_\w+)` \|", PAGE, re.MULTILINE) == [*environment("")]
     assert all(name in PAGE for name in (PUBLISHER, INPUT, OUTPUT))

@@ -34,6 +34,7 @@ OTHER_VARIABLES = {
     "MILLSTREAM_TARGET": "src/millstream/cli/connect.py",
     "MILLSTREAM_API_KEY": "src/millstream/cli/connect.py",
     "MILLSTREAM_CONFORMANCE_KINDS": "src/millstream/conformance/kinds.py",
+    "MILLSTREAM_CONFORMANCE_OPTIONAL_KINDS": "src/millstream/conformance/kinds.py",
     "MILLSTREAM_CONFORMANCE_SLOTS": "src/millstream/conformance/kinds.py",
     "MILLSTREAM_CONFORMANCE_LEASE_S": "src/millstream/conformance/kinds.py",
     "MILLSTREAM_ENVOY_BIN": "src/millstream/cli/programs.py",

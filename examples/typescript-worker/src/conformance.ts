@@ -37,6 +37,12 @@ worker
     progress(Number(fraction), String(message ?? ""));
     return null;
   })
+  .task("conformance.log", (input, { log, signal }) => {
+    const { lines, hold } = input as { lines: { level: "INFO"; message: string; fields: Fields }[]; hold?: boolean };
+    for (const { level, message, fields } of lines) log(level, message, fields);
+    if (!hold) return { lines: lines.length };
+    return new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  })
   .task("conformance.token", (_input, { lease }) => ({ idempotency_token: lease.idempotency_token }))
   .agent(
     "conformance-publisher",

@@ -16,18 +16,24 @@ interface Log {
   cut: number;
   /** The attempt has ended. */
   closed: boolean;
+  /** The server takes no more of it. */
+  ended: boolean;
 }
 
 export class Logs {
   private readonly logs = new Map<string, Log>();
   private room = 0;
+  private window = 0;
 
   /** @param wake is called when there is something to send. */
   constructor(private readonly wake: () => void) {}
 
   write(of: LeaseRef, line: LogLine): void {
-    const log = this.logs.get(key(of)) ?? { of: ref(of), acked: 0, lines: [], sent: 0, cut: 0, closed: false };
+    // A server of an older release takes none: nothing may wait for it.
+    if (!this.window) return;
+    const log = this.logs.get(key(of)) ?? { of: ref(of), acked: 0, lines: [], sent: 0, cut: 0, closed: false, ended: false };
     this.logs.set(key(of), log);
+    if (log.ended) return;
     if (log.lines.length >= MAX_LINES) {
       log.cut += 1;
       return;
@@ -39,12 +45,13 @@ export class Logs {
     this.wake();
   }
 
-  /** No more comes of an attempt; its numbers are needed until all is stored. */
-  close(of: LeaseRef): void {
+  /** No more comes of an attempt, whose numbers are needed until all is stored. Returns that of its last line. */
+  close(of: LeaseRef): number {
     const log = this.logs.get(key(of));
-    if (log === undefined) return;
+    if (log === undefined) return 0;
     log.closed = true;
     if (!log.lines.length) this.logs.delete(key(of));
+    return log.acked + log.lines.length;
   }
 
   /** The next lines of each attempt, while there is room on the way. */
@@ -69,7 +76,12 @@ export class Logs {
       log.lines.splice(0, stored);
       log.acked += stored;
       log.sent = ack.again ? 0 : Math.max(0, log.sent - stored);
-      if (ack.error || (log.closed && !log.lines.length)) this.logs.delete(key(ack));
+      if (ack.error) {
+        log.ended = true;
+        log.lines = [];
+        log.sent = 0;
+      }
+      if (log.closed && !log.lines.length) this.logs.delete(key(ack));
     }
     this.room = window;
     if (this.logs.size) this.wake();
@@ -77,7 +89,7 @@ export class Logs {
 
   /** For a new stream: what was not acknowledged goes again. A server with a window of 0 takes none. */
   restart(window: number): void {
-    this.room = window;
+    this.room = this.window = window;
     if (!window) this.logs.clear();
     for (const log of this.logs.values()) log.sent = 0;
   }

@@ -52,6 +52,8 @@ export interface Lease extends LeaseRef {
 export interface Completion extends LeaseRef {
   output?: Value;
   artifacts?: { type: string; payload: Struct }[];
+  /** Number of the last line that the attempt logged. */
+  log_offset?: number;
 }
 
 export interface AttemptFailure extends LeaseRef {
@@ -59,6 +61,7 @@ export interface AttemptFailure extends LeaseRef {
   message: string;
   retryable?: boolean;
   retry_after?: Duration;
+  log_offset?: number;
 }
 
 export interface Progress extends LeaseRef {
@@ -69,6 +72,7 @@ export interface Progress extends LeaseRef {
 export interface LogLine {
   level: "DEBUG" | "INFO" | "WARN" | "ERROR";
   message: string;
+  fields?: Struct;
   /** Lines that are missing here. */
   cut?: number;
 }

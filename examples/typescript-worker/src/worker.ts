@@ -41,7 +41,7 @@ export interface Context {
   signal: AbortSignal;
   progress(fraction: number, message?: string): void;
   /** Sends a line of the task's log. Never waits. */
-  log(level: LogLine["level"], message: string): void;
+  log(level: LogLine["level"], message: string, fields?: { [key: string]: Json }): void;
 }
 
 export interface Produced {
@@ -299,7 +299,8 @@ export class Worker {
       lease,
       signal: held.abort.signal,
       progress: (fraction, message = "") => this.outbox.tell({ ...ref(lease), fraction, message }),
-      log: (level, message) => this.outbox.logs.write(lease, { level, message }),
+      log: (level, message, fields) =>
+        this.outbox.logs.write(lease, { level, message, ...(fields ? { fields: toStruct(fields) } : {}) }),
     };
     const task = this.tasks.get(lease.kind);
     if (task) return { completion: { ...ref(lease), output: toValue(await task(toJson(lease.input), context)) } };
@@ -338,7 +339,8 @@ export class Worker {
     if (this.held.get(key(held.lease)) !== held) return;
     this.held.delete(key(held.lease));
     clearInterval(held.beat);
-    this.outbox.logs.close(held.lease);
+    const last = this.outbox.logs.close(held.lease);
+    if (last) ("completion" in report ? report.completion : report.failure).log_offset = last;
     if (held.lost) this.outbox.giveCredit(held.credit);
     else this.outbox.report(report, held.credit);
     this.leaveWhenDone();

@@ -38,8 +38,8 @@ def conformance(
 ) -> None:
     """Try a worker of any language against the worker protocol: plays the server's side, scenario by scenario.
 
-    The worker is started anew for each, and ended. Exit code 1 where one failed. docs/worker-protocol.md has the rules,
-    and the kinds that the worker has to serve.
+    The worker is started anew for each, and ended. Exit code 1 where one failed; what a worker need not do, and does
+    not offer, is passed over. docs/worker-protocol.md has the rules, and the kinds that the worker has to serve.
     """
     if transport not in (_AUTO, *TRANSPORTS):
         raise typer.BadParameter("is `stream`, `poll` or `auto`", param_hint="--transport")
@@ -53,10 +53,12 @@ def conformance(
         chosen = [each for each in chosen if each.transport == found]
         if not as_json:
             print(f"trying a worker of the transport {found}")
-    failed = asyncio.run(_play(argv, chosen, patience, as_json))
+    failed, skipped = asyncio.run(_play(argv, chosen, patience, as_json))
     if not as_json:
-        passed = len(chosen) - failed
-        print(f"\n{passed} of {len(chosen)} scenarios passed" + (f"; {_PAGE} explains the rules" if failed else ""))
+        played = len(chosen) - skipped
+        over = f", {skipped} passed over" if skipped else ""
+        page = f"; {_PAGE} explains the rules" if failed else ""
+        print(f"\n{played - failed} of {played} scenarios passed{over}{page}")
     if failed:
         raise typer.Exit(REFUSED)
 
@@ -83,16 +85,19 @@ def _argv(target: str) -> list[str]:
     return argv
 
 
-async def _play(argv: Sequence[str], scenarios: Sequence[Scenario], patience_s: float, as_json: bool) -> int:
-    """Plays them, printing each as it ends; returns how many failed."""
-    failed = 0
+async def _play(
+    argv: Sequence[str], scenarios: Sequence[Scenario], patience_s: float, as_json: bool
+) -> tuple[int, int]:
+    """Plays them, printing each as it ends; returns how many failed, and how many were passed over."""
+    failed = skipped = 0
     async for outcome in play(argv, scenarios, patience_s):
         failed += not outcome.passed
+        skipped += outcome.skipped
         if as_json:
             print_json(_document(outcome), indent=False)
         else:
             _tell(outcome)
-    return failed
+    return failed, skipped
 
 
 def _document(outcome: Outcome) -> dict[str, object]:
@@ -100,6 +105,7 @@ def _document(outcome: Outcome) -> dict[str, object]:
         "scenario": outcome.scenario.name,
         "title": outcome.scenario.title,
         "passed": outcome.passed,
+        "skipped": outcome.skipped,
         "seconds": round(outcome.seconds, 3),
         "rules": list(outcome.scenario.rules),
         "broken_rule": outcome.rule or None,
@@ -110,6 +116,9 @@ def _document(outcome: Outcome) -> dict[str, object]:
 
 def _tell(outcome: Outcome) -> None:
     scenario = outcome.scenario
+    if outcome.skipped:
+        print(f"skip  {scenario.name:22} {outcome.message}")
+        return
     print(f"{'pass' if outcome.passed else 'FAIL'}  {scenario.name:22} {scenario.title}")
     if outcome.passed:
         return

@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from millstream.conformance.books import Books, Fence
+from millstream.conformance.log_books import WINDOW_BYTES, LogBooks
 from millstream.conformance.rules import Violation
 from millstream.v1 import worker_pb2
 from millstream.v1.worker_service_pb2 import WorkRequest, WorkResponse
@@ -23,13 +24,25 @@ class Link:
 
     Attributes:
         acks: Acknowledge what comes.
+        log_acks: Acknowledge the lines that come, too.
+        logged: Numbers of the lines of each attempt, in the order in which they came on this stream.
         half_closed: The worker has ended its side.
     """
 
-    def __init__(self, first: WorkRequest, requests: AsyncIterator[bytes], context: Context, patience_s: float) -> None:
+    def __init__(
+        self,
+        first: WorkRequest,
+        requests: AsyncIterator[bytes],
+        context: Context,
+        patience_s: float,
+        logs: LogBooks,
+    ) -> None:
         self.hello = first.hello
         self.messages = [first]
         self.acks = True
+        self.log_acks = True
+        self.logged: dict[Fence, list[int]] = {}
+        self.logs = logs
         self.half_closed = False
         self.metadata = dict(context.invocation_metadata() or ())
         self.books = Books(0)
@@ -44,10 +57,13 @@ class Link:
 
     # -- to the worker ----------------------------------------------------------------------------------------
 
-    async def welcome(self, held: Iterable[Fence] | None = None, lease_s: float = LEASE_S) -> None:
+    async def welcome(
+        self, held: Iterable[Fence] | None = None, lease_s: float = LEASE_S, log_window_bytes: int = WINDOW_BYTES
+    ) -> None:
         """Answers the hello; `held` are those of its leases that are still the worker's, by default all."""
         still = [Fence.of(ref) for ref in self.hello.held] if held is None else list(held)
         out = worker_pb2.WorkerWelcome(session_id="conformance", server_version="conformance")
+        out.log_window_bytes = log_window_bytes
         out.lease.FromMilliseconds(int(lease_s * 1000))
         for fence in still:
             out.held.add(task_id=fence.task_id, attempt=fence.attempt)
@@ -73,6 +89,7 @@ class Link:
         """Notes leases that are given. A server never gives more than it has credit for."""
         for lease in leases:
             self.books.push(Fence.of(lease))
+            self.logs.given.add(Fence.of(lease))
 
     async def cancel(self, lease: worker_pb2.Lease, reason: str = "CANCELLED") -> None:
         """Has a lease given up."""
@@ -84,6 +101,11 @@ class Link:
     async def ack(self) -> None:
         """Acknowledges all that came."""
         await self.send(ack=self.books.number)
+
+    async def ack_lines(self, lease: worker_pb2.Lease, offset: int, *, again: bool = False, lost: bool = False) -> None:
+        """Tells how far the lines of an attempt are stored; `again`: those behind are asked for again; `lost`: its log
+        is over."""
+        await self.send(log_acks=[self.logs.ack(Fence.of(lease), offset, again=again, lost=lost)])
 
     def end(self, code: grpc.StatusCode | None = None, details: str = "") -> None:
         """Ends the stream: cleanly, or with a status."""
@@ -150,6 +172,9 @@ class Link:
                 self._changed.notify_all()
             if self.acks:
                 await self.ack()
+            logged = {Fence(batch.task_id, batch.attempt) for batch in self.messages[-1].logs}
+            if self.log_acks and logged:
+                await self.send(log_acks=[self.logs.ack(fence) for fence in logged])
         async with self._changed:
             self.half_closed = True
             self._changed.notify_all()
@@ -158,6 +183,10 @@ class Link:
         message = parse(raw)
         self.messages.append(message)
         self.books.take(message)
+        for batch in message.logs:
+            came = self.logged.setdefault(self.logs.take(batch), [])
+            came.extend(range(batch.offset, batch.offset + len(batch.lines)))
+        self.logs.report((*message.completions, *message.failures))
 
     def _check(self, step: Callable[[], None]) -> None:
         try:

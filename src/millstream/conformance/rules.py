@@ -59,8 +59,19 @@ RULES: Final[Mapping[str, str]] = {
     "W43": "A report that was not answered is sent again until it is.",
     "W44": "A lease of which a result says LEASE_LOST is given up without a report, and its slot is free again.",
     "W45": "When it is stopped a worker that polls asks for no more, finishes what runs, reports, and exits with 0.",
+    # logs
+    "W46": "The lines of an attempt are numbered 1, 2, 3, ... without gaps, and say what the task logged.",
+    "W47": "Lines go again over a new stream until they are acknowledged, under the same numbers, and then no more.",
+    "W48": "Where an acknowledgement asks for lines again, those behind it are sent again.",
+    "W49": "The report on an attempt that logged names the number of its last line.",
+    "W50": "Of a log that is refused with LEASE_LOST nothing more is sent, and the worker goes on.",
+    "W51": "A server that gives no window for lines is sent none, and nothing waits for it.",
 }
 """Text by number."""
+
+
+class NotServed(Exception):
+    """The worker serves no tasks of the kind that a scenario is about, and need not."""
 
 
 class Violation(Exception):

@@ -9,7 +9,7 @@ import grpc
 
 from millstream.conformance.bench import Bench
 from millstream.conformance.polling.bench import PollBench
-from millstream.conformance.rules import Violation
+from millstream.conformance.rules import NotServed, Violation
 from millstream.conformance.scenario import POLL, STREAM, Scenario
 from millstream.conformance.server import SERVICE, Server
 from millstream.conformance.stand import START_S, Stand
@@ -25,6 +25,7 @@ class Outcome:
     """How a scenario ended.
 
     Attributes:
+        skipped: It was not played, for it is about something that a worker need not do, and this one does not.
         rule: The rule that was broken; "" where none was.
         message: How it was broken.
         output: The last lines that the worker printed, where it failed.
@@ -36,6 +37,7 @@ class Outcome:
     rule: str = ""
     message: str = ""
     output: tuple[str, ...] = ()
+    skipped: bool = False
 
 
 async def play(
@@ -61,6 +63,8 @@ async def _play(argv: Sequence[str], scenario: Scenario, patience_s: float) -> O
     except Violation as violation:
         spent = loop.time() - begun
         return Outcome(scenario, False, spent, violation.rule, violation.what, tuple(bench.target.lines))
+    except NotServed as kind:
+        return Outcome(scenario, True, loop.time() - begun, message=f"the worker does not serve {kind}", skipped=True)
     finally:
         await bench.close()
     return Outcome(scenario, True, loop.time() - begun)

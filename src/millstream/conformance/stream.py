@@ -7,6 +7,7 @@ from typing import Any, Final
 import grpc
 
 from millstream.conformance.link import Link, parse
+from millstream.conformance.log_books import LogBooks
 from millstream.conformance.rules import Violation
 from millstream.conformance.server import SERVICE, Server
 
@@ -19,11 +20,13 @@ class StreamServer(Server):
     Attributes:
         links: Connections that said hello.
         refusals: What the next connections are refused with.
+        logs: What was logged over all of them.
     """
 
     def __init__(self, patience_s: float) -> None:
         super().__init__()
         self.links: asyncio.Queue[Link | Violation] = asyncio.Queue()
+        self.logs = LogBooks()
         self.refusals: list[tuple[grpc.StatusCode, str]] = []
         self._patience_s = patience_s
 
@@ -46,6 +49,6 @@ class StreamServer(Server):
             return
         if self.refusals:
             await context.abort(*self.refusals.pop(0))
-        link = Link(first, stream, context, self._patience_s)
+        link = Link(first, stream, context, self._patience_s, self.logs)
         self.links.put_nowait(link)
         await link.serve()

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError, Message
 from millstream.conformance.books import Fence, check_fields
 from millstream.conformance.kinds import API_KEY, SLOTS
 from millstream.conformance.polling.books import PollBooks
+from millstream.conformance.polling.logs import LogStreams
 from millstream.conformance.rules import Violation
 from millstream.conformance.server import SERVICE, Server
 from millstream.v1 import worker_pb2
@@ -32,6 +33,7 @@ class PollServer(Server):
         beats: How often each lease was renewed.
         refuse: How many of the next calls are refused with UNAVAILABLE, by method.
         extra: Bytes that stand behind each answer.
+        logs: What comes by `StreamLogs`.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class PollServer(Server):
         self.extra = b""
         self.changed = asyncio.Condition()
         self.fault: Violation | None = None
+        self.logs = LogStreams(self._broke, self._notify)
         self._ready: deque[worker_pb2.Lease] = deque()
         self._emptied = 0
         self._answers: Mapping[str, tuple[type[Message], Answer]] = {
@@ -69,8 +72,10 @@ class PollServer(Server):
             self.changed.notify_all()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a unary call of workers; there are no others."""
+        """The handler of a call of workers."""
         name = handler_call_details.method.removeprefix(SERVICE)
+        if name == "StreamLogs":
+            return grpc.stream_stream_rpc_method_handler(self.logs.serve)
         if name not in self._answers:
             return None
 
@@ -90,12 +95,15 @@ class PollServer(Server):
             _check_token(name, context)
             response = await answer(_parsed(kind, raw))
         except Violation as violation:
-            self.fault = self.fault or violation
+            self._broke(violation)
             await self._notify()
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, violation.what)
             raise
         await self._notify()
         return response.SerializeToString() + self.extra
+
+    def _broke(self, violation: Violation) -> None:
+        self.fault = self.fault or violation
 
     async def _notify(self) -> None:
         async with self.changed:
@@ -117,6 +125,7 @@ class PollServer(Server):
         while self._ready and len(out.leases) < most:
             lease = self._ready.popleft()
             self.books.give(Fence.of(lease))
+            self.logs.books.given.add(Fence.of(lease))
             out.leases.append(lease)
         return out
 
@@ -125,6 +134,7 @@ class PollServer(Server):
         for each in request.completions:
             self._put(out.results, each, self.books.report(Fence.of(each)))
             self.completions[Fence.of(each)] = each
+        self.logs.books.report(request.completions)
         return out
 
     async def _fail(self, request: wire.FailRequest) -> wire.FailResponse:
@@ -132,6 +142,7 @@ class PollServer(Server):
         for each in request.failures:
             self._put(out.results, each, self.books.report(Fence.of(each)))
             self.failures[Fence.of(each)] = each
+        self.logs.books.report(request.failures)
         return out
 
     async def _heartbeat(self, request: wire.HeartbeatRequest) -> wire.HeartbeatResponse:
