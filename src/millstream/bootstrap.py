@@ -86,7 +86,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
 
     async def gauge() -> None:
         await service.system.gauge()
-        metrics.streams.settle()
+        metrics.settle()
 
     async def written() -> bytes:
         await gauge()
@@ -103,7 +103,7 @@ async def build(settings: Settings, metrics: Metrics) -> App:
             gauging.cancel()
         await service.close()
         # Other processes go on to show what this one counted.
-        metrics.streams.settle()
+        metrics.settle()
 
     def commits(told: Callable[[Batch], None]) -> None:
         service.engine.recorded.append(told)

@@ -26,7 +26,7 @@ from millstream.wiring import Service
 async def shown(service: Service) -> dict[str, float]:
     """The metrics of a server, by name with labels and without "millstream_"."""
     await service.system.gauge()
-    service.core.metrics.streams.settle()
+    service.core.metrics.settle()
     written = service.core.metrics.exposition().decode().splitlines()
     pairs = (line.removeprefix("millstream_").rpartition(" ") for line in written if not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}
@@ -42,7 +42,7 @@ async def all_closed(service: Service) -> None:
 
 
 async def test_events_runs_and_the_time_of_tasks_are_measured(start: Start, database: Database) -> None:
-    """Every event once, by its type, whatever path stored it; of each transaction a lease and an attempt at least."""
+    """Every event once, by its type, whatever path stored it; and some of the leases and attempts."""
     here, _ = await start()
     await register(here, CHAIN)
     async with chain_worker(here):

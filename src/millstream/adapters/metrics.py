@@ -3,12 +3,13 @@
 import functools
 import os
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 
+from millstream.adapters.sampling import Sampled
 from millstream.adapters.shared_metrics import SharedMetrics
 from millstream.adapters.stream_metrics import LogMetrics, StreamMetrics
 from millstream.domain.batch import Batch
@@ -32,8 +33,6 @@ _GAUGES: Final = {
     "database_connections": "Connections of this server for reads and upkeep.",
     "database_connections_busy": "Of them those in use.",
 }
-
-ItemT = TypeVar("ItemT")
 
 
 class Metrics:
@@ -74,6 +73,11 @@ class Metrics:
     def meter(self, rpc: str) -> "Meter":
         """The meter of a method."""
         return Meter(rpc, self._requests, self._latency, self._in_flight)
+
+    def settle(self) -> None:
+        """Add up what was counted since the last time. For the thread that counts, before the metrics are shown."""
+        self.engine.settle()
+        self.streams.settle()
 
     def exposition(self) -> bytes:
         """The metrics in the text format, those of all processes where they share a directory. For a thread of its own:
@@ -131,16 +135,10 @@ class EngineMetrics:
         self._undone = Counter(
             "millstream_batches_undone_total", "Batches that had to be decided again, or failed.", registry=registry
         )
-        self._wait = Histogram(
-            "millstream_task_wait_seconds",
-            "Time from when a task could start to its first lease.",
-            buckets=_WORK_S,
-            registry=registry,
-        )
-        self._attempt = Histogram(
-            "millstream_attempt_seconds", "Time from an attempt's lease to its end.", buckets=_WORK_S, registry=registry
-        )
+        self._wait = _sampled(registry, "task_wait_seconds", "Time from when a task could start to its first lease.")
+        self._attempt = _sampled(registry, "attempt_seconds", "Time from an attempt's lease to its end.")
         self._events = _by_label(registry, "events_total", "Events that were stored.", "type")
+        self._counts = [0] * (max(EventType) + 1)
         self._paths: dict[str, tuple[Histogram, Histogram]] = {}
         self._attempts = _by_label(registry, "attempts_total", "Attempts at tasks that ended.", "outcome")
         self._runs = _by_label(registry, "runs_ended_total", "Runs that ended.", "status")
@@ -159,9 +157,10 @@ class EngineMetrics:
         self._undone.inc()
 
     def committed(self, batch: Batch) -> None:
-        """Count what a batch recorded, ended and stored, and measure some of its tasks."""
-        for kind, count in Tally([row[3] for row in batch.events]).items():
-            self._events(EventType(kind).name).inc(count)
+        """Count what a batch recorded, ended and stored, and measure a task of it now and then."""
+        counts = self._counts
+        for row in batch.events:
+            counts[row[3]] += 1
         self._measure_work(batch)
         attempts = Tally(each.status.name for each in batch.attempts)
         runs = Tally(each.status.name for each in batch.ended.values() if each.finished_us)
@@ -172,21 +171,28 @@ class EngineMetrics:
             self._artifacts.inc(len(batch.artifacts))
 
     def _measure_work(self, batch: Batch) -> None:
-        for handoff in _some(batch.handoffs):
-            task = handoff.task
-            if handoff.attempt == 1:
-                self._wait.observe(max(task.started_us - max(task.created_us, task.run_at_us), 0) / 1e6)
-        for attempt in _some(batch.attempts):
-            self._attempt.observe(max(attempt.finished_us - attempt.started_us, 0) / 1e6)
+        if batch.handoffs and batch.handoffs[0].attempt == 1 and self._wait.due():
+            task = batch.handoffs[0].task
+            self._wait.observe_us(task.started_us - max(task.created_us, task.run_at_us))
+        if batch.attempts and self._attempt.due():
+            attempt = batch.attempts[0]
+            self._attempt.observe_us(attempt.finished_us - attempt.started_us)
+
+    def settle(self) -> None:
+        """Add up the events since the last time. For the thread that counts."""
+        for kind, count in enumerate(self._counts):
+            if count:
+                self._events(EventType(kind).name).inc(count)
+        self._counts = [0] * len(self._counts)
 
     def set(self, name: str, value: float) -> None:
         """Set a gauge. Raises KeyError where there is no such gauge."""
         self._gauges[name].set(value)
 
 
-def _some(items: Sequence[ItemT]) -> Sequence[ItemT]:
-    """One or two of what a batch has of something: to measure a batch must cost the same however much is in it."""
-    return items[:: len(items) // 2 + 1]
+def _sampled(registry: CollectorRegistry, name: str, text: str) -> Sampled:
+    """A histogram of the time of work, of which a part is measured."""
+    return Sampled(Histogram(f"millstream_{name}", text, buckets=_WORK_S, registry=registry))
 
 
 def _by_label(registry: CollectorRegistry, name: str, text: str, label: str) -> Callable[[str], Counter]:

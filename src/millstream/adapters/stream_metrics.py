@@ -4,15 +4,14 @@ A stream's messages are counted in plain numbers, which are added to the metrics
 thousand watchers of one run a metric of its own for each message is a part of its price.
 """
 
-import time
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from millstream.adapters.sampling import Sampled
+
 STREAMS: Final = ("artifacts", "run", "run_tree", "run_tasks", "task_logs", "run_logs")
 _DELAY_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_SAMPLE_S: Final = 0.01
-"""Between two measurements of the delay of a kind of streams: as many as a histogram needs, whatever is sent."""
 
 
 class StreamMetrics:
@@ -69,15 +68,14 @@ class StreamMetrics:
 class StreamMeter:
     """Measures the streams of one kind."""
 
-    __slots__ = ("_beats", "_counters", "_delay", "_items", "_measure_at", "_open", "_slow", "_values")
+    __slots__ = ("_beats", "_counters", "_delay", "_items", "_open", "_slow", "_values")
 
     def __init__(self, stream: str, open_: Gauge, messages: Counter, slow: Counter, delay: Histogram) -> None:
         self._open = open_
         self._slow = slow
-        self._delay = delay
+        self._delay = Sampled(delay)
         self._items = self._values = self._beats = 0
         self._counters = [messages.labels(stream, message) for message in ("item", "value", "heartbeat")]
-        self._measure_at = 0.0
 
     def begin(self) -> None:
         """A stream begins."""
@@ -94,11 +92,8 @@ class StreamMeter:
     def fresh_item(self, late_us: int) -> None:
         """The same, live, so long after it was stored."""
         self._items += 1
-        now_s = time.monotonic()
-        if now_s >= self._measure_at:
-            self._measure_at = now_s + _SAMPLE_S
-            # The clocks of servers and workers may differ a little.
-            self._delay.observe(max(late_us, 0) / 1e6)
+        if self._delay.due():
+            self._delay.observe_us(late_us)
 
     def value(self) -> None:
         """Something that is not stored is sent."""
