@@ -35,6 +35,12 @@ async def main() -> None:
                 while ctx.attempt_log.size > _WAITING_BYTES:  # noqa: ASYNC110  # it is told of nothing
                     await asyncio.sleep(0.001)
 
+    @worker.task("bench.mute")
+    async def mute(seconds: float, ctx: Context) -> None:
+        # As busy as a flood, and none of it goes to the service.
+        ctx.attempt_log.ended = True
+        await flood(seconds, ctx)
+
     @worker.task("bench.flood")
     async def flood(seconds: float, ctx: Context) -> dict[str, Any]:
         end, said = time.monotonic() + seconds, 0

@@ -82,6 +82,8 @@ async def _flood(stand: Stand) -> AsyncIterator[Load]:
         async def load(seconds: float) -> Outcome:
             start = time.monotonic()
             before = await _tasks(stand, create, request, seconds)
+            await client.tasks.create("bench.mute", seconds, queue=_QUEUE)
+            mute = await _tasks(stand, create, request, seconds)
             memory = sum(resident_bytes(pid) for pid in stand.pids()["server"])
             task = await client.tasks.create("bench.flood", seconds, queue=_QUEUE)
             # A reader that does not read: what it leaves waits in the database.
@@ -98,6 +100,7 @@ async def _flood(stand: Stand) -> AsyncIterator[Load]:
             reader.cancel()
             notes = {
                 "p99 ms without": percentile_ms(before, 0.99) or 0.0,
+                "p99 ms not sent": percentile_ms(mute, 0.99) or 0.0,
                 "p99 ms": percentile_ms(during, 0.99) or 0.0,
                 "lines/s": taken / seconds,
                 "said/s": said["said"] / seconds,

@@ -43,7 +43,8 @@ class Sender:
 
     def put(self, batch: LogBatch) -> None:
         self._batches.append(batch)
-        self.source.put([(len(self._batches) - 1).to_bytes(4).ljust(sum(each.size_bytes for each in batch.lines))])
+        raw = (len(self._batches) - 1).to_bytes(4).ljust(sum(each.size_bytes for each in batch.lines))
+        self.source.put([(batch.task_id, raw)])
 
     async def send(self, batch: LogBatch) -> LogAck:
         """Send it, and hear how far it is stored."""

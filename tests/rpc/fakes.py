@@ -769,8 +769,9 @@ class LogSource:
         self.told = told
         self.closed = False
 
-    def put(self, batches: Sequence[bytes]) -> None:
-        found = [self.read(raw) for raw in batches]
+    def put(self, batches: Sequence[tuple[str, bytes]]) -> None:
+        found = [self.read(raw) for _, raw in batches]
+        self.intake.tasks += [task for task, _ in batches]
         self.intake.batches += found
         self.told(
             [LogAck(each.task_id, each.attempt, each.offset + len(each.lines) - 1, error=each.fault) for each in found]
@@ -780,6 +781,9 @@ class LogSource:
         self.intake.ends += ends
 
     async def room(self) -> None:
+        pass
+
+    async def settled(self) -> None:
         pass
 
     def close(self) -> None:
@@ -792,6 +796,7 @@ class LogIntake:
     def __init__(self) -> None:
         self.drained = asyncio.Event()
         self.batches: list[LogBatch] = []
+        self.tasks: list[str] = []
         self.ends: list[tuple[str, int, int]] = []
         self.sources: list[LogSource] = []
 

@@ -19,6 +19,7 @@ from millstream.application.paging import PageRequest
 from millstream.application.views.task_logs import LogQuery
 from millstream.domain.struct_wire import decode_struct
 from millstream.domain.task_logs import LogAck, LogLine
+from millstream.transport.mapping.task_logs import by_task
 from millstream.v1 import stream_service_pb2 as streams_wire
 from millstream.v1 import task_log_service_pb2 as logs_wire
 from millstream.v1.task_log_pb2 import LogBatch
@@ -73,7 +74,7 @@ async def test_lines_of_a_worker_are_acknowledged_by_themselves(service: Service
         assert found.lines[0] == LogLine(3, "odd", 7, "shop", found.lines[0].fields)
         assert decode_struct(found.lines[0].fields) == {"n": 1}
         assert found.lines[1].cut == 3
-        assert service.fakes.log_intake.ends == [(ID, 2, 2)]
+        assert (service.fakes.log_intake.tasks, service.fakes.log_intake.ends) == ([ID], [(ID, 2, 2)])
 
 
 async def test_only_the_latest_acknowledgement_of_an_attempt_is_told_but_for_a_refusal(service: Service) -> None:
@@ -124,6 +125,14 @@ async def test_lines_may_come_by_a_stream_of_their_own(service: Service) -> None
         assert await call.read() is grpc.aio.EOF
         assert service.fakes.log_intake.batches[0].lines == [LogLine(2, "a\ufffdb", AT_US)]
     assert service.fakes.log_intake.sources[-1].closed
+
+
+def test_batches_are_told_apart_by_their_task_as_they_came() -> None:
+    """Fields may come in any order: what does not begin with the task waits with others of the kind."""
+    usual = batch().SerializeToString()
+    odd = LogBatch(attempt=2).SerializeToString() + LogBatch(task_id=ID).SerializeToString()
+    upper = LogBatch(task_id=ID.upper()).SerializeToString()
+    assert by_task([usual, odd, upper]) == [(ID, usual), ("", odd), (ID, upper)]
 
 
 @pytest.mark.parametrize("task_id", ["", "nonsense"])

@@ -2,8 +2,19 @@
 
 import pytest
 
-from millstream.domain.errors import LeaseLost, ValidationFailed
-from millstream.domain.task_logs import ALWAYS_KEPT, CUT_MOST, LogBatch, LogBounds, LogEnd, LogLine, cut_message, take
+from millstream.domain.errors import LeaseLost, NotFound, ValidationFailed
+from millstream.domain.task_logs import (
+    ALWAYS_KEPT,
+    CUT_MOST,
+    LogAck,
+    LogBatch,
+    LogBounds,
+    LogEnd,
+    LogLine,
+    cut_message,
+    latest,
+    take,
+)
 
 PLENTY = LogBounds(1_000_000, 1 << 30)
 
@@ -96,3 +107,13 @@ def test_a_batch_with_a_fault_stores_nothing() -> None:
 def test_the_mark_says_how_many_and_why() -> None:
     assert cut_message(12345, LogBounds(100_000, 1 << 24)).startswith("12,345 lines were cut: of a task 100,000 lines")
     assert cut_message(1, LogBounds(1, 1)).startswith("1 line was cut")
+
+
+def test_of_two_acknowledgements_the_later_is_told_and_what_is_asked_for_again_still_is() -> None:
+    """DC-6: the end of an attempt is acknowledged behind lines that there was no room for."""
+    again, end = LogAck("t", 1, 0, again=True), LogAck("t", 1, 0)
+    refused = LogAck("t", 1, 3, error=NotFound("gone"))
+    assert latest(None, end) == end
+    assert latest(again, end) == again
+    assert latest(again, LogAck("t", 1, 5)) == LogAck("t", 1, 5, again=True)
+    assert latest(end, refused) == latest(refused, end) == refused

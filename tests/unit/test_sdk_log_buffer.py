@@ -11,8 +11,9 @@ import pytest
 from millstream.sdk import TaskLogHandler, log_buffer
 from millstream.sdk.frames import Fence
 from millstream.sdk.log_buffer import AttemptLog, LogBuffer
-from millstream.sdk.logs import CURRENT, logging_to
+from millstream.sdk.logs import CURRENT, KnownFields, logging_to
 from millstream.sdk.payload import from_struct
+from millstream.transport.payloads import PayloadRules
 from millstream.v1.task_log_pb2 import LogAck, LogBatch, LogLine
 from millstream.v1.worker_service_pb2 import WorkRequest
 
@@ -46,10 +47,10 @@ def test_lines_go_in_batches_of_attempts_in_turn(buffer: LogBuffer) -> None:
     write(quiet, 1)
     first = taken(buffer)
     assert [(each.task_id, each.attempt, each.offset, len(each.lines)) for each in first] == [
-        ("t1", 1, 1, 200), ("t2", 3, 1, 1),
+        ("t1", 1, 1, 100), ("t2", 3, 1, 1),
     ]  # fmt: skip
-    assert [(each.offset, len(each.lines)) for each in taken(buffer)] == [(201, 200)]
-    assert [(each.offset, len(each.lines)) for each in taken(buffer)] == [(401, 200)]
+    for offset in range(101, 600, 100):
+        assert [(each.offset, len(each.lines)) for each in taken(buffer)] == [(offset, 100)]
     assert not buffer.waits
 
 
@@ -57,8 +58,8 @@ def test_an_earlier_attempt_has_its_say_first(buffer: LogBuffer) -> None:
     """Once the later one has logged, its lines would not be taken."""
     first, second = buffer.open(ONE), buffer.open(Fence("t1", 2))
     write(second, 1)
-    write(first, 300)
-    assert [(each.attempt, len(each.lines)) for each in taken(buffer)] == [(1, 200)]
+    write(first, 200)
+    assert [(each.attempt, len(each.lines)) for each in taken(buffer)] == [(1, 100)]
     assert [(each.attempt, len(each.lines)) for each in taken(buffer)] == [(1, 100)]
     assert buffer.waits
     assert [(each.attempt, len(each.lines)) for each in taken(buffer)] == [(2, 1)]
@@ -88,6 +89,20 @@ def test_no_more_is_on_its_way_than_the_service_takes(buffer: LogBuffer) -> None
     assert taken(buffer) == []
     buffer.acknowledge(ack(ONE, len(first[0].lines)))
     assert buffer.waits == (len(first[0].lines) < 100)
+
+
+def test_one_that_floods_has_a_part_of_the_window(buffer: LogBuffer) -> None:
+    """DC-6: the lines of others do not wait behind its own."""
+    loud, quiet = buffer.open(ONE), buffer.open(OTHER)
+    write(loud, 5000, "x" * 100)
+    while taken(buffer):
+        pass
+    assert WINDOW / 4 <= loud.sent_bytes < WINDOW / 4 + 64 * 1024
+    write(quiet, 1)
+    assert buffer.waits
+    assert [each.task_id for each in taken(buffer)] == ["t2"]
+    buffer.acknowledge(ack(ONE, 1000))
+    assert [each.task_id for each in taken(buffer)] == ["t1"]
 
 
 def test_a_service_that_takes_no_lines_is_sent_none(buffer: LogBuffer) -> None:
@@ -182,8 +197,53 @@ def test_texts_and_fields_are_made_to_fit(buffer: LogBuffer) -> None:
     first, second = taken(buffer)[0].lines
     assert len(first.message.encode()) <= 32 * 1024
     assert first.message.endswith(" ... (cut)")
-    assert from_struct(first.fields)["n"] in (1, "1")
+    assert from_struct(first.fields)["n"] == 1
     assert list(second.fields) == ["cut"]
+
+
+class Mute:
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def nested(levels: int) -> object:
+    value: object = "x"
+    for level in range(levels):
+        value = {"a": value} if level % 2 else [value]
+    return value
+
+
+def circle() -> object:
+    value: dict[str, object] = {}
+    value["me"] = value
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "sent"),
+    [
+        (nested(20), nested(20)),
+        (nested(21), str(nested(21))),
+        (nested(2000), None),
+        (circle(), "{'me': {...}}"),
+        (Mute(), "a Mute that has no text: RuntimeError"),
+        (float("nan"), "nan"),
+        (2**60, str(2**60)),
+        (b"\xff", "b'\\xff'"),
+        ("\ud800", "?"),
+    ],
+    ids=["nested", "deep", "abyss", "circle", "mute", "nan", "large", "bytes", "surrogate"],
+)
+def test_an_odd_field_costs_neither_the_line_nor_its_other_fields(
+    buffer: LogBuffer, value: object, sent: object
+) -> None:
+    """DC-6: a line that the service refuses would end the log of its attempt."""
+    buffer.open(ONE).write(LogLine.INFO, "said", {"odd": value, "n": 1})
+    (line,) = taken(buffer)[0].lines
+    PayloadRules(32 * 1024).check_struct(line.fields.SerializeToString(), "fields", trusted=False)
+    fields = from_struct(line.fields)
+    assert fields["n"] == 1
+    assert sent is None or fields["odd"] == sent
 
 
 class Sink:
@@ -210,7 +270,7 @@ def test_records_of_the_running_task_are_sent_once_with_their_fields(buffer: Log
     """DC-6: whoever logs them; also where two handlers see a record."""
     logger.info("to nobody")
     with logging_to(Sink(buffer.open(ONE))):
-        logger.warning("took %d s", 3, extra={"order": "o-1", "task_id": "known anyway"})
+        logger.warning("took %d s", 3, extra={"order": "o-1", "kind": "gift"})
         try:
             int("bad")
         except ValueError:
@@ -218,10 +278,21 @@ def test_records_of_the_running_task_are_sent_once_with_their_fields(buffer: Log
     assert CURRENT.get() is None
     took, broke = taken(buffer)[0].lines
     assert (took.level, took.message, took.logger, dict(took.fields)) == (
-        LogLine.WARN, "took 3 s", "shop.orders", {"order": "o-1"},
+        LogLine.WARN, "took 3 s", "shop.orders", {"order": "o-1", "kind": "gift"},
     )  # fmt: skip
     assert broke.level == LogLine.ERROR
     assert "ValueError: invalid literal" in str(broke.fields["exception"])
+
+
+def test_what_the_service_knows_of_a_line_is_not_sent_but_what_the_call_says_is(
+    buffer: LogBuffer, logger: logging.Logger
+) -> None:
+    adapter = KnownFields(logger, {"task_id": "t1", "kind": "charge"})
+    with logging_to(Sink(buffer.open(ONE))):
+        adapter.info("charged", extra={"kind": "gift", "version": "1.2"})
+        adapter.info("again")
+    first, second = taken(buffer)[0].lines
+    assert (from_struct(first.fields), from_struct(second.fields)) == ({"kind": "gift", "version": "1.2"}, {})
 
 
 def test_a_record_that_cannot_be_written_stops_nobody(

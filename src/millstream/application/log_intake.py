@@ -1,12 +1,14 @@
 """What takes in the lines that tasks log: beside the engine, so that a flood of them delays nothing else.
 
 Lines wait as the bytes they came in, bounded for each worker; what comes over that is passed over, and asked for again
-once there is room. One writer takes a little of each worker in turn, reads it, stores it, and then tells the workers
-how far they are. It gives others their turn between its steps.
+once there is room. One writer takes a little of each task in turn, reads it, stores it, and then tells the workers
+how far they are. It gives others their turn between its steps, and while the engine works it takes so little of a task
+that the engine's work hardly waits for it: the lines of many tasks still go as fast, those of one that floods wait.
 """
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -26,12 +28,20 @@ SOURCE_BYTES: Final = 2 * WINDOW_BYTES
 ALL_BYTES: Final = 64 * 1024 * 1024
 """What may wait in a server, of workers that went, too."""
 TURN_BYTES: Final = 16 * 1024
-"""Taken of a worker before the next one's turn."""
-WRITE_LINES: Final = 1000
+"""Taken of a task before the next one's turn."""
+END_BYTES: Final = 64
+"""What the end of an attempt counts for in a turn."""
+WRITE_LINES: Final = 500
 """Written at once, about: more lines a transaction are stored faster, and hold up the commits beside it."""
 WRITE_BYTES: Final = 1024 * 1024
-GAP_S: Final = 0.01
+GAP_S: Final = 0.005
 """Between two writes: under load many batches are written at once."""
+BUSY_S: Final = 0.05
+"""For so long after a commit the engine counts as at work."""
+BUSY_LINES: Final = 100
+"""While it does, about so many lines of a task are written at once,"""
+BUSY_GAP_S: Final = 0.02
+"""and so long lies between two writes: some 3,000 lines a second of each task."""
 RETRY_S: Final = 0.5
 
 Read = Callable[[bytes], LogBatch]
@@ -70,6 +80,30 @@ class LogStore(Protocol):
     async def close(self) -> None: ...
 
 
+class _Waiting:
+    """What waits of one task of a sender: batches, each behind the bytes that it counts for."""
+
+    __slots__ = ("batches", "source", "task")
+
+    def __init__(self, source: "LogSource", task: str) -> None:
+        self.source = source
+        self.task = task
+        self.batches: deque[tuple[int, bytes | LogBatch]] = deque()
+
+    def take(self, most: int) -> list[LogBatch]:
+        """What may be written in its turn: about so many lines, or TURN_BYTES."""
+        taken: list[LogBatch] = []
+        lines = size = 0
+        while self.batches and size < TURN_BYTES and lines < most:
+            counted, each = self.batches.popleft()
+            batch = each if isinstance(each, LogBatch) else self.source.read(each)
+            taken.append(batch)
+            size += counted or END_BYTES
+            lines += len(batch.lines)
+            self.source.count(-counted)
+        return taken
+
+
 class LogSource:
     """One who sends lines: a connected worker."""
 
@@ -78,70 +112,77 @@ class LogSource:
         self.read = read
         self.told = told
         self._intake = intake
-        self._waiting: deque[bytes | LogBatch] = deque()
+        self._waiting: dict[str, _Waiting] = {}
         self._bytes = 0
         self._room = asyncio.Event()
         self._room.set()
+        self._open = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
 
-    def put(self, batches: Sequence[bytes]) -> None:
-        """Take batches as they came; never blocks."""
-        for raw in batches:
+    def put(self, batches: Sequence[tuple[str, bytes]]) -> None:
+        """Take batches as they came, each behind what tells its task from others; never blocks."""
+        for task, raw in batches:
             if self._bytes + len(raw) > SOURCE_BYTES or self._intake.full:
-                self._pass_over(raw)
+                self._pass_over(task, raw)
             else:
-                self._bytes += len(raw)
-                self._intake.bytes += len(raw)
-                self._waiting.append(raw)
-        if self._bytes >= SOURCE_BYTES / 2:
-            self._room.clear()
-        self._intake.filled(self)
+                self.count(len(raw))
+                self._add(task, len(raw), raw)
 
     def ended(self, ends: Sequence[tuple[str, int, int]]) -> None:
         """Attempts have ended: (task, attempt, number of its last line)."""
         for task_id, attempt, final in ends:
-            self._waiting.append(LogBatch(task_id, attempt, final=final))
-        self._intake.filled(self)
+            self._add(task_id, 0, LogBatch(task_id, attempt, final=final))
 
     async def room(self) -> None:
         """Wait until there is room for more."""
         await self._room.wait()
 
+    async def settled(self) -> None:
+        """Wait until all that came is answered."""
+        await self._settled.wait()
+
+    def answer(self, acks: list[LogAck]) -> None:
+        """Tell the sender what became of so many batches."""
+        self.told(acks)
+        self._open -= len(acks)
+        if not self._open:
+            self._settled.set()
+
     def close(self) -> None:
         """It went: what came of it is stored, but it is told nothing any more."""
         self.told = lambda acks: None
 
-    def take(self) -> list[LogBatch]:
-        """What it may have written in its turn."""
-        taken: list[LogBatch] = []
-        size = 0
-        while self._waiting and size < TURN_BYTES:
-            each = self._waiting.popleft()
-            if isinstance(each, LogBatch):
-                taken.append(each)
-                size += 64
-                continue
-            size += len(each)
-            taken.append(self.read(each))
-        self._bytes -= min(size, self._bytes)
-        self._intake.bytes -= min(size, self._intake.bytes)
-        if not self._waiting:
-            self._intake.bytes, self._bytes = self._intake.bytes - self._bytes, 0
+    def count(self, more: int) -> None:
+        """So many bytes more of it wait."""
+        self._bytes += more
+        self._intake.bytes += more
         if self._bytes < SOURCE_BYTES / 2:
             self._room.set()
-        return taken
+        else:
+            self._room.clear()
 
-    @property
-    def empty(self) -> bool:
-        """Whether nothing of it waits."""
-        return not self._waiting
+    def forget(self, task: str) -> None:
+        """Nothing of the task waits any more."""
+        del self._waiting[task]
 
-    def _pass_over(self, raw: bytes) -> None:
+    def _add(self, task: str, counted: int, batch: bytes | LogBatch) -> None:
+        waiting = self._waiting.get(task)
+        if waiting is None:
+            waiting = self._waiting[task] = _Waiting(self, task)
+        waiting.batches.append((counted, batch))
+        self._open += 1
+        self._settled.clear()
+        self._intake.filled(waiting)
+
+    def _pass_over(self, task: str, raw: bytes) -> None:
         """Once what came before is stored, its sender is told to send this again."""
         self._intake.meter.passed_over()
         batch = self.read(raw)
         where = LogBatch(batch.task_id, batch.attempt)
-        if where not in self._waiting:
-            self._waiting.append(where)
+        waiting = self._waiting.get(task)
+        if waiting is None or (0, where) not in waiting.batches:
+            self._add(task, 0, where)
 
 
 class LogIntake:
@@ -158,8 +199,9 @@ class LogIntake:
         self._store = store
         self._clock = clock
         self._logged = logged
-        self._turns: dict[LogSource, None] = {}
+        self._turns: dict[_Waiting, None] = {}
         self._filled = asyncio.Event()
+        self._worked_s = -BUSY_S
         self.bytes = 0
         self.drained = asyncio.Event()
         """Set when the server goes: senders go on elsewhere."""
@@ -172,6 +214,10 @@ class LogIntake:
         """The server goes."""
         self.drained.set()
 
+    def engine_works(self) -> None:
+        """The engine has committed something."""
+        self._worked_s = time.monotonic()
+
     @property
     def full(self) -> bool:
         """Whether no more may wait."""
@@ -181,11 +227,10 @@ class LogIntake:
         """One who sends lines; `told` is called with how far they are stored."""
         return LogSource(self, principal.tenant, read, told)
 
-    def filled(self, source: LogSource) -> None:
-        """Something of a source waits."""
-        if not source.empty:
-            self._turns[source] = None
-            self._filled.set()
+    def filled(self, waiting: _Waiting) -> None:
+        """Something of a task waits."""
+        self._turns[waiting] = None
+        self._filled.set()
 
     async def run(self) -> None:
         """Write what waits, until cancelled; then what still does."""
@@ -193,7 +238,7 @@ class LogIntake:
             while True:
                 await self._filled.wait()
                 await self._write(await self._take())
-                await asyncio.sleep(GAP_S)
+                await asyncio.sleep(BUSY_GAP_S if self._busy else GAP_S)
         finally:
             await self._store.close()
 
@@ -202,19 +247,28 @@ class LogIntake:
         while self._turns:
             await self._attempt(await self._take())
 
+    @property
+    def _busy(self) -> bool:
+        return time.monotonic() < self._worked_s + BUSY_S
+
     async def _take(self) -> list[tuple[LogSource, LogBatch]]:
-        """What is written next: a little of each, in turn."""
+        """What is written next: a little of each task, in turn; while the engine works, once of each."""
         taken: list[tuple[LogSource, LogBatch]] = []
         lines = size = 0
-        while self._turns and lines < WRITE_LINES and size < WRITE_BYTES:
-            source = next(iter(self._turns))
-            del self._turns[source]
-            batches = source.take()
-            taken += [(source, batch) for batch in batches]
+        once = len(self._turns) if self._busy else None
+        most = WRITE_LINES if once is None else BUSY_LINES
+        while self._turns and once != 0 and lines < WRITE_LINES and size < WRITE_BYTES:
+            waiting = next(iter(self._turns))
+            del self._turns[waiting]
+            batches = waiting.take(most)
+            taken += [(waiting.source, batch) for batch in batches]
             lines += sum(len(batch.lines) for batch in batches)
             size += TURN_BYTES
-            if not source.empty:
-                self._turns[source] = None
+            if waiting.batches:
+                self._turns[waiting] = None
+            else:
+                waiting.source.forget(waiting.task)
+            once = None if once is None else once - 1
             await asyncio.sleep(0)
         if not self._turns:
             self._filled.clear()
@@ -246,7 +300,7 @@ class LogIntake:
                 return
             source, batch = taken[0]
             error = ValidationFailed.of("lines", "the database cannot hold a value of these lines")
-            source.told([LogAck(batch.task_id, batch.attempt, max(batch.offset - 1, 0), error=error)])
+            source.answer([LogAck(batch.task_id, batch.attempt, max(batch.offset - 1, 0), error=error)])
             return
         self.meter.stored(written.lines, written.cut)
         self._tell([source for source, _ in taken], written.acks)
@@ -259,4 +313,4 @@ class LogIntake:
         for source, ack in zip(sources, acks, strict=True):
             by_source.setdefault(source, []).append(ack)
         for source, own in by_source.items():
-            source.told(own)
+            source.answer(own)

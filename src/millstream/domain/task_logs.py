@@ -74,6 +74,16 @@ class LogAck:
     error: MillstreamError | None = None
 
 
+def latest(before: LogAck | None, ack: LogAck) -> LogAck:
+    """Of two acknowledgements of an attempt the one to tell: the later, but for why lines were refused; what the
+    earlier one asks for again is still asked for."""
+    if before is None:
+        return ack
+    if before.error is not None:
+        return before
+    return replace(ack, again=ack.again or before.again)
+
+
 @dataclass(frozen=True, slots=True)
 class LogBounds:
     """How much is kept of what a task logs, over all its attempts."""

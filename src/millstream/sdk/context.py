@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from millstream.sdk.errors import TaskCancelled
 from millstream.sdk.log_buffer import AttemptLog
-from millstream.sdk.logs import Sink, logging_to
+from millstream.sdk.logs import KnownFields, Sink, logging_to
 from millstream.sdk.outbox import Fence, Outbox
 from millstream.sdk.payload import JsonValue, fill_value
 from millstream.sdk.payloads import Payloads
@@ -40,7 +40,7 @@ class Extra(NamedTuple):
     payload_ref: str = ""
 
 
-class TaskLogger(logging.LoggerAdapter[logging.Logger]):
+class TaskLogger(KnownFields):
     """Adds the task to every record, and keeps what the call itself adds, which the service gets as fields."""
 
     def __init__(self, sink: Sink, fields: Mapping[str, Any]) -> None:
@@ -54,11 +54,6 @@ class TaskLogger(logging.LoggerAdapter[logging.Logger]):
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1
             with logging_to(self._sink):
                 super().log(level, msg, *args, **kwargs)
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Merges the task's fields with those of the call."""
-        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
-        return msg, kwargs
 
 
 class Cancelled(asyncio.Event):

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Final
 
+from google.protobuf.struct_pb2 import Value
+
 from millstream.sdk.errors import PayloadError
 from millstream.sdk.frames import Fence, frame
-from millstream.sdk.payload import JsonValue, fill_struct
+from millstream.sdk.payload import JsonValue, fill_value
 from millstream.v1 import task_log_pb2 as wire
 from millstream.v1.worker_service_pb2 import WorkRequest
 
@@ -24,13 +26,17 @@ TASK_BYTES: Final = 1024 * 1024
 ALL_BYTES: Final = 8 * 1024 * 1024
 """What may wait of all."""
 BATCH_BYTES: Final = 64 * 1024
-BATCH_LINES: Final = 200
+BATCH_LINES: Final = 100
 MESSAGE_BYTES: Final = 128 * 1024
 """Lines in a message: a report behind them waits no longer than for these."""
+ATTEMPT_SHARE: Final = 4
+"""An attempt may have one in so many of the window's bytes on their way."""
 DELAY_S: Final = 0.05
 """How long lines wait for others, unless there is a batch."""
 LINE_BYTES: Final = 32 * 1024
 """The contract's limit on a text, and on the fields."""
+FIELD_DEPTH: Final = 20
+"""Containers in containers of a field; the service takes no line with more than 30."""
 _MOST_ACKED: Final = 2_000_000_000
 _LINES: Final = wire.LogBatch.LINES_FIELD_NUMBER << 3 | 2
 _LOGS: Final = WorkRequest.LOGS_FIELD_NUMBER << 3 | 2
@@ -157,7 +163,7 @@ class LogBuffer:
             for log in list(self._logs.values()) if self._unsent else ():
                 if size >= MESSAGE_BYTES or self._sent_bytes >= self._window:
                     break
-                if not self._behind(log) and (found := self._batch(log)):
+                if self._may_go(log) and not self._behind(log) and (found := self._batch(log)):
                     frames.append(found)
                     size += len(found)
                     # Its turn comes again behind the others.
@@ -167,7 +173,10 @@ class LogBuffer:
     @property
     def waits(self) -> bool:
         """Whether there is more that may go now."""
-        return self._unsent > 0 and self._sent_bytes < self._window
+        if not self._unsent or self._sent_bytes >= self._window:
+            return False
+        with self._lock:
+            return any(log.sent < len(log.lines) and self._may_go(log) for log in self._logs.values())
 
     def acknowledge(self, ack: wire.LogAck) -> None:
         """The service tells how far it has stored the lines of an attempt."""
@@ -225,6 +234,10 @@ class LogBuffer:
         line = wire.LogLine(level=wire.LogLine.WARN, message=text, cut=min(cut, _MOST_ACKED))
         line.time.FromMicroseconds(int(time.time() * 1e6))
         self._take(log, frame(_LINES, line.SerializeToString()))
+
+    def _may_go(self, log: AttemptLog) -> bool:
+        """One that floods has a part of the window: the lines of others do not wait behind its own."""
+        return log.sent_bytes < self._window / ATTEMPT_SHARE
 
     def _behind(self, log: AttemptLog) -> bool:
         """An earlier attempt at the task has lines to send: once this one has logged, they would not be taken."""
@@ -311,11 +324,33 @@ def _fitting(text: str) -> str:
 
 
 def _put_fields(line: wire.LogLine, fields: Mapping[str, JsonValue]) -> None:
-    try:
-        fill_struct(line.fields, fields)
-    except (PayloadError, ValueError, TypeError):
-        line.fields.Clear()
-        fill_struct(line.fields, {_fitting(str(name)): _fitting(str(value)) for name, value in fields.items()})
+    """Fields as they are, but for those that are no JSON, or too deep: their text."""
+    for name, value in fields.items():
+        field = line.fields.fields[_fitting(str(name))]
+        try:
+            fill_value(field, value)
+            if _deep(field, FIELD_DEPTH):
+                field.string_value = _fitting(_text(value))
+        except (PayloadError, ValueError, TypeError, RecursionError):
+            field.string_value = _fitting(_text(value))
     if line.fields.ByteSize() > LINE_BYTES:
         line.fields.Clear()
         line.fields.update({"cut": f"the fields were over {LINE_BYTES:,} bytes"})
+
+
+def _deep(value: Value, levels: int) -> bool:
+    """Whether containers in it are nested deeper than that."""
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return levels == 0 or any(_deep(item, levels - 1) for item in value.struct_value.fields.values())
+    if kind == "list_value":
+        return levels == 0 or any(_deep(item, levels - 1) for item in value.list_value.values)
+    return False
+
+
+def _text(value: object) -> str:
+    """What foreign code has to say of itself, if it can."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"a {type(value).__name__} that has no text: {type(error).__name__}"

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
@@ -13,9 +13,9 @@ from millstream.v1.task_log_pb2 import LogLine
 TASK_LOGGERS: Final = ("millstream.task", "millstream.workflow")
 """Loggers of `ctx.log`, which are sent without asking."""
 _TRACE_CHARS: Final = 16 * 1024
-_OWN: Final = frozenset({"task_id", "attempt", "run_id", "kind", "workflow", "version"})
-"""What the service knows of a line anyway."""
-_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "_millstream_sent"}
+_KNOWN: Final = "_millstream_known"
+_SENT: Final = "_millstream_sent"
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", _SENT, _KNOWN}
 
 
 class Sink(Protocol):
@@ -27,6 +27,16 @@ class Sink(Protocol):
 
 CURRENT: Final[ContextVar[Sink | None]] = ContextVar("millstream_task_log", default=None)
 """The log of the task whose code runs, in its coroutines and its thread."""
+
+
+class KnownFields(logging.LoggerAdapter[logging.Logger]):
+    """Adds fields that the service knows of a line anyway, which are not sent, to those of the call, which are."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Merges its fields with those of the call."""
+        known = self.extra or {}
+        kwargs["extra"] = {**known, **(kwargs.get("extra") or {}), _KNOWN: known}
+        return msg, kwargs
 
 
 class TaskLogHandler(logging.Handler):
@@ -42,10 +52,10 @@ class TaskLogHandler(logging.Handler):
         """Sends a record."""
         sink = CURRENT.get()
         log = sink.current() if sink is not None else None
-        if log is None or record.__dict__.get("_millstream_sent"):
+        if log is None or record.__dict__.get(_SENT):
             return
         try:
-            record.__dict__["_millstream_sent"] = True
+            record.__dict__[_SENT] = True
             log.write(level_of(record.levelno), record.getMessage(), _fields(record), record.created, record.name)
         except Exception:
             self.handleError(record)
@@ -86,7 +96,12 @@ def trace_of(error: BaseException) -> str:
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
-    found = {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in _OWN}
+    known: Mapping[str, Any] = vars(record).get(_KNOWN, {})
+    found = {
+        name: value
+        for name, value in vars(record).items()
+        if name not in _STANDARD and not (name in known and known[name] is value)
+    }
     if record.exc_info and record.exc_info[1] is not None:
         found["exception"] = trace_of(record.exc_info[1])
     if record.stack_info:

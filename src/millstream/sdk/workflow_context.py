@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from millstream.sdk.context import Publishable
 from millstream.sdk.errors import ContinueAsNew
 from millstream.sdk.journal import CommandType
-from millstream.sdk.logs import logging_to
+from millstream.sdk.logs import KnownFields, logging_to
 from millstream.sdk.payload import JsonValue
 from millstream.sdk.policies import RetryPolicy, Seconds, Timeouts, Visibility
 from millstream.sdk.workflow_run import Instance, StepFuture, plain
@@ -53,7 +53,7 @@ class State(MutableMapping[str, JsonValue]):
         return len(self._values)
 
 
-class ReplayLogger(logging.LoggerAdapter[logging.Logger]):
+class ReplayLogger(KnownFields):
     """Says nothing of what it said before."""
 
     def __init__(self, instance: Instance) -> None:

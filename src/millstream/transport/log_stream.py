@@ -5,7 +5,6 @@ A message is read when there is room for it, so gRPC's own flow control slows a 
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
@@ -13,7 +12,7 @@ import structlog
 
 from millstream.application.log_intake import SOURCE_BYTES
 from millstream.domain.errors import BadRequest, MillstreamError, Unavailable
-from millstream.domain.task_logs import LogAck
+from millstream.domain.task_logs import LogAck, latest
 from millstream.transport import validation
 from millstream.transport.context import Context
 from millstream.transport.mapping import task_logs as mapping
@@ -36,8 +35,6 @@ class LogStream:
         self._reader = reader
         self._told: dict[tuple[str, int], LogAck] = {}
         self._filled = asyncio.Event()
-        self._owed = 0
-        self._paid = asyncio.Event()
         self._ended = False
         self._fault: Exception | None = None
         self._intake = intake
@@ -79,30 +76,22 @@ class LogStream:
         """Have what came stored and acknowledged."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
-                while self._owed > 0:
-                    self._paid.clear()
-                    await self._paid.wait()
+                await self._source.settled()
         self._ended = True
         self._filled.set()
 
-    def _batches(self, raw: bytes) -> Sequence[bytes]:
+    def _batches(self, raw: bytes) -> list[tuple[str, bytes]]:
         if len(raw) > SOURCE_BYTES:
             raise BadRequest(f"a message of lines has {len(raw):,} bytes; the limit is {SOURCE_BYTES:,} bytes")
         message: Any = self._reader.parse(raw)
         request: StreamLogsRequest = message
         validation.check(request)
-        self._owed += len(request.batches)
-        batches: Sequence[bytes] = request.batches
-        return batches
+        return mapping.by_task(request.batches)
 
     def _tell(self, acks: list[LogAck]) -> None:
-        self._owed -= len(acks)
         for ack in acks:
             key = (ack.task_id, ack.attempt)
-            before = self._told.get(key)
-            # What was refused must be told, whatever was stored before it.
-            self._told[key] = before if before is not None and before.error is not None else ack
-        self._paid.set()
+            self._told[key] = latest(self._told.get(key), ack)
         self._filled.set()
 
     async def _write(self) -> None:

@@ -22,7 +22,7 @@ from millstream.application.log_intake import WINDOW_BYTES
 from millstream.application.views.leases import Cancellation, Lease
 from millstream.application.views.reports import ReportResult, Reports
 from millstream.domain.errors import RateLimited, TimedOut, ValidationFailed
-from millstream.domain.task_logs import LogAck
+from millstream.domain.task_logs import LogAck, latest
 from millstream.transport.context import Context
 from millstream.transport.mapping import task_logs as logs
 from millstream.transport.mapping import workers as mapping
@@ -94,9 +94,8 @@ class Outbox:
     def ack_logs(self, acks: list[LogAck]) -> None:
         """Tell how far lines are stored: of an attempt the latest only, but for why some were refused."""
         for ack in acks:
-            before = self._log_acks.get((ack.task_id, ack.attempt))
-            if before is None or before.error is None:
-                self._log_acks[ack.task_id, ack.attempt] = ack
+            key = (ack.task_id, ack.attempt)
+            self._log_acks[key] = latest(self._log_acks.get(key), ack)
         self._bytes += _SMALL_BYTES * len(acks)
         self._added()
 
@@ -322,7 +321,7 @@ class WorkStream:
         # After all else, and without waiting: lines delay nothing.
         for message in messages:
             if message.logs:
-                self._logs.put(message.logs)
+                self._logs.put(logs.by_task(message.logs))
         if collected.log_ends:
             self._logs.ended(collected.log_ends)
 

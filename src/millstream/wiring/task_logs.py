@@ -37,8 +37,10 @@ def make_task_logs(core: Core) -> LogParts:
 
     feed.on_change = peers.interest_changed
     peers.logs_watched = lambda: feed.watched
+    intake = LogIntake(LogWriter(stores.url, bounds), engine.clock, logged, metrics.logs)
+    engine.recorded.append(lambda _: intake.engine_works())
     return LogParts(
-        LogIntake(LogWriter(stores.url, bounds), engine.clock, logged, metrics.logs),
+        intake,
         TaskLogs(engine.clock, stores.reads, reads),
         LogWatching(engine.clock, engine.waiters, feed, stores.reads, reads, metrics.streams),
         feed,

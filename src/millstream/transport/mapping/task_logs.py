@@ -1,7 +1,7 @@
 """What tasks log: batches of workers, and lines as they are read."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -36,9 +36,19 @@ _INFO: Final = int(LineLevel.INFO)
 _FIELDS: Final = PayloadRules(LINE_BYTES)
 
 
+_TASK_ID: Final = bytes((task_log_pb2.LogBatch.TASK_ID_FIELD_NUMBER << 3 | 2, 36))
+"""The field of a task's id, and the length of one."""
+
+
 def reader_of(now_us: Callable[[], int]) -> Callable[[bytes], LogBatch]:
     """Reads batches; `now_us` is the time of lines that say none."""
     return lambda raw: batch_of(raw, now_us)
+
+
+def by_task(batches: Iterable[bytes]) -> list[tuple[str, bytes]]:
+    """Batches, each behind the task that it is of, which a sender that writes fields in their order has in front: what
+    does not begin so, as the wire form allows, is taken for that of one more task."""
+    return [(raw[2:38].decode("latin-1").lower() if raw[:2] == _TASK_ID else "", raw) for raw in batches]
 
 
 def batch_of(raw: bytes, now_us: Callable[[], int]) -> LogBatch:
