@@ -60,6 +60,13 @@ async def hold(_: Any) -> None:
     await asyncio.Event().wait()
 
 
+@worker.task("golden.half")
+async def half(_: Any, ctx: Context) -> None:
+    """Tell that half is done, and take for ever over the rest."""
+    ctx.progress(0.5, "half of it")
+    await asyncio.Event().wait()
+
+
 @worker.workflow("golden.greet", version="2.1.0")
 async def greet(ctx: WorkflowContext, given: Any) -> dict[str, Any]:
     """Greet somebody, by a task."""

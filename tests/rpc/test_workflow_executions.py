@@ -1,5 +1,6 @@
 """WorkflowExecutionService: each RPC maps its request to one use case, and its result to the documented answer."""
 
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -18,6 +19,8 @@ from millstream.domain.runs import RunStatus, Task, TaskStatus
 from millstream.domain.struct_wire import decode_value
 from millstream.domain.workers import TASK_KIND, KindQuery, WorkerQuery
 from millstream.transport import contract
+from millstream.transport.mapping.workflow_executions import put_execution
+from millstream.wire.v1 import execution_pb2
 
 AT = "2023-11-14T22:13:20.123456Z"
 SERVICE = "WorkflowExecutionService"
@@ -148,6 +151,18 @@ async def test_executions_are_listed_and_read(service: Service) -> None:
     assert await _refused(service, "WorkflowExecutionService/ListWorkflowExecutions", both) == "page_token"
     out = await ask(service, "WorkflowExecutionService/GetWorkflowExecution", workflowExecutionId=OTHER.upper())
     assert (out["id"], out["input"], out["output"]) == (OTHER, {"n": 1.0}, "done")
+    assert not {"progress", "progressDetails"} & out.keys()
+
+
+def test_an_execution_has_the_progress_that_is_reported_and_no_other() -> None:
+    """FV-4: its documented shape has none."""
+    known = replace(run(), status=RunStatus.RUNNING, task_count=4, open_tasks=2)
+    out = put_execution(execution_pb2.WorkflowExecution(), replace(known, running_share=0.5, running_words="half"))
+    assert (out.progress, out.progress_details) == (2.5 / 4, "half")
+    out = put_execution(execution_pb2.WorkflowExecution(), replace(known, running_share=0.5))
+    assert (out.HasField("progress"), out.HasField("progress_details")) == (True, False)
+    out = put_execution(execution_pb2.WorkflowExecution(), known)
+    assert (out.HasField("progress"), out.HasField("progress_details")) == (False, False)
 
 
 async def test_events_tasks_and_children_are_listed(service: Service) -> None:

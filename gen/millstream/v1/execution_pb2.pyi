@@ -362,6 +362,8 @@ class WorkflowExecution(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    PROGRESS_DETAILS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, a UUID."""
     tenant_id: _builtins.str
@@ -390,6 +392,10 @@ class WorkflowExecution(_message.Message):
     """Number of its last event."""
     created_by: _builtins.str
     """Who began it."""
+    progress: _builtins.float
+    """The share of its work that is done, 0 to 1. Present while a worker reports progress of one of its tasks."""
+    progress_details: _builtins.str
+    """What the worker said of it; of several tasks, of the one that began last. Present where one said something."""
     @_builtins.property
     def input(self) -> _struct_pb2.Value:
         """What it was given. Not in lists."""
@@ -437,10 +443,12 @@ class WorkflowExecution(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         completed_at: _timestamp_pb2.Timestamp | None = ...,
+        progress: _builtins.float | None = ...,
+        progress_details: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "error_code", b"error_code", "input", b"input", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "_progress", b"_progress", "_progress_details", b"_progress_details", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "error_code", b"error_code", "input", b"input", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "progress", b"progress", "progress_details", b"progress_details", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "completed_at", b"completed_at", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "error_code", b"error_code", "failed_tasks", b"failed_tasks", "id", b"id", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "retry_attempt", b"retry_attempt", "status", b"status", "task_count", b"task_count", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "_progress", b"_progress", "_progress_details", b"_progress_details", "completed_at", b"completed_at", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "error_code", b"error_code", "failed_tasks", b"failed_tasks", "id", b"id", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "progress", b"progress", "progress_details", b"progress_details", "retry_attempt", b"retry_attempt", "status", b"status", "task_count", b"task_count", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
@@ -448,12 +456,20 @@ class WorkflowExecution(_message.Message):
     _WhichOneofArgType__error_code: _TypeAlias = _typing.Literal["_error_code", b"_error_code"]  # noqa: Y015
     _WhichOneofReturnType__parent_workflow_execution_id: _TypeAlias = _typing.Literal["parent_workflow_execution_id"]  # noqa: Y015
     _WhichOneofArgType__parent_workflow_execution_id: _TypeAlias = _typing.Literal["_parent_workflow_execution_id", b"_parent_workflow_execution_id"]  # noqa: Y015
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    _WhichOneofReturnType__progress_details: _TypeAlias = _typing.Literal["progress_details"]  # noqa: Y015
+    _WhichOneofArgType__progress_details: _TypeAlias = _typing.Literal["_progress_details", b"_progress_details"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error_code) -> _WhichOneofReturnType__error_code | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_workflow_execution_id) -> _WhichOneofReturnType__parent_workflow_execution_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress_details) -> _WhichOneofReturnType__progress_details | None: ...
 
 Global___WorkflowExecution: _TypeAlias = WorkflowExecution  # noqa: Y015
 

@@ -128,6 +128,7 @@ class Run:
         trace: The context of the call that began it, see domain.tracing, or "".
         stored_us: Its updated_us as last read or stored.
         running_share: Of its tasks that run, the shares done, summed; where somebody asked for it. Not stored.
+        running_words: What the worker said of them, of that which began last. Not stored either.
     """
 
     id: str
@@ -167,6 +168,7 @@ class Run:
     trace: str = ""
     stored_us: int = 0
     running_share: float = 0.0
+    running_words: str = ""
 
     @property
     def day(self) -> int:

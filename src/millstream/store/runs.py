@@ -76,7 +76,8 @@ ORDER BY id LIMIT 1"""
 _ENDED = """SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0
 UNION ALL SELECT id::text FROM task WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"""
 # Those that run have an owner: to say it by their status would offer the planner an index over all that run.
-_SHARES = """SELECT run_id::text, sum(progress)::float8 AS share FROM task
+_SHARES = """SELECT run_id::text, sum(progress)::float8 AS share,
+(array_agg(progress_message ORDER BY started_us DESC, id) FILTER (WHERE progress_message <> ''))[1] AS words FROM task
 WHERE run_id = ANY($1::text::uuid[]) AND owner <> '' AND item <= 0 AND progress > 0 GROUP BY run_id"""
 _ENDINGS = [int(kind) for kind in (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)]
 
@@ -175,10 +176,11 @@ class RunReads:
         row = await self._database.fetchrow(_FIRST_FAILURE, run_id)
         return (row["error_code"], f"{row['kind']}: {row['error_message']}") if row else ("", "")
 
-    async def running_shares(self, run_ids: Sequence[str]) -> dict[str, float]:
-        """Of the tasks of runs that run, the shares done, summed by run; items of maps left out."""
+    async def running_shares(self, run_ids: Sequence[str]) -> dict[str, tuple[float, str]]:
+        """Of the tasks of runs that run, the shares done, summed by run, and what was said of that which began last;
+        items of maps left out."""
         rows = await self._database.fetch(_SHARES, uuids(run_ids))
-        return {row["run_id"]: row["share"] for row in rows}
+        return {row["run_id"]: (row["share"], row["words"] or "") for row in rows}
 
     async def task(self, tenant: str, task_id: str) -> Task | None:
         """A task of a tenant, with its input."""

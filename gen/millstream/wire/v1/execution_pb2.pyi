@@ -273,6 +273,8 @@ class WorkflowExecution(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    PROGRESS_DETAILS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     tenant_id: _builtins.str
     kind: _builtins.str
@@ -289,6 +291,8 @@ class WorkflowExecution(_message.Message):
     failed_tasks: _builtins.int
     last_sequence: _builtins.int
     created_by: _builtins.str
+    progress: _builtins.float
+    progress_details: _builtins.str
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -320,10 +324,12 @@ class WorkflowExecution(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         completed_at: _timestamp_pb2.Timestamp | None = ...,
+        progress: _builtins.float | None = ...,
+        progress_details: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_input", b"_input", "_output", b"_output", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "error_code", b"error_code", "input", b"input", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_input", b"_input", "_output", b"_output", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "_progress", b"_progress", "_progress_details", b"_progress_details", "completed_at", b"completed_at", "created_at", b"created_at", "error", b"error", "error_code", b"error_code", "input", b"input", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "progress", b"progress", "progress_details", b"progress_details", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_input", b"_input", "_output", b"_output", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "completed_at", b"completed_at", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "error_code", b"error_code", "failed_tasks", b"failed_tasks", "id", b"id", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "retry_attempt", b"retry_attempt", "status", b"status", "task_count", b"task_count", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_error", b"_error", "_error_code", b"_error_code", "_input", b"_input", "_output", b"_output", "_parent_workflow_execution_id", b"_parent_workflow_execution_id", "_progress", b"_progress", "_progress_details", b"_progress_details", "completed_at", b"completed_at", "created_at", b"created_at", "created_by", b"created_by", "error", b"error", "error_code", b"error_code", "failed_tasks", b"failed_tasks", "id", b"id", "input", b"input", "kind", b"kind", "labels", b"labels", "last_sequence", b"last_sequence", "open_tasks", b"open_tasks", "output", b"output", "parent_workflow_execution_id", b"parent_workflow_execution_id", "progress", b"progress", "progress_details", b"progress_details", "retry_attempt", b"retry_attempt", "status", b"status", "task_count", b"task_count", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__error: _TypeAlias = _typing.Literal["error"]  # noqa: Y015
     _WhichOneofArgType__error: _TypeAlias = _typing.Literal["_error", b"_error"]  # noqa: Y015
@@ -335,6 +341,10 @@ class WorkflowExecution(_message.Message):
     _WhichOneofArgType__output: _TypeAlias = _typing.Literal["_output", b"_output"]  # noqa: Y015
     _WhichOneofReturnType__parent_workflow_execution_id: _TypeAlias = _typing.Literal["parent_workflow_execution_id"]  # noqa: Y015
     _WhichOneofArgType__parent_workflow_execution_id: _TypeAlias = _typing.Literal["_parent_workflow_execution_id", b"_parent_workflow_execution_id"]  # noqa: Y015
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    _WhichOneofReturnType__progress_details: _TypeAlias = _typing.Literal["progress_details"]  # noqa: Y015
+    _WhichOneofArgType__progress_details: _TypeAlias = _typing.Literal["_progress_details", b"_progress_details"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__error) -> _WhichOneofReturnType__error | None: ...
     @_typing.overload
@@ -345,6 +355,10 @@ class WorkflowExecution(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__output) -> _WhichOneofReturnType__output | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parent_workflow_execution_id) -> _WhichOneofReturnType__parent_workflow_execution_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress_details) -> _WhichOneofReturnType__progress_details | None: ...
 
 Global___WorkflowExecution: _TypeAlias = WorkflowExecution  # noqa: Y015
 

@@ -6,6 +6,7 @@ from millstream.application.paging import PageInfo, PageRequest
 from millstream.application.views.runs import RunQuery, RunResult, RunView
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.errors import ValidationFailed
+from millstream.domain.progress import share_done
 from millstream.domain.runs import Event, Run, RunKind, RunStatus
 from millstream.transport.mapping.json import labels_of, labels_text, struct_of
 from millstream.transport.mapping.pages import known
@@ -132,6 +133,10 @@ def put_execution(out: Any, run: Run) -> Any:
     put(out.created_at, run.created_us)
     put(out.updated_at, run.updated_us or run.created_us)
     put(out.completed_at, run.finished_us)
+    if run.running_share:
+        out.progress = share_done(run)
+        if run.running_words:
+            out.progress_details = run.running_words
     return out
 
 
