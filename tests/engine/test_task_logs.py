@@ -14,6 +14,7 @@ from tests.engine.world import AT_ONCE, ROOT, TENANT, agent, order, principal, s
 
 from millstream.application import log_feed, log_watches
 from millstream.application.log_intake import SOURCE_BYTES
+from millstream.application.log_topics import LogTopic
 from millstream.application.paging import PageRequest
 from millstream.application.views.leases import Lease
 from millstream.application.views.task_logs import LogEntry, LogQuery
@@ -495,6 +496,45 @@ async def test_watchers_of_many_logs_are_read_for_together(start: Start, monkeyp
         assert len(reads) < 150, reads
         for watch in watches:
             await watch.close()
+
+
+async def test_what_watchers_may_see_is_asked_once_for_all_who_are_alike(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FL-12: lines are shown to those who may see what their task was given, and to no others."""
+    first, _ = await start()
+    blind = Principal("blind", TENANT, frozenset({"tasks.read", "runs.read"}))
+    reads, asked = first.core.stores.reads, []
+    seen_tasks = reads.seen_tasks
+
+    async def counting(*arguments: Any) -> set[str]:
+        asked.append(arguments)
+        return await seen_tasks(*arguments)
+
+    monkeypatch.setattr(reads, "seen_tasks", counting)
+    async with Worker(first, agents=(agent("left", "Order"),), known=types("Order")) as worker:
+        for visibility, shown in ((Visibility(), [1, 2]), (Visibility("Private", agents=("left",)), [])):
+            await first.artifacts.publish(ROOT, order(visibility=visibility), None)
+            lease = await worker.take()
+            sender, query = Sender(first), LogQuery(task_id=lease.task.id)
+            watches = [Watched(first, query, who=blind) for _ in range(20)]
+            everyone = [*watches, Watched(first, query)]
+            await asyncio.gather(*(watch.begin() for watch in everyone))
+            following = asyncio.gather(*(watch.rest() for watch in everyone))
+            (topic,) = first.log_feed._topics.values()
+
+            async def live(topic: LogTopic = topic) -> bool:
+                return len(topic.followers) == 21 and all(inbox.attached for inbox in topic.followers)
+
+            await eventually(live, "that all are up to date")
+            asked.clear()
+            await sender.send(lines(lease, 1, 2))
+            await worker.complete(lease)
+            sender.source.ended([(lease.task.id, 1, 2)])
+            await following
+            assert {tuple(watch.seqs) for watch in watches} == {tuple(shown)}
+            assert everyone[-1].seqs == [1, 2]
+            assert len(asked) == 1
 
 
 async def test_who_follows_another_task_of_the_run_misses_nothing(start: Start) -> None:
