@@ -33,7 +33,11 @@ SERIES = [
     "millstream_batch_commands_bucket", "millstream_commit_seconds_bucket", "millstream_leases", "millstream_waiters",
     "millstream_workers_connected", "millstream_worker_slots", "millstream_artifacts_total",
     "millstream_database_connections",
-    "millstream_database_connections_busy",
+    "millstream_database_connections_busy", "millstream_database_seconds_bucket",
+    "millstream_events_total", "millstream_batches_undone_total", "millstream_task_wait_seconds_bucket",
+    "millstream_attempt_seconds_bucket", "millstream_streams_open", "millstream_stream_messages_total",
+    "millstream_stream_delay_seconds_bucket", "millstream_streams_too_slow_total", "millstream_log_lines_total",
+    "millstream_log_waiting_bytes", "millstream_log_batches_passed_over_total",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+import asyncpg
 import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Start, eventually
@@ -14,6 +15,7 @@ from tests.engine.world import CHAIN, ROOT, agent, order, register
 
 from millstream.application import run_feed
 from millstream.application.ids import new_id
+from millstream.application.ports import Conflicted, Disconnected, Refused, TooSlow
 from millstream.application.views.reports import Streamed
 from millstream.application.views.task_logs import LogQuery
 from millstream.application.views.tasks import NewTask
@@ -71,13 +73,19 @@ async def test_a_task_that_had_to_wait_is_seen_to_have_waited(start: Start, data
 
 async def test_what_had_to_be_decided_anew_is_counted(start: Start) -> None:
     here, there = await start()
-    await register(here, ("Order",))
+    await register(here, ("Order",), agent("slow", "Order"))
     assert (await shown(here))["batches_undone_total"] + (await shown(there))["batches_undone_total"] == 0
-    runs = [new_id() for _ in range(20)]
-    await asyncio.gather(
-        *(each.artifacts.publish(ROOT, order(correlation_id=run_id), None) for run_id in runs for each in (here, there))
-    )
-    assert (await shown(here))["batches_undone_total"] + (await shown(there))["batches_undone_total"] > 0
+    run_id = new_id()
+    for each in (here, there, here):
+        # The first still has the run as it left it.
+        await each.artifacts.publish(ROOT, order(correlation_id=run_id), None)
+    assert (await shown(here))["batches_undone_total"] == 1
+    assert (await shown(there))["batches_undone_total"] == 0
+
+
+async def listening(service: Service) -> bool:
+    """Whether all who watch artifacts at a server are told of what comes."""
+    return all(each.attached for watchers in service.core.feed._watchers.values() for each in watchers)
 
 
 async def test_streams_are_counted_by_their_kind(start: Start) -> None:
@@ -98,6 +106,7 @@ async def test_streams_are_counted_by_their_kind(start: Start) -> None:
         before = await shown(here)
         waiting = asyncio.gather(run(2), tree(2), tasks(1), published(1))
         await attached(here)
+        await eventually(lambda: listening(here), "that the watch of artifacts waits for what comes")
         await here.artifacts.publish(ROOT, order(correlation_id=run_id), None)
         await waiting
         found = await shown(here)
@@ -189,3 +198,24 @@ async def test_lines_that_wait_and_find_no_room_are_counted(start: Start) -> Non
         found = await shown(here)
         assert 0 < found["log_batches_passed_over_total"] < 60
         assert found['log_lines_total{outcome="stored"}'] >= ack.offset
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        ("SELECT 1 / 0", "conflict"),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", "lost"),
+        ("SELECT repeat('x', 4)::int", "refused"),
+        ("SELECT pg_sleep(60)", "slow"),
+        ("SELECT nothing", "other"),
+    ],
+)
+async def test_statements_that_fail_are_counted_by_their_fault(start: Start, statement: str, error: str) -> None:
+    here, _ = await start()
+    assert (await shown(here))["database_seconds_count"] > 0, "its start asked for something"
+    with pytest.raises((Conflicted, Disconnected, Refused, TooSlow, asyncpg.UndefinedColumnError)):
+        await here.core.stores.database.fetch_within(0.2, statement)
+    found = await shown(here)
+    assert {name: value for name, value in found.items() if name.startswith("database_errors_total")} == {
+        f'database_errors_total{{error="{error}"}}': 1
+    }

@@ -69,6 +69,7 @@ class Metrics:
         self.engine = EngineMetrics(self._registry)
         self.streams = StreamMetrics(self._registry)
         self.logs = LogMetrics(self._registry)
+        self.database = DatabaseMetrics(self._registry)
 
     def meter(self, rpc: str) -> "Meter":
         """The meter of a method."""
@@ -188,6 +189,24 @@ class EngineMetrics:
     def set(self, name: str, value: float) -> None:
         """Set a gauge. Raises KeyError where there is no such gauge."""
         self._gauges[name].set(value)
+
+
+class DatabaseMetrics:
+    """What the database is asked for reads and upkeep."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        text = "Time of a statement for reads or upkeep, with the wait for a connection."
+        self._seconds = Sampled(Histogram("millstream_database_seconds", text, buckets=_COMMIT_S, registry=registry))
+        self._failed = _by_label(registry, "database_errors_total", "Statements that failed.", "error")
+
+    def asked(self, took_us: int) -> None:
+        """It answered, after so long."""
+        if self._seconds.due():
+            self._seconds.observe_us(took_us)
+
+    def failed(self, error: str) -> None:
+        """It did not: "conflict", "lost", "refused", "slow" or "other"."""
+        self._failed(error).inc()
 
 
 def _sampled(registry: CollectorRegistry, name: str, text: str) -> Sampled:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any, Final
 
 import asyncpg
 
@@ -60,11 +61,23 @@ async def _kept(_: Any) -> None:
     own reset is a trip to the server after each query. The driver still ends a transaction that was left open."""
 
 
+_FAULTS: Final[dict[type[Exception], str]] = {
+    Conflicted: "conflict",
+    Disconnected: "lost",
+    Refused: "refused",
+    TooSlow: "slow",
+}
+
+
 class Database:
     """A pool of connections for reads and for background work. Raises the ports' errors, never the driver's."""
 
     def __init__(self, pool: "asyncpg.Pool[Record]") -> None:
         self._pool = pool
+        self.asked: Callable[[int], None] = lambda took_us: None
+        """Called with the microseconds that a statement took, the wait for a connection too."""
+        self.failed: Callable[[str], None] = lambda error: None
+        """Called when a statement failed, with "conflict", "lost", "refused", "slow" or "other"."""
 
     @classmethod
     async def open(cls, url: str, size: int) -> "Database":
@@ -89,14 +102,26 @@ class Database:
         """Its connections, and those of them that are idle."""
         return self._pool.get_size(), self._pool.get_idle_size()
 
+    @contextlib.contextmanager
+    def _asked(self) -> Iterator[None]:
+        """Measure a statement; errors as the ports' own."""
+        began_s = time.monotonic()
+        try:
+            with translated():
+                yield
+        except Exception as error:
+            self.failed(_FAULTS.get(type(error), "other"))
+            raise
+        self.asked(int((time.monotonic() - began_s) * 1e6))
+
     async def fetch(self, statement: str, *arguments: Any) -> list[Record]:
         """All rows."""
-        with translated():
+        with self._asked():
             return list(await self._pool.fetch(statement, *arguments))
 
     async def fetch_within(self, seconds: float, statement: str, *arguments: Any) -> list[Record]:
         """All rows, read within so much time: the server ends it then. Raises TooSlow."""
-        with translated():
+        with self._asked():
             async with self._pool.acquire() as connection, connection.transaction(readonly=True):
                 await connection.execute(f"SET LOCAL statement_timeout = {max(int(seconds * 1000), 1)}")
                 try:
@@ -106,17 +131,17 @@ class Database:
 
     async def fetchrow(self, statement: str, *arguments: Any) -> Record | None:
         """The first row."""
-        with translated():
+        with self._asked():
             return await self._pool.fetchrow(statement, *arguments)
 
     async def fetchval(self, statement: str, *arguments: Any) -> Any:
         """The first value of the first row."""
-        with translated():
+        with self._asked():
             return await self._pool.fetchval(statement, *arguments)
 
     async def execute(self, statement: str, *arguments: Any) -> str:
         """Run it; returns the command tag."""
-        with translated():
+        with self._asked():
             return str(await self._pool.execute(statement, *arguments))
 
     @contextlib.asynccontextmanager

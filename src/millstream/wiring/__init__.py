@@ -52,6 +52,7 @@ __all__ = ["Service", "wire"]
 async def wire(settings: Settings, metrics: Metrics) -> Service:
     """Connect and wire everything; nothing runs yet. Raises Disconnected where the database cannot be reached."""
     stores = await Stores.open(settings)
+    stores.database.asked, stores.database.failed = metrics.database.asked, metrics.database.failed
     core = make_core(settings, stores, metrics)
     registering = Registering(core.catalogs, core.key_ttl_us, core.networks)
     levels = LogLevels(registering, stores.registry, core.peers, settings.log_level, logs.apply)
