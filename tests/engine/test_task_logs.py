@@ -621,6 +621,29 @@ async def test_a_slow_reader_of_a_log_is_told_where_to_go_on(start: Start, monke
             await watch.close()
 
 
+async def test_a_watch_waits_for_lines_that_are_known_to_be_missing(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DC-6: of a task, and of its run; what a busy server takes slowly comes behind the end."""
+    monkeypatch.setattr(log_feed, "LATE_US", 0)
+    first, _ = await start()
+    async with leased(first) as (worker, lease):
+        sender = Sender(first)
+        await sender.send(lines(lease, 1, 2))
+        sender.source.ended([(lease.task.id, 1, 4)])
+        await sender.told()
+        await worker.complete(lease)
+        watches = [Watched(first, LogQuery(task_id=lease.task.id)), Watched(first, LogQuery(lease.task.run_id))]
+        for watch in watches:
+            await watch.begin()
+            await watch.more(2)
+        # Each that begins has the log looked at again: whether it is over was asked at least twice.
+        sender.put(lines(lease, 3, 4))
+        for watch in watches:
+            await watch.rest()
+            assert (watch.seqs, watch.ended) == ([1, 2, 3, 4], True)
+
+
 async def test_a_watch_of_a_task_ends_though_nobody_told_its_last_line(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,10 @@ async def test_where_logs_end_is_known_by_their_ids(database: Database) -> None:
         assert blocks(await plan_of(database, statement, ids, generic=True)) < 30
 
 
+async def test_what_is_missing_of_a_run_is_found_by_its_tasks(database: Database) -> None:
+    assert blocks(await plan_of(database, log_feed.RUNS_OWED, uuids([RUN, SHORT_RUN]), generic=True)) < 30
+
+
 async def test_pages_have_all_lines_in_order(database: Database) -> None:
     """The same lines, whichever way they are read."""
     pool = await Pool.open(database.url, 1)

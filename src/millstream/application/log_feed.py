@@ -36,7 +36,9 @@ PAGE_BYTES: Final = 256 * 1024
 READERS: Final = 4
 """Histories that are read at once: those who follow wait in turn, so that a thousand of them leave room for others."""
 LATE_US: Final = 2_000_000
-"""Lines of an ended task may come so late, where its worker has not told which is the last."""
+"""Lines of an ended task may come so late, where its worker has not told which is the last,"""
+OWED_US: Final = 60_000_000
+"""and so late where it has, and they are missing: it is slow, or gone with them."""
 
 _NOBODY: Final[set[str]] = set()
 
@@ -164,9 +166,9 @@ class LogFeed:
             some = topics[at : at + RUNS_ASKED]
             runs = [topic.run_id for topic in some if "" in subjects[topic]]
             states |= await self._store.states(runs, [each for topic in some for each in subjects[topic] if each])
-        late_us = self._clock.now_us() - LATE_US
+        now_us = self._clock.now_us()
         return {
-            topic: {each for each in followed if _is_over(states.get(each or topic.run_id), late_us)}
+            topic: {each for each in followed if _is_over(states.get(each or topic.run_id), now_us)}
             for topic, followed in subjects.items()
         }
 
@@ -199,9 +201,11 @@ class LogFeed:
         topic.hand(page, last if len(found) > len(page) else max(end, last))
 
 
-def _is_over(state: LogState | None, late_us: int) -> bool:
+def _is_over(state: LogState | None, now_us: int) -> bool:
     """Whether no line comes any more; None: what is gone logs nothing."""
-    return state is None or state.complete or 0 < state.finished_us <= late_us
+    if state is None or state.complete:
+        return True
+    return 0 < state.finished_us <= now_us - (OWED_US if state.owed else LATE_US)
 
 
 def _answer(futures: Iterable["asyncio.Future[None]"], error: Exception | None = None) -> None:

@@ -11,10 +11,11 @@ from millstream.application.following import Following, Inbox, StreamMeter, Stre
 from millstream.application.log_feed import LogFeed
 from millstream.application.log_topics import LogPage, LogTopic, SentLine, kind_of, wanted
 from millstream.application.paging import decode_token, encode_token, fitting, token_number, token_of
+from millstream.application.ports import TooSlow
 from millstream.application.sight import Sight, restricted
 from millstream.application.task_logs import LogReads, RunReads
 from millstream.application.views.task_logs import LogEntry, LogQuery
-from millstream.domain.errors import NotFound, RateLimited, ValidationFailed
+from millstream.domain.errors import NotFound, RateLimited, TimedOut, ValidationFailed
 from millstream.domain.principals import Principal
 
 READ_AT_ONCE: Final = 500
@@ -101,7 +102,10 @@ class LogWatch(Following[SentLine]):
         query, look_at = self._query, LOOK_AT if self._query.sifts else None
         upto = target if look_at is None else min(target, self._seq + look_at)
         async with self._behind.feed.reading:
-            found = await self._behind.logs.lines(query, self._topic.day, self._seq, 0, READ_AT_ONCE, look_at)
+            try:
+                found = await self._behind.logs.lines(query, self._topic.day, self._seq, 0, READ_AT_ONCE, look_at)
+            except TooSlow:
+                raise TimedOut("the lines could not be looked through in time; go on behind the last cursor") from None
         page = fitting(found, READ_AT_ONCE, lambda entry: entry.size_bytes, READ_BYTES)
         last = page[-1].seq if page else 0
         return page, last if len(found) > len(page) else max(upto, last)

@@ -12,6 +12,8 @@ ENDS: Final = "SELECT run_id::text, last_seq FROM run_log_end WHERE run_id = ANY
 RUN_STATES: Final = "SELECT id::text, finished_us FROM run WHERE id = ANY($1::text::uuid[])"
 TASK_STATES: Final = "SELECT id::text, attempt, finished_us FROM task WHERE id = ANY($1::text::uuid[])"
 TASK_ENDS: Final = "SELECT task_id::text, attempt, last, final FROM task_log_end WHERE task_id = ANY($1::text::uuid[])"
+RUNS_OWED: Final = """SELECT DISTINCT t.run_id::text FROM task t JOIN task_log_end e ON e.task_id = t.id
+AND e.attempt = t.attempt WHERE t.run_id = ANY($1::text::uuid[]) AND e.final > e.last"""
 # One day before the run's own: servers read the time a moment apart.
 _SPANS: Final = """SELECT l.* FROM unnest($1::text::uuid[], $2::text::int4[], $3::text::int8[],
 $4::text::uuid[]) k(run_id, day, after, task_id), LATERAL (SELECT {columns} FROM task_log t
@@ -32,20 +34,23 @@ class LogFeedReads:
         return {row["run_id"]: row["last_seq"] for row in rows}
 
     async def states(self, run_ids: Sequence[str], task_ids: Sequence[str]) -> dict[str, LogState]:
-        """Whether runs and tasks have ended, of those that there are. A run's workers do not tell which line is its
-        last."""
+        """Whether runs and tasks have ended, of those that there are. A run is never known to be complete: its
+        workers do not tell which line is its last."""
         found: dict[str, LogState] = {}
         if run_ids:
-            rows = await self._database.fetch(RUN_STATES, uuids(run_ids))
-            found |= {row["id"]: LogState(row["finished_us"], complete=False) for row in rows}
+            runs = await self._database.fetch(RUN_STATES, uuids(run_ids))
+            over = [row["id"] for row in runs if row["finished_us"]]
+            late = await self._database.fetch(RUNS_OWED, uuids(over)) if over else []
+            owed = {row["run_id"] for row in late}
+            found |= {row["id"]: LogState(row["finished_us"], False, row["id"] in owed) for row in runs}
         if task_ids:
             tasks = await self._database.fetch(TASK_STATES, uuids(task_ids))
             ended = [row["id"] for row in tasks if row["finished_us"]]
             ends = await self._database.fetch(TASK_ENDS, uuids(ended)) if ended else []
-            complete = {(row["task_id"], row["attempt"]) for row in ends if 0 <= row["final"] <= row["last"]}
+            lasts = {(row["task_id"], row["attempt"]): (row["final"], row["last"]) for row in ends}
             for row in tasks:
-                told = bool(row["finished_us"]) and (row["id"], row["attempt"]) in complete
-                found[row["id"]] = LogState(row["finished_us"], told)
+                final, last = lasts.get((row["id"], row["attempt"]), (-1, 0))
+                found[row["id"]] = LogState(row["finished_us"], 0 <= final <= last, final > last)
         return found
 
     async def spans(self, wanted: Sequence[LogSpan], limit: int) -> dict[str, list[LogEntry]]:

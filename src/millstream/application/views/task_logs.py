@@ -55,10 +55,12 @@ class LogQuery:
 
 @dataclass(frozen=True, slots=True)
 class LogState:
-    """When a task or run ended, microseconds, 0: not yet; and whether it is known that all its lines are stored."""
+    """When a task or run ended, microseconds, 0: not yet; and whether it is known that all its lines are stored, or
+    that some of them are not (`owed`)."""
 
     finished_us: int
     complete: bool
+    owed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
