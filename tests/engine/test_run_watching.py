@@ -108,6 +108,21 @@ def check_order(watch: Watch) -> None:
             begun |= {child_id(event.task_id, n) for n in range(1, 5)}
 
 
+def check_times(watch: Watch) -> None:
+    """History is told by time, too; that of a run, and of a child behind its parent, never goes back where it was
+    stored by servers whose clocks differ a little."""
+    times: dict[str, int] = defaultdict(int)
+    told = 0
+    for sent in watch.sent:
+        event = sent.event
+        assert event is not None
+        at_us = times[event.run_id] = max(times[event.run_id], event.at_us)
+        assert at_us >= told
+        told = at_us
+        if event.type is EventType.TASK_CREATED and run_tree.ANNOUNCES in event.data:
+            times |= {child_id(event.task_id, n): at_us for n in range(1, 5)}
+
+
 async def test_a_run_is_watched_from_its_first_event_to_its_end(start: Start) -> None:
     """FV-7: history, what comes, the end; at the server where it happens and at the other."""
     here, there = await start()
@@ -431,6 +446,7 @@ async def test_descendants_are_watched_with_a_run(spread: Roles, database: Datab
         assert len(each.found) == len(stored)
         assert set(each.found) == stored
         check_order(each)
+    check_times(late)
 
 
 async def work(service: Service, count: int) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import cast
 
@@ -285,3 +287,57 @@ async def test_what_a_restricted_reader_is_sent_is_judged_at_once() -> None:
     assert len(judging.asked) < 5
     told = [each.event.artifact_id for each in watch.sent if each.event]
     assert told == [f"a{n}" if n % 2 else "" for n in range(400)]
+
+
+def in_order(sent: Sequence[RunSent]) -> None:
+    """Events are by time, and none of a child comes before that by which its parent told of it."""
+    events = [each.event for each in sent if each.event]
+    assert [event.at_us for event in events] == sorted(event.at_us for event in events)
+    begun = {ROOT}
+    for event in events:
+        assert event.run_id in begun
+        if event.type is EventType.TASK_CREATED:
+            begun.add(child_id(event.task_id, 1))
+
+
+@pytest.mark.parametrize("children", [3, 700])
+async def test_the_history_of_a_tree_comes_by_time(children: int) -> None:
+    """FV-7: as it came live, from wherever it is read; the end of the root at last."""
+    store, clock, chance = Store(), itertools.count(1), random.Random(children)
+    store.add(ROOT, EventType.RUN_CREATED, at_us=next(clock))
+    for n in range(children):
+        store.add(ROOT, EventType.TASK_CREATED, TASKS[n], at_us=next(clock))
+    left = dict.fromkeys(range(children), 6)
+    while left:
+        n = chance.choice([*left][:50])
+        left[n] -= 1
+        kinds = {5: EventType.RUN_CREATED, 0: EventType.RUN_COMPLETED}
+        store.add(CHILDREN[n], kinds.get(left[n], EventType.TASK_STARTED), at_us=next(clock))
+        if not left[n]:
+            del left[n]
+            store.add(ROOT, EventType.TASK_COMPLETED, TASKS[n], at_us=next(clock))
+    store.add(ROOT, EventType.RUN_COMPLETED, at_us=next(clock))
+    count = next(clock) - 1
+    async with serving(store) as server:
+        async with server.watch(deep=True) as whole:
+            await whole.to_end()
+        assert len(set(whole.found)) == len(whole.found) == count
+        in_order(whole.sent)
+        assert store.rows < 3 * count
+        for n in chance.sample(range(count - 1), 10):
+            async with server.watch(whole.sent[n].cursor, deep=True) as rest:
+                await rest.to_end()
+            assert rest.found == whole.found[n + 1 :]
+
+
+async def test_a_child_whose_clock_is_slow_comes_behind_what_its_parent_told_of_it() -> None:
+    """Clocks of servers differ."""
+    store = Store()
+    store.add(ROOT, EventType.RUN_CREATED, at_us=100)
+    store.add(ROOT, EventType.TASK_CREATED, TASKS[0], at_us=101)
+    store.add(CHILDREN[0], EventType.RUN_CREATED, at_us=50)
+    store.add(CHILDREN[0], EventType.RUN_COMPLETED, at_us=51)
+    store.add(ROOT, EventType.RUN_COMPLETED, at_us=102)
+    async with serving(store) as server, server.watch(deep=True) as watch:
+        await watch.to_end()
+    assert watch.found == [(ROOT, 1), (ROOT, 2), (CHILDREN[0], 1), (CHILDREN[0], 2), (ROOT, 3)]

@@ -7,6 +7,7 @@ it tells, in order, "not sent", "sent to its end", or how far. Many in a row tha
 
 import base64
 import binascii
+import bisect
 import json
 from collections.abc import Iterator
 from typing import Final
@@ -117,6 +118,15 @@ class RunTree:
             for at, task in self._tasks.get(run_id, ()):
                 if at <= seq:
                     told += [child_id(task, n) for n in self._tries[task]]
+
+    def told_by(self, event: Event) -> list[str]:
+        """Members that an event tells of: from it on they are below."""
+        tasks = self._tasks.get(event.run_id, [])
+        at = bisect.bisect_left(tasks, (event.seq, ""))
+        if at == len(tasks) or tasks[at][0] != event.seq:
+            return []
+        task = tasks[at][1]
+        return [child_id(task, n) for n in self._tries[task]]
 
     # How far.
 

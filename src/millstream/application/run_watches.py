@@ -1,11 +1,12 @@
 """Watching runs: every event once, in order, from wherever the caller left off, to the end of the run."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
 from millstream.application.engine.clock import Clock
 from millstream.application.following import Following, Inbox, StreamMeter, StreamMeters
-from millstream.application.run_feed import RunFeed, in_time
+from millstream.application.run_feed import RunFeed
+from millstream.application.run_history import RunHistory
 from millstream.application.run_sight import RunSight
 from millstream.application.run_topics import RunSent, Topic
 from millstream.application.run_tree import EXPIRED, Cursor, Place, check_cursor, gone_within, place_of
@@ -14,10 +15,6 @@ from millstream.domain.errors import NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import Event, EventType, Run
 
-PAGE_EVENTS: Final = 1000
-"""Events that are read at once for one who catches up."""
-PAGE_RUNS: Final = 200
-"""Of so many runs at most."""
 TASK_EVENTS: Final = frozenset(each for each in EventType if each.name.startswith("TASK_"))
 
 
@@ -81,14 +78,19 @@ class RunWatch(Following[RunSent]):
             self._meter.too_slow()
             raise RateLimited("the reader is too slow for this stream; go on behind the last cursor", retry_after_s=1.0)
         target = self._topic.attach(self._box)
-        while missing := self._missing(target):
-            page = await self._page(missing, target)
-            if not page:
-                self._leave_out(missing, target)
-            for event in await self._sight.events(in_time(page)):
-                self._last = self._cursor.move(event.run_id, event.seq)
-                if self._asked_for(event):
-                    yield RunSent(self._last, event)
+        tree, place, history = self._topic.tree, self._cursor.place, RunHistory()
+        for run_id in tree.below(place):
+            history.begin(run_id, tree.depths[run_id], place.get(run_id, 0), target.get(run_id, 0))
+        while history:
+            event = history.next()
+            if event is None:
+                await self._read(history, target)
+                continue
+            self._last = self._cursor.move(event.run_id, event.seq)
+            for run_id in tree.told_by(event):
+                history.begin(run_id, tree.depths[run_id], place.get(run_id, 0), target.get(run_id, 0))
+            if self._asked_for(event):
+                yield RunSent(self._last, event)
         if self._box.attached:
             self._live = True
             if self._topic.over and not self._box.items:
@@ -101,30 +103,22 @@ class RunWatch(Following[RunSent]):
         elif sent.streamed is not None:
             self._meter.value()
 
-    def _missing(self, target: Place) -> Place:
-        """Runs of which something is missing, with how far they were sent; of each only what its parent's events tell
-        of, so that no run comes before the event that began it."""
-        mine = self._cursor.place
-        found: Place = {}
-        for run_id in self._topic.tree.below(mine):
-            if mine.get(run_id, 0) < target.get(run_id, 0):
-                found[run_id] = mine.get(run_id, 0)
-                if len(found) >= PAGE_RUNS:
-                    break
-        return found
-
-    def _leave_out(self, gone: Place, target: Place) -> None:
-        """Of these runs nothing is kept any more. Raises NotFound, ValidationFailed where a part of one was sent."""
-        for run_id, seq in gone.items():
+    async def _read(self, history: RunHistory, target: Place) -> None:
+        """Read what is needed next. Raises NotFound, ValidationFailed where it is not kept any more, though a part of
+        it was sent."""
+        tree = self._topic.tree
+        asked, limit = history.wanted()
+        async with self._feed.reading:
+            page = await self._feed.store.events_of(asked, limit, target)
+        for event in page:
+            for run_id in tree.told_by(event):
+                history.expect(run_id, tree.depths[run_id], 0, target.get(run_id, 0))
+        for run_id, seq in history.take(asked, await self._sight.events(page)).items():
             if seq:
                 raise gone_within(run_id)
-            if run_id == self._topic.tree.root:
+            if run_id == tree.root:
                 raise _no_run(run_id)
             target[run_id] = 0
-
-    async def _page(self, missing: Place, target: Place) -> Sequence[Event]:
-        async with self._feed.reading:
-            return await self._feed.store.events_of(missing, max(PAGE_EVENTS // len(missing), 10), target)
 
     async def _listen(self) -> AsyncGenerator[RunSent, None]:
         if not self._live:
