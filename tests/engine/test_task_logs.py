@@ -693,6 +693,35 @@ async def test_a_cursor_must_be_of_this_log_and_not_too_old(start: Start, databa
             await Watched(first, LogQuery(lease.task.run_id), who=principal("eve", "other")).begin()
 
 
+async def test_the_numbers_of_a_run_go_on_however_long_it_was_silent(start: Start, database: Database) -> None:
+    """DC-6, FL-10: who follows is sent what comes then, and so is who comes back."""
+    first, second = await start(log_retention_days=2)
+    async with leased(first) as (worker, lease):
+        sender, watch = Sender(first), Watched(first, LogQuery(lease.task.run_id))
+        await sender.send(lines(lease, 1, 3))
+        await watch.begin()
+        await watch.more(3)
+        cursor = watch.cursor
+        await database.pass_time(5 * DAY_S)
+        await first.loops.sweep()
+        assert await read(first, lease.task.id) == []
+        await sender.send(lines(lease, 4, 5))
+        resumed = Watched(second, LogQuery(lease.task.run_id), cursor)
+        await resumed.begin()
+        for each in (watch, resumed):
+            await each.more(2)
+            assert each.seqs[-2:] == [4, 5]
+            await each.close()
+        # Of a run that has ended it is forgotten where its log did.
+        await worker.complete(lease)
+        await database.pass_time(5 * DAY_S)
+        await first.loops.sweep()
+        assert await database.value("SELECT count(*) FROM run_log_end") == 0
+        with pytest.raises(ValidationFailed) as refused:
+            await Watched(second, LogQuery(lease.task.run_id), watch.cursor).begin()
+        assert [(each.field, each.code) for each in refused.value.details] == [("cursor", "EXPIRED")]
+
+
 async def test_what_was_acknowledged_survives_a_server_that_is_killed_in_a_flood(
     start: Start, database: Database
 ) -> None:

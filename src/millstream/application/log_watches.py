@@ -58,12 +58,11 @@ class LogWatch(Following[SentLine]):
             whole = LogQuery(self._query.run_id)
             following = await self._behind.logs.lines(whole, self._topic.day, self._seq, 0, 1)
             if following and following[0].seq != self._seq + 1:
-                raise ValidationFailed.of(
-                    "cursor",
-                    "lines behind it are gone, for their retention is over; start without it",
-                    EXPIRED,
-                )
+                raise _gone()
         await self._behind.feed.up_to_date(self._topic)
+        if self._seq > self._topic.place:
+            # The run had ended, where its log did was forgotten, and it was begun again: so are its numbers.
+            raise _gone()
 
     def last(self) -> SentLine:
         """That nothing more comes."""
@@ -189,3 +188,8 @@ class LogWatching:
 
     async def _whole(self, principal: Principal, task_ids: Iterable[str]) -> Set[str]:
         return await self._sight.whole_tasks(principal, task_ids, self.clock.now_us())
+
+
+def _gone() -> ValidationFailed:
+    kept = "lines behind it are gone, for their retention is over; start without it"
+    return ValidationFailed.of("cursor", kept, EXPIRED)

@@ -16,8 +16,9 @@ _PARTITIONS = """SELECT c.relname FROM pg_catalog.pg_inherits i JOIN pg_catalog.
 WHERE i.inhparent = 'task_log'::regclass"""
 _OLD_TASKS = """DELETE FROM task_log_end WHERE ctid = ANY(ARRAY(SELECT e.ctid FROM task_log_end e WHERE e.day < $1
 AND NOT EXISTS (SELECT 1 FROM task WHERE task.id = e.task_id AND task.finished_us = 0) ORDER BY e.day LIMIT $2))"""
-_OLD_RUNS = """DELETE FROM run_log_end WHERE ctid = ANY(ARRAY(SELECT ctid FROM run_log_end WHERE day < $1
-ORDER BY day LIMIT $2))"""
+# A run that goes on numbers its lines on, however long it was silent: who follows knows up to which it has them.
+_OLD_RUNS = """DELETE FROM run_log_end WHERE ctid = ANY(ARRAY(SELECT e.ctid FROM run_log_end e WHERE e.day < $1
+AND NOT EXISTS (SELECT 1 FROM run WHERE run.id = e.run_id AND run.finished_us = 0) ORDER BY e.day LIMIT $2))"""
 _TAKEN = (asyncpg.DuplicateTableError, asyncpg.UniqueViolationError, asyncpg.DuplicateObjectError)
 
 
