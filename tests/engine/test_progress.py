@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Roles, eventually
-from tests.engine.test_graph_runs import define, step
+from tests.engine.test_graph_runs import define, know, step
 from tests.engine.test_run_watching import PATIENCE_S, Watch
 from tests.engine.workers import Worker
 from tests.engine.world import AT_ONCE, ROOT, check_all, data_of, events_of
@@ -14,10 +14,11 @@ from tests.engine.world import AT_ONCE, ROOT, check_all, data_of, events_of
 from millstream.application import progress as progress_module
 from millstream.application.paging import PageRequest
 from millstream.application.views.runs import RunQuery
-from millstream.application.views.tasks import NewTask
+from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.application.workflow_runs import NewRun
 from millstream.domain.progress import share_done
 from millstream.domain.runs import EventType
+from millstream.domain.workflows import Definition, StepKind
 from millstream.wiring import Service
 
 
@@ -127,6 +128,49 @@ async def test_progress_is_rolled_up_to_the_run(roles: Roles) -> None:
         await roles.publisher.runs.cancel(ROOT, run_id, "", None)
         # What waited for the step that was cancelled is never done.
         assert (await shares())[run_id] == 0.75
+
+
+@pytest.mark.parametrize("fraction", [0.4, 0.1, 0.123456, 1.0])
+async def test_progress_is_shown_as_it_was_told(roles: Roles, fraction: float) -> None:
+    """FV-13: in the task, wherever it is read, and in its run."""
+    run_id = await created(roles.publisher)
+    reads = roles.publisher.runs
+    async with Worker(roles.worker, kinds=["long"]) as worker:
+        lease = await worker.take()
+        await worker.progress(lease, fraction)
+        view = await roles.publisher.tasks.get(ROOT, lease.task.id)
+        listed = (await reads.tasks(ROOT, TaskQuery(run_id=run_id), PageRequest())).items
+        assert [view.task.progress, *(each.progress for each in listed)] == [fraction, fraction]
+        assert share_done((await reads.view(ROOT, run_id)).run) == fraction
+
+
+async def test_shares_of_several_tasks_are_summed_as_they_were_told(roles: Roles) -> None:
+    """FV-13"""
+    define(roles, step("a"), step("b"))
+    run_id = (await roles.publisher.workflow_runs.execute(ROOT, NewRun("w"), None)).run.id
+    async with Worker(roles.worker, kinds=["a", "b"]) as worker:
+        for lease, fraction in zip(await worker.take_many(2), (0.4, 0.1), strict=True):
+            await worker.progress(lease, fraction)
+        assert share_done((await roles.publisher.runs.view(ROOT, run_id)).run) == 0.25
+
+
+async def test_of_a_childs_run_its_end_alone_counts_for_its_parent(roles: Roles) -> None:
+    """FV-13: what a child's tasks report is in its own progress; the parent's step is done when it has ended."""
+    know(roles, Definition("child", (step("inner"),), version=1))
+    define(roles, step("a", kind=StepKind.WORKFLOW, target="child"), step("b", "a"))
+    run_id = (await roles.publisher.workflow_runs.execute(ROOT, NewRun("w"), None)).run.id
+
+    async def share(of: str) -> float:
+        return share_done((await roles.publisher.runs.view(ROOT, of)).run)
+
+    async with Worker(roles.worker, kinds=["inner", "b"]) as worker:
+        lease = await worker.take()
+        await worker.progress(lease, 0.4)
+        assert (await share(lease.task.run_id), await share(run_id)) == (0.4, 0.0)
+        await worker.complete(lease)
+        last = await worker.take()
+        assert (await share(lease.task.run_id), await share(run_id)) == (1.0, 0.5)
+        await worker.complete(last)
 
 
 async def _open(service: Service, run_id: str, count: int) -> bool:

@@ -41,6 +41,11 @@ ATTEMPT_COLUMNS = """task_id::text, number, day, status, started_us, finished_us
 error_message, output"""
 
 
+def fraction_of(value: float) -> float:
+    """A fraction that the database keeps in four bytes, as it was given: of 0.4 they make 0.4000000059604645."""
+    return float(f"{value:.7g}") if value else 0.0
+
+
 def run_of(row: Row) -> Run:
     """A row of `run` by RUN_COLUMNS."""
     fields = dict(row)
@@ -74,6 +79,7 @@ def task_of(row: Row) -> Task:
         timeouts=timeouts,
         bounds=bounds_of(fields.pop("bounds")),
         status=TaskStatus(fields.pop("status")),
+        progress=fraction_of(fields.pop("progress")),
         **fields,
     )
 

@@ -33,6 +33,7 @@ from millstream.store.rows import (
     TASK_COLUMNS,
     attempt_of,
     event_of,
+    fraction_of,
     run_of,
     task_of,
 )
@@ -76,7 +77,7 @@ ORDER BY id LIMIT 1"""
 _ENDED = """SELECT id::text FROM run WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0
 UNION ALL SELECT id::text FROM task WHERE id = ANY($1::text[]::uuid[]) AND finished_us > 0"""
 # Those that run have an owner: to say it by their status would offer the planner an index over all that run.
-_SHARES = """SELECT run_id::text, sum(progress)::float8 AS share,
+_SHARES = """SELECT run_id::text, sum(progress::float8) AS share,
 (array_agg(progress_message ORDER BY started_us DESC, id) FILTER (WHERE progress_message <> ''))[1] AS words FROM task
 WHERE run_id = ANY($1::text::uuid[]) AND owner <> '' AND item <= 0 AND progress > 0 GROUP BY run_id"""
 _ENDINGS = [int(kind) for kind in (EventType.RUN_COMPLETED, EventType.RUN_FAILED, EventType.RUN_CANCELLED)]
@@ -180,7 +181,7 @@ class RunReads:
         """Of the tasks of runs that run, the shares done, summed by run, and what was said of that which began last;
         items of maps left out."""
         rows = await self._database.fetch(_SHARES, uuids(run_ids))
-        return {row["run_id"]: (row["share"], row["words"] or "") for row in rows}
+        return {row["run_id"]: (fraction_of(row["share"]), row["words"] or "") for row in rows}
 
     async def task(self, tenant: str, task_id: str) -> Task | None:
         """A task of a tenant, with its input."""
