@@ -12,16 +12,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from tests.engine.database import Database
 from tests.engine.servers import Start, eventually, killed
+from tests.engine.test_traces import CALL
 from tests.engine.world import ROOT, check_all, kinds_of, order, payload_of, register
 from tests.engine.world import agent as agent_of
 from tests.remote_agents import NETWORKS, Behaviour, Turn, a2a_agent, http_agent
 
 from millstream.application.paging import PageRequest
+from millstream.application.tracing import CALL_TRACE
 from millstream.application.views.artifacts import SyncResult
 from millstream.application.views.tasks import TaskQuery
 from millstream.domain.agents import AgentSpec
 from millstream.domain.retry import SECOND_US, RetryPolicy, Timeouts
 from millstream.domain.runs import AttemptStatus, TaskStatus
+from millstream.domain.tracing import below
 from millstream.wiring import Service
 
 TYPES = ("Order", "Payment", "Receipt")
@@ -96,6 +99,22 @@ async def test_an_agent_is_told_what_the_task_is(start: Start) -> None:
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"] == task.id
     assert first.message.message_id != second.message.message_id
     assert [each.type for each in result.artifacts] == ["Order", "Payment"]
+
+
+async def test_an_agent_is_told_the_trace(start: Start) -> None:
+    """The header of W3C: each attempt has a place of its own in it; without a trace there is none."""
+    here, there = await start(agent_networks=NETWORKS)
+    async with a2a_agent(pay, streaming=False) as remote:
+        await register(here, TYPES, called(remote.url))
+        token = CALL_TRACE.set(CALL)
+        result = await cascade(there)
+        CALL_TRACE.reset(token)
+        await cascade(there)
+    (task,) = (await tasks_of(here, result.correlation_id)).values()
+    traced, plain = (turn.headers for turn in remote.turns)
+    assert traced["traceparent"] == below(task.trace, task.id, 1)
+    assert task.trace == below(CALL, result.correlation_id)
+    assert "traceparent" not in plain
 
 
 async def tasks_of(service: Service, run_id: str) -> dict[str, Any]:

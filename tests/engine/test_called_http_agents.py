@@ -9,11 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from tests.engine.servers import Start
 from tests.engine.test_called_agents import TYPES, attempts_of, called, cascade, ended, tasks_of
+from tests.engine.test_traces import CALL
 from tests.engine.world import ROOT, made, order, payload_of, principal, register
 from tests.remote_agents import NETWORKS, http_agent
 
+from millstream.application.tracing import CALL_TRACE
 from millstream.domain.retry import RetryPolicy
 from millstream.domain.runs import AttemptStatus, TaskStatus
+from millstream.domain.tracing import below
 
 TWICE = RetryPolicy(initial_us=0, jitter=0.0, max_attempts=2)
 
@@ -68,6 +71,22 @@ async def test_a_task_is_one_post_of_json(start: Start) -> None:
     assert [each["idempotency-key"] for each in agent.headers] == [task.id, task.id]
     assert (payload_of(payment), payment.tags, payment.partition_key) == ({"paid": True}, ("vip",), "p")
     assert (payment.type, payment.produced_by) == ("Payment", "payments")
+
+
+async def test_an_agent_is_told_the_trace(start: Start) -> None:
+    """The header of W3C: each attempt has a place of its own in it; without a trace there is none."""
+    here, there = await start(agent_networks=NETWORKS)
+    agent = Answers(JSONResponse({}, 503), paid())
+    async with http_agent(agent, "/pay") as url:
+        await register(here, TYPES, called(url, protocol="HTTP", retry=TWICE))
+        token = CALL_TRACE.set(CALL)
+        result = await cascade(there)
+        CALL_TRACE.reset(token)
+        await cascade(there)
+    (task,) = (await tasks_of(here, result.correlation_id)).values()
+    assert task.trace == below(CALL, result.correlation_id)
+    told = [each.get("traceparent") for each in agent.headers]
+    assert told == [below(task.trace, task.id, 1), below(task.trace, task.id, 2), None]
 
 
 async def test_credentials_go_to_their_tenants_agents_at_their_origin(start: Start) -> None:

@@ -1,22 +1,30 @@
 """Traces: what a call sets off goes on in its trace, over servers, workers, workflows and their children."""
 
-from collections.abc import Iterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from tests.collector import Collector, collecting
 from tests.engine.database import Database
 from tests.engine.servers import Roles
+from tests.engine.test_code_runs import Coder, begin, done, task
 from tests.engine.test_graph_runs import adding, define, know, step
 from tests.engine.workers import Worker, chain_worker
 from tests.engine.world import ROOT, check_all, data_of, events_of, order
 
+from millstream.adapters.tracing import Tracer
 from millstream.application.paging import PageRequest
 from millstream.application.tracing import CALL_TRACE
 from millstream.application.views.runs import RunQuery
 from millstream.application.views.tasks import NewTask, TaskQuery
 from millstream.application.workflow_runs import NewRun
+from millstream.domain.retry import RetryPolicy
 from millstream.domain.runs import EventType, Task
-from millstream.domain.tracing import below, trace_id
+from millstream.domain.struct_wire import encode_value
+from millstream.domain.tracing import below, span_id, trace_id
 from millstream.domain.workflows import Definition, StepKind
+from millstream.wiring import Service
 
 CALL = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -83,6 +91,76 @@ async def test_a_workflow_and_its_children_are_one_trace(roles: Roles, traced: N
     assert child_task.trace == below(CALL, run.id)
     assert child.trace == child_task.trace
     assert (await tasks_of(roles, child.id))["inner"].trace == below(CALL, child.id)
+
+
+@contextlib.asynccontextmanager
+async def exporting(*services: Service) -> AsyncIterator[Collector]:
+    """A collector that these servers export what they commit to, all of it by the end of the block."""
+    async with collecting() as collector:
+        tracer = Tracer(collector.endpoint, 1.0, "0", "test")
+        for engine in {id(each): each.engine for each in services}.values():
+            engine.recorded.append(tracer.committed)
+        yield collector
+        await asyncio.to_thread(tracer.close)
+
+
+def ends_of(collector: Collector, name: str) -> list[tuple[str, str]]:
+    """The spans of a name: their id and what they ended with."""
+    spans = [span for span in collector.spans if span.name == name]
+    return [(span.span_id.hex(), span.status.message) for span in spans]
+
+
+async def test_a_run_that_ends_again_has_another_span(roles: Roles, traced: None) -> None:
+    """Retried by hand: the first is what its tasks lie below, whose attempts have a span each."""
+    async with exporting(roles.publisher, roles.worker) as collector:
+        async with Worker(roles.worker, kinds=["work"]) as worker:
+            new = NewTask("work", b"", retry=RetryPolicy(initial_us=0, jitter=0.0, max_attempts=1))
+            run_id = (await roles.publisher.tasks.create(ROOT, new, None)).task.run_id
+            for _ in range(2):
+                await worker.fail(await worker.take(), "DECLINED")
+                await roles.publisher.run_operations.retry(ROOT, run_id, "", "", None)
+            last = await worker.take()
+            await worker.complete(last)
+        assert last.task.trace == below(CALL, run_id)
+    ends = ends_of(collector, "run single")
+    assert [status for _, status in ends] == ["DECLINED", "DECLINED", ""]
+    assert ends[0][0] == span_id(below(CALL, run_id))
+    spans = [*ends, *ends_of(collector, "task work")]
+    assert len(spans) == len({span for span, _ in spans}) == 6
+
+
+async def test_a_cascade_that_ends_again_has_another_span(roles: Roles, traced: None) -> None:
+    """Reopened by what is published into it."""
+    async with exporting(roles.publisher, roles.worker) as collector, chain_worker(roles.worker):
+        run_id = (await roles.publisher.artifacts.publish_sync(ROOT, order(1), None, 10)).correlation_id
+        for n in (2, 3):
+            await roles.worker.artifacts.publish_sync(ROOT, order(n, correlation_id=run_id), None, 10)
+    ends = ends_of(collector, "run cascade")
+    assert ends[0][0] == span_id(below(CALL, run_id))
+    assert len(ends) == len({span for span, _ in ends}) == 3
+
+
+async def test_a_task_for_later_stays_in_its_trace(roles: Roles, traced: None) -> None:
+    """It is told its place when it starts, by whichever server that is, be it of no call by then."""
+    await roles.publisher.tasks.create(ROOT, NewTask("work", b"", delay_us=20_000), None)
+    async with Worker(roles.worker, kinds=["work"]) as worker:
+        lease = await worker.take()
+        assert lease.task.trace == below(CALL, lease.task.run_id)
+        await worker.complete(lease)
+
+
+async def test_a_run_of_code_and_its_tasks_are_one_trace(roles: Roles, traced: None) -> None:
+    """The activations of its code lie below the run, and what the code begins below the run, too."""
+    async with Coder(roles.worker) as coder:
+        run_id = await begin(roles.publisher)
+        lease, _ = await coder.activation()
+        await coder.answer(lease, task())
+        step_lease = await coder.take()
+        assert lease.task.trace == step_lease.task.trace == below(CALL, run_id)
+        await coder.complete(step_lease, output=encode_value(1))
+        lease, _ = await coder.activation()
+        await coder.answer(lease, end=done(1))
+    assert (await roles.worker.runs.get(ROOT, run_id)).trace == CALL
 
 
 async def test_a_retry_is_another_span_of_the_same_task(roles: Roles, traced: None) -> None:

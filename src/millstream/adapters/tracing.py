@@ -26,7 +26,7 @@ from opentelemetry.trace import (
 
 from millstream.domain.batch import Batch
 from millstream.domain.runs import Attempt, AttemptStatus, Run, RunStatus, Task
-from millstream.domain.tracing import below, sampled, span_id, trace_id
+from millstream.domain.tracing import below, end_of, sampled, span_id, trace_id
 
 _QUEUED_MOST: Final = 8192
 """Spans that wait to be exported; what is over is dropped, never waited for."""
@@ -140,7 +140,8 @@ class Tracer:
         error = "" if run.status is RunStatus.COMPLETED else run.error_code or run.status.name
         name = f"run {run.workflow or run.kind.name.lower()}"
         self._ended(
-            name, run.trace, below(run.trace, run.id), attributes, run.created_us, run.finished_us, error
+            name, run.trace, end_of(run.trace, run.id, run.ends_before), attributes,
+            run.created_us, run.finished_us, error,
         )  # fmt: skip
 
     def _ended(

@@ -104,6 +104,7 @@ def _store(batch: Batch, run: Run, produce: Produce, producer: str, depth: int, 
 def _reopen(batch: Batch, run: Run) -> None:
     run.status = RunStatus.RUNNING
     run.finished_us = 0
+    run.plan = str(int(run.plan or 0) + 1)
     batch.reopened.add(run.id)
     batch.record(run, EventType.RUN_REOPENED)
 

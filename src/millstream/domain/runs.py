@@ -116,7 +116,7 @@ class Run:
         parents: Runs whose artifacts opened the gate that made this one.
         workflow, workflow_version: Of a graph or code run, the definition that it follows to its end.
         plan: Its planner's own state: of a graph run where its steps stand, see domain.graph; of a code run how far its
-            code has looked, see domain.code.
+            code has looked, see domain.code; of a cascade how often it was reopened, "" for never.
         redone: How often it was retried by hand, which what was decided before does not survive.
         due_us: Since when somebody has to look at it: a step of it is due, or its parent is to be told; 0: nobody.
         parent_id, parent_task: The run and the task of it that began this one, or "".
@@ -169,6 +169,11 @@ class Run:
     stored_us: int = 0
     running_share: float = 0.0
     running_words: str = ""
+
+    @property
+    def ends_before(self) -> int:
+        """How often it ended and went on."""
+        return self.redone + (int(self.plan or 0) if self.kind is RunKind.CASCADE else 0)
 
     @property
     def day(self) -> int:

@@ -10,13 +10,24 @@ import hashlib
 import json
 import re
 
-_PARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_PARENT = re.compile(
+    r"(?P<version>(?!ff)[0-9a-f]{2})-(?P<ids>(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})"
+    r"(?P<more>-[ -~]*)?"
+).fullmatch
 _SAMPLED = 1
 
 
-def valid(traceparent: str) -> bool:
-    """Whether this is a traceparent that can be gone on from; any other begins no trace."""
-    return _PARENT(traceparent) is not None
+def received(header: str) -> str:
+    """The traceparent to go on from, of a caller's header; "" where it begins no trace.
+
+    Of a version to come the fields of this one are taken, and of its flags the one that this one knows.
+    """
+    found = _PARENT(header)
+    if found is None:
+        return ""
+    if found["version"] == "00":
+        return "" if found["more"] else header
+    return f"00-{found['ids']}-{int(found['flags'], 16) & _SAMPLED:02x}"
 
 
 def trace_id(traceparent: str) -> str:
@@ -40,6 +51,12 @@ def below(traceparent: str, of: str, number: int = 0) -> str:
         return ""
     span = hashlib.blake2b(f"{of} {number}".encode(), digest_size=8).hexdigest()
     return f"{traceparent[:36]}{span}{traceparent[52:]}"
+
+
+def end_of(traceparent: str, run_id: str, before: int) -> str:
+    """The context that the span of a run's end is known by, which ended so often `before`: that of the first is what
+    the run does, so that what lies below it has one span above it however often the run goes on."""
+    return below(traceparent, f"{run_id} again", before) if before else below(traceparent, run_id)
 
 
 def within(run_trace: str, run_id: str, cause: str) -> str:

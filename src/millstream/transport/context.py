@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from millstream.application.views.idempotency import Key
 from millstream.domain.principals import Principal
-from millstream.domain.tracing import valid
+from millstream.domain.tracing import received
 
 Metadata = Mapping[str, str]
 """Request metadata by lower-case name; of several values the last. Binary ones are left out."""
@@ -95,7 +95,7 @@ def correlation_id(metadata: Metadata) -> str:
 def traceparent(metadata: Metadata) -> str:
     """The context of the caller's span, or ""."""
     given = metadata.get("traceparent", "")
-    return given if given and valid(given) else ""
+    return received(given) if given else ""
 
 
 def is_trusted(metadata: Metadata, proxy_token: bytes) -> bool:
