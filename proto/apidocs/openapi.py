@@ -30,6 +30,8 @@ request may succeed later.
 
 Paths below `/api/tenants` show names in camelCase and name the tenant, which has to be the caller's own.
 """
+# Up to what ends it, with code passed over whole: a colon in that ends nothing.
+_SENTENCE = re.compile(r"(?:`[^`]*`|.)+?(?=(?<=[A-Za-z)`0-9])[.;:] |$)").match
 _SERVERS = [{"url": "/", "description": "The server that this document came from"}]
 _SECURITY: list[JSON] = [{"bearer": []}, {"apiKey": []}]
 _SCHEMES = {
@@ -296,5 +298,5 @@ def _named(examples: JSON) -> JSON:
 
 
 def _summary(comment: str) -> str:
-    sentence = re.split(r"(?<=[a-z)`0-9])[.;:] ", comment.split("\n")[0], maxsplit=1)[0]
-    return sentence.rstrip(".")
+    sentence = _SENTENCE(comment.split("\n")[0])
+    return sentence[0].rstrip(".") if sentence else ""

@@ -125,6 +125,7 @@ def test_nothing_is_without_a_word() -> None:
     for name in OPERATIONS:
         told = operations()[name].told
         assert told["summary"]
+        assert told["summary"].count("`") % 2 == 0, "cut within code"
         assert told["description"]
         for parameter in told.get("parameters", []):
             assert "$ref" in parameter or parameter["description"], (name, parameter)
