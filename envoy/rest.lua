@@ -307,16 +307,21 @@ local function take_trailers(h, status)
 end
 
 -- A browser's EventSource tries again only after what looks like a stream that broke off: any other status ends it for
--- good, be the server away for a second. So it is answered a stream without events.
-local AWAY = "retry: 1000\n\n"
+-- good, be the server away for a second, or full for a while. So it is answered a stream without events, which tells
+-- it when to come again.
+local AWAY_S, FULL_S = 1, 5
 
-local function try_again(h)
-  h:body(true):setBytes(AWAY)
+local function try_again(h, status)
+  local wait = AWAY_S
+  if status == "429" then wait = math.max(tonumber(h:headers():get("retry-after")) or FULL_S, AWAY_S) end
+  local told = string.format("retry: %d\n\n", wait * 1000)
+  h:body(true):setBytes(told)
   local headers = h:headers()
+  headers:remove("retry-after")
   headers:replace(":status", "200")
   headers:replace("content-type", "text/event-stream")
   headers:replace("cache-control", "no-store")
-  headers:replace("content-length", tostring(#AWAY))
+  headers:replace("content-length", tostring(#told))
 end
 
 local function asks_for_events(h)
@@ -343,8 +348,8 @@ function envoy_on_response(h)
     headers:replace(":status", wanted)
   end
   local id = headers:get("x-correlation-id") or ""
-  if status == "503" and asks_for_events(h) then
-    try_again(h)
+  if (status == "503" or status == "429") and asks_for_events(h) then
+    try_again(h, status)
   elseif reply then
     if reply:find("grpc_json_transcode_failure", 1, true) then replace_body(h, transcoder_error(h, id)) end
   elseif body then

@@ -159,6 +159,7 @@ async def test_a_stream_of_a_run_goes_on_behind_a_number(stack: Stack, own: http
         ({"cursor": "2"}, lines),
         ({}, {**lines, "last-event-id": "2"}),
         ({"cursor": "1"}, {**lines, "last-event-id": "2"}),
+        ({"after_sequence": "1"}, {**lines, "last-event-id": "2"}),
     ):
         answer = await own.get(path, params=params, headers=headers)
         assert answer.headers["content-type"] == "application/x-ndjson"
@@ -309,6 +310,28 @@ async def collected(client: Client, run_id: str) -> list[RunHappening]:
     """All of a watch."""
     async with asyncio.timeout(PATIENCE_S):
         return [each async for each in client.runs.watch(run_id)]
+
+
+async def test_an_event_source_comes_again_when_there_is_room() -> None:
+    """FV-7: of a server with too many streams, too, who asks for events is answered a stream without them, which tells
+    when to come again; others are refused."""
+    settings = {"auth_mode": "developer", "max_streams_per_tenant": "1"}
+    async with running_stack(settings) as stack, rest_client(stack.url) as client:
+        run_id = (await client.post("/api/v1/tasks", json={"kind": "never"})).json()["run_id"]
+        path = f"/api/v1/runs/{run_id}/stream"
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            client.stream("GET", path, headers={"accept": "text/event-stream"}) as first,
+        ):
+            lines = first.aiter_lines()  # kept: the stream is closed with it
+            await anext(lines)
+            full = await client.get(path, headers={"accept": "text/event-stream", "last-event-id": "1"})
+            refused = await client.get(path, headers={"accept": "application/x-ndjson"})
+        assert (full.status_code, full.headers["content-type"]) == (200, "text/event-stream")
+        assert full.text == "retry: 5000\n\n"
+        assert "retry-after" not in full.headers
+        check_error(refused, 429, "RATE_LIMITED")
+        assert refused.headers["retry-after"] == "5"
 
 
 async def test_an_event_source_outlasts_that_no_server_is_there() -> None:

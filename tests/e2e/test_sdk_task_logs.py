@@ -12,6 +12,7 @@ import httpx
 import pytest
 from tests.e2e.answers import check_ok
 from tests.e2e.stack import Stack
+from tests.e2e.test_commands import run
 
 from millstream.sdk import Client, Context, RetryPolicy, TaskLogHandler, Worker, WorkflowContext
 
@@ -145,6 +146,18 @@ async def test_a_log_is_followed_while_the_task_runs(worker: Worker, stack: Stac
             assert [entry async for entry in again] == []
             out, _ = await shown.communicate()
     assert [line.rpartition("  ")[2] for line in out.decode().splitlines()] == found
+
+
+async def test_a_task_of_another_run_is_not_shown_for_a_run(worker: Worker, stack: Stack) -> None:
+    """FV-14: listed or followed, it is refused, and what is the matter is said."""
+    async with Client(stack.target) as client:
+        one, other = [await client.tasks.create("task-logs.steps", None, queue=QUEUE) for _ in range(2)]
+    for follow in ((), ("-f",)):
+        code, out, error = await run(
+            "runs", "logs", one.run_id, "--task", other.task_id, *follow, "--target", stack.target
+        )
+        assert (code, out) == (1, "")
+        assert f"run {one.run_id} has no task {other.task_id}" in error.replace("\n", " ")
 
 
 async def test_a_log_is_streamed_over_rest(rest: httpx.AsyncClient, worker: Worker, stack: Stack) -> None:

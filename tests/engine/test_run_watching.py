@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tests.engine.database import Database
 from tests.engine.servers import Roles, Start, eventually
-from tests.engine.test_graph_runs import define, know, step
+from tests.engine.test_graph_runs import adding, define, know, step
+from tests.engine.test_traces import CALL
 from tests.engine.workers import Worker, chain_worker
 from tests.engine.world import CHAIN, ROOT, TENANT, agent, data_of, events_of, order, principal, register, types
 from tests.unit.test_events_page import documented
@@ -17,6 +18,7 @@ from tests.unit.test_events_page import documented
 from millstream.application import following, run_feed, run_tree
 from millstream.application.ids import new_id
 from millstream.application.run_topics import RunSent
+from millstream.application.tracing import CALL_TRACE
 from millstream.application.views.reports import Streamed
 from millstream.application.views.tasks import NewTask
 from millstream.application.workflow_runs import NewRun
@@ -26,6 +28,7 @@ from millstream.domain.errors import NotFound, RateLimited, ValidationFailed
 from millstream.domain.principals import Principal
 from millstream.domain.runs import EventType
 from millstream.domain.struct_wire import decode_value, encode_value
+from millstream.domain.tracing import trace_id
 from millstream.domain.workflows import Definition, StepKind
 from millstream.wiring import Service
 
@@ -347,6 +350,23 @@ async def test_a_reopened_cascade_is_watched_on(start: Start) -> None:
     await watch.to_end(there)
     assert watch.found == [(watch.run_id, event.seq) for event in await events_of(here, watch.run_id)]
     assert watch.names.count("RUN_COMPLETED") == 2
+
+
+async def test_events_name_the_trace_of_their_run(start: Start) -> None:
+    """FV-13: of a run that belongs to one, and of its child, those by which a run and a task begin."""
+    here, there = await start()
+    know(Roles(here, there), Definition("child", (step("inner"),), version=1))
+    define(Roles(here, there), step("a"), step("b", "a", kind=StepKind.WORKFLOW, target="child"))
+    token = CALL_TRACE.set(CALL)
+    async with Worker(here, kinds=["a", "inner"], handler=adding):
+        run_id = (await there.workflow_runs.execute_sync(ROOT, NewRun("w"), None, 10)).run.id
+    CALL_TRACE.reset(token)
+    watch = Watch(run_id, deep=True)
+    await watch.to_end(there)
+    named = [sent.event for sent in watch.sent if sent.event and "trace_id" in sent.event.data]
+    begins = [EventType.RUN_CREATED, EventType.TASK_CREATED, EventType.TASK_CREATED]
+    assert [event.type for event in named] == [*begins, *begins[:2]]
+    assert {data_of(event)["trace_id"] for event in named} == {trace_id(CALL)}
 
 
 async def test_only_what_happens_to_tasks(start: Start) -> None:

@@ -192,6 +192,7 @@ async def test_lines_are_found_by_level_text_time_and_task(start: Start) -> None
         assert await offsets(levels=(3, 4)) == [11, 12]
         assert await offsets(text="LINE 1") == [1, 10, 11, 12]
         assert await offsets(text="%") == []
+        assert await offsets(text="line_1") == []
         assert await offsets(since_us=9_000_000, until_us=11_000_000) == [9, 10]
         assert await offsets(newest_first=True, attempt=1) == [*range(12, 0, -1)]
         page = await first.task_logs.of_run(ROOT, LogQuery(lease.task.run_id), PageRequest(page_size=5))
@@ -202,6 +203,11 @@ async def test_lines_are_found_by_level_text_time_and_task(start: Start) -> None
         ] == [6, 7, 8, 9, 10]
         flat = await first.task_logs.of_task(ROOT, LogQuery(task_id=task_id), PageRequest(limit=3, offset=10))
         assert ([each.offset for each in flat.items], flat.info.total) == ([11, 12], 12)
+        # What has a meaning in a pattern stands for itself: "_", "%" and the signs that escape them.
+        odd = ("a_b", "a/b", "a\\b", "a%b", "axb ab")
+        said = [LogLine(2, message, 20_000_000) for message in odd]
+        await sender.send(LogBatch(lease.task.id, lease.attempt, 13, said))
+        assert [await offsets(text=each) for each in odd] == [[13], [14], [15], [16], [17]]
 
 
 async def test_tasks_of_a_run_share_its_numbers(start: Start) -> None:

@@ -168,6 +168,15 @@ async def test_a_refusal_leaves_a_line_with_its_label(service: Service) -> None:
     assert lines == [{**told, "correlation_id": "label-7"}]
 
 
+async def test_a_line_names_the_trace_of_its_call(service: Service) -> None:
+    """DC-6: what the servers log for a call is found by its trace; that of one without a trace names none."""
+    service.fakes.artifacts.error = NotFound("gone")
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        await service.call(PUBLISH, ORDER, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+        await service.call(PUBLISH, ORDER)
+    assert [line.get("trace_id") for line in lines] == ["0af7651916cd43dd8448eb211c80319c", None]
+
+
 async def test_a_method_nobody_has_is_an_error_of_the_contract(service: Service) -> None:
     for path in ("ArtifactService/Nothing", "NoService/Publish"):
         answer = await service.call(path, b"\xff")

@@ -14,7 +14,7 @@ from tests.rpc.test_streams import refused, watch
 
 from millstream.application.run_topics import RunSent
 from millstream.application.views.reports import Streamed
-from millstream.domain.errors import RateLimited
+from millstream.domain.errors import RateLimited, ValidationFailed
 from millstream.domain.runs import Event, EventType
 from millstream.domain.struct_wire import encode_value
 from millstream.transport.mapping.run_streams import NAMES, of_execution, of_run
@@ -187,6 +187,35 @@ async def test_a_slow_reader_is_told_where_to_go_on(service: Service) -> None:
     over_grpc = await refused(watch(service, "RunService/WatchRun", WatchRunRequest(run_id=ID).SerializeToString()))
     assert status_of(over_grpc)[0] == "RATE_LIMITED"
     assert over_grpc.metadata["x-resume-cursor"] == "7"
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+@pytest.mark.parametrize(
+    ("rpc", "request_", "field"),
+    [
+        ("StreamRun", StreamRunRequest(run_id=ID), "after_sequence"),
+        (
+            "StreamWorkflowExecution",
+            StreamWorkflowExecutionRequest(tenant="default", workflow_execution_id=ID),
+            "afterSequence",
+        ),
+    ],
+)
+async def test_an_error_in_mid_stream_is_as_any_other(
+    service: Service, accept: str, rpc: str, request_: Any, field: str
+) -> None:
+    """FL-1: it names its trace, and fields as its path does."""
+    service.fakes.run_watching.items = service.fakes.run_watching.items[:2]
+    service.fakes.run_watching.fail = ValidationFailed.of("after_sequence", "is odd")
+    metadata = {"x_envoy_original_path": "/", "traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "accept": accept}
+    call = watch(service, f"StreamService/{rpc}", request_.SerializeToString(), **metadata)
+    *_, last = [HttpBody.FromString(await call.read()).data for _ in range(4 if "stream" in accept else 3)]
+    told = json.loads(last.split(b"data: ")[-1])
+    told = told.get("error", told)
+    assert (told["trace_id"], told["message"], told["details"][0]["field"]) == (TRACE, f"{field}: is odd", field)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def run_logs(
     and nothing shown twice."""
 
     async def work(client: Client) -> None:
+        if task:
+            await _check_task(client, run_id, task)
         if follow and task:
             await _follow(client.logs.watch_task(task, level=level, text=text, cursor=cursor), as_json)
         elif follow:
@@ -87,11 +89,15 @@ def workflow_task_logs(
     """Show what a task of a run logged."""
 
     async def work(client: Client) -> None:
-        if (await client.tasks.get(task_id)).run_id != run_id.lower():
-            raise NotFoundError("NOT_FOUND", f"run {run_id} has no task {task_id}")
+        await _check_task(client, run_id, task_id)
         await _last(client.logs.of_task(task_id, level=level, newest_first=bool(limit)), limit, as_json)
 
     showing(target, api_key, work)
+
+
+async def _check_task(client: Client, run_id: str, task_id: str) -> None:
+    if (await client.tasks.get(task_id)).run_id != run_id.lower():
+        raise NotFoundError("NOT_FOUND", f"run {run_id} has no task {task_id}")
 
 
 async def _last(found: Listing[LogEntry], limit: int, as_json: bool) -> None:

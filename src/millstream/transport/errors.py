@@ -75,6 +75,12 @@ def public(error: BaseException) -> MillstreamError:
     return Internal()
 
 
+def told(error: BaseException, camel_case: bool) -> MillstreamError:
+    """The error that callers are told of, for any exception, with its fields in the case of their path."""
+    found = public(error)
+    return in_camel_case(found) if camel_case else found
+
+
 def in_camel_case(error: MillstreamError) -> MillstreamError:
     """The error with its fields named as paths that have camelCase names show them; what stands in payloads stays."""
     if not isinstance(error, ValidationFailed):

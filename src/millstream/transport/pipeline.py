@@ -106,7 +106,7 @@ class Pipeline:
             gate.enter(context)
             request = reader.read(raw, context.trusted)
             gate.own_tenant(request, context)
-            await self.streams.send(call, context, handler(request, context))
+            await self.streams.send(call, context, handler(request, context), gate.camel_case)
 
         async def handle(raw: bytes, call: Any) -> None:
             await _guarded(gate, call, lambda context: serve(raw, call, context))
@@ -239,9 +239,7 @@ async def _guarded(gate: _Gate, call: Any, serve: Callable[[Context], Awaitable[
         code = "TIMEOUT" if context.remaining_s == 0 else "CANCELLED"
         raise
     except Exception as raised:
-        error = errors.public(raised)
-        if gate.camel_case and context.rest:
-            error = errors.in_camel_case(error)
+        error = errors.told(raised, gate.camel_case and context.rest)
         code = error.code
         if isinstance(error, errors.Internal):
             _log.exception("call failed", rpc=gate.rpc, exc_info=raised)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from google.protobuf.message import Message
 
 from millstream.domain.errors import RateLimited, Unavailable
+from millstream.domain.tracing import trace_id
 from millstream.transport import errors
 from millstream.transport.context import Context
 
@@ -48,16 +49,19 @@ class Streams:
         for sending in self._sendings:
             sending.drain()
 
-    async def send(self, call: Any, context: Context, answers: AsyncGenerator[Message | bytes, None]) -> None:
-        """Send a handler's answers. Raises what the handler raises, RateLimited where there are too many streams, and
-        Unavailable when the server drains."""
+    async def send(
+        self, call: Any, context: Context, answers: AsyncGenerator[Message | bytes, None], camel_case: bool = False
+    ) -> None:
+        """Send a handler's answers; fields that an error names over REST are in `camel_case`. Raises what the handler
+        raises, RateLimited where there are too many streams, and Unavailable when the server drains."""
         sending = _Sending(call, context)
         with self._room(context.principal.tenant, sending):
             try:
                 async with contextlib.aclosing(answers):
                     await sending.run(answers)
             except Exception as error:
-                await sending.say(errors.rest_body(errors.public(error), context.correlation_id))
+                told = errors.told(error, camel_case)
+                await sending.say(errors.rest_body(told, context.correlation_id, trace_id(context.trace)))
                 raise
 
     @contextlib.contextmanager
