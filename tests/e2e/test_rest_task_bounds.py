@@ -69,16 +69,16 @@ async def test_a_rate_lets_the_next_start_when_its_period_is_over(
     own: Client, workers: tuple[SimpleWorker, SimpleWorker]
 ) -> None:
     """FV-5: over both servers; who waits is woken, and says what it waits for."""
-    bound = {"key": "mail", "limit": 1, "period": "1.5s"}
+    bound = {"key": "mail", "limit": 1, "period": "4s"}
     for _ in range(2):
         last = await create(own, rate_limit=bound)
     (first,) = await workers[0].poll("k", tasks=5)
     waiting = await get(own, last["task_id"])
-    assert (waiting["waiting_for"], waiting["rate_limit"]) == ("rate:mail", {**bound, "period": "1.500s"})
+    assert (waiting["waiting_for"], waiting["rate_limit"]) == ("rate:mail", {**bound, "period": "4s"})
+    await workers[0].complete(first)
     (second,) = await workers[1].poll("k", tasks=5)
     starts = [(await get(own, lease.task_id))["started_at"] for lease in (first, second)]
     assert starts[0] < starts[1]
-    await workers[0].complete(first)
     await workers[1].complete(second)
 
 

@@ -122,6 +122,10 @@ class Following(ABC, Generic[SentT]):
     def _listen(self) -> AsyncGenerator[SentT, None]:
         """What the inbox tells of."""
 
+    def _measure_stored(self, sent: SentT) -> None:
+        """Measure what the store had."""
+        self._meter.item()
+
     def _measure_live(self, sent: SentT) -> None:
         """Measure what the inbox told of."""
         self._meter.item()
@@ -158,7 +162,7 @@ class Following(ABC, Generic[SentT]):
             while True:
                 if not self._inbox.attached:
                     async for sent in self._catch_up():
-                        meter.item()
+                        self._measure_stored(sent)
                         yield sent
                 async for sent in self._listen():
                     self._measure_live(sent)

@@ -97,6 +97,10 @@ class RunWatch(Following[RunSent]):
                 self._over = True
                 yield RunSent(self._last, ended=True)
 
+    def _measure_stored(self, sent: RunSent) -> None:
+        if sent.event is not None:
+            self._meter.item()
+
     def _measure_live(self, sent: RunSent) -> None:
         if sent.event is not None:
             self._meter.fresh_item(self._clock.now_us() - sent.event.at_us)

@@ -1,6 +1,7 @@
 """One connection of the worker, seen from the server's side."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -76,9 +77,11 @@ class Link:
         await self.send_raw(WorkResponse(**response).SerializeToString())
 
     async def send_raw(self, raw: bytes) -> None:
-        """Sends a message as it is."""
+        """Sends a message as it is. To a worker that broke the stream off, nothing: who waits for what it says to it
+        will miss that."""
         async with self._writing:
-            await self._context.write(raw)
+            with contextlib.suppress(grpc.aio.BaseError):
+                await self._context.write(raw)
 
     async def push(self, *leases: worker_pb2.Lease) -> None:
         """Gives leases, all in one message."""
